@@ -1,0 +1,1 @@
+"""Domains, readers and streams of images."""

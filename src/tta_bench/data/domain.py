@@ -1,0 +1,58 @@
+"""A domain: the images of one centre with their masks, decoded and resized once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The prepared images of one centre.
+
+    Attributes:
+        name: the domain's name, as in ``source=`` and ``target=``.
+        image_names: one identifier per image, in stream order.
+        images: uint8 ``[n, size, size, 3]``, RGB; usually memory-mapped.
+        masks: uint8 ``[n, size, size]``, the mask values of the files (``classes`` gives them meaning).
+        classes: class name -> mask values that belong to it; classes may nest (disc and cup).
+        fingerprint: hash of all of the above, so that results can tell when the data changed.
+    """
+
+    name: str
+    image_names: tuple[str, ...]
+    images: np.ndarray
+    masks: np.ndarray
+    classes: Mapping[str, tuple[int, ...]]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.image_names)
+
+    def image(self, index: int) -> Tensor:
+        """The network's input: float32 ``[3, size, size]`` in [0, 1], min-max scaled over all channels."""
+        return min_max(torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float())
+
+    def label(self, index: int) -> Tensor:
+        """The ground truth: bool ``[classes, size, size]``, one channel per class."""
+        return class_channels(torch.from_numpy(np.array(self.masks[index])), self.classes)
+
+
+def min_max(image: Tensor) -> Tensor:
+    """Scale each image of ``[..., 3, H, W]`` to [0, 1] over all its channels and pixels jointly.
+
+    This is the preprocessing of the paper's models. A constant image becomes zero.
+    """
+    low = image.amin(dim=(-3, -2, -1), keepdim=True)
+    span = image.amax(dim=(-3, -2, -1), keepdim=True) - low
+    return (image - low) / torch.where(span > 0, span, torch.ones_like(span))
+
+
+def class_channels(mask: Tensor, classes: Mapping[str, tuple[int, ...]]) -> Tensor:
+    """Bool ``[..., classes, H, W]`` from integer mask values ``[..., H, W]``."""
+    return torch.stack([torch.isin(mask, torch.tensor(values)) for values in classes.values()], dim=-3)

@@ -1,0 +1,31 @@
+"""Errors that are the user's to mend: shown as sentences, without a traceback, with exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """Bad input, refused before work starts.
+
+    Args:
+        faults: one sentence, or one per fault; each names the file or key and the remedy.
+    """
+
+    def __init__(self, faults: str | Sequence[str]) -> None:
+        self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
+        super().__init__("\n".join(self.faults))
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """A hint for a misspelt name: the nearest valid one if there is one, else the list of all.
+
+    >>> nearest("grta", ["tent", "grata"])
+    "did you mean 'grata'?"
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"choose one of: {', '.join(names)}" if names else "there is none to choose from"

@@ -1,0 +1,1 @@
+"""Segmentation networks, normalisation policies, the adaptable network and checkpoints."""

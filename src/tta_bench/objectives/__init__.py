@@ -1,0 +1,1 @@
+"""Label-free objectives: pure functions, one file each."""

@@ -1,0 +1,1 @@
+"""What a cell leaves behind, and how it is shown."""
