@@ -1,0 +1,121 @@
+"""A picture of a data set: rows of image tiles, one row per domain, with the annotated contours.
+
+Drawn with Pillow alone, so that a preview needs no plotting library.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+COLOURS: Final[tuple[tuple[int, int, int], ...]] = (
+    (0, 230, 90),
+    (40, 120, 255),
+    (230, 159, 0),
+    (240, 228, 66),
+    (204, 121, 167),
+    (86, 180, 233),
+    (213, 94, 0),
+)
+"""Contour colours by class: green, blue, then the colour-blind-safe palette of Okabe and Ito."""
+
+_BACKGROUND: Final = (255, 255, 255)
+_INK: Final = (30, 30, 30)
+_GAP: Final = 4  # pixels between tiles
+_SUPERSAMPLING: Final = 4  # for smooth contours
+
+
+def draw_gallery(
+    rows: Sequence[tuple[str, Sequence[tuple[NDArray[np.uint8], NDArray[np.integer]]]]],
+    class_values: Mapping[str, Sequence[int]],
+    path: Path,
+) -> None:
+    """Draw domains as rows of tiles: the first half of a row plain, the second half with contours.
+
+    The plain tiles are the first ``n // 2`` pairs of a row of ``n``; every other pair shows the contours of
+    its classes. Tiles may differ in size; each is scaled to the height and width of the largest.
+
+    Args:
+        rows: per domain its title and its (image, mask) pairs: uint8 RGB [height, width, 3] and an integer
+            mask [height, width].
+        class_values: the mask values of each class by its name, in the order of the contour colours; a
+            value may belong to several classes (the optic disc is rim and cup).
+        path: file to write, ".png", ".jpg" or ".jpeg"; missing folders are created.
+
+    Raises:
+        ValueError: no image at all, an image that is not uint8 RGB, a mask of another shape than its image,
+            more classes than colours, or another file suffix.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in (".png", ".jpg", ".jpeg"):
+        raise ValueError(f"a gallery is saved as .png, .jpg or .jpeg, not {path.suffix!r}")
+    if len(class_values) > len(COLOURS):
+        raise ValueError(f"at most {len(COLOURS)} classes can be told apart, got {len(class_values)}")
+    pairs = [pair for _, row in rows for pair in row]
+    if not pairs:
+        raise ValueError("a gallery needs at least one image")
+    for image, mask in pairs:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"images must be uint8 [height, width, 3], got {image.dtype} {image.shape}")
+        if mask.shape != image.shape[:2]:
+            raise ValueError(f"mask {mask.shape} does not fit image {image.shape[:2]}")
+
+    height = max(image.shape[0] for image, _ in pairs)
+    width = max(image.shape[1] for image, _ in pairs)
+    font = ImageFont.load_default(max(12, height // 11))
+    line = round(font.size * 1.6)
+    label = round(max(font.getlength(title) for title, _ in rows)) + 2 * line // 3
+    columns = max(len(row) for _, row in rows)
+    canvas = Image.new(
+        "RGB", (label + columns * (width + _GAP), line + len(rows) * (height + _GAP)), _BACKGROUND
+    )
+    draw = ImageDraw.Draw(canvas)
+    _draw_legend(draw, list(class_values), font, label, line)
+    for number, (title, row) in enumerate(rows):
+        top = line + number * (height + _GAP)
+        draw.text((line // 3, top + height // 2), title, _INK, font, anchor="lm")
+        for column, (image, mask) in enumerate(row):
+            tile = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+            if column >= len(row) // 2:
+                tile = _with_contours(tile, mask, class_values)
+            canvas.paste(tile, (label + column * (width + _GAP), top))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".png":
+        canvas.save(path, optimize=True)
+    else:
+        canvas.save(path, quality=85, optimize=True)
+
+
+def _draw_legend(
+    draw: ImageDraw.ImageDraw, names: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, left: int,
+    line: int,
+) -> None:
+    """Write the class names with their colours into the first line."""
+    for name, colour in zip(names, COLOURS, strict=False):
+        draw.line([(left, line // 2), (left + line, line // 2)], colour, max(2, line // 10))
+        left += line + line // 4
+        draw.text((left, line // 2), name, _INK, font, anchor="lm")
+        left += round(font.getlength(name)) + line
+
+
+def _with_contours(
+    tile: Image.Image, mask: NDArray[np.integer], class_values: Mapping[str, Sequence[int]]
+) -> Image.Image:
+    """The tile with a thin smooth outline around each class, later classes on top."""
+    fine = (tile.width * _SUPERSAMPLING, tile.height * _SUPERSAMPLING)
+    thickness = max(1.5, tile.height / 170) * _SUPERSAMPLING
+    for values, colour in zip(class_values.values(), COLOURS, strict=False):
+        inside = np.isin(mask, np.asarray(values)).astype(np.float32)
+        if not inside.any():
+            continue
+        # The staircase of a mask's pixels is smoothed away, to half a mask pixel.
+        smooth = np.asarray(Image.fromarray(inside).resize(fine, Image.Resampling.BICUBIC))
+        smooth = ndimage.gaussian_filter(smooth, 0.6 * fine[1] / mask.shape[0], mode="nearest") > 0.5
+        distance = np.where(smooth, ndimage.distance_transform_edt(smooth), ndimage.distance_transform_edt(~smooth))
+        line = Image.fromarray(((distance <= thickness / 2) * 255).astype(np.uint8))
+        tile.paste(colour, mask=line.resize(tile.size, Image.Resampling.BOX))
+    return tile
