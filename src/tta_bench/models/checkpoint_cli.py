@@ -1,0 +1,109 @@
+"""What ``tta-bench checkpoint verify`` and ``tta-bench checkpoint import`` do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tta_bench.errors import UserError
+from tta_bench.models.build import build_model
+from tta_bench.models.checkpoint import (
+    OFFICIAL,
+    OFFICIAL_IMAGE_SIZE,
+    Checkpoint,
+    mean_dice,
+    read_checkpoint,
+    save_checkpoint,
+    state_faults,
+)
+
+OFFICIAL_MASK_VALUES = {"disc": (1, 2), "cup": (2,)}
+"""Values of the authors' masks after decoding, as in ``conf/data/fundus.yaml``."""
+
+
+def verify(path: Path) -> str:
+    """Read a checkpoint of either format and say what it is, one ``field: value`` per line.
+
+    Raises:
+        UserError: whatever makes it unusable.
+    """
+    checkpoint = read_checkpoint(path)
+    _check_network(checkpoint)
+    layers, scalars = affine_size(checkpoint.state)
+    architecture = checkpoint.architecture
+    per_class = checkpoint.dice_in_domain_per_class
+    dice = "not measured"
+    if per_class:
+        parts = ", ".join(f"{name} {value:.2f}" for name, value in per_class.items())
+        dice = f"{mean_dice(per_class):.2f} % ({parts})"
+    training = "not recorded"
+    if checkpoint.training:
+        training = f"{checkpoint.training['name']}, {checkpoint.training['epochs']} epochs"
+    written = f", written by tta_bench {checkpoint.version}" if checkpoint.version else ""
+    rows = {
+        "file": path,
+        "format": checkpoint.format + written,
+        "network": f"{architecture['name']}, encoder {architecture['encoder']}",
+        "branches": ", ".join(architecture["branches"]) or "none",
+        "normalisation": f"{layers} layers, {scalars:,} affine scalars",
+        "classes": ", ".join(checkpoint.classes),
+        "image size": checkpoint.image_size or f"not recorded (the authors used {OFFICIAL_IMAGE_SIZE})",
+        "domain": checkpoint.domain or "not recorded",
+        "training": training,
+        "in-domain Dice": dice,
+        "sha256": checkpoint.sha256,
+    }
+    return "\n".join(f"{name + ':':<16}{value}" for name, value in rows.items())
+
+
+def import_official(official: Path, out: Path, domain: str) -> Checkpoint:
+    """Write the authors' state dict as a checkpoint of this project; returns what was written.
+
+    Args:
+        official: the authors' ``last-Res_Unet.pth``.
+        out: the file to write; an existing one is never overwritten.
+        domain: name of the domain it was trained on, for instance ``A``; the file does not say.
+
+    Raises:
+        UserError: ``out`` exists, or ``official`` is not the authors' network.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists: give another name, or remove it")
+    checkpoint = read_checkpoint(official)
+    if checkpoint.format != OFFICIAL:
+        raise UserError(f"{official} is a checkpoint of tta_bench already: use checkpoint={official}")
+    save_checkpoint(
+        out,
+        checkpoint.state,
+        architecture=checkpoint.architecture,
+        classes=OFFICIAL_MASK_VALUES,
+        image_size=OFFICIAL_IMAGE_SIZE,
+        domain=domain,
+        fingerprint=None,
+        training=None,
+        dice_in_domain_per_class=None,
+    )
+    return read_checkpoint(out)
+
+
+def affine_size(state: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Number of batch normalisation layers of a state dict, and of their affine scalars."""
+    layers = [key.removesuffix("running_mean") for key in state if key.endswith("running_mean")]
+    scalars = sum(state[layer + name].numel() for layer in layers for name in ("weight", "bias"))
+    return len(layers), scalars
+
+
+def _check_network(checkpoint: Checkpoint) -> None:
+    """Raise UserError if the weights do not fit the architecture that the file names."""
+    from tta_bench.config import ModelConfig
+
+    with torch.device("meta"):  # shapes alone, no memory
+        network = build_model(
+            ModelConfig.model_validate(checkpoint.architecture), len(checkpoint.classes), pretrained=False
+        )
+    faults = state_faults(checkpoint.state, network.state_dict())
+    if faults:
+        raise UserError([f"checkpoint {checkpoint.path}: {fault}: the file is damaged" for fault in faults])
