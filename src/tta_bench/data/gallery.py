@@ -66,12 +66,16 @@ def draw_gallery(
 
     height = max(image.shape[0] for image, _ in pairs)
     width = max(image.shape[1] for image, _ in pairs)
-    font = ImageFont.load_default(max(12, height // 11))
-    line = round(font.size * 1.6)
+    letters = max(12, height // 11)
+    font = ImageFont.load_default(letters)
+    line = round(1.6 * letters)
     label = round(max(font.getlength(title) for title, _ in rows)) + 2 * line // 3
     columns = max(len(row) for _, row in rows)
+    legend = sum(round(font.getlength(name)) + 2 * line + line // 4 for name in class_values)
     canvas = Image.new(
-        "RGB", (label + columns * (width + _GAP), line + len(rows) * (height + _GAP)), _BACKGROUND
+        "RGB",
+        (label + max(columns * (width + _GAP), legend), line + len(rows) * (height + _GAP)),
+        _BACKGROUND,
     )
     draw = ImageDraw.Draw(canvas)
     _draw_legend(draw, list(class_values), font, label, line)
@@ -91,7 +95,10 @@ def draw_gallery(
 
 
 def _draw_legend(
-    draw: ImageDraw.ImageDraw, names: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont, left: int,
+    draw: ImageDraw.ImageDraw,
+    names: Sequence[str],
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    left: int,
     line: int,
 ) -> None:
     """Write the class names with their colours into the first line."""
@@ -115,7 +122,9 @@ def _with_contours(
         # The staircase of a mask's pixels is smoothed away, to half a mask pixel.
         smooth = np.asarray(Image.fromarray(inside).resize(fine, Image.Resampling.BICUBIC))
         smooth = ndimage.gaussian_filter(smooth, 0.6 * fine[1] / mask.shape[0], mode="nearest") > 0.5
-        distance = np.where(smooth, ndimage.distance_transform_edt(smooth), ndimage.distance_transform_edt(~smooth))
+        distance = np.where(
+            smooth, ndimage.distance_transform_edt(smooth), ndimage.distance_transform_edt(~smooth)
+        )
         line = Image.fromarray(((distance <= thickness / 2) * 255).astype(np.uint8))
         tile.paste(colour, mask=line.resize(tile.size, Image.Resampling.BOX))
     return tile

@@ -73,6 +73,7 @@ class Centre:
         pigmentation: (mean, sd) of the melanin density of retina and choroid, about 0.3 to 1.6.
         tessellation: contrast of the choroidal vessel pattern, 0 to 1.
         atrophy_rate: share of eyes with a peripapillary atrophy crescent, 0 to 1.
+        nerve_sheen: brightness of the nerve fibres' reflection, about 0.3 in the old to 2 in the young.
         lens_yellowing: (mean, sd) of the density of the ageing lens, 0 to 1.
         vessel_contrast: blood density of the main veins, about 0.5 to 1.5.
         vessel_calibre: half width of the main veins at the disc, fraction of the field.
@@ -81,6 +82,7 @@ class Centre:
         defocus: (low, high) standard deviation of the point spread, fraction of the field.
         haze: (low, high) share of scattered light in the image, 0 to 1.
         haze_tint: RGB colour of the scattered light relative to the mean scene.
+        flare: (low, high) peak of a diffuse reflection in the lenses, relative to the mean scene.
         illumination: (low, high) relative brightness change of the illumination from centre to border.
         vignetting: (low, high) relative light loss in the corners, 0 to 1.
         crosstalk: share of every colour channel that leaks from the two others, 0 to 1.
@@ -103,12 +105,14 @@ class Centre:
     pigmentation: tuple[float, float]
     tessellation: float
     atrophy_rate: float
+    nerve_sheen: float
     lens_yellowing: tuple[float, float]
     vessel_contrast: float
     vessel_calibre: float
     defocus: tuple[float, float]
     haze: tuple[float, float]
     haze_tint: tuple[float, float, float]
+    flare: tuple[float, float]
     illumination: tuple[float, float]
     vignetting: tuple[float, float]
     crosstalk: float
@@ -125,54 +129,58 @@ class Centre:
 CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
     {
         "A": Centre(
-            description="Glaucoma clinic, fair eyes, an older camera with warm, bright and slightly soft images.",
+            description="Glaucoma clinic, fair eyes, an older camera: warm, bright, slightly soft images.",
             count=40,
             disc_diameter=(0.32, 0.43),
             cup_to_disc=(0.55, 0.12),
-            cup_slope=(0.20, 0.45),
+            cup_slope=(0.30, 0.60),
             pallor=(0.35, 0.15),
             pigmentation=(0.55, 0.12),
             tessellation=0.35,
             atrophy_rate=0.35,
+            nerve_sheen=0.8,
             lens_yellowing=(0.25, 0.10),
             vessel_contrast=0.90,
             vessel_calibre=0.0125,
             defocus=(0.005, 0.009),
             haze=(0.05, 0.15),
             haze_tint=(1.0, 0.9, 0.7),
+            flare=(0.0, 0.15),
             illumination=(0.10, 0.30),
             vignetting=(0.10, 0.25),
-            crosstalk=0.10,
-            white_balance=(1.25, 0.85, 0.75),
-            exposure=(0.34, 0.03),
+            crosstalk=0.08,
+            white_balance=(1.2, 0.88, 0.55),
+            exposure=(0.31, 0.03),
             gamma=1.9,
-            contrast=1.0,
+            contrast=1.1,
             black_level=0.02,
             sharpening=0.0,
             noise=0.02,
             quality=80,
         ),
         "B": Centre(
-            description="Screening programme, a modern table-top camera with sharpened, contrasty, red images.",
+            description="Screening programme, a modern table-top camera: red, contrasty, sharpened images.",
             count=60,
             disc_diameter=(0.28, 0.38),
             cup_to_disc=(0.42, 0.10),
-            cup_slope=(0.15, 0.35),
-            pallor=(0.15, 0.10),
+            cup_slope=(0.25, 0.55),
+            pallor=(0.10, 0.10),
             pigmentation=(0.85, 0.15),
             tessellation=0.25,
             atrophy_rate=0.20,
+            nerve_sheen=1.0,
             lens_yellowing=(0.30, 0.10),
             vessel_contrast=1.15,
             vessel_calibre=0.0120,
             defocus=(0.002, 0.004),
             haze=(0.0, 0.06),
             haze_tint=(1.0, 0.9, 0.8),
+            flare=(0.0, 0.10),
             illumination=(0.05, 0.20),
             vignetting=(0.15, 0.35),
             crosstalk=0.02,
             white_balance=(1.35, 0.80, 0.60),
-            exposure=(0.22, 0.02),
+            exposure=(0.20, 0.02),
             gamma=2.2,
             contrast=1.25,
             black_level=0.0,
@@ -181,54 +189,58 @@ CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
             quality=85,
         ),
         "C": Centre(
-            description="Population study of dark eyes, yellow-green, hazy and strongly compressed images.",
+            description="Population study of dark eyes, dim, yellowish, hazy and strongly compressed images.",
             count=60,
-            disc_diameter=(0.30, 0.42),
+            disc_diameter=(0.32, 0.45),
             cup_to_disc=(0.48, 0.13),
-            cup_slope=(0.25, 0.55),
-            pallor=(0.20, 0.12),
+            cup_slope=(0.30, 0.65),
+            pallor=(0.10, 0.08),
             pigmentation=(1.15, 0.18),
             tessellation=0.15,
-            atrophy_rate=0.45,
+            atrophy_rate=0.5,
+            nerve_sheen=1.7,
             lens_yellowing=(0.60, 0.15),
             vessel_contrast=0.80,
             vessel_calibre=0.0115,
-            defocus=(0.005, 0.010),
-            haze=(0.10, 0.28),
+            defocus=(0.008, 0.014),
+            haze=(0.15, 0.35),
             haze_tint=(0.95, 1.1, 0.7),
-            illumination=(0.20, 0.45),
-            vignetting=(0.20, 0.45),
+            flare=(0.10, 0.60),
+            illumination=(0.30, 0.60),
+            vignetting=(0.25, 0.50),
             crosstalk=0.12,
-            white_balance=(0.95, 1.15, 0.75),
-            exposure=(0.20, 0.03),
+            white_balance=(0.95, 1.05, 0.60),
+            exposure=(0.14, 0.025),
             gamma=1.8,
             contrast=0.95,
             black_level=0.02,
             sharpening=0.0,
             noise=0.03,
-            quality=45,
+            quality=40,
         ),
         "D": Centre(
-            description="Hospital eye clinic, mixed eyes, a well focused research camera with natural colours.",
+            description="Hospital eye clinic, mixed eyes, a well focused camera with natural colours.",
             count=100,
             disc_diameter=(0.28, 0.40),
             cup_to_disc=(0.46, 0.12),
-            cup_slope=(0.15, 0.40),
+            cup_slope=(0.25, 0.60),
             pallor=(0.20, 0.12),
             pigmentation=(0.75, 0.18),
             tessellation=0.30,
             atrophy_rate=0.25,
+            nerve_sheen=1.0,
             lens_yellowing=(0.30, 0.12),
             vessel_contrast=1.05,
             vessel_calibre=0.0120,
             defocus=(0.002, 0.005),
             haze=(0.0, 0.08),
             haze_tint=(1.0, 1.0, 1.0),
+            flare=(0.0, 0.10),
             illumination=(0.05, 0.25),
             vignetting=(0.05, 0.25),
             crosstalk=0.05,
-            white_balance=(1.0, 1.0, 1.0),
-            exposure=(0.25, 0.03),
+            white_balance=(1.08, 0.97, 0.78),
+            exposure=(0.21, 0.025),
             gamma=2.1,
             contrast=1.05,
             black_level=0.0,
@@ -237,21 +249,23 @@ CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
             quality=90,
         ),
         "E": Centre(
-            description="Outreach clinic, a hand-held camera with pale, bluish, noisy and unevenly lit images.",
+            description="Outreach clinic, a hand-held camera: pale, bluish, noisy, unevenly lit images.",
             count=30,
             disc_diameter=(0.27, 0.40),
             cup_to_disc=(0.58, 0.13),
-            cup_slope=(0.20, 0.50),
+            cup_slope=(0.30, 0.65),
             pallor=(0.30, 0.15),
             pigmentation=(0.90, 0.25),
             tessellation=0.20,
             atrophy_rate=0.30,
+            nerve_sheen=0.7,
             lens_yellowing=(0.20, 0.10),
             vessel_contrast=0.95,
             vessel_calibre=0.0125,
             defocus=(0.004, 0.011),
             haze=(0.15, 0.35),
             haze_tint=(0.85, 1.05, 1.5),
+            flare=(0.20, 0.90),
             illumination=(0.35, 0.65),
             vignetting=(0.30, 0.55),
             crosstalk=0.22,
@@ -269,7 +283,9 @@ CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
 """The five virtual centres by name."""
 
 
-def render(centre: str, index: int, *, seed: int = 0, size: int = 128) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def render(
+    centre: str, index: int, *, seed: int = 0, size: int = 128
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Render one photograph with its annotation.
 
     Args:
@@ -295,7 +311,9 @@ def render(centre: str, index: int, *, seed: int = 0, size: int = 128) -> tuple[
     # One stream per stage: the number of draws of one stage, which may depend on the size, cannot shift
     # another stage's.
     streams = np.random.SeedSequence((VERSION, seed, ord(centre), index)).spawn(6)
-    eye_rng, texture_rng, vessel_rng, optics_rng, exposure_rng, noise_rng = map(np.random.default_rng, streams)
+    eye_rng, texture_rng, vessel_rng, optics_rng, exposure_rng, noise_rng = map(
+        np.random.default_rng, streams
+    )
 
     eye = _sample_eye(parameters, eye_rng)
     disc, cup, angle = _disc_coordinates(eye, size)
@@ -333,6 +351,7 @@ class _Eye:
     pallor: float
     pigment: float
     tessellation: float
+    sheen: float
     lens: float
     atrophy: tuple[float, float, float]  # strength, direction (radians), width (disc radii)
 
@@ -379,6 +398,7 @@ def _sample_eye(centre: Centre, rng: np.random.Generator) -> _Eye:
         pallor=float(np.clip(_normal(rng, centre.pallor), 0, 1)),
         pigment=max(0.2, _normal(rng, centre.pigmentation)),
         tessellation=centre.tessellation * rng.uniform(0.4, 1.4),
+        sheen=centre.nerve_sheen * rng.uniform(0.6, 1.4),
         lens=max(0.0, _normal(rng, centre.lens_yellowing)),
         atrophy=atrophy,
     )
@@ -429,7 +449,9 @@ def _spline_weights(size: int, cells: int) -> Array:
     place = _pixel_centres(size) * cells
     cell = np.floor(place).astype(int)
     t = place - cell
-    taps = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
+    taps = (
+        np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
+    )
     weights = np.zeros((size, cells + 3))
     np.put_along_axis(weights, cell[:, None] + np.arange(4), taps, axis=1)
     return weights
@@ -445,7 +467,7 @@ def _texture(rng: np.random.Generator, size: int, cells: int) -> Array:
     return weights @ knots @ weights.T / 0.479
 
 
-def _soft_step(value: Array, width: float) -> Array:
+def _soft_step(value: Array, width: float | Array) -> Array:
     """1 well below 0, 0 well above, a smooth ramp of the given width between."""
     t = np.clip(0.5 - value / width, 0, 1)
     return t * t * (3 - 2 * t)
@@ -463,13 +485,14 @@ def _absorb(reflectance: Array, *absorbers: tuple[Array, Array]) -> Array:
 def _fundus(eye: _Eye, disc: Array, cup: Array, angle: Array, rng: np.random.Generator) -> Array:
     """Linear light [3, size, size] of retina, choroid and disc, without the retinal vessels."""
     size = len(disc)
-    edge = eye.disc_edge + 1.0 / size / eye.radii[0]
+    # Thick nerve fibre bundles blur the disc's edge at its poles.
+    edge = eye.disc_edge * (0.7 + 1.3 * np.sin(angle) ** 2) + 1.0 / size / eye.radii[0]
     nerve = _soft_step(disc - 1, edge)
     retina = _retina(eye, disc, angle, rng)
     head = _nerve_head(eye, disc, cup, rng)
     light = retina + nerve * (head - retina)
-    lens = np.full((size, size), eye.lens)
-    return light * _absorb(np.ones(3), (lens, _LENS))
+    light = light + _nerve_fibres(eye, disc, cup, angle, rng)
+    return light * np.exp(-eye.lens * _LENS)[:, None, None]
 
 
 def _retina(eye: _Eye, disc: Array, angle: Array, rng: np.random.Generator) -> Array:
@@ -485,28 +508,38 @@ def _retina(eye: _Eye, disc: Array, angle: Array, rng: np.random.Generator) -> A
     # The macula, beyond the field on the temporal side, has the densest pigment.
     towards_macula = eye.temporal * (axis[None, :] - 0.5)
     melanin = eye.pigment * (
-        1 + 0.10 * coarse + 0.05 * patches + 0.05 * mottling + 0.30 * towards_macula - 0.5 * eye.tessellation * tessellation
+        1
+        + 0.10 * coarse
+        + 0.06 * patches
+        + 0.08 * mottling
+        + 0.30 * towards_macula
+        - 0.9 * eye.tessellation * tessellation
     )
-    choroid = 0.62 + 0.06 * coarse + 0.25 * eye.tessellation * tessellation
+    choroid = 0.62 + 0.06 * coarse + 0.35 * eye.tessellation * tessellation
 
     # Peripapillary atrophy: a crescent that follows the disc, without pigment, its border ragged and dark.
     strength, direction, width = eye.atrophy
     facing = np.clip((np.cos(angle - direction) + 0.35) / 1.35, 0, 1)
-    border = disc - 1 - width * facing * (1 + 0.10 * patches)
+    border = disc - 1 - width * facing * (1 + 0.25 * patches)
     crescent = strength * _soft_step(border, 0.10) * np.clip(3 * facing, 0, 1)
     clumps = strength * facing * np.exp(-((border / 0.07) ** 2)) * np.clip(0.5 + 0.5 * patches, 0, 1.5)
     melanin = melanin * (1 - 0.75 * crescent) + 0.35 * clumps + 0.12 * crescent * mottling
     choroid = choroid * (1 - 0.45 * crescent)
 
-    light = _absorb(_SCLERA, (np.maximum(melanin, 0.05), _MELANIN), (np.maximum(choroid, 0.05), _BLOOD))
+    return _absorb(_SCLERA, (np.maximum(melanin, 0.05), _MELANIN), (np.maximum(choroid, 0.05), _BLOOD))
 
-    # Nerve fibres: fine bright striae that fan out of the disc, thickest above and below it.
+
+def _nerve_fibres(eye: _Eye, disc: Array, cup: Array, angle: Array, rng: np.random.Generator) -> Array:
+    """Linear light reflected by the nerve fibres: striae that fan out of the disc, dense above and below."""
     table = ndimage.gaussian_filter1d(rng.standard_normal(720), 1.6, mode="wrap")
     fan = angle + 0.25 * np.sin(2 * angle) * eye.temporal * np.clip(disc - 1, 0, 2)
-    striae = np.interp(fan.ravel(), np.linspace(-np.pi, np.pi, 720), table, period=2 * np.pi).reshape(size, size)
+    turns = np.linspace(-np.pi, np.pi, 720)
+    striae = np.interp(fan.ravel(), turns, table, period=2 * np.pi).reshape(fan.shape)
     bundle = np.exp(-np.clip(disc - 0.9, 0, None) / 0.8) * (0.25 + 0.75 * np.sin(angle) ** 2)
-    sheen = np.clip(bundle * (0.045 + 0.05 * striae), 0, None)
-    return light + sheen * np.array([0.8, 1.0, 0.9])[:, None, None] * (1 - crescent)
+    # Their sheen builds up over the rim; the cup has none.
+    bundle = bundle * np.clip((cup - 0.8) / 0.6, 0, 1)
+    sheen = eye.sheen * np.clip(bundle * (0.040 + 0.055 * striae), 0, None)
+    return sheen * np.array([0.8, 1.0, 0.9])[:, None, None]
 
 
 def _nerve_head(eye: _Eye, disc: Array, cup: Array, rng: np.random.Generator) -> Array:
@@ -517,7 +550,9 @@ def _nerve_head(eye: _Eye, disc: Array, cup: Array, rng: np.random.Generator) ->
     # Capillaries thin out towards the temporal side and with atrophy of the nerve.
     axis = _pixel_centres(size)
     temporal = eye.temporal * (axis[None, :] - eye.position[0]) / eye.radii[0]
-    capillaries = (0.62 - 0.34 * eye.pallor) * (1 - 0.20 * np.clip(temporal, -1, 1) + 0.08 * blotches + 0.05 * grain)
+    capillaries = (0.62 - 0.34 * eye.pallor) * (
+        1 - 0.28 * np.clip(temporal, -1, 1) + 0.14 * blotches + 0.06 * grain
+    )
     rim = _absorb(_NERVE, (np.maximum(capillaries, 0.03), _BLOOD))
 
     # The floor of the cup: bare lamina with its grey pores where the cup is deep.
@@ -526,7 +561,7 @@ def _nerve_head(eye: _Eye, disc: Array, cup: Array, rng: np.random.Generator) ->
     bowl = _absorb(_LAMINA, (np.maximum(floor, 0.0), _BLOOD))
 
     wall = eye.cup_slope / min(eye.cup_radii)
-    share = _soft_step(cup - 1, wall)
+    share = _soft_step(cup - 1 + 0.06 * blotches, wall)
     light = rim + share * (bowl - rim)
     # The scleral ring: a thin bright line inside the disc's edge.
     ring = 0.06 * np.exp(-(((disc - 0.97) / 0.05) ** 2))
@@ -550,8 +585,18 @@ class _Branches:
 _STEP: Final = 1 / 90  # length of one vessel segment
 
 
-def _grow(x: Array, y: Array, start: Array, turn: Array, width: Array, taper: float, vein: NDArray[np.bool_],
-          points: int, wiggle: float, rng: np.random.Generator) -> _Branches:
+def _grow(
+    x: Array,
+    y: Array,
+    start: Array,
+    turn: Array,
+    width: Array,
+    taper: float,
+    vein: NDArray[np.bool_],
+    points: int,
+    wiggle: float,
+    rng: np.random.Generator,
+) -> _Branches:
     """Branches from start points and headings that turn by ``turn`` on their way and waver by ``wiggle``."""
     s = np.linspace(0, 1, points)
     phase = rng.uniform(0, 2 * np.pi, (len(x), 3, 1))
@@ -577,9 +622,9 @@ def _trunks(eye: _Eye, calibre: float, rng: np.random.Generator) -> _Branches:
     nasal = side * eye.temporal < 0
     # Deviation from the vertical towards the side: upright at the disc, then arching around the macula.
     first = np.where(small, rng.uniform(0.9, 1.5, 14), rng.uniform(0.05, 0.45, 14))
-    last = np.where(small, rng.uniform(1.2, 1.7, 14), np.where(nasal, rng.uniform(0.6, 1.1, 14), rng.uniform(0.5, 1.0, 14)))
-    heading = np.arctan2(up * np.cos(first), side * np.sin(first))
-    turn = -up * -side * (last - first) * -1
+    last = np.where(small, rng.uniform(1.2, 1.7, 14), rng.uniform(0.45, 1.2, 14))
+    heading = np.arctan2(up * np.cos(first), side * np.sin(first)) + 0.6 * eye.tilt
+    turn = -up * side * (last - first)
     radius = min(eye.radii)
     # The hilum lies nasally in the disc; veins leave a little beside the arteries.
     x = eye.position[0] + radius * (-0.22 * eye.temporal + 0.05 * vein + rng.normal(0, 0.10, 14))
@@ -595,12 +640,22 @@ def _children(parents: _Branches, per_parent: int, points: int, rng: np.random.G
     parent = np.repeat(np.arange(count), per_parent)
     slots = (np.arange(per_parent) + rng.uniform(0.1, 0.9, (count, per_parent))) / per_parent
     place = (length * (0.15 + 0.75 * slots)).astype(int).ravel()
-    sign = np.where((np.arange(len(parent)) + rng.integers(0, 2, len(parent)) * (rng.random(len(parent)) < 0.3)) % 2, 1, -1)
+    sign = np.where(rng.random(len(parent)) < 0.15, -1, 1) * np.where(np.arange(len(parent)) % 2, 1, -1)
     start = parents.heading[parent, place] + sign * rng.uniform(0.45, 1.05, len(parent))
     turn = -sign * rng.uniform(-0.3, 0.9, len(parent))
     width = parents.width[parent, place] * rng.uniform(0.35, 0.65, len(parent))
-    return _grow(parents.x[parent, place], parents.y[parent, place], start, turn, width, 0.5, parents.vein[parent],
-                 points, 0.16, rng)
+    return _grow(
+        parents.x[parent, place],
+        parents.y[parent, place],
+        start,
+        turn,
+        width,
+        0.5,
+        parents.vein[parent],
+        points,
+        0.16,
+        rng,
+    )
 
 
 def _bend_at_cup(branches: _Branches, eye: _Eye, rng: np.random.Generator) -> _Branches:
@@ -639,10 +694,15 @@ def _vessels(light: Array, eye: _Eye, centre: Centre, rng: np.random.Generator) 
         blood_vein[None] * _VENOUS[:, None, None] + blood_artery[None] * _ARTERIAL[:, None, None]
     )
     # The light streak along the arteries is a mirror reflection off the blood column.
-    return light * np.exp(-dark) + 0.10 * reflex * np.array([1.0, 0.7, 0.5])[:, None, None]
+    return (
+        light * np.exp(-dark)
+        + 0.10 * reflex * np.exp(-3 * blood_vein) * np.array([1.0, 0.7, 0.5])[:, None, None]
+    )
 
 
-def _draw(size: int, x0: Array, y0: Array, x1: Array, y1: Array, width: Array, density: Array) -> tuple[Array, Array]:
+def _draw(
+    size: int, x0: Array, y0: Array, x1: Array, y1: Array, width: Array, density: Array
+) -> tuple[Array, Array]:
     """Blood density and central reflex [size, size] of straight vessel segments with round cross-section."""
     pixel = 1 / size
     reach = width + pixel
@@ -682,7 +742,7 @@ def _draw(size: int, x0: Array, y0: Array, x1: Array, y1: Array, width: Array, d
 
 
 def _optics(light: Array, centre: Centre, rng: np.random.Generator) -> Array:
-    """Illumination, defocus and veiling glare on the linear light [3, size, size]."""
+    """Illumination, defocus, veiling glare and flare on the linear light [3, size, size]."""
     size = light.shape[-1]
     axis = _pixel_centres(size) - 0.5
     slope = rng.uniform(*centre.illumination) * 2
@@ -698,8 +758,16 @@ def _optics(light: Array, centre: Centre, rng: np.random.Generator) -> Array:
 
     haze = rng.uniform(*centre.haze) * np.clip(1 + 0.35 * _texture(rng, size, 3), 0.2, 2.0)
     haze = np.minimum(haze, 0.9)
-    veil = light.mean(axis=(1, 2)) * np.array(centre.haze_tint)
-    return (1 - haze) * light + haze * veil[:, None, None]
+    veil = (light.mean(axis=(1, 2)) * np.array(centre.haze_tint))[:, None, None]
+    return (1 - haze) * light + (haze + _flare(size, centre, rng)) * veil
+
+
+def _flare(size: int, centre: Centre, rng: np.random.Generator) -> Array:
+    """A defocused reflection of the lamp [size, size], somewhere between the disc and the border."""
+    axis = _pixel_centres(size) - 0.5
+    direction, distance = rng.uniform(0, 2 * np.pi), rng.uniform(0.30, 0.60)
+    dx, dy = axis[None, :] - distance * np.cos(direction), axis[:, None] - distance * np.sin(direction)
+    return rng.uniform(*centre.flare) * np.exp(-(dx**2 + dy**2) / (2 * rng.uniform(0.12, 0.25) ** 2))
 
 
 def _expose(light: Array, centre: Centre, rng: np.random.Generator) -> Array:
@@ -722,7 +790,9 @@ def _develop(light: Array, centre: Centre) -> Array:
     tone = 0.5 + centre.contrast * (tone - 0.5)
     if centre.sharpening > 0:
         sigma = 0.008 * light.shape[-1]
-        tone = tone + centre.sharpening * (tone - ndimage.gaussian_filter(tone, (0, sigma, sigma), mode="nearest"))
+        tone = tone + centre.sharpening * (
+            tone - ndimage.gaussian_filter(tone, (0, sigma, sigma), mode="nearest")
+        )
     return np.clip(centre.black_level + (1 - centre.black_level) * tone, 0, 1)
 
 
@@ -760,7 +830,9 @@ def _compress(picture: Array, quality: int) -> NDArray[np.uint8]:
     steps = np.stack([_LUMA_STEPS, _CHROMA_STEPS, _CHROMA_STEPS])[:, None, None]
     steps = np.clip(np.floor(steps * scale + 0.5), 1, 255)
     padding = -size % 8
-    blocks = np.pad(np.tensordot(_TO_YCC, picture * 255, 1), ((0, 0), (0, padding), (0, padding)), mode="edge")
+    blocks = np.pad(
+        np.tensordot(_TO_YCC, picture * 255, 1), ((0, 0), (0, padding), (0, padding)), mode="edge"
+    )
     blocks[0] -= 128
     across = (size + padding) // 8
     blocks = blocks.reshape(3, across, 8, across, 8).swapaxes(2, 3)

@@ -6,6 +6,7 @@ Three of them rebuild an image through the same trunk; the fourth classifies the
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class ImageBranch(nn.Module):
     def __init__(self, bottleneck_channels: int, head: nn.Module) -> None:
         super().__init__()
         widths = (bottleneck_channels, *TRUNK_CHANNELS)
-        self.trunk = nn.Sequential(*[UpsamplingBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)])
+        self.trunk = nn.Sequential(*[UpsamplingBlock(a, b) for a, b in pairwise(widths)])
         self.head = head
 
     def forward(self, bottleneck: Tensor) -> Tensor:

@@ -26,6 +26,4 @@ def build_model(config: ModelConfig, classes: int, *, pretrained: bool = True) -
     weights = config.encoder_weights if pretrained else None
     if config.name == "resunet34":
         return ResUNet(classes, weights, config.branches)
-    return UNet(
-        config.encoder, classes, weights, config.decoder_channels or DECODER_CHANNELS, config.branches
-    )
+    return UNet(config.encoder, classes, weights, config.decoder_channels or DECODER_CHANNELS, config.branches)

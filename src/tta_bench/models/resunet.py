@@ -38,9 +38,7 @@ class ResUNet(SegmentationModel):
         branches: auxiliary branches, see :class:`SegmentationModel`.
     """
 
-    def __init__(
-        self, classes: int, encoder_weights: str | None = None, branches: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, classes: int, encoder_weights: str | None = None, branches: Sequence[str] = ()) -> None:
         super().__init__(bottleneck_channels=512, branches=branches)
         self.encoder = build_encoder("resnet34", encoder_weights)
         self.up1 = DecoderBlock(512, 256)

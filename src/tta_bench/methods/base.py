@@ -1,0 +1,250 @@
+"""What a method is: a Lightning callback that adapts to each unlabelled image before it is predicted.
+
+:class:`TTACallback` owns the Lightning hooks, the reset rule, the order of update and prediction, and the records.
+A method implements :meth:`TTACallback.adapt` and, where needed, :meth:`TTACallback.start` and
+:meth:`TTACallback.predict`, on images and its own state alone. All of them work on ``A`` streams at once.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from tta_bench.draws import Draws, ImageKey
+from tta_bench.methods.state import AffineState, OptimizerName, make_optimizer
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.normalisation import BatchStatistics, Statistics
+from tta_bench.objectives.base import BoundNetwork
+from tta_bench.registry import Registry
+
+try:
+    from pytorch_lightning import Callback
+except ModuleNotFoundError:  # benchmarks call the methods directly, on machines that have torch alone
+    Callback = object  # type: ignore[assignment, misc]
+
+Diagnostics = dict[str, Tensor]
+"""What a method reports of one update: name -> ``[A]`` values, columns of ``per_image.csv``."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """The facts of a method, from which the overview table is made.
+
+    Attributes:
+        adapts: what changes when an image arrives.
+        statistics: which statistics normalise.
+        needs_gradients: whether it runs backward passes.
+        needs_source_statistics: whether the source model's running statistics are used.
+        forwards: images that pass through the network per test image, prediction included.
+        backwards: backward passes per test image.
+        paper: author, venue, year.
+        licence: of the original code.
+    """
+
+    adapts: str
+    statistics: str
+    needs_gradients: bool
+    needs_source_statistics: bool
+    forwards: int
+    backwards: int
+    paper: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The part of the protocol that a method obeys; see ``conf/protocol``.
+
+    Attributes:
+        reset: ``image`` starts afresh at every image; ``target`` and ``never`` differ in how streams are cut.
+        steps: updates per image.
+        predict: whether the image is predicted after or before its update.
+    """
+
+    reset: Literal["target", "image", "never"] = "target"
+    steps: int = 1
+    predict: Literal["after", "before"] = "after"
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What happened at one image of each of ``A`` streams.
+
+    Attributes:
+        logits: ``[A, classes, H, W]``.
+        diagnostics: name -> one value per stream; of the last update.
+        seconds: wall time per stream's image.
+    """
+
+    logits: Tensor
+    diagnostics: dict[str, list[float]]
+    seconds: float
+
+
+class TTACallback(Callback):
+    """Base of every method.
+
+    Args:
+        network: the adaptable network; shared, never changed.
+        options: hyper-parameters; default those of the method's YAML.
+        protocol: reset rule, updates per image, order of update and prediction.
+    """
+
+    card: ClassVar[Card]
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+    statistics: Statistics = BatchStatistics()
+
+    def __init__(
+        self, network: AdaptableNetwork, options: MethodOptions | None = None, protocol: Protocol | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.options: Any = options or self.Options()
+        self.protocol = protocol or Protocol()
+        self.backwards = 0
+        self.skipped = 0
+
+    # What a method implements
+
+    def start(self, streams: int) -> None:
+        """Create the state of ``streams`` streams afresh; default: no state."""
+
+    @abstractmethod
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """Update the state of the first ``A`` streams with one unlabelled image each.
+
+        Args:
+            images: ``[A, 3, H, W]`` in [0, 1]; must not be written to.
+            draws: the random numbers of this update.
+        """
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits ``[A, classes, H, W]`` of ``[A, 3, H, W]`` images with the present state."""
+        return self.network(images, self.theta(len(images)), self.statistics)
+
+    def theta(self, streams: int) -> Tensor:
+        """The affine parameters of the first streams, ``[A, scalars]``; default: the source model's."""
+        return self.network.source_theta.expand(streams, -1)
+
+    # What methods use
+
+    def gradient(
+        self, objective: Callable[[BoundNetwork], Tensor], theta: Tensor, statistics: Statistics | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Losses ``[A]`` and their gradients ``[A, scalars]`` at ``theta``: each row that of its own stream.
+
+        One backward pass serves all streams, because no row's loss depends on another row.
+        """
+        with torch.enable_grad():
+            theta = theta.detach().requires_grad_()
+            losses = objective(BoundNetwork(self.network, theta, statistics or self.statistics))
+            (gradient,) = torch.autograd.grad(losses.sum(), theta)
+        self.backwards += 1
+        return losses.detach(), gradient
+
+    # What the base owns
+
+    @torch.no_grad()
+    def step(self, images: Tensor, keys: Sequence[ImageKey]) -> StepResult:
+        """Adapt to one image of each active stream and predict it.
+
+        Args:
+            images: ``[A, 3, H, W]``, streams in the order of :meth:`start`, longest first.
+            keys: which image each is.
+        """
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("adaptation needs gradients: create the trainer with inference_mode=False")
+        _synchronise(images)
+        begin = time.perf_counter()
+        if self.protocol.reset == "image":
+            self.start(len(images))
+        logits = self.predict(images) if self.protocol.predict == "before" else None
+        diagnostics: Diagnostics = {}
+        for update in range(self.protocol.steps):
+            diagnostics = self.adapt(images, Draws(keys, update))
+            if "skipped" in diagnostics:
+                self.skipped += int(diagnostics["skipped"].sum())
+        if logits is None:
+            logits = self.predict(images)
+        _synchronise(images)
+        seconds = (time.perf_counter() - begin) / len(images)
+        return StepResult(logits, {name: values.tolist() for name, values in diagnostics.items()}, seconds)
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """Lightning hook: fresh state for the streams of this run."""
+        self.start(pl_module.streams)
+
+    def on_test_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Lightning hook: the batch holds images and keys; the labels were split off before."""
+        batch.result = self.step(batch.images, batch.keys)
+
+    def describe(self) -> dict[str, Any]:
+        """What is adapted and how, for the run's log."""
+        return {
+            "adapts": self.card.adapts,
+            "statistics": self.card.statistics,
+            "normalisation layers": len(self.network.layers),
+            "affine scalars": self.network.source_theta.numel() if self.card.needs_gradients else 0,
+            "options": asdict(self.options),
+        }
+
+
+METHODS: Registry[type[TTACallback]] = Registry("method", "tta_bench.methods")
+register = METHODS.register
+
+
+@dataclass(frozen=True)
+class GradientOptions(MethodOptions):
+    """Options of methods that take gradient steps.
+
+    Attributes:
+        learning_rate: of the optimiser, not negative.
+        optimizer: ``adam`` or ``sgd``.
+        momentum: of SGD.
+    """
+
+    learning_rate: float = 1e-4
+    optimizer: OptimizerName = "adam"
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.learning_rate < 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must not be negative")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum} must lie in [0, 1)")
+
+
+class GradientMethod(TTACallback):
+    """Base of methods that update the affine parameters by gradient steps, statistics taken from each image."""
+
+    Options = GradientOptions
+
+    def start(self, streams: int) -> None:
+        """Every row at the source model's affine parameters, with a fresh optimiser."""
+        optimizer = make_optimizer(self.options.optimizer, self.options.momentum)
+        self.state = AffineState(self.network.source_theta, streams, optimizer)
+
+    def theta(self, streams: int) -> Tensor:
+        """The affine parameters of the first streams, ``[A, scalars]``."""
+        return self.state.theta[:streams]
+
+
+def _synchronise(images: Tensor) -> None:
+    """Wait for the device, so that seconds are those of the work and not of its submission."""
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)

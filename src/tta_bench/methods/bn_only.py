@@ -1,0 +1,30 @@
+"""Statistics of the test image, no gradient: the control of every method that fine-tunes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, TTACallback, register
+from tta_bench.models.normalisation import BatchStatistics
+
+
+@register("bn_only")
+class BatchNormOnly(TTACallback):
+    """Prediction-time batch normalisation (Nado et al. 2020) at one image: nothing persists between images."""
+
+    card = Card(
+        adapts="normalisation statistics",
+        statistics="test image",
+        needs_gradients=False,
+        needs_source_statistics=False,
+        forwards=1,
+        backwards=0,
+        paper="Nado et al., arXiv 2020",
+        licence="Apache-2.0",
+    )
+    statistics = BatchStatistics()
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """Nothing persists; the prediction's own forward pass computes the statistics."""
+        return {}

@@ -1,0 +1,108 @@
+"""GraTa: gradient alignment (Chen et al., AAAI 2025), Algorithm 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tta_bench.augment import StrongAugmentation
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.objectives.base import bind_objective
+from tta_bench.objectives.entropy import EntropyForm
+
+LEARNING_RATE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "square": lambda cosine: (cosine + 1).square() / 4,
+    "linear": lambda cosine: (cosine + 1) / 2,
+    "sigmoid": torch.sigmoid,
+    "relu": F.relu,
+    "softplus": F.softplus,
+    "constant": torch.ones_like,
+    "constant_quarter": lambda cosine: torch.full_like(cosine, 0.25),
+}
+"""Cosine -> factor of the learning rate (Table 4), and two controls that ignore the cosine."""
+
+
+@dataclass(frozen=True)
+class GraTaOptions(GradientOptions):
+    """Options of GraTa.
+
+    Attributes:
+        pseudo: the objective that is minimised.
+        auxiliary: the objective it is aligned with.
+        learning_rate_function: how the cosine scales the learning rate, see :data:`LEARNING_RATE_FUNCTIONS`.
+        perturbation: size of the auxiliary descent step at whose end the pseudo gradient is taken; 0 for none.
+        entropy_form: see :func:`tta_bench.objectives.entropy.entropy`.
+        strong_augmentation: operations of the strong view.
+    """
+
+    pseudo: str = "consistency"
+    auxiliary: str = "entropy"
+    learning_rate_function: Literal[
+        "square", "linear", "sigmoid", "relu", "softplus", "constant", "constant_quarter"
+    ] = "square"
+    perturbation: float = 1.0
+    entropy_form: EntropyForm = "positive"
+    strong_augmentation: StrongAugmentation = field(default_factory=StrongAugmentation)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pseudo == self.auxiliary:
+            raise ValueError(f"pseudo and auxiliary are both '{self.pseudo}': a gradient is aligned with another one")
+        if not math.isfinite(self.perturbation) or self.perturbation < 0:
+            raise ValueError(f"perturbation={self.perturbation} must not be negative")
+
+
+@register("grata")
+class GraTa(GradientMethod):
+    """The pseudo gradient, taken one auxiliary step ahead, with a learning rate that follows their cosine."""
+
+    card = Card(
+        adapts="affine parameters of normalisation",
+        statistics="test image",
+        needs_gradients=True,
+        needs_source_statistics=False,
+        forwards=9,
+        backwards=2,
+        paper="Chen et al., AAAI 2025",
+        licence="MIT",
+    )
+    Options = GraTaOptions
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """Lines 1-5 of Algorithm 1; the prediction (line 6) follows on the clean image."""
+        theta = self.theta(len(images))
+        auxiliary_loss, auxiliary_gradient = self._gradient(self.options.auxiliary, images, draws, theta)
+        perturbed = theta - self.options.perturbation * auxiliary_gradient
+        pseudo_loss, pseudo_gradient = self._gradient(self.options.pseudo, images, draws, perturbed)
+        cosine = gradient_cosine(auxiliary_gradient, pseudo_gradient)
+        rate = self.options.learning_rate * LEARNING_RATE_FUNCTIONS[self.options.learning_rate_function](cosine)
+        # The rate is scaled before Adam, whose moments see the unscaled gradient.
+        skipped = self.state.step(pseudo_gradient, rate, auxiliary_loss + pseudo_loss)
+        return {
+            "loss_auxiliary": auxiliary_loss,
+            "loss_pseudo": pseudo_loss,
+            "cosine": cosine,
+            "lr": rate,
+            "skipped": skipped,
+        }
+
+    def _gradient(self, name: str, images: Tensor, draws: Draws, theta: Tensor) -> tuple[Tensor, Tensor]:
+        objective = bind_objective(
+            name, entropy_form=self.options.entropy_form, strong_augmentation=self.options.strong_augmentation
+        )
+        return self.gradient(lambda network: objective(network, images, draws), theta)
+
+
+def gradient_cosine(first: Tensor, second: Tensor) -> Tensor:
+    """Cosine of two gradients ``[A, scalars]`` over all scalars jointly: ``[A]``.
+
+    The official code's form: 1e-12 is added to the product of the norms, so a zero gradient gives 0.
+    """
+    return (first * second).sum(dim=1) / (first.norm(dim=1) * second.norm(dim=1) + 1e-12)

@@ -1,0 +1,30 @@
+"""No adaptation: the source model as it is."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, TTACallback, register
+from tta_bench.models.normalisation import SourceStatistics
+
+
+@register("no_adapt")
+class NoAdapt(TTACallback):
+    """Predict with the source model's own statistics and affine parameters."""
+
+    card = Card(
+        adapts="nothing",
+        statistics="source",
+        needs_gradients=False,
+        needs_source_statistics=True,
+        forwards=1,
+        backwards=0,
+        paper="baseline",
+        licence="-",
+    )
+    statistics = SourceStatistics()
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """Nothing changes."""
+        return {}

@@ -1,0 +1,50 @@
+"""TENT: entropy minimisation over the affine parameters (Wang et al., ICLR 2021)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.objectives.entropy import EntropyForm, entropy
+
+
+@dataclass(frozen=True)
+class TentOptions(GradientOptions):
+    """Options of TENT.
+
+    Attributes:
+        entropy_form: ``positive`` as in the segmentation code of GraTa's authors, or ``binary``.
+    """
+
+    entropy_form: EntropyForm = "positive"
+
+
+@register("tent")
+class Tent(GradientMethod):
+    """One gradient step on the entropy of the prediction of each image."""
+
+    card = Card(
+        adapts="affine parameters of normalisation",
+        statistics="test image",
+        needs_gradients=True,
+        needs_source_statistics=False,
+        forwards=2,
+        backwards=1,
+        paper="Wang et al., ICLR 2021",
+        licence="MIT",
+    )
+    Options = TentOptions
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """``theta <- theta - lr * Adam(grad entropy)``."""
+        losses, gradient = self.gradient(
+            lambda network: entropy(network, images, draws, entropy_form=self.options.entropy_form),
+            self.theta(len(images)),
+        )
+        rate = torch.full_like(losses, self.options.learning_rate)
+        skipped = self.state.step(gradient, rate, losses)
+        return {"loss_entropy": losses, "lr": rate, "skipped": skipped}

@@ -1,0 +1,145 @@
+"""The network as a function of its adaptable state: ``logits = network(images, theta, statistics)``.
+
+The state of all streams is one matrix ``theta`` ``[streams, scalars]``: each row holds the affine scale and shift
+of every normalisation layer for one stream. Everything else in the network is frozen and shared.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, Statistics
+from tta_bench.models.segmentation import SegmentationModel
+
+
+class Activations(NamedTuple):
+    """What one pass through the segmentation path yields, for ``N`` images."""
+
+    bottleneck: Tensor
+    """``[N, C, H/32, W/32]``, the encoder's output."""
+    head_input: Tensor
+    """``[N, C, H, W]``, the input of the classifier."""
+    logits: Tensor
+    """``[N, classes, H, W]``."""
+
+
+class AdaptableNetwork(nn.Module):
+    """A frozen copy of a source model whose affine normalisation parameters are an argument.
+
+    Args:
+        model: the source model; it is copied, never changed.
+        branches: auxiliary branches whose normalisation layers are adapted too, in this order after the
+            segmentation path.
+
+    Attributes:
+        layers: adapted normalisation layers in module order, by name.
+        source_theta: ``[scalars]``, per layer first the scale, then the shift of all its channels.
+        forwards: images per stream that have passed through the network since construction.
+    """
+
+    source_theta: Tensor
+
+    def __init__(self, model: SegmentationModel, branches: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._all_layers = _replace_batch_norm(self.model)
+        prefixes = tuple(f"branches.{name}." for name in branches)
+        self.layers = {
+            name: layer
+            for name, layer in self._all_layers.items()
+            if not name.startswith("branches.") or name.startswith(prefixes)
+        }
+        affine = [value for layer in self.layers.values() for value in (layer.source_weight, layer.source_bias)]
+        self.register_buffer("source_theta", torch.cat(affine))
+        self._sizes = [value.numel() for value in affine]
+        self.images_per_pass: int | None = None
+        self.forwards = 0
+
+    @property
+    def source_statistics(self) -> tuple[Tensor, Tensor]:
+        """Source mean and variance of all layers, each ``[channels of all layers]``."""
+        layers = self._all_layers.values()
+        return torch.cat([layer.source_mean for layer in layers]), torch.cat(
+            [layer.source_variance for layer in layers]
+        )
+
+    def tensor_slices(self) -> list[slice]:
+        """Where each affine tensor (scale or shift of one layer) lies in a row of theta."""
+        ends = torch.tensor(self._sizes).cumsum(0).tolist()
+        return [slice(end - size, end) for end, size in zip(ends, self._sizes, strict=True)]
+
+    def forward(self, images: Tensor, theta: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """Logits ``[S * V, classes, H, W]``.
+
+        Args:
+            images: ``[S * V, 3, H, W]``, the views of one stream next to each other.
+            theta: ``[S, scalars]``.
+            statistics: normalisation policy; default :class:`BatchStatistics` (of each image on its own).
+        """
+        statistics = statistics or BatchStatistics()
+        limit = self.images_per_pass
+        if limit is None or len(images) <= limit or torch.is_grad_enabled() or not statistics.per_image:
+            return self.activations(images, theta, statistics).logits
+        # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time.
+        rows = theta.repeat_interleave(len(images) // len(theta), dim=0)
+        before = self.forwards
+        parts = [
+            self.activations(images[i : i + limit], rows[i : i + limit], statistics).logits
+            for i in range(0, len(images), limit)
+        ]
+        self.forwards = before + len(images) // len(theta)
+        return torch.cat(parts)
+
+    def activations(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Activations:
+        """Logits together with the intermediate feature maps that some methods use; arguments as above."""
+        with self._in_force(len(images), theta, statistics):
+            features = self.model.encode(images)
+            head_input = self.model.decode(features)
+            return Activations(features[-1], head_input, self.model.classify(head_input))
+
+    def branch(self, name: str, images: Tensor, theta: Tensor, statistics: Statistics | None = None) -> Tensor:
+        """Output of an auxiliary branch; arguments as in :meth:`forward`.
+
+        Raises:
+            KeyError: the source model has no such branch.
+        """
+        with self._in_force(len(images), theta, statistics or BatchStatistics()):
+            return self.model.branch(name, images)
+
+    @contextmanager
+    def _in_force(self, images: int, theta: Tensor, statistics: Statistics) -> Iterator[None]:
+        """Give every layer its policy and its rows of theta, and take them away afterwards."""
+        if images % len(theta):
+            raise ValueError(f"{images} images do not divide into {len(theta)} streams")
+        tensors = theta.split(self._sizes, dim=1)
+        for layer in self._all_layers.values():
+            layer.statistics = statistics
+        for layer, weight, bias in zip(self.layers.values(), tensors[::2], tensors[1::2], strict=True):
+            layer.weight_rows, layer.bias_rows = weight, bias
+        try:
+            yield
+        finally:
+            for layer in self._all_layers.values():
+                layer.weight_rows = layer.bias_rows = None
+            self.forwards += images // len(theta)
+
+
+def _replace_batch_norm(model: nn.Module) -> dict[str, NormalisationLayer]:
+    """Replace every ``BatchNorm2d`` in place; returns the new layers by name, in module order."""
+    replaced: dict[str, NormalisationLayer] = {}
+    offset = 0
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            layer = NormalisationLayer(module, offset)
+            model.set_submodule(name, layer)
+            replaced[name] = layer
+            offset += layer.channels
+    if not replaced:
+        raise ValueError("the network has no BatchNorm2d layer: there is nothing to adapt")
+    return replaced

@@ -1,0 +1,214 @@
+"""One normalisation layer for every method: which statistics it uses is an explicit policy.
+
+A policy never looks at ``module.training`` and never writes to the source statistics, so no method can leave
+anything behind for the next one. Shapes: ``S`` streams, ``V`` views of each stream's image, ``C`` channels;
+``x`` is ``[S * V, C, H, W]`` with the views of one stream next to each other.
+
+Every policy computes ``weight * (x - mean) / sqrt(variance + eps) + bias``; they differ in mean and variance:
+
+============================ =========================================================================
+:class:`SourceStatistics`    stored with the source model
+:class:`BatchStatistics`     of the image itself (or of all views of a stream), biased variance
+:class:`MixedStatistics`     ``w * source + (1 - w) * image``, no cross term (Schneider et al. 2020)
+:class:`MedianStatistics`    channel median, mean squared deviation from it (MedBN, CVPR 2024)
+:class:`RunningStatistics`   an exponential average per stream, updated on request (DUA, CVPR 2022)
+============================ =========================================================================
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class NormalisationLayer(nn.Module):
+    """Replaces a ``BatchNorm2d`` and keeps its source statistics and affine parameters untouched.
+
+    :class:`~tta_bench.models.adaptable.AdaptableNetwork` sets ``statistics``, ``weight_rows`` and ``bias_rows``
+    for the duration of one forward pass.
+
+    Args:
+        source: the trained layer; must have running statistics and affine parameters.
+        channel_offset: position of this layer's first channel among the channels of all layers.
+    """
+
+    source_mean: Tensor
+    source_variance: Tensor
+    source_weight: Tensor
+    source_bias: Tensor
+
+    def __init__(self, source: nn.BatchNorm2d, channel_offset: int) -> None:
+        super().__init__()
+        if source.running_mean is None or source.running_var is None or not source.affine:
+            raise ValueError("a normalisation layer without running statistics or affine cannot be adapted")
+        self.register_buffer("source_mean", source.running_mean.detach().clone())
+        self.register_buffer("source_variance", source.running_var.detach().clone())
+        self.register_buffer("source_weight", source.weight.detach().clone())
+        self.register_buffer("source_bias", source.bias.detach().clone())
+        self.eps = source.eps
+        self.channels = source.num_features
+        self.channel_slice = slice(channel_offset, channel_offset + source.num_features)
+        self.statistics: Statistics = SourceStatistics()
+        self.weight_rows: Tensor | None = None
+        self.bias_rows: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[S * V, C, H, W]`` by the policy and affine rows in force."""
+        weight = self.source_weight[None] if self.weight_rows is None else self.weight_rows
+        bias = self.source_bias[None] if self.bias_rows is None else self.bias_rows
+        return self.statistics.normalise(x, weight, bias, self)
+
+
+class Statistics:
+    """Which mean and variance a normalisation layer uses."""
+
+    per_image = True
+    """Whether an image's result is independent of the other images and of its stream's place in the batch."""
+
+    @abstractmethod
+    def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
+        """Normalise ``x`` ``[S * V, C, H, W]`` with affine rows ``weight`` and ``bias`` ``[S, C]``."""
+
+
+class SourceStatistics(Statistics):
+    """The statistics stored with the source model."""
+
+    def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
+        """See :class:`Statistics`."""
+        count = weight.shape[0]
+        mean, variance = layer.source_mean.expand(count, -1), layer.source_variance.expand(count, -1)
+        return _with_fixed_statistics(x, mean, variance, weight, bias, layer.eps)
+
+
+class BatchStatistics(Statistics):
+    """The statistics of each image on its own; with ``pool_views``, of all views of a stream together.
+
+    At one image per stream this is the "statistics recollected from the test image" of TENT and GraTa. The
+    variance is the biased one; gradients flow through both statistics.
+    """
+
+    def __init__(self, pool_views: bool = False) -> None:
+        self.pool_views = pool_views
+        self.per_image = not pool_views
+
+    def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
+        """See :class:`Statistics`."""
+        views = x.shape[0] // weight.shape[0]
+        if not self.pool_views:
+            weight, bias, views = _per_image(weight, views), _per_image(bias, views), 1
+        folded = _fold(x, views)
+        out = F.batch_norm(folded, None, None, weight.reshape(-1), bias.reshape(-1), training=True, eps=layer.eps)
+        return _unfold(out, x.shape, views)
+
+
+class MixedStatistics(Statistics):
+    """``source_weight * source + (1 - source_weight) * image`` for mean and variance.
+
+    Called alpha-BN elsewhere, where alpha is the weight of either side; hence the explicit name.
+
+    Args:
+        source_weight: 1 gives the source statistics, 0 those of the image.
+        unbiased: use the unbiased variance of the image (Schneider et al. 2020; DIGA uses the biased one).
+    """
+
+    def __init__(self, source_weight: float, unbiased: bool = False) -> None:
+        if not 0 <= source_weight <= 1:
+            raise ValueError(f"source_weight={source_weight} must lie in [0, 1]")
+        self.source_weight = source_weight
+        self.correction = int(unbiased)
+
+    def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
+        """See :class:`Statistics`."""
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=self.correction)
+        mean = torch.lerp(mean, layer.source_mean.expand_as(mean), self.source_weight)
+        variance = torch.lerp(variance, layer.source_variance.expand_as(variance), self.source_weight)
+        return _affine(x, mean, variance, weight, bias, layer.eps)
+
+
+class MedianStatistics(Statistics):
+    """The median of each channel and the mean squared deviation from it (MedBN).
+
+    Of an even number of values the lower middle one is the median, as in ``torch.median`` and the authors' code.
+    """
+
+    def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
+        """See :class:`Statistics`."""
+        median = x.flatten(2).median(dim=2).values
+        variance = (x - median[:, :, None, None]).square().mean(dim=(2, 3))
+        return _affine(x, median, variance, weight, bias, layer.eps)
+
+
+@dataclass
+class RunningStatistics(Statistics):
+    """An exponential average per stream, starting at the source statistics.
+
+    With ``momentum`` None the stored average normalises. With a momentum the layer normalises by the statistics
+    of all views of the stream, as ``BatchNorm2d`` does in training, and moves the average towards them:
+    ``(1 - momentum) * average + momentum * current``, unbiased variance.
+
+    Attributes:
+        mean: ``[S, channels of all layers]``, updated in place.
+        variance: likewise.
+        momentum: weight of the current image, or None.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    momentum: float | None = None
+
+    per_image = False
+
+    def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
+        """See :class:`Statistics`."""
+        mean, variance = self.mean[:, layer.channel_slice], self.variance[:, layer.channel_slice]
+        if self.momentum is None:
+            return _with_fixed_statistics(x, mean, variance, weight, bias, layer.eps)
+        with torch.no_grad():
+            per_stream = x.unflatten(0, (weight.shape[0], -1))
+            current_variance, current_mean = torch.var_mean(per_stream, dim=(1, 3, 4), correction=1)
+            mean.lerp_(current_mean, self.momentum)
+            variance.lerp_(current_variance, self.momentum)
+        return BatchStatistics(pool_views=True).normalise(x, weight, bias, layer)
+
+
+def _per_image(rows: Tensor, views: int) -> Tensor:
+    """One row per image from one row per stream."""
+    return rows if views == 1 else rows.repeat_interleave(views, dim=0)
+
+
+def _fold(x: Tensor, pooled: int) -> Tensor:
+    """``[S * pooled, C, H, W]`` to ``[pooled, S * C, H, W]``: one kernel call normalises every stream on its own."""
+    count, channels, height, width = x.shape
+    if pooled == count:
+        return x
+    if pooled == 1:
+        return x.reshape(1, count * channels, height, width)
+    return x.unflatten(0, (-1, pooled)).transpose(0, 1).reshape(pooled, -1, height, width)
+
+
+def _unfold(folded: Tensor, shape: torch.Size, pooled: int) -> Tensor:
+    """Inverse of :func:`_fold`."""
+    if pooled in (1, shape[0]):
+        return folded.reshape(shape)
+    return folded.unflatten(1, (-1, shape[1])).transpose(0, 1).reshape(shape)
+
+
+def _with_fixed_statistics(
+    x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """Normalise by given statistics ``[S, C]``, in one kernel."""
+    views = x.shape[0] // weight.shape[0]
+    mean, variance, weight, bias = (_per_image(row, views).reshape(-1) for row in (mean, variance, weight, bias))
+    return F.batch_norm(_fold(x, 1), mean, variance, weight, bias, training=False, eps=eps).reshape(x.shape)
+
+
+def _affine(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalise by differentiable statistics ``[S * V, C]`` with affine rows ``[S, C]``."""
+    views = x.shape[0] // weight.shape[0]
+    scale = _per_image(weight, views) * (variance + eps).rsqrt()
+    shift = _per_image(bias, views) - mean * scale
+    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])

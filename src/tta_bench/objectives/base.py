@@ -1,0 +1,54 @@
+"""What an objective is: a label-free loss of a network on images, one value per stream."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.normalisation import Statistics
+from tta_bench.registry import Registry
+
+Objective = Callable[..., Tensor]
+"""``objective(network, images [S, 3, H, W], draws, **options) -> losses [S]``, pure: same input, same output."""
+
+OBJECTIVES: Registry[Objective] = Registry("objective", "tta_bench.objectives")
+register_objective = OBJECTIVES.register
+
+
+@dataclass(frozen=True)
+class BoundNetwork:
+    """A network with its adaptable state and statistics filled in: what an objective sees.
+
+    Attributes:
+        network: the adaptable network.
+        theta: ``[S, scalars]``.
+        statistics: normalisation policy.
+    """
+
+    network: AdaptableNetwork
+    theta: Tensor
+    statistics: Statistics
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits ``[S * V, classes, H, W]`` of ``[S * V, 3, H, W]`` images."""
+        return self.network(images, self.theta, self.statistics)
+
+    def branch(self, name: str, images: Tensor) -> Tensor:
+        """Output of an auxiliary branch."""
+        return self.network.branch(name, images, self.theta, self.statistics)
+
+
+def bind_objective(name: str, **options: object) -> Objective:
+    """The objective called ``name`` with those of ``options`` that it takes.
+
+    Raises:
+        UserError: unknown name.
+    """
+    objective = OBJECTIVES.get(name)
+    accepted = inspect.signature(objective).parameters
+    return functools.partial(objective, **{k: v for k, v in options.items() if k in accepted})
