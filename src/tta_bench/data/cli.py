@@ -25,7 +25,7 @@ def check(
         config: which images, read how.
         names: domains.
         cache: folder of the prepared images; the decoding serves later runs too.
-        progress: show a bar on standard error.
+        progress: show a bar while images are decoded, if standard error is a terminal.
 
     Returns:
         A table of the sound domains (number of images, smallest and largest stored size, mean area of each
@@ -80,16 +80,13 @@ def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain:
     rows = []
     faults: list[str] = []
     for name in dict.fromkeys(names):
-        pairs = []
         try:
             records = reader.records(name)[: config.limit]
             shown = np.linspace(0, len(records) - 1, min(per_domain, len(records))).round().astype(int)
-            for index in shown:
-                sample = records[index].read(config.image_size)
-                pairs.append((sample.image, sample.mask))
+            samples = [records[index].read(config.image_size) for index in shown]
+            rows.append((name, [(sample.image, sample.mask) for sample in samples]))
         except UserError as error:
             faults += error.faults
-        rows.append((name, pairs))
     if faults:
         raise UserError(faults)
     try:

@@ -109,17 +109,18 @@ def _decode(path: Path) -> Image.Image:
             frames = getattr(image, "n_frames", 1)
             # Pillow drops the lower bytes of deep colour files silently; only its raw mode shows the depth.
             raw_modes = " ".join(str(tile[3]) for tile in image.tile)
-            image.load()
+            # Pillow turns TIFF files upright while loading and then forgets the tag.
             orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+            image.load()
     except UserError:
         raise
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: restore it, or remove its entry") from None
-    except (PermissionError, IsADirectoryError) as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): mend its permissions or remove it") from None
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that Pillow can read: remove it or save it as PNG") from None
     except Exception as error:  # Pillow's plug-ins raise errors of many types on damaged files
+        if isinstance(error, OSError) and error.strerror:  # from the system, not from Pillow
+            raise UserError(f"{path} cannot be read ({error.strerror}): mend or remove it") from None
         raise UserError(f"{path} is damaged ({error}): copy it again from its origin") from None
     # A camera's MPO file is a JPEG whose further frames are previews.
     if frames > 1 and image.format != "MPO":

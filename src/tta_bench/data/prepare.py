@@ -3,6 +3,7 @@
 A cache entry is a folder ``<key>/`` with ``images.npy``, ``masks.npy`` and ``index.json``. Its key covers
 everything that its content depends on, so an entry is never changed: it is valid, or absent and made anew. It is
 written under a temporary name and renamed, so that a killed run or a second process never leaves half an entry.
+Entries of files that have since changed stay until the folder is deleted.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -28,6 +30,8 @@ from tta_bench.config import DataConfig
 from tta_bench.data.domain import Domain
 from tta_bench.data.readers import Record, Sample, open_reader
 from tta_bench.errors import UserError
+
+log = logging.getLogger(__name__)
 
 LAYOUT_VERSION = 1
 """Of the cache entries; raise it whenever the same files would be decoded into other arrays."""
@@ -79,7 +83,7 @@ def prepare(config: DataConfig, names: Sequence[str], cache: Path, *, progress: 
         config: which images, read how.
         names: domains; repeated names count once.
         cache: folder of the cache entries, made if need be.
-        progress: show a bar on standard error while images are decoded.
+        progress: show a bar while images are decoded, if standard error is a terminal.
 
     Returns:
         The domains by name, in the order of ``names``.
@@ -92,7 +96,7 @@ def prepare(config: DataConfig, names: Sequence[str], cache: Path, *, progress: 
     if faults:
         shown = list(faults[:FAULTS_SHOWN])
         if len(faults) > len(shown):
-            shown.append(f"... and {len(faults) - len(shown)} more faults in the data")
+            shown.append(f"... and {len(faults) - len(shown)} more: 'tta-bench data check' lists all of them")
         raise UserError(shown)
     return {name: each.domain for name, each in prepared.items()}
 
@@ -108,7 +112,8 @@ def survey(
     reader = open_reader(config)
     prepared: dict[str, Prepared] = {}
     faults: list[str] = []
-    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bars:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as bars:
         for name in dict.fromkeys(names):
             try:
                 records = reader.records(name)[: config.limit]
@@ -143,6 +148,7 @@ def _entry(config: DataConfig, name: str, records: Sequence[Record], cache: Path
     folder = cache / _digest([LAYOUT_VERSION, config.name, config.image_size, stamps])
     entry = _load(folder)
     if entry is None:
+        log.info("preparing %d images of domain %s", len(records), name)
         task = bars.add_task(f"Preparing {name}", total=len(records))
         _build(records, config.image_size, folder, lambda: bars.advance(task))
         entry = _load(folder)
@@ -274,9 +280,13 @@ def _check_values(config: DataConfig, name: str, records: Sequence[Record], foun
         return
     values = sorted({value for image in found for value in image})
     listed = ", ".join(map(str, values[:10])) + (f", ... ({len(values)} values)" if len(values) > 10 else "")
-    remedy = f"give every value a class, for example data.classes.{next(iter(config.classes))}=[{values[-1]}]"
     if Path(odd[0]).suffix.lower() in _LOSSY:
-        remedy = "JPEG does not keep exact values, so save the masks anew as PNG"
+        remedy = "JPEG does not keep exact values, so export the masks anew as PNG"
+    elif len(values) > 10:
+        remedy = "so many values come from smoothing or compression, so export the class numbers anew as PNG"
+    else:
+        example = ",".join(str(value) for value in values if value)
+        remedy = f"list the values of each class, for example data.classes.{next(iter(config.classes))}=[{example}]"
     classes = "; ".join(f"{key}: {list(members)}" for key, members in config.classes.items())
     raise UserError(
         f"domain '{name}': {len(odd)} of {len(records)} masks have values that data.classes ({classes}) does not "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,10 +85,11 @@ def open_reader(config: DataConfig) -> Reader:
     """
     if config.name == "synthetic":
         return SyntheticReader(config.seed)
-    root = config.root
-    if root is None or not root.is_dir():
-        what = "is not a folder" if root is not None and root.exists() else "does not exist"
-        raise UserError(f"data.root={root} {what}: give the folder of the images")
+    root = None if config.root is None else config.root.expanduser()
+    # Unlike the methods of Path, os.path reports folders that may not be entered as absent.
+    if root is None or not os.path.isdir(root):
+        what = "is not a folder" if root is not None and os.path.exists(root) else "does not exist"
+        raise UserError(f"data.root={config.root} {what}: give the folder of the images")
     if config.name == "folder":
         return FolderReader(root)
     if not config.domains:
@@ -120,8 +123,7 @@ class FileRecord:
         stamp: list[str | int] = []
         for path in (self.image, self.mask):
             stamp.append(str(path.absolute()))
-            # A missing file is reported by ``read``, together with the other faults.
-            if path.exists():
+            with contextlib.suppress(OSError):  # ``read`` reports it, together with the other faults
                 status = path.stat()
                 stamp += [status.st_size, status.st_mtime_ns]
         return stamp
@@ -236,7 +238,7 @@ class FolderReader:
         Raises:
             UserError: there is none, or the root cannot be listed.
         """
-        names = tuple(path.name for path in _visible(self._root) if path.is_dir() and (path / "image").is_dir())
+        names = tuple(path.name for path in _visible(self._root) if os.path.isdir(path / "image"))
         if not names:
             raise UserError(
                 f"data.root={self._root} holds no domain: put images into DOMAIN/image/NAME.* below it and their "
@@ -252,7 +254,7 @@ class FolderReader:
         """
         _require_known(domain, self.domain_names(), f"data.root={self._root}")
         folder = self._root / domain
-        if not (folder / "mask").is_dir():
+        if not os.path.isdir(folder / "mask"):
             raise UserError(f"{folder / 'mask'} does not exist: put one mask per image there")
         images, faults = _by_stem(folder / "image")
         masks, mask_faults = _by_stem(folder / "mask")
@@ -293,7 +295,7 @@ class FundusReader:
         Raises:
             UserError: there is none.
         """
-        names = tuple(name for name in self._domains if any(path.is_file() for path in self._lists(name)))
+        names = tuple(name for name in self._domains if any(map(os.path.isfile, self._lists(name))))
         if not names:
             expected = ", ".join(f"{prefix}_train.csv" for prefix in self._domains.values())
             raise UserError(
@@ -310,8 +312,8 @@ class FundusReader:
         """
         _require_known(domain, tuple(self._domains), "data.domains")
         train, test, single = self._lists(domain)
-        split = train.is_file() or test.is_file()
-        if not split and not single.is_file():
+        split = os.path.isfile(train) or os.path.isfile(test)
+        if not split and not os.path.isfile(single):
             raise UserError(
                 f"domain '{domain}' is not on disk, neither {train} and {test.name} nor {single.name} exist: "
                 "add them or leave it out of source and target"
@@ -337,7 +339,11 @@ class FundusReader:
 
     def _lists(self, domain: str) -> tuple[Path, Path, Path]:
         prefix = self._domains[domain]
-        return tuple(self._root / f"{prefix}{end}.csv" for end in ("_train", "_test", ""))  # type: ignore[return-value]
+        return (
+            self._root / f"{prefix}_train.csv",
+            self._root / f"{prefix}_test.csv",
+            self._root / f"{prefix}.csv",
+        )
 
     def _rows(self, path: Path) -> list[FileRecord]:
         try:
@@ -347,14 +353,15 @@ class FundusReader:
                 reader.fieldnames = columns
                 rows = [(reader.line_num, row) for row in reader]
         except FileNotFoundError:
-            raise UserError(f"{path} does not exist: restore it, the layout has _train.csv and _test.csv") from None
+            raise UserError(f"{path} does not exist: add it, _train.csv and _test.csv belong together") from None
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path} cannot be read ({error}): save it as CSV in UTF-8") from None
         if missing := [column for column in ("image", "mask") if column not in columns]:
             found = ", ".join(columns) or "none"
             raise UserError(
                 [
-                    f"{path} has no column '{column}' (columns found: {found}): {nearest(column, columns)}"
+                    f"{path} has no column '{column}' (columns found: {found}): rename the right one, "
+                    f"{nearest(column, columns)}"
                     for column in missing
                 ]
             )
@@ -421,7 +428,7 @@ def _by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
     files: dict[str, Path] = {}
     faults: list[str] = []
     for path in _visible(folder):
-        if path.is_dir():
+        if os.path.isdir(path):
             faults.append(f"{path} is a folder: put the files directly into {folder}")
         elif path.stem in files:
             faults.append(f"{files[path.stem]} and {path.name} share one name: keep one of them")

@@ -1,0 +1,236 @@
+"""Decoding of single files: what is accepted, how it is converted, and how the rest is refused."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from tta_bench.data.images import read_image, read_mask, resize
+from tta_bench.errors import UserError
+
+SIZE = (64, 48)  # width, height
+
+
+@pytest.fixture
+def rgb():
+    return np.random.default_rng(0).integers(0, 256, (*SIZE[::-1], 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def indices():
+    return np.random.default_rng(1).integers(0, 3, SIZE[::-1], dtype=np.uint8)
+
+
+def refusal(read, path, **options):
+    with pytest.raises(UserError) as caught:
+        read(path, **options)
+    (sentence,) = caught.value.faults
+    assert str(path) in sentence
+    assert ": " in sentence  # what is wrong: the remedy
+    return sentence
+
+
+def deep_rgb_png(path):
+    """A PNG of 16 bits per channel, which Pillow cannot write."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = b"".join(b"\0" + bytes(range(48)) * 8 for _ in range(64))
+    header = struct.pack(">IIBBBBB", 64, 64, 16, 2, 0, 0, 0)
+    signature = b"\x89PNG\r\n\x1a\n"
+    path.write_bytes(signature + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        ("RGB", "png"),
+        ("RGB", "bmp"),
+        ("RGB", "tif"),
+        ("RGB", "jpg"),
+        ("L", "png"),
+        ("L", "jpg"),
+        ("1", "png"),
+        ("P", "png"),
+        ("P", "gif"),
+        ("CMYK", "jpg"),
+        ("CMYK", "tif"),
+        ("YCbCr", "tif"),
+    ],
+)
+def test_reads_as_pillow_converts(tmp_path, rgb, mode, suffix):
+    path = tmp_path / f"eye.{suffix}"
+    Image.fromarray(rgb).convert(mode).save(path)
+    image = read_image(path)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_grey_becomes_three_equal_channels(tmp_path, rgb):
+    path = tmp_path / "cell.png"
+    Image.fromarray(rgb[..., 0]).save(path)
+    np.testing.assert_array_equal(read_image(path), np.repeat(rgb[..., :1], 3, axis=2))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_opaque_alpha_is_dropped_and_transparency_refused(tmp_path, rgb, mode):
+    image = Image.fromarray(rgb).convert(mode)
+    path = tmp_path / "eye.png"
+    image.save(path)
+    np.testing.assert_array_equal(read_image(path), np.asarray(image.convert("RGB")))
+    image.putalpha(Image.fromarray(rgb[..., 0]))
+    image.save(path)
+    assert "flatten" in refusal(read_image, path)
+
+
+def test_transparent_palette_is_refused(tmp_path, rgb):
+    path = tmp_path / "eye.png"
+    palette = Image.fromarray(rgb).convert("P")
+    palette.save(path, transparency=int(np.asarray(palette)[0, 0]))
+    assert "transparent" in refusal(read_image, path)
+
+
+def test_missing(tmp_path):
+    assert "does not exist" in refusal(read_image, tmp_path / "eye.png")
+
+
+def test_empty(tmp_path):
+    path = tmp_path / "eye.png"
+    path.touch()
+    assert "0 bytes" in refusal(read_image, path)
+
+
+def test_folder(tmp_path):
+    assert "cannot be read" in refusal(read_image, tmp_path)
+
+
+def test_not_an_image(tmp_path):
+    path = tmp_path / "eye.png"
+    path.write_text("name,age\n")
+    assert "not an image" in refusal(read_image, path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_truncated(tmp_path, rgb, suffix, read):
+    path = tmp_path / f"eye.{suffix}"
+    Image.fromarray(rgb).convert("L").save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refusal(read, path)
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_sixteen_bit_grey(tmp_path):
+    path = tmp_path / "eye.png"
+    Image.fromarray(np.full((64, 64), 3000, np.uint16)).save(path)
+    sentence = refusal(read_image, path)
+    assert "8 bits" in sentence
+    assert "scale its values to 0-255" in sentence
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_sixteen_bit_colour_is_not_cut_silently(tmp_path, read):
+    path = tmp_path / "eye.png"
+    deep_rgb_png(path)
+    assert Image.open(path).mode == "RGB"
+    assert "16 bits per channel" in refusal(read, path)
+
+
+def test_floating_point(tmp_path):
+    path = tmp_path / "eye.tif"
+    Image.fromarray(np.random.default_rng(0).random((64, 64), np.float32)).save(path)
+    assert "floating-point" in refusal(read_image, path)
+    assert "one small integer per pixel" in refusal(read_mask, path)
+
+
+def test_exotic_colour_mode(tmp_path):
+    path = tmp_path / "eye.tif"
+    Image.new("LAB", SIZE).save(path)
+    assert "LAB" in refusal(read_image, path)
+
+
+def test_several_frames(tmp_path, rgb):
+    path = tmp_path / "eye.tif"
+    frame = Image.fromarray(rgb)
+    frame.save(path, save_all=True, append_images=[frame, frame])
+    assert "3 frames" in refusal(read_image, path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_exif_orientation(tmp_path, rgb, suffix):
+    path = tmp_path / f"eye.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rgb).save(path, exif=exif)
+    assert "orientation 6" in refusal(read_image, path)
+    exif[0x0112] = 1
+    Image.fromarray(rgb).save(path, exif=exif)
+    assert read_image(path).shape == rgb.shape
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_mask_of_any_integer_depth(tmp_path, indices, dtype):
+    path = tmp_path / "mask.tif"
+    Image.fromarray(indices.astype(dtype)).save(path)
+    mask = read_mask(path)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, indices)
+
+
+def test_mask_beyond_a_byte(tmp_path):
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.array([[0, 300]], np.uint16)).save(path)
+    assert "from 0 to 300" in refusal(read_mask, path)
+
+
+def test_one_bit_mask(tmp_path, indices):
+    path = tmp_path / "mask.png"
+    Image.fromarray(indices > 0).save(path)
+    np.testing.assert_array_equal(read_mask(path), indices > 0)
+    np.testing.assert_array_equal(read_mask(path, grey=True), 255 * (indices > 0))
+
+
+def test_palette_mask(tmp_path, indices):
+    path = tmp_path / "mask.png"
+    palette = Image.fromarray(indices, "P")
+    palette.putpalette([255, 255, 255, 128, 128, 128, 0, 0, 0])
+    palette.save(path)
+    np.testing.assert_array_equal(read_mask(path), indices)
+    np.testing.assert_array_equal(read_mask(path, grey=True), np.array([255, 128, 0])[indices])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_mask_with_equal_channels(tmp_path, indices, mode):
+    path = tmp_path / "mask.png"
+    Image.fromarray(indices).convert(mode).save(path)
+    np.testing.assert_array_equal(read_mask(path), indices)
+
+
+def test_coloured_mask(tmp_path, rgb):
+    path = tmp_path / "mask.png"
+    Image.fromarray(rgb).save(path)
+    assert "replace each colour" in refusal(read_mask, path)
+
+
+def test_transparent_mask(tmp_path, indices):
+    path = tmp_path / "mask.png"
+    mask = Image.fromarray(indices).convert("LA")
+    mask.putalpha(0)
+    mask.save(path)
+    assert "transparent" in refusal(read_mask, path)
+
+
+@pytest.mark.parametrize("size", [32, 64, 96])
+def test_resize_is_the_authors(rgb, indices, size):
+    image, mask = resize(rgb, indices, size)
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "PNG")
+    expected = Image.open(buffer).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(image, np.asarray(expected))
+    expected = Image.fromarray(indices).resize((size, size), Image.Resampling.NEAREST)
+    np.testing.assert_array_equal(mask, np.asarray(expected))
+    assert image.dtype == mask.dtype == np.uint8

@@ -1,0 +1,383 @@
+"""Preparation: the cache and its safety, the collection of faults, and the commands built on it."""
+
+import errno
+import json
+import os
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from tta_bench.config import DataConfig
+from tta_bench.data import prepare as module
+from tta_bench.data.cli import check, prepare_command, preview
+from tta_bench.data.prepare import available_domains, prepare
+from tta_bench.data.readers import FileRecord
+from tta_bench.errors import UserError
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two domains, P with five and Q with three pairs."""
+    root = tmp_path / "data"
+    for domain, count in (("P", 5), ("Q", 3)):
+        for index in range(count):
+            pair(root, domain, f"{index}.png", seed=index)
+    return root
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "outputs" / "cache"
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the images that were decoded."""
+    names = []
+    read = FileRecord.read
+
+    def counting(self, size):
+        names.append(self.name)
+        return read(self, size)
+
+    monkeypatch.setattr(FileRecord, "read", counting)
+    return names
+
+
+def pair(root, domain, name, *, seed=0, size=(96, 80), values=(0, 1), mask_name=None):
+    rng = np.random.default_rng(seed)
+    for kind, pixels, file in (
+        ("image", rng.integers(0, 256, (*size, 3), dtype=np.uint8), name),
+        ("mask", rng.choice(np.array(values, np.uint8), size), mask_name or name),
+    ):
+        path = root / domain / kind / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
+def configure(root, **changes):
+    keys = {"name": "folder", "root": root, "image_size": 64, "classes": {"foreground": (1,)}, **changes}
+    return DataConfig(**keys)
+
+
+def faults(config, names, cache):
+    with pytest.raises(UserError) as caught:
+        prepare(config, names, cache)
+    return caught.value.faults
+
+
+def test_arrays_are_the_resized_files(root, cache):
+    domains = prepare(configure(root), ["Q", "P", "Q"], cache)
+    assert list(domains) == ["Q", "P"]
+    domain = domains["P"]
+    assert domain.image_names == ("0", "1", "2", "3", "4")
+    assert isinstance(domain.images, np.memmap)
+    assert not domain.images.flags.writeable
+    assert (domain.images.shape, domain.images.dtype) == ((5, 64, 64, 3), np.uint8)
+    assert (domain.masks.shape, domain.masks.dtype) == ((5, 64, 64), np.uint8)
+    for index, name in enumerate(domain.image_names):
+        image = Image.open(root / f"P/image/{name}.png").convert("RGB")
+        np.testing.assert_array_equal(
+            domain.images[index], np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC))
+        )
+        mask = Image.open(root / f"P/mask/{name}.png").resize((64, 64), Image.Resampling.NEAREST)
+        np.testing.assert_array_equal(domain.masks[index], np.asarray(mask))
+    assert domain.image(0).shape == (3, 64, 64)
+    assert domain.label(0).shape == (1, 64, 64)
+
+
+def test_each_image_is_decoded_once(root, cache, decoded):
+    first = prepare(configure(root), ["P", "Q"], cache)
+    assert len(decoded) == 8
+    second = prepare(configure(root), ["P", "Q"], cache)
+    assert len(decoded) == 8
+    assert {name: domain.fingerprint for name, domain in first.items()} == {
+        name: domain.fingerprint for name, domain in second.items()
+    }
+
+
+def test_order_and_memory_bound(root, cache, monkeypatch):
+    expected = np.array(prepare(configure(root), ["P"], cache)["P"].images)
+    shutil.rmtree(cache)
+    monkeypatch.setattr(module, "_CHUNK", 2)
+    np.testing.assert_array_equal(prepare(configure(root), ["P"], cache)["P"].images, expected)
+
+
+def test_limit(root, cache):
+    assert len(prepare(configure(root, limit=2), ["P"], cache)["P"]) == 2
+    assert len(prepare(configure(root, limit=99), ["P"], cache)["P"]) == 5
+
+
+def test_a_changed_file_is_read_again(root, cache, decoded):
+    before = prepare(configure(root), ["P"], cache)["P"]
+    pair(root, "P", "3.png", seed=77)
+    after = prepare(configure(root), ["P"], cache)["P"]
+    assert len(decoded) == 10
+    assert before.fingerprint != after.fingerprint
+    assert (before.images[3] != after.images[3]).any()
+
+
+def test_touching_a_file_keeps_the_fingerprint(root, cache):
+    before = prepare(configure(root), ["P"], cache)["P"]
+    os.utime(root / "P/image/0.png", ns=(1, 1))
+    assert prepare(configure(root), ["P"], cache)["P"].fingerprint == before.fingerprint
+
+
+def test_another_size_is_another_entry(root, cache):
+    prepare(configure(root), ["P"], cache)
+    assert prepare(configure(root, image_size=96), ["P"], cache)["P"].images.shape == (5, 96, 96, 3)
+
+
+def test_classes_change_the_fingerprint_but_not_the_cache(root, cache, decoded):
+    plain = prepare(configure(root), ["P"], cache)["P"]
+    named = prepare(configure(root, classes={"nucleus": (1,)}), ["P"], cache)["P"]
+    assert len(decoded) == 5
+    assert plain.fingerprint != named.fingerprint
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: (entry / "images.npy").unlink(),
+        lambda entry: (entry / "masks.npy").write_bytes((entry / "masks.npy").read_bytes()[:500]),
+        lambda entry: (entry / "images.npy").write_bytes(b""),
+        lambda entry: (entry / "index.json").write_text('{"image_names": ["0"'),
+        lambda entry: (entry / "index.json").write_text("[]"),
+        lambda entry: (entry / "index.json").unlink(),
+        lambda entry: np.save(entry / "masks.npy", np.zeros((4, 64, 64), np.uint8)),
+    ],
+)
+def test_damaged_entry_is_made_anew(root, cache, damage):
+    expected = np.array(prepare(configure(root), ["P"], cache)["P"].images)
+    (entry,) = cache.iterdir()
+    damage(entry)
+    np.testing.assert_array_equal(prepare(configure(root), ["P"], cache)["P"].images, expected)
+    assert list(cache.iterdir()) == [entry]
+
+
+def test_killed_run_leaves_nothing_that_counts(root, cache, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module.tempfile.TemporaryDirectory, "cleanup", lambda self: self._finalizer.detach())
+        patch.setattr(module.json, "dumps", _fail_on_index(json.dumps))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(configure(root), ["P"], cache)
+    (leftover,) = cache.iterdir()
+    assert (leftover / "entry" / "images.npy").stat().st_size > 0
+    assert len(prepare(configure(root), ["P"], cache)["P"]) == 5
+    assert leftover.exists()  # it might belong to a process that is still writing
+    old = time.time() - 2 * 24 * 3600
+    os.utime(leftover, (old, old))
+    prepare(configure(root), ["Q"], cache)
+    assert not leftover.exists()
+
+
+def _fail_on_index(dumps):
+    def interrupted(content):
+        if isinstance(content, dict):
+            raise KeyboardInterrupt
+        return dumps(content)
+
+    return interrupted
+
+
+def test_many_at_once(root, cache):
+    with ThreadPoolExecutor(4) as pool:
+        runs = [pool.submit(prepare, configure(root), ["P", "Q"], cache) for _ in range(4)]
+    results = [run.result() for run in runs]
+    assert len({result["P"].fingerprint for result in results}) == 1
+    for result in results:
+        np.testing.assert_array_equal(result["Q"].images, results[0]["Q"].images)
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_faults_of_all_domains_at_once(root, cache):
+    (root / "P/image/1.png").write_text("no image")
+    Image.new("RGB", (80, 96)).save(root / "P/image/2.png")
+    (root / "Q/mask/0.png").unlink()
+    for index in range(2):
+        pair(root, "R", f"{index}.png", values=(0, 255))
+    (root / "S/image").mkdir(parents=True)
+    (root / "S/mask").mkdir()
+    found = faults(configure(root), ["P", "Q", "R", "S", "PP"], cache)
+    assert len(found) == 6
+    assert "P/image/1.png is not an image" in found[0]
+    assert "P/image/2.png is constant (every value is 0)" in found[1]
+    assert "Q/image/0.png has no mask" in found[2]
+    assert "domain 'R': 2 of 2 masks" in found[3]
+    assert "S/image holds no image" in found[4]
+    assert "unknown domain 'PP'" in found[5]
+    assert not [path for path in cache.iterdir() if "part" in path.name]
+
+
+def test_missing_file_of_a_list_does_not_hide_the_others(tmp_path, cache):
+    classes = {"disc": (1, 2), "cup": (2,)}
+    config = configure(tmp_path, name="fundus", classes=classes, domains={"D": "REFUGE_Valid"})
+    pair(tmp_path, "x", "a.png", values=(0, 128, 255))
+    pair(tmp_path, "x", "b.png", values=(0, 1, 2))
+    rows = ["image,mask", *(f"x/image/{name}.png,x/mask/{name}.png" for name in "abc")]
+    (tmp_path / "REFUGE_Valid.csv").write_text("\n".join(rows))
+    found = faults(config, ["D"], cache)
+    assert len(found) == 3
+    assert "b.png has no background" in found[0]
+    assert "image/c.png does not exist" in found[1]
+    assert "mask/c.png does not exist" in found[2]
+
+
+def test_the_list_of_faults_is_capped(root, cache):
+    for index in range(30):
+        (root / f"P/image/{index:03d}.png").touch()
+    found = faults(configure(root), ["P"], cache)
+    assert len(found) == module.FAULTS_SHOWN + 1
+    assert found[-1].startswith("... and 10 more")
+
+
+class TestMaskValues:
+    def test_remedy(self, root, cache):
+        pair(root, "R", "0.png", values=(0, 1))
+        pair(root, "R", "1.png", values=(0, 1, 2))
+        (sentence,) = faults(configure(root), ["R"], cache)
+        assert "1 of 2 masks have values that data.classes (foreground: [1]) does not list" in sentence
+        assert f"values found: 0, 1, 2; first mask: {root / 'R/mask/1.png'}" in sentence
+        assert "data.classes.foreground=[1,2]" in sentence
+
+    def test_also_on_prepared_images(self, root, cache, decoded):
+        pair(root, "R", "0.png", values=(0, 1, 2))
+        classes = {"disc": (1, 2), "cup": (2,)}
+        prepare(configure(root, classes=classes), ["R"], cache)
+        assert "values found: 0, 1, 2" in faults(configure(root), ["R"], cache)[0]
+        assert decoded == ["0"]
+
+    def test_background_need_not_be_listed(self, root, cache):
+        pair(root, "R", "0.png", values=(0, 255))
+        assert prepare(configure(root, classes={"vessel": (255,)}), ["R"], cache)["R"].label(0).any()
+
+    def test_lossy_files(self, root, cache):
+        pair(root, "R", "0.png", values=(0, 255), mask_name="0.jpg")
+        (sentence,) = faults(configure(root), ["R"], cache)
+        assert "JPEG does not keep exact values, so export the masks anew as PNG" in sentence
+
+    def test_smooth_masks(self, root, cache):
+        pair(root, "R", "0.png", values=range(50))
+        assert "(50 values)" in faults(configure(root), ["R"], cache)[0]
+
+
+class TestUnwritableCache:
+    def test_a_file_in_its_place(self, root, tmp_path):
+        (tmp_path / "outputs").touch()
+        (sentence,) = faults(configure(root), ["P"], tmp_path / "outputs" / "cache")
+        assert str(tmp_path / "outputs" / "cache") in sentence
+        assert "results_root=DIR" in sentence
+
+    def test_full_disk(self, root, cache, monkeypatch):
+        def full(file, shape):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        (root / "Q/mask/0.png").unlink()
+        monkeypatch.setattr(module, "_write_header", full)
+        found = faults(configure(root), ["Q", "P"], cache)
+        assert "has no mask" in found[0]  # what is known already is told too
+        assert "No space left on device" in found[1]
+        assert "free space" in found[1]
+        assert list(cache.iterdir()) == []
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_read_only_cache_still_serves(self, root, cache):
+        prepare(configure(root), ["P"], cache)
+        cache.chmod(0o500)
+        try:
+            assert len(prepare(configure(root), ["P"], cache)["P"]) == 5
+            assert "Permission denied" in faults(configure(root), ["Q"], cache)[0]
+        finally:
+            cache.chmod(0o700)
+
+
+def test_available_domains(root, tmp_path):
+    assert available_domains(configure(root)) == ("P", "Q")
+    with pytest.raises(UserError, match="does not exist"):
+        available_domains(configure(tmp_path / "nowhere"))
+
+
+def test_synthetic(cache):
+    classes = {"disc": (1, 2), "cup": (2,)}
+    config = DataConfig(name="synthetic", image_size=64, classes=classes, limit=2)
+    names = available_domains(config)
+    domains = prepare(config, names, cache)
+    assert {len(domain) for domain in domains.values()} == {2}
+    assert domains[names[0]].label(0).shape == (2, 64, 64)
+    other = prepare(config.model_copy(update={"seed": 1}), names[:1], cache)
+    assert other[names[0]].fingerprint != domains[names[0]].fingerprint
+
+
+class TestCommands:
+    def shown(self, table):
+        console = Console(width=200)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get()
+
+    def test_check(self, root, cache):
+        pair(root, "P", "9.png", size=(70, 60), values=(1,))
+        (root / "Q/mask/0.png").unlink()
+        table, found = check(configure(root), ["P", "Q"], cache)
+        text = self.shown(table)
+        assert "60x70 to 80x96" in text
+        assert "foreground, % of area" in text
+        area = 100 * np.mean(prepare(configure(root), ["P"], cache)["P"].masks == 1)
+        assert f"{area:.2f}" in text
+        assert " Q " not in text
+        assert len(found) == 1
+        assert "has no mask" in found[0]
+
+    def test_prepare(self, root, cache):
+        domains = prepare(configure(root), ["P", "Q"], cache)
+        text = self.shown(prepare_command(configure(root), ["P", "Q"], cache))
+        assert domains["P"].fingerprint in text
+        assert domains["Q"].fingerprint in text
+
+    def test_preview(self, root, tmp_path, decoded):
+        path = tmp_path / "pictures" / "preview.png"
+        preview(configure(root), ["P", "Q"], path, per_domain=4)
+        assert sorted(decoded) == ["0", "0", "1", "1", "2", "3", "4"]
+        with Image.open(path) as image:
+            assert image.height > 2 * 64
+            assert image.width > 4 * 64
+
+    def test_preview_refuses(self, root, tmp_path):
+        with pytest.raises(UserError, match=r"preview\.svg"):
+            preview(configure(root), ["P"], tmp_path / "preview.svg")
+        (root / "P/mask/0.png").unlink()
+        with pytest.raises(UserError, match="has no mask"):
+            preview(configure(root), ["P"], tmp_path / "preview.png")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real images")
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        (
+            "nuclei",
+            {
+                "FLUO_256": 334,
+                "FLUO_360": 90,
+                "FLUO_696": 90,
+                "HISTO_PURPLE_BG": 69,
+                "HISTO_WHITE_BG": 38,
+            },
+        ),
+        ("vessels", {"CHASE_DB1": 28, "HRF": 42}),
+    ],
+)
+def test_real_images(cache, name, counts):
+    config = configure(SHARED / name)
+    domains = prepare(config, available_domains(config), cache)
+    assert {domain.name: len(domain) for domain in domains.values()} == counts
+    for domain in domains.values():
+        assert set(np.unique(domain.masks)) == {0, 1}

@@ -1,0 +1,268 @@
+"""The three layouts: which files make a domain, in which order, and how faulty trees are refused."""
+
+import logging
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tta_bench.config import DataConfig
+from tta_bench.data import synthetic
+from tta_bench.data.readers import FileRecord, disc_from_shades, open_reader
+from tta_bench.errors import UserError
+
+OFFICIAL = {"A": "RIM_ONE_r3", "B": "REFUGE", "C": "ORIGA", "D": "REFUGE_Valid", "E": "Drishti_GS"}
+
+
+def picture(path, seed=0, size=(64, 64)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+
+
+def mask(path, values=(0, 1), size=(64, 64)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.resize(np.array(values, np.uint8), size)).save(path)
+
+
+def folder(root):
+    return open_reader(DataConfig(name="folder", root=root, image_size=64, classes={"foreground": (1,)}))
+
+
+def fundus(root, domains=OFFICIAL):
+    classes = {"disc": (1, 2), "cup": (2,)}
+    return open_reader(DataConfig(name="fundus", root=root, image_size=64, classes=classes, domains=domains))
+
+
+def faults(call, *arguments):
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    return caught.value.faults
+
+
+class TestRoot:
+    def test_missing(self, tmp_path):
+        (sentence,) = faults(folder, tmp_path / "nowhere")
+        assert sentence.startswith(f"data.root={tmp_path / 'nowhere'} does not exist")
+
+    def test_a_file(self, tmp_path):
+        picture(tmp_path / "a.png")
+        assert "is not a folder" in faults(folder, tmp_path / "a.png")[0]
+
+    def test_home(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        picture(tmp_path / "data/A/image/1.png")
+        assert folder("~/data").domain_names() == ("A",)
+
+    def test_fundus_without_domains(self, tmp_path):
+        assert "data.domains" in faults(fundus, tmp_path, None)[0]
+
+
+class TestFolder:
+    def test_pairs_by_stem_sorted(self, tmp_path):
+        for name in ("b.png", "a.jpg", "c.bmp"):
+            picture(tmp_path / "X/image" / name)
+            mask((tmp_path / "X/mask" / name).with_suffix(".png"))
+        (tmp_path / "X/image/.DS_Store").touch()
+        (tmp_path / "notes").mkdir()
+        (tmp_path / "manifest.csv").touch()
+        reader = folder(tmp_path)
+        assert reader.domain_names() == ("X",)
+        records = reader.records("X")
+        assert [record.name for record in records] == ["a", "b", "c"]
+        sample = records[0].read(32)
+        assert sample.image.shape == (32, 32, 3)
+        assert sample.mask.shape == (32, 32)
+        assert (sample.height, sample.width, sample.values) == (64, 64, (0, 1))
+
+    def test_every_fault_of_a_listing(self, tmp_path):
+        images, masks = tmp_path / "X/image", tmp_path / "X/mask"
+        picture(images / "lonely.png")
+        picture(images / "twin.png")
+        picture(images / "twin.jpg")
+        mask(masks / "twin.png")
+        mask(masks / "orphan.png")
+        (images / "patient7").mkdir()
+        found = faults(folder(tmp_path).records, "X")
+        assert len(found) == 4
+        text = "\n".join(found)
+        assert f"{images / 'lonely.png'} has no mask: add {masks / 'lonely'}.*" in text
+        assert f"{masks / 'orphan.png'} has no image" in text
+        assert "twin.png share one name: keep one" in text
+        assert f"{images / 'patient7'} is a folder" in text
+
+    def test_no_mask_folder(self, tmp_path):
+        picture(tmp_path / "X/image/a.png")
+        assert f"{tmp_path / 'X/mask'} does not exist" in faults(folder(tmp_path).records, "X")[0]
+
+    def test_empty_domain(self, tmp_path):
+        (tmp_path / "X/image").mkdir(parents=True)
+        (tmp_path / "X/mask").mkdir()
+        assert "holds no image" in faults(folder(tmp_path).records, "X")[0]
+
+    def test_no_domain(self, tmp_path):
+        assert "holds no domain" in faults(folder(tmp_path).domain_names)[0]
+
+    def test_unknown_domain(self, tmp_path):
+        picture(tmp_path / "LONDON/image/a.png")
+        assert "did you mean 'LONDON'?" in faults(folder(tmp_path).records, "LONDN")[0]
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+    def test_forbidden(self, tmp_path):
+        picture(tmp_path / "X/image/a.png")
+        tmp_path.chmod(0o100)
+        try:
+            assert "cannot be listed" in faults(folder(tmp_path).domain_names)[0]
+        finally:
+            tmp_path.chmod(0o700)
+
+
+class TestPair:
+    def test_both_files_are_judged(self, tmp_path):
+        (tmp_path / "mask.png").touch()
+        found = faults(FileRecord("a", tmp_path / "image.png", tmp_path / "mask.png").read, 64)
+        assert len(found) == 2
+        assert "image.png does not exist" in found[0]
+        assert "mask.png is empty" in found[1]
+
+    def test_sizes_differ(self, tmp_path):
+        picture(tmp_path / "image.png", size=(64, 80))
+        mask(tmp_path / "mask.png", size=(64, 64))
+        (sentence,) = faults(FileRecord("a", tmp_path / "image.png", tmp_path / "mask.png").read, 64)
+        assert "image.png has 80x64" in sentence
+        assert "mask.png has 64x64: give both the same size" in sentence
+
+    def test_constant_image(self, tmp_path):
+        Image.new("RGB", (64, 64), (7, 7, 7)).save(tmp_path / "image.png")
+        mask(tmp_path / "mask.png")
+        (sentence,) = faults(FileRecord("a", tmp_path / "image.png", tmp_path / "mask.png").read, 64)
+        assert "image.png is constant (every value is 7)" in sentence
+
+    def test_stamp_follows_the_files(self, tmp_path):
+        picture(tmp_path / "image.png")
+        record = FileRecord("a", tmp_path / "image.png", tmp_path / "mask.png")
+        stamps = [record.stamp()]
+        mask(tmp_path / "mask.png")
+        stamps.append(record.stamp())
+        os.utime(tmp_path / "image.png", ns=(1, 1))
+        stamps.append(record.stamp())
+        assert len({tuple(stamp) for stamp in stamps}) == 3
+
+
+class TestFundus:
+    def lists(self, root, **rows):
+        for name, entries in rows.items():
+            lines = [f"{name}/image/{entry}.png,{name}/mask/{entry}.tif" for entry in entries]
+            (root / f"{name}.csv").write_text("\n".join(["image,mask", *lines]) + "\n")
+            for entry in entries:
+                picture(root / f"{name}/image/{entry}.png")
+                mask(root / f"{name}/mask/{entry}-1.tif", values=(255, 128, 0, 254))
+
+    def test_train_then_test_in_file_order(self, tmp_path):
+        self.lists(tmp_path, REFUGE_train=["9", "1"], REFUGE_test=["5", "0"], REFUGE_Valid=["z", "a"])
+        reader = fundus(tmp_path)
+        assert reader.domain_names() == ("B", "D")
+        assert [record.name for record in reader.records("B")] == [
+            "REFUGE_train/image/9.png",
+            "REFUGE_train/image/1.png",
+            "REFUGE_test/image/5.png",
+            "REFUGE_test/image/0.png",
+        ]
+        assert [record.name for record in reader.records("D")] == [
+            "REFUGE_Valid/image/z.png",
+            "REFUGE_Valid/image/a.png",
+        ]
+
+    def test_grey_mask_named_tif_lies_at_minus_one(self, tmp_path):
+        self.lists(tmp_path, REFUGE_Valid=["a"])
+        (record,) = fundus(tmp_path).records("D")
+        assert record.origin.endswith("a-1.tif")
+        sample = record.read(64)
+        assert sample.values == (0, 1, 2)
+        assert sample.mask[0, :4].tolist() == [0, 1, 2, 1]
+
+    @pytest.mark.parametrize("mode", ["RGB", "P"])
+    def test_other_ways_to_store_grey(self, tmp_path, mode):
+        self.lists(tmp_path, REFUGE_Valid=["a"])
+        path = tmp_path / "REFUGE_Valid/mask/a-1.tif"
+        Image.open(path).convert(mode).save(path)
+        (record,) = fundus(tmp_path).records("D")
+        assert record.read(64).mask[0, :4].tolist() == [0, 1, 2, 1]
+
+    def test_class_numbers_instead_of_shades(self, tmp_path):
+        (sentence,) = faults(disc_from_shades, np.array([[0, 1, 2]], np.uint8), tmp_path / "m.png")
+        assert "m.png has no background" in sentence
+        assert "data=folder" in sentence
+
+    def test_byte_order_mark_and_carriage_returns(self, tmp_path):
+        (tmp_path / "REFUGE_Valid.csv").write_bytes(b"\xef\xbb\xbfimage, mask\r\nx/a.png, y/a.png\r\n")
+        (record,) = fundus(tmp_path).records("D")
+        assert (record.image, record.mask) == (tmp_path / "x/a.png", tmp_path / "y/a.png")
+
+    def test_half_a_split(self, tmp_path):
+        self.lists(tmp_path, REFUGE_train=["a"])
+        (sentence,) = faults(fundus(tmp_path).records, "B")
+        assert f"{tmp_path / 'REFUGE_test.csv'} does not exist: add it" in sentence
+
+    def test_domain_not_on_disk(self, tmp_path):
+        self.lists(tmp_path, REFUGE_Valid=["a"])
+        (sentence,) = faults(fundus(tmp_path).records, "C")
+        assert "ORIGA_train.csv" in sentence
+        assert "leave it out of source and target" in sentence
+
+    def test_unknown_domain(self, tmp_path):
+        assert "unknown domain 'F'" in faults(fundus(tmp_path).records, "F")[0]
+
+    def test_no_list_at_all(self, tmp_path):
+        assert "RIM_ONE_r3_train.csv" in faults(fundus(tmp_path).domain_names)[0]
+
+    def test_missing_columns(self, tmp_path):
+        (tmp_path / "REFUGE_Valid.csv").write_text("images,labels\na,b\n")
+        found = faults(fundus(tmp_path).records, "D")
+        assert len(found) == 2
+        assert "no column 'image' (columns found: images, labels)" in found[0]
+        assert "did you mean 'images'?" in found[0]
+        assert "no column 'mask'" in found[1]
+
+    @pytest.mark.parametrize(("text", "fault"), [("", "no column"), ("image,mask\n", "lists no image")])
+    def test_empty_lists(self, tmp_path, text, fault):
+        (tmp_path / "REFUGE_Valid.csv").write_text(text)
+        assert fault in faults(fundus(tmp_path).records, "D")[0]
+
+    def test_not_utf8(self, tmp_path):
+        (tmp_path / "REFUGE_Valid.csv").write_bytes("image,mask\nä.png,ö.png\n".encode("latin-1"))
+        assert "UTF-8" in faults(fundus(tmp_path).records, "D")[0]
+
+    def test_faulty_rows_are_named_by_line(self, tmp_path):
+        (tmp_path / "REFUGE_Valid.csv").write_text("image,mask\na.png,\n../b.png,b.png\nc.png,/c.png\nd.png\n")
+        found = faults(fundus(tmp_path).records, "D")
+        assert len(found) == 4
+        assert "line 2: column 'mask' is empty" in found[0]
+        assert "line 3: image '../b.png' leaves data.root" in found[1]
+        assert "line 4: mask '/c.png' leaves data.root" in found[2]
+        assert "line 5: column 'mask' is empty" in found[3]
+
+    def test_repeated_rows_are_kept_and_reported(self, tmp_path, caplog):
+        (tmp_path / "REFUGE_Valid.csv").write_text("image,mask\na.png,a.png\na.png,a.png\n")
+        with caplog.at_level(logging.WARNING):
+            assert len(fundus(tmp_path).records("D")) == 2
+        assert "a.png" in caplog.text
+
+
+class TestSynthetic:
+    def test_renders_the_centres(self):
+        classes = {"disc": (1, 2), "cup": (2,)}
+        reader = open_reader(DataConfig(name="synthetic", image_size=64, classes=classes, seed=3))
+        assert reader.domain_names() == tuple(synthetic.CENTRES)
+        name = reader.domain_names()[1]
+        records = reader.records(name)
+        assert len(records) == synthetic.CENTRES[name].count
+        assert records[2].stamp() == [synthetic.VERSION, 3]
+        sample = records[2].read(64)
+        image, mask = synthetic.render(name, 2, seed=3, size=64)
+        np.testing.assert_array_equal(sample.image, image)
+        np.testing.assert_array_equal(sample.mask, mask)
+
+    def test_unknown_centre(self):
+        reader = open_reader(DataConfig(name="synthetic", image_size=64, classes={"disc": (1, 2)}))
+        assert "unknown domain 'Q' of data=synthetic" in faults(reader.records, "Q")[0]
