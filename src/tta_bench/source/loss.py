@@ -1,13 +1,28 @@
-"""The loss of source training."""
+"""The losses of source training: segmentation, and one for each auxiliary branch of the network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from tta_bench.augment import WEAK_VIEWS
+from tta_bench.models.segmentation import SegmentationModel
 
 SMOOTH = 1.0
 """Pixels added to numerator and denominator of the soft Dice."""
+
+NOISE_STD = 0.1
+"""Of the noise that the denoising branch removes, on the [0, 1] image; from the GraTa authors' code."""
+
+ROTATION_CLASSES = ("horizontal_flip", "vertical_flip", "rotate_90", "rotate_180", "rotate_270", "identity")
+"""What each output of the rotation branch stands for, in the GraTa authors' order."""
+
+BRANCH_WEIGHTS = {"reconstruction": 1.0, "denoising": 1.0, "super_resolution": 1.0, "rotation": 0.1}
+"""Weight of each branch beside the segmentation loss. Our choice: the authors' training is unpublished."""
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -31,3 +46,66 @@ def soft_dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
     """
     intersection = (probabilities * labels).sum()
     return 1 - (2 * intersection + SMOOTH) / (probabilities.sum() + labels.sum() + SMOOTH)
+
+
+def branch_loss(name: str, model: SegmentationModel, images: Tensor) -> Tensor:
+    """The self-supervised loss of one auxiliary branch; draws from torch's global random state.
+
+    The encoder's running statistics stay those of plain images: they are the source statistics.
+
+    Args:
+        name: the branch.
+        model: a network that has it.
+        images: ``[N, 3, H, W]`` in [0, 1].
+
+    Returns:
+        Scalar: mean squared error of the rebuilt images, or cross-entropy for ``rotation``.
+    """
+    with _frozen_running_statistics(model.get_submodule("encoder")):
+        return _BRANCH_LOSSES[name](model, images)
+
+
+def _reconstruction(model: SegmentationModel, images: Tensor) -> Tensor:
+    return _rebuilt("reconstruction", model, images, images)
+
+
+def _denoising(model: SegmentationModel, images: Tensor) -> Tensor:
+    return _rebuilt("denoising", model, images + NOISE_STD * torch.randn_like(images), images)
+
+
+def _super_resolution(model: SegmentationModel, images: Tensor) -> Tensor:
+    half = F.interpolate(images, scale_factor=0.5, mode="bilinear", align_corners=True)
+    return _rebuilt("super_resolution", model, half, images)
+
+
+def _rebuilt(name: str, model: SegmentationModel, images: Tensor, target: Tensor) -> Tensor:
+    return F.mse_loss(torch.sigmoid(model.branch(name, images)), target)
+
+
+def _rotation(model: SegmentationModel, images: Tensor) -> Tensor:
+    labels = torch.randint(len(ROTATION_CLASSES), (len(images),))
+    transforms = [WEAK_VIEWS[ROTATION_CLASSES[label]][0] for label in labels.tolist()]
+    views = torch.stack([transform(image) for transform, image in zip(transforms, images, strict=True)])
+    return F.cross_entropy(model.branch("rotation", views), labels.to(images.device))
+
+
+_BRANCH_LOSSES: dict[str, Callable[[SegmentationModel, Tensor], Tensor]] = {
+    "reconstruction": _reconstruction,
+    "denoising": _denoising,
+    "super_resolution": _super_resolution,
+    "rotation": _rotation,
+}
+
+
+@contextmanager
+def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
+    """Normalise by the batch as before, but leave the running statistics alone."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

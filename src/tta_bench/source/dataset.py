@@ -1,0 +1,105 @@
+"""Augmented source images in an order and with draws that depend on (seed, epoch, image) alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tta_bench.config import TrainingConfig
+from tta_bench.data.domain import Domain, class_channels, min_max
+from tta_bench.draws import seed_of
+from tta_bench.source.augmentation import Augmentation
+
+
+class SourceImages(Dataset[tuple[Tensor, Tensor]]):
+    """The images of a domain, augmented; the item ``(epoch, index)`` is the same in every process.
+
+    Args:
+        domain: images and masks.
+        training: augmentation and seed.
+    """
+
+    def __init__(self, domain: Domain, training: TrainingConfig) -> None:
+        self.domain = domain
+        self.seed = training.seed
+        self.augmentation = Augmentation(
+            training.augmentation, domain.images.shape[1], training.legacy_unaligned_mask
+        )
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Image float32 ``[3, size, size]`` in [0, 1] and label bool ``[classes, size, size]``."""
+        epoch, index = item
+        image, mask = self.augmentation(
+            self.domain.images[index],
+            self.domain.masks[index],
+            seed=seed_of(self.seed, "augmentation", epoch, index),
+        )
+        scaled = min_max(torch.from_numpy(image).permute(2, 0, 1).float())
+        return scaled, class_channels(torch.from_numpy(mask), self.domain.classes)
+
+
+class EpochOrder(Sampler[tuple[int, int]]):
+    """A new permutation each epoch, as items ``(epoch, index)``; Lightning calls :meth:`set_epoch`.
+
+    Args:
+        indices: the images to draw from.
+        seed: of the permutations.
+    """
+
+    def __init__(self, indices: Sequence[int], seed: int) -> None:
+        self.indices = indices
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutation of the next pass."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Images per epoch."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """The items of one epoch."""
+        epoch = self.epoch
+        order = np.random.default_rng(seed_of(self.seed, "order", epoch)).permutation(len(self.indices))
+        return iter([(epoch, self.indices[position]) for position in order])
+
+
+def training_batches(
+    domain: Domain, indices: Sequence[int], training: TrainingConfig, *, workers: int, pin_memory: bool = False
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of augmented images; a last batch of one image is dropped, for batch normalisation needs two.
+
+    Args:
+        domain: images and masks.
+        indices: the images to train on, at least two.
+        training: batch size, seed and augmentation.
+        workers: processes that augment; changes speed only.
+        pin_memory: for copies to a GPU.
+    """
+    return DataLoader(
+        SourceImages(domain, training),
+        batch_size=training.batch_size,
+        sampler=EpochOrder(indices, training.seed),
+        num_workers=workers,
+        drop_last=len(indices) % training.batch_size == 1,
+        pin_memory=pin_memory,
+    )
+
+
+def split(count: int, holdout: float, seed: int) -> tuple[list[int], list[int]]:
+    """Divide ``count`` images into those to train on and those held out, each in ascending order.
+
+    Args:
+        count: number of images.
+        holdout: fraction to hold out; above 0, at least one image is.
+        seed: of the permutation.
+    """
+    held = max(1, round(holdout * count)) if holdout > 0 else 0
+    order = np.random.default_rng(seed_of(seed, "holdout")).permutation(count).tolist()
+    return sorted(order[held:]), sorted(order[:held])

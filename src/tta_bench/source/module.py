@@ -1,0 +1,79 @@
+"""Source training as a LightningModule."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from tta_bench.config import TrainingConfig
+from tta_bench.draws import seed_of
+from tta_bench.errors import UserError
+from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.source.loss import BRANCH_WEIGHTS, branch_loss, segmentation_loss
+
+
+class SourceTraining(pl.LightningModule):
+    """Supervised training of the network, with the self-supervised losses of its branches if it has any.
+
+    Args:
+        model: the network.
+        training: optimiser, schedule and seed.
+    """
+
+    def __init__(self, model: SegmentationModel, training: TrainingConfig) -> None:
+        super().__init__()
+        # Channels last: the layout in which convolutions are fastest, on CPUs and GPUs.
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.training_config = training
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[N, classes, H, W]`` of images ``[N, 3, H, W]``."""
+        return self.model(images.contiguous(memory_format=torch.channels_last))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch: images ``[N, 3, H, W]``, labels bool ``[N, classes, H, W]``.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        images, labels = batch
+        loss = segmentation_loss(self(images), labels)
+        for name in self.model.branches:
+            loss = loss + BRANCH_WEIGHTS[name] * branch_loss(name, self.model, images)
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"training the source model diverged in epoch {self.current_epoch + 1} (loss {loss.item()}): "
+                f"lower training.learning_rate={self.training_config.learning_rate}"
+            )
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Set what depends on the epoch alone, so that a resumed run continues with the same numbers."""
+        config = self.training_config
+        torch.manual_seed(seed_of(config.seed, "epoch", self.current_epoch))
+        rate = config.learning_rate * polynomial_decay(
+            self.current_epoch, config.epochs, config.schedule_power
+        )
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD or Adam, over all parameters."""
+        config = self.training_config
+        if config.optimizer == "adam":
+            return torch.optim.Adam(
+                self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            )
+        return torch.optim.SGD(
+            self.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )
+
+
+def polynomial_decay(epoch: int, epochs: int, power: float) -> float:
+    """Factor of the learning rate in an epoch counted from 0: ``(1 - epoch / epochs) ** power``."""
+    return (1 - epoch / epochs) ** power

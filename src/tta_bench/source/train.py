@@ -1,0 +1,270 @@
+"""The source model of a domain: trained once, kept under a hash of everything that determines it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from filelock import FileLock, Timeout
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from tta_bench.config import RunConfig, TrainingConfig
+from tta_bench.data.domain import Domain
+from tta_bench.device import resolve_device
+from tta_bench.errors import UserError
+from tta_bench.metrics import dice_score
+from tta_bench.models.build import build_model
+from tta_bench.models.checkpoint import SourceModel, load_checkpoint, save_checkpoint
+from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.source.dataset import split, training_batches
+from tta_bench.source.module import SourceTraining
+
+log = logging.getLogger(__name__)
+
+TRAINING_VERSION = 1
+"""Part of the cache key; raise it whenever the same configuration would give other weights."""
+
+THRESHOLD = 0.5
+"""Probability from which a pixel belongs to a class, for the in-domain Dice."""
+
+_PARTIAL_SECONDS = 10.0  # between two partial checkpoints: at most this much work is lost
+_NOT_IN_KEY = {"name", "workers"}  # a label, and speed
+
+
+def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
+    """The source model of ``domain``: loaded if it was trained before, else trained now.
+
+    It lives in ``root/source_models/<key>/model.ckpt``. A killed training resumes and gives the same weights as
+    one that was not killed. Two processes that want the same model: one trains, the other waits. The global
+    random state is as before afterwards.
+
+    Args:
+        config: the run; ``config.source`` is the domain's name.
+        domain: the images to train on.
+        root: folder of all results.
+
+    Raises:
+        UserError: too few images, a diverging training, no GPU for ``device=cuda``, an encoder that cannot be
+            had, or a damaged file in the cache.
+    """
+    folder = root / "source_models" / cache_key(config, domain)
+    path = folder / "model.ckpt"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / "lock"):
+            if not path.exists():  # another process may have made it in the meantime
+                _train(config, domain, folder)
+    return load_checkpoint(path, config)
+
+
+def cache_key(config: RunConfig, domain: Domain) -> str:
+    """Hash of all that determines the weights: data, network, training and this code's version."""
+    content = {
+        "version": TRAINING_VERSION,
+        "domain": domain.fingerprint,
+        "image_size": domain.images.shape[1],
+        "classes": [[name, list(values)] for name, values in domain.classes.items()],
+        "model": config.model.model_dump(mode="json"),
+        "training": config.training.model_dump(mode="json", exclude=_NOT_IN_KEY),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def in_domain_dice(
+    model: SegmentationModel, domain: Domain, indices: Sequence[int], device: torch.device
+) -> dict[str, float]:
+    """Mean Dice of each class, percent, of ``model`` in eval mode on some images of its own domain."""
+    model.eval()
+    scores = []
+    with torch.no_grad():
+        for index in indices:
+            logits = model(domain.image(index)[None].to(device))[0].cpu()
+            scores.append(dice_score(torch.sigmoid(logits) >= THRESHOLD, domain.label(index)))
+    means = torch.stack(scores).mean(dim=0).tolist()
+    return dict(zip(domain.classes, means, strict=True))
+
+
+def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
+    """Train and write ``folder/model.ckpt``; the last epoch counts."""
+    training = config.training
+    train, held_out = split(len(domain), training.holdout, training.seed)
+    if len(train) < 2:
+        raise UserError(
+            f"source={domain.name} has {len(domain)} images, {len(held_out)} of them held out: training needs at "
+            "least 2; add images, raise data.limit or set training.holdout=0"
+        )
+    device = resolve_device(config.device)
+    partial = folder / "last.ckpt"
+    with _isolated_random_state(training.seed), _quiet_lightning():
+        module = SourceTraining(build_model(config.model, len(domain.classes)), training)
+        batches = training_batches(
+            domain,
+            train,
+            training,
+            workers=min(training.workers, os.cpu_count() or 1),
+            pin_memory=device.type == "cuda",
+        )
+        trainer = pl.Trainer(
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            devices=1,
+            max_epochs=training.epochs,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            callbacks=[ProgressBar(domain.name), PartialCheckpoint(partial)],
+        )
+        resume = partial if _is_resumable(partial) else None
+        if resume is not None:
+            log.info("resuming the training of source model %s from %s", domain.name, partial)
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+            trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
+        model = module.model.to(device)
+        dice = in_domain_dice(model, domain, held_out, device) if held_out else None
+    save_checkpoint(
+        folder / "model.ckpt",
+        model.state_dict(),
+        architecture=config.model.model_dump(mode="json"),
+        classes=domain.classes,
+        image_size=domain.images.shape[1],
+        domain=domain.name,
+        fingerprint=domain.fingerprint,
+        training=training.model_dump(mode="json"),
+        dice_in_domain_per_class=dice,
+    )
+    partial.unlink(missing_ok=True)
+
+
+class PartialCheckpoint(pl.Callback):
+    """Keeps the state after a finished epoch, at most every few seconds, to resume a killed training.
+
+    Args:
+        path: the file, replaced each time.
+        seconds: least time between two files.
+    """
+
+    def __init__(self, path: Path, seconds: float = _PARTIAL_SECONDS) -> None:
+        self.path = path
+        self.seconds = seconds
+        self._saved = monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save if it is time; after the last epoch the finished model follows at once."""
+        if monotonic() - self._saved < self.seconds or trainer.current_epoch + 1 == trainer.max_epochs:
+            return
+        temporary = self.path.with_suffix(".part")
+        trainer.save_checkpoint(temporary)
+        os.replace(temporary, self.path)
+        self._saved = monotonic()
+
+
+class ProgressBar(pl.Callback):
+    """One bar for the whole training, with epoch and loss.
+
+    Args:
+        domain: named in front of the bar.
+    """
+
+    def __init__(self, domain: str) -> None:
+        self._bar = Progress(
+            TextColumn(f"source model {domain}: epoch {{task.fields[epoch]}}, loss {{task.fields[loss]}}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._task = TaskID(0)
+        self._losses: list[float] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the bar, at the step that a resumed training has reached."""
+        steps = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
+        self._task = self._bar.add_task("", total=steps, completed=trainer.global_step, epoch="-", loss="-")
+        self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance, with the mean loss of the epoch so far."""
+        self._losses = [*self._losses, float(outputs["loss"])] if batch_idx else [float(outputs["loss"])]
+        self._bar.update(
+            self._task,
+            completed=trainer.global_step,
+            epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
+            loss=f"{np.mean(self._losses):.3f}",
+        )
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave the terminal as it was, also after an exception."""
+        self._bar.stop()
+
+
+def _is_resumable(partial: Path) -> bool:
+    """Whether the partial checkpoint can be read; one that cannot is left out with a warning."""
+    if not partial.exists():
+        return False
+    try:
+        content = torch.load(partial, map_location="cpu", weights_only=True)
+        return bool({"state_dict", "optimizer_states", "loops"} <= content.keys())
+    except Exception as error:  # torch raises many kinds for damaged files, none documented
+        log.warning("ignoring the unreadable partial checkpoint %s (%s): training anew", partial, error)
+        return False
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the lock of one source model; the system releases it when its holder is killed."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process that trains the same source model (%s)", path.parent)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _isolated_random_state(seed: int) -> Iterator[None]:
+    """Seed every global generator, and put their states back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without its notes on hardware, on the number of workers and on loggers."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
