@@ -122,9 +122,7 @@ def _with_contours(
         # The staircase of a mask's pixels is smoothed away, to half a mask pixel.
         smooth = np.asarray(Image.fromarray(inside).resize(fine, Image.Resampling.BICUBIC))
         smooth = ndimage.gaussian_filter(smooth, 0.6 * fine[1] / mask.shape[0], mode="nearest") > 0.5
-        distance = np.where(
-            smooth, ndimage.distance_transform_edt(smooth), ndimage.distance_transform_edt(~smooth)
-        )
+        distance = np.where(smooth, ndimage.distance_transform_edt(smooth), ndimage.distance_transform_edt(~smooth))
         line = Image.fromarray(((distance <= thickness / 2) * 255).astype(np.uint8))
         tile.paste(colour, mask=line.resize(tile.size, Image.Resampling.BOX))
     return tile

@@ -67,7 +67,7 @@ class Centre:
         description: the centre in one sentence.
         count: number of images in the default data set.
         disc_diameter: (low, high) of the disc's mean diameter, fraction of the field, within [0.25, 0.45].
-        cup_to_disc: (mean, sd) of the mean cup-to-disc diameter ratio, kept within [0.2, 0.85].
+        cup_to_disc: (mean, sd) of the mean cup-to-disc diameter ratio, kept within [0.25, 0.85].
         cup_slope: (low, high) width of the cup's wall, in disc radii; a wide wall has no clear edge.
         pallor: (mean, sd) of the rim's loss of capillaries, 0 healthy pink to 1 white.
         pigmentation: (mean, sd) of the melanin density of retina and choroid, about 0.3 to 1.6.
@@ -151,7 +151,7 @@ CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
             crosstalk=0.08,
             white_balance=(1.2, 0.88, 0.55),
             exposure=(0.31, 0.03),
-            gamma=1.9,
+            gamma=1.95,
             contrast=1.1,
             black_level=0.02,
             sharpening=0.0,
@@ -205,13 +205,13 @@ CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
             defocus=(0.008, 0.014),
             haze=(0.15, 0.35),
             haze_tint=(0.95, 1.1, 0.7),
-            flare=(0.10, 0.60),
+            flare=(0.10, 0.70),
             illumination=(0.30, 0.60),
             vignetting=(0.25, 0.50),
             crosstalk=0.12,
-            white_balance=(0.95, 1.05, 0.60),
-            exposure=(0.14, 0.025),
-            gamma=1.8,
+            white_balance=(1.0, 0.95, 0.50),
+            exposure=(0.13, 0.025),
+            gamma=2.1,
             contrast=0.95,
             black_level=0.02,
             sharpening=0.0,
@@ -275,7 +275,7 @@ CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
             contrast=0.95,
             black_level=0.04,
             sharpening=0.3,
-            noise=0.08,
+            noise=0.065,
             quality=65,
         ),
     }
@@ -283,9 +283,7 @@ CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
 """The five virtual centres by name."""
 
 
-def render(
-    centre: str, index: int, *, seed: int = 0, size: int = 128
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def render(centre: str, index: int, *, seed: int = 0, size: int = 128) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Render one photograph with its annotation.
 
     Args:
@@ -311,9 +309,7 @@ def render(
     # One stream per stage: the number of draws of one stage, which may depend on the size, cannot shift
     # another stage's.
     streams = np.random.SeedSequence((VERSION, seed, ord(centre), index)).spawn(6)
-    eye_rng, texture_rng, vessel_rng, optics_rng, exposure_rng, noise_rng = map(
-        np.random.default_rng, streams
-    )
+    eye_rng, texture_rng, vessel_rng, optics_rng, exposure_rng, noise_rng = map(np.random.default_rng, streams)
 
     eye = _sample_eye(parameters, eye_rng)
     disc, cup, angle = _disc_coordinates(eye, size)
@@ -372,7 +368,7 @@ def _sample_eye(centre: Centre, rng: np.random.Generator) -> _Eye:
     disc_waves = np.stack([rng.normal(0, [0.012, 0.010, 0.007]), phases[0]], axis=1)
     cup_waves = np.stack([rng.normal(0, [0.040, 0.030, 0.020]), phases[1]], axis=1)
 
-    cup_radius = float(np.clip(_normal(rng, centre.cup_to_disc), 0.2, 0.85))
+    cup_radius = float(np.clip(_normal(rng, centre.cup_to_disc), 0.25, 0.85))
     # Small cups lie anywhere near the middle, large ones have no room to; cups lie towards the temporal side.
     room = 0.9 - cup_radius
     cup_position = (temporal * 0.12 + rng.normal(0, 0.06)) * min(1.0, 2 * room), rng.normal(0, 0.10) * room
@@ -449,9 +445,7 @@ def _spline_weights(size: int, cells: int) -> Array:
     place = _pixel_centres(size) * cells
     cell = np.floor(place).astype(int)
     t = place - cell
-    taps = (
-        np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
-    )
+    taps = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=1) / 6
     weights = np.zeros((size, cells + 3))
     np.put_along_axis(weights, cell[:, None] + np.arange(4), taps, axis=1)
     return weights
@@ -533,7 +527,7 @@ def _nerve_fibres(eye: _Eye, disc: Array, cup: Array, angle: Array, rng: np.rand
     """Linear light reflected by the nerve fibres: striae that fan out of the disc, dense above and below."""
     table = ndimage.gaussian_filter1d(rng.standard_normal(720), 1.6, mode="wrap")
     fan = angle + 0.25 * np.sin(2 * angle) * eye.temporal * np.clip(disc - 1, 0, 2)
-    turns = np.linspace(-np.pi, np.pi, 720)
+    turns = np.linspace(-np.pi, np.pi, 720, endpoint=False)
     striae = np.interp(fan.ravel(), turns, table, period=2 * np.pi).reshape(fan.shape)
     bundle = np.exp(-np.clip(disc - 0.9, 0, None) / 0.8) * (0.25 + 0.75 * np.sin(angle) ** 2)
     # Their sheen builds up over the rim; the cup has none.
@@ -550,9 +544,7 @@ def _nerve_head(eye: _Eye, disc: Array, cup: Array, rng: np.random.Generator) ->
     # Capillaries thin out towards the temporal side and with atrophy of the nerve.
     axis = _pixel_centres(size)
     temporal = eye.temporal * (axis[None, :] - eye.position[0]) / eye.radii[0]
-    capillaries = (0.62 - 0.34 * eye.pallor) * (
-        1 - 0.28 * np.clip(temporal, -1, 1) + 0.14 * blotches + 0.06 * grain
-    )
+    capillaries = (0.62 - 0.34 * eye.pallor) * (1 - 0.28 * np.clip(temporal, -1, 1) + 0.14 * blotches + 0.06 * grain)
     rim = _absorb(_NERVE, (np.maximum(capillaries, 0.03), _BLOOD))
 
     # The floor of the cup: bare lamina with its grey pores where the cup is deep.
@@ -694,15 +686,10 @@ def _vessels(light: Array, eye: _Eye, centre: Centre, rng: np.random.Generator) 
         blood_vein[None] * _VENOUS[:, None, None] + blood_artery[None] * _ARTERIAL[:, None, None]
     )
     # The light streak along the arteries is a mirror reflection off the blood column.
-    return (
-        light * np.exp(-dark)
-        + 0.10 * reflex * np.exp(-3 * blood_vein) * np.array([1.0, 0.7, 0.5])[:, None, None]
-    )
+    return light * np.exp(-dark) + 0.10 * reflex * np.exp(-3 * blood_vein) * np.array([1.0, 0.7, 0.5])[:, None, None]
 
 
-def _draw(
-    size: int, x0: Array, y0: Array, x1: Array, y1: Array, width: Array, density: Array
-) -> tuple[Array, Array]:
+def _draw(size: int, x0: Array, y0: Array, x1: Array, y1: Array, width: Array, density: Array) -> tuple[Array, Array]:
     """Blood density and central reflex [size, size] of straight vessel segments with round cross-section."""
     pixel = 1 / size
     reach = width + pixel
@@ -790,9 +777,7 @@ def _develop(light: Array, centre: Centre) -> Array:
     tone = 0.5 + centre.contrast * (tone - 0.5)
     if centre.sharpening > 0:
         sigma = 0.008 * light.shape[-1]
-        tone = tone + centre.sharpening * (
-            tone - ndimage.gaussian_filter(tone, (0, sigma, sigma), mode="nearest")
-        )
+        tone = tone + centre.sharpening * (tone - ndimage.gaussian_filter(tone, (0, sigma, sigma), mode="nearest"))
     return np.clip(centre.black_level + (1 - centre.black_level) * tone, 0, 1)
 
 
@@ -830,9 +815,7 @@ def _compress(picture: Array, quality: int) -> NDArray[np.uint8]:
     steps = np.stack([_LUMA_STEPS, _CHROMA_STEPS, _CHROMA_STEPS])[:, None, None]
     steps = np.clip(np.floor(steps * scale + 0.5), 1, 255)
     padding = -size % 8
-    blocks = np.pad(
-        np.tensordot(_TO_YCC, picture * 255, 1), ((0, 0), (0, padding), (0, padding)), mode="edge"
-    )
+    blocks = np.pad(np.tensordot(_TO_YCC, picture * 255, 1), ((0, 0), (0, padding), (0, padding)), mode="edge")
     blocks[0] -= 128
     across = (size + padding) // 8
     blocks = blocks.reshape(3, across, 8, across, 8).swapaxes(2, 3)
