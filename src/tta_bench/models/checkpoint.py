@@ -252,7 +252,8 @@ def load_checkpoint(path: Path, config: RunConfig) -> SourceModel:
     if faults:
         raise UserError([f"checkpoint {path}: {fault}" for fault in faults])
 
-    model = build_model(config.model, len(config.data.classes), pretrained=False)
+    with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state
+        model = build_model(config.model, len(config.data.classes), pretrained=False)
     state = without_branches(checkpoint.state, keep=config.model.branches)
     faults = state_faults(state, model.state_dict())
     if faults:
@@ -344,6 +345,8 @@ def _read_own(path: Path, sha256: str, content: dict[str, Any]) -> Checkpoint:
     missing = [field for field in _OWN_FIELDS if field not in content]
     if missing:
         raise UserError(f"checkpoint {path} lacks {', '.join(missing)}: it was edited or damaged; train it again")
+    if not all(isinstance(value, Tensor) for value in content["state"].values()):
+        raise UserError(f"checkpoint {path} has other things than tensors among its weights; train it again")
     if content["preprocessing"] != PREPROCESSING:
         raise UserError(
             f"checkpoint {path}: its preprocessing is '{content['preprocessing']}', this tta_bench has "

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would look for updates on the network
-import albumentations as A  # noqa: E402
+import albumentations as A
 
 if TYPE_CHECKING:
     from tta_bench.config import AugmentationConfig
@@ -40,9 +40,7 @@ class Augmentation:
             training script, whose masks were passed under a key that its transforms ignore.
     """
 
-    def __init__(
-        self, config: AugmentationConfig, image_size: int, legacy_unaligned_mask: bool = False
-    ) -> None:
+    def __init__(self, config: AugmentationConfig, image_size: int, legacy_unaligned_mask: bool = False) -> None:
         self.legacy_unaligned_mask = legacy_unaligned_mask
         sigma = _ELASTIC_WAVELENGTH * image_size
         # A field of uniform numbers in [-1, 1], smoothed by a Gaussian in two dimensions, has the standard
@@ -64,9 +62,7 @@ class Augmentation:
                 A.HorizontalFlip(p=config.flip),
                 A.VerticalFlip(p=config.flip),
                 # Saturates at 255, like an over-exposed photograph.
-                A.MultiplicativeNoise(
-                    multiplier=config.brightness_range, per_channel=True, p=config.brightness
-                ),
+                A.MultiplicativeNoise(multiplier=config.brightness_range, per_channel=True, p=config.brightness),
                 A.GaussNoise(std_range=(low / 255, high / 255), p=config.noise),
             ]
         )

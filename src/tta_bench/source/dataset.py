@@ -26,9 +26,7 @@ class SourceImages(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, domain: Domain, training: TrainingConfig) -> None:
         self.domain = domain
         self.seed = training.seed
-        self.augmentation = Augmentation(
-            training.augmentation, domain.images.shape[1], training.legacy_unaligned_mask
-        )
+        self.augmentation = Augmentation(training.augmentation, domain.images.shape[1], training.legacy_unaligned_mask)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Image float32 ``[3, size, size]`` in [0, 1] and label bool ``[classes, size, size]``."""

@@ -24,7 +24,7 @@ class SourceTraining(pl.LightningModule):
     def __init__(self, model: SegmentationModel, training: TrainingConfig) -> None:
         super().__init__()
         # Channels last: the layout in which convolutions are fastest, on CPUs and GPUs.
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(memory_format=torch.channels_last)
         self.training_config = training
 
     def forward(self, images: Tensor) -> Tensor:
@@ -37,6 +37,8 @@ class SourceTraining(pl.LightningModule):
         Raises:
             UserError: the loss is not finite.
         """
+        # Noise and rotation labels depend on epoch and batch alone, so that a resumed run draws the same.
+        torch.manual_seed(seed_of(self.training_config.seed, "batch", self.current_epoch, batch_idx))
         images, labels = batch
         loss = segmentation_loss(self(images), labels)
         for name in self.model.branches:
@@ -49,12 +51,9 @@ class SourceTraining(pl.LightningModule):
         return loss
 
     def on_train_epoch_start(self) -> None:
-        """Set what depends on the epoch alone, so that a resumed run continues with the same numbers."""
+        """Set the learning rate, a function of the epoch alone: nothing to restore when a run resumes."""
         config = self.training_config
-        torch.manual_seed(seed_of(config.seed, "epoch", self.current_epoch))
-        rate = config.learning_rate * polynomial_decay(
-            self.current_epoch, config.epochs, config.schedule_power
-        )
+        rate = config.learning_rate * polynomial_decay(self.current_epoch, config.epochs, config.schedule_power)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
 
@@ -62,9 +61,7 @@ class SourceTraining(pl.LightningModule):
         """SGD or Adam, over all parameters."""
         config = self.training_config
         if config.optimizer == "adam":
-            return torch.optim.Adam(
-                self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-            )
+            return torch.optim.Adam(self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         return torch.optim.SGD(
             self.parameters(),
             lr=config.learning_rate,

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import random
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +18,12 @@ import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
-from tta_bench.config import RunConfig, TrainingConfig
+from tta_bench.config import RunConfig
 from tta_bench.data.domain import Domain
 from tta_bench.device import resolve_device
 from tta_bench.errors import UserError
+from tta_bench.lightning import quiet_lightning
 from tta_bench.metrics import dice_score
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint, save_checkpoint
@@ -108,7 +107,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
         )
     device = resolve_device(config.device)
     partial = folder / "last.ckpt"
-    with _isolated_random_state(training.seed), _quiet_lightning():
+    with _isolated_random_state(training.seed), quiet_lightning():
         module = SourceTraining(build_model(config.model, len(domain.classes)), training)
         batches = training_batches(
             domain,
@@ -154,17 +153,15 @@ class PartialCheckpoint(pl.Callback):
 
     Args:
         path: the file, replaced each time.
-        seconds: least time between two files.
     """
 
-    def __init__(self, path: Path, seconds: float = _PARTIAL_SECONDS) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.seconds = seconds
         self._saved = monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if it is time; after the last epoch the finished model follows at once."""
-        if monotonic() - self._saved < self.seconds or trainer.current_epoch + 1 == trainer.max_epochs:
+        if monotonic() - self._saved < _PARTIAL_SECONDS or trainer.current_epoch + 1 == trainer.max_epochs:
             return
         temporary = self.path.with_suffix(".part")
         trainer.save_checkpoint(temporary)
@@ -218,10 +215,12 @@ def _is_resumable(partial: Path) -> bool:
         return False
     try:
         content = torch.load(partial, map_location="cpu", weights_only=True)
-        return bool({"state_dict", "optimizer_states", "loops"} <= content.keys())
+        missing = {"state_dict", "optimizer_states", "loops"} - content.keys()
     except Exception as error:  # torch raises many kinds for damaged files, none documented
-        log.warning("ignoring the unreadable partial checkpoint %s (%s): training anew", partial, error)
-        return False
+        missing = {f"{type(error).__name__}: {error}"}
+    if missing:
+        log.warning("ignoring the broken partial checkpoint %s (%s): training anew", partial, missing)
+    return not missing
 
 
 @contextmanager
@@ -252,19 +251,3 @@ def _isolated_random_state(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-
-
-@contextmanager
-def _quiet_lightning() -> Iterator[None]:
-    """Without its notes on hardware, on the number of workers and on loggers."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils.data")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

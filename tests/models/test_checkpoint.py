@@ -1,0 +1,403 @@
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from tta_bench.config import RunConfig
+from tta_bench.errors import UserError
+from tta_bench.models import checkpoint_cli
+from tta_bench.models.build import build_model
+from tta_bench.models.checkpoint import (
+    OFFICIAL_BRANCHES,
+    OFFICIAL_PREFIXES,
+    from_official,
+    load_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    to_official,
+)
+from tta_bench.models.resunet import ResUNet
+
+AUGMENTATION = {
+    "flip": 0.5,
+    "affine": 0,
+    "rotation_degrees": 0,
+    "scale": [1, 1],
+    "elastic": 0,
+    "brightness": 0,
+    "brightness_range": [1, 1],
+    "noise": 0,
+    "noise_range": [0, 0],
+}
+TRAINING = {
+    "name": "test",
+    "epochs": 2,
+    "batch_size": 2,
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "weight_decay": 0,
+    "schedule_power": 0.9,
+    "holdout": 0,
+    "seed": 0,
+    "workers": 0,
+    "augmentation": AUGMENTATION,
+}
+UNET = {"name": "unet", "encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8]}
+RESUNET = {"name": "resunet34", "encoder": "resnet34"}
+CLASSES = {"disc": [1, 2], "cup": [2]}
+
+
+def run_config(model=None, *, source="A", **data) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "method": {"name": "none"},
+            "source": source,
+            "data": {"name": "synthetic", "image_size": 64, "classes": CLASSES, **data},
+            "model": model or UNET,
+            "training": TRAINING,
+            "protocol": {
+                "name": "online",
+                "reset": "target",
+                "steps": 1,
+                "predict": "after",
+                "threshold": 0.5,
+            },
+            "logger": {"name": "none"},
+            "results_root": "outputs",
+        }
+    )
+
+
+def write(path: Path, config: RunConfig, state=None, **changes) -> Path:
+    if state is None:
+        torch.manual_seed(0)
+        state = build_model(config.model, len(config.data.classes)).state_dict()
+    fields = {
+        "architecture": config.model.model_dump(mode="json"),
+        "classes": config.data.classes,
+        "image_size": config.data.image_size,
+        "domain": config.source,
+        "fingerprint": "abc",
+        "training": config.training.model_dump(mode="json"),
+        "dice_in_domain_per_class": {"disc": 90.0, "cup": 80.0},
+    }
+    save_checkpoint(path, state, **(fields | changes))
+    return path
+
+
+def rewrite(path: Path, change) -> Path:
+    """Edit the stored dictionary as a careless script would."""
+    payload = torch.load(path, weights_only=True)
+    change(payload)
+    torch.save(payload, path)
+    return path
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return run_config()
+
+
+@pytest.fixture
+def own(tmp_path, config) -> Path:
+    return write(tmp_path / "own.ckpt", config)
+
+
+def official_state() -> dict[str, torch.Tensor]:
+    """The authors' state dict as our network in the inverse direction, and their unused classifier."""
+    torch.manual_seed(0)
+    state = ResUNet(2, branches=OFFICIAL_BRANCHES).state_dict()
+    return {to_official(key): value for key, value in state.items()} | {
+        "res.fc.weight": torch.zeros(1000, 512),
+        "res.fc.bias": torch.zeros(1000),
+    }
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("official") / "last-Res_Unet.pth"
+    torch.save(official_state(), path)
+    return path
+
+
+class TestOwnFormat:
+    def test_round_trip_gives_the_same_network_and_its_description(self, own, config):
+        torch.manual_seed(0)
+        expected = build_model(config.model, 2).eval()
+        source = load_checkpoint(own, config)
+        images = torch.rand(2, 3, 64, 64)
+        assert torch.equal(source.model(images), expected(images))
+        assert not source.model.training
+        assert (source.domain, source.image_size, source.fingerprint) == ("A", 64, "abc")
+        assert source.classes == {"disc": (1, 2), "cup": (2,)}
+        assert source.dice_in_domain == 85
+        assert source.dice_in_domain_per_class == {"disc": 90, "cup": 80}
+        assert source.training["epochs"] == 2
+        assert len(source.sha256) == 64
+
+    def test_equal_models_give_equal_bytes_and_no_temporary_file_stays(self, tmp_path, config, own):
+        again = write(tmp_path / "another name.ckpt", config)
+        assert own.read_bytes() == again.read_bytes()
+        assert sorted(os.listdir(tmp_path)) == ["another name.ckpt", "own.ckpt"]
+
+    def test_unmeasured_dice_stays_unknown(self, tmp_path, config):
+        path = write(tmp_path / "m.ckpt", config, dice_in_domain_per_class=None)
+        assert load_checkpoint(path, config).dice_in_domain is None
+
+    def test_leaves_branches_that_are_not_asked_for_in_the_file(self, tmp_path, config):
+        path = write(tmp_path / "m.ckpt", run_config({**UNET, "branches": ["rotation", "denoising"]}))
+        assert list(load_checkpoint(path, config).model.branches) == []
+        with_one = run_config({**UNET, "branches": ["denoising"]})
+        assert list(load_checkpoint(path, with_one).model.branches) == ["denoising"]
+
+    def test_other_mask_values_for_the_same_classes_are_a_warning(self, own, caplog):
+        load_checkpoint(own, run_config(classes={"disc": [0, 128], "cup": [0]}))
+        assert "learnt class disc from mask values [1, 2], data.classes.disc is [0, 128]" in caplog.text
+
+
+class TestWhatDoesNotFit:
+    @pytest.mark.parametrize(
+        ("asked", "message"),
+        [
+            (run_config(RESUNET), r"its network is unet, but model=resunet34: use model=unet"),
+            (
+                run_config({**UNET, "encoder": "resnet34"}),
+                r"its encoder is resnet18, but model.encoder=resnet34: use model.encoder=resnet18",
+            ),
+            (
+                run_config({**UNET, "decoder_channels": None}),
+                r"its decoder widths are \[16, 16, 8, 8, 8\], but model.decoder_channels=\[256, 128, 64, 32, 16\]"
+                r": use model.decoder_channels=\[16,16,8,8,8\]",
+            ),
+            (
+                run_config({**UNET, "branches": ["rotation"]}),
+                r"it has no branch rotation \(it has: none\), but model.branches asks for it",
+            ),
+            (
+                run_config(classes={"cup": [2], "disc": [1, 2]}),
+                r"its classes are disc, cup, but data.classes are cup, disc",
+            ),
+            (run_config(classes={"disc": [1]}), r"its classes are disc, cup, but data.classes are disc:"),
+            (
+                run_config(image_size=96),
+                r"its image size is 64, but data.image_size=96: use data.image_size=64",
+            ),
+            (run_config(source="B"), r"its domain is A, but source=B: use source=A"),
+        ],
+    )
+    def test_is_refused_with_file_field_both_values_and_remedy(self, own, asked, message):
+        with pytest.raises(UserError, match=message) as caught:
+            load_checkpoint(own, asked)
+        assert all(fault.startswith(f"checkpoint {own}: ") for fault in caught.value.faults)
+
+    def test_reports_all_faults_at_once(self, own):
+        with pytest.raises(UserError) as caught:
+            load_checkpoint(own, run_config({**UNET, "encoder": "resnet34"}, source="B", image_size=96))
+        assert len(caught.value.faults) == 3
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda p: p.update(format_version=9), "its format_version is 9, this tta_bench reads 1"),
+            (lambda p: p.pop("domain"), "lacks domain: it was edited or damaged"),
+            (lambda p: p.update(preprocessing="z-score"), "preprocessing is 'z-score', this tta_bench has 'min"),
+            (lambda p: p["state"].update(extra="text"), "other things than tensors among its weights"),
+            (lambda p: p["state"].pop("head.0.bias"), "missing weights: head.0.bias"),
+            (lambda p: p["state"].update(extra=torch.zeros(1)), "unexpected weights: extra"),
+            (
+                lambda p: p["state"].update({"head.0.bias": torch.zeros(7)}),
+                r"wrong shapes: head.0.bias \[7\] instead of \[2\]",
+            ),
+            (lambda p: p["state"]["head.0.bias"].fill_(float("nan")), "not finite .* in head.0.bias"),
+        ],
+    )
+    def test_edited_files_are_refused(self, own, config, change, message):
+        with pytest.raises(UserError, match=message):
+            load_checkpoint(rewrite(own, change), config)
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+class TestUnreadableFiles:
+    def check(self, path: Path, message: str, config: RunConfig) -> None:
+        with pytest.raises(UserError, match=message) as caught:
+            load_checkpoint(path, config)
+        assert str(path) in str(caught.value)
+
+    def test_missing(self, tmp_path, config):
+        self.check(tmp_path / "none.pth", "does not exist: check the path", config)
+
+    def test_empty(self, tmp_path, config):
+        (tmp_path / "m.pth").touch()
+        self.check(tmp_path / "m.pth", "is empty", config)
+
+    @pytest.mark.parametrize("part", [0.01, 0.5, 0.999])
+    def test_truncated(self, own, config, part):
+        content = own.read_bytes()
+        own.write_bytes(content[: int(len(content) * part)])
+        self.check(own, "is truncated", config)
+
+    def test_one_changed_bit(self, own, config):
+        content = bytearray(own.read_bytes())
+        content[len(content) // 2] ^= 1
+        own.write_bytes(content)
+        self.check(own, "is damaged", config)
+
+    def test_truncated_in_the_format_of_old_torch(self, tmp_path, config):
+        path = tmp_path / "m.pth"
+        torch.save(official_state(), path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes()[:-5000])
+        self.check(path, "is damaged or not a PyTorch file", config)
+
+    def test_not_a_pytorch_file(self, tmp_path, config):
+        path = tmp_path / "m.pth"
+        path.write_text("<html>404</html>")
+        self.check(path, "is not a PyTorch file", config)
+
+    def test_another_network(self, tmp_path, config):
+        path = tmp_path / "m.pth"
+        torch.save({"layer.weight": torch.zeros(3)}, path)
+        self.check(path, "is neither a checkpoint of tta_bench nor the GraTa authors' ResUNet-34", config)
+
+    @pytest.mark.parametrize("container", ["archive", "old torch", *range(pickle.HIGHEST_PROTOCOL + 1)])
+    def test_a_pickle_that_executes_code_is_refused_and_never_executed(self, tmp_path, config, container):
+        path, target = tmp_path / "m.pth", tmp_path / "created"
+        content = {"state_dict": Payload(target)}
+        if isinstance(container, int):
+            path.write_bytes(pickle.dumps(content, protocol=container))
+        else:
+            torch.save(content, path, _use_new_zipfile_serialization=container == "archive")
+        text = container in (0, 1)  # these pickles have no header that would tell them from any other text
+        self.check(path, "not a PyTorch file" if text else "could execute code, so it is refused", config)
+        assert not target.exists()
+        if isinstance(container, int):  # now prove that it was a real one
+            pickle.loads(path.read_bytes())
+        else:
+            torch.load(path, weights_only=False)
+        assert target.exists()
+
+
+class TestOfficialFormat:
+    def config(self, branches=(), **data) -> RunConfig:
+        return run_config({**RESUNET, "branches": list(branches)}, **{"image_size": 512, **data})
+
+    def test_every_weight_arrives(self, official):
+        source = load_checkpoint(official, self.config(OFFICIAL_BRANCHES))
+        torch.manual_seed(0)
+        expected = ResUNet(2, branches=OFFICIAL_BRANCHES).eval()
+        images = torch.rand(1, 3, 64, 64)
+        assert torch.equal(source.model(images), expected(images))
+        for name in OFFICIAL_BRANCHES:
+            assert torch.equal(source.model.branch(name, images), expected.branch(name, images))
+        assert source.domain == "A"
+        assert source.dice_in_domain is None
+
+    def test_names_are_those_of_the_authors_file(self):
+        shapes = Path(__file__).parents[2].parent / "shared" / "specs" / "official_state_dict.json"
+        if not shapes.exists():
+            pytest.skip("the authors' list of keys and shapes is not here")
+        expected = json.loads(shapes.read_text())
+        assert {key: list(value.shape) for key, value in official_state().items()} == expected
+
+    def test_names_map_back_and_forth(self):
+        keys = [key for key in official_state() if not key.startswith("res.fc.")]
+        assert [to_official(from_official(key)) for key in keys] == keys
+        assert all(any(key.startswith(theirs) for key in keys) for theirs, _ in OFFICIAL_PREFIXES)
+
+    def test_drops_branches_that_are_not_asked_for(self, official):
+        model = load_checkpoint(official, self.config(["rotation"])).model
+        assert list(model.branches) == ["rotation"]
+
+    @pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", None])
+    def test_accepts_wrappers_and_parallel_prefixes(self, tmp_path, wrapper):
+        path = tmp_path / "m.pth"
+        state = {f"module.{key}": value for key, value in official_state().items()}
+        torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
+        assert load_checkpoint(path, self.config()).sha256
+
+    def test_warns_at_another_image_size_than_the_authors(self, official, caplog):
+        load_checkpoint(official, self.config())
+        assert not caplog.records
+        load_checkpoint(official, self.config(image_size=256))
+        assert "its authors used 512 pixels, data.image_size=256" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda s: s.pop("up1.bn.weight"), "is not the GraTa .*missing weights: up1.bn.weight"),
+            (lambda s: s.update({"recon9.bn.weight": torch.zeros(1)}), "unexpected weights: recon9.bn.weight"),
+            (
+                lambda s: s.update({"seg_head.bias": torch.zeros(3)}),
+                r"wrong shapes: seg_head.bias \[3\] instead of \[2\]",
+            ),
+            (lambda s: s["up5.bias"].fill_(float("inf")), "not finite .* in up5.bias"),
+        ],
+    )
+    def test_is_strict(self, tmp_path, change, message):
+        state = official_state()
+        change(state)
+        torch.save(state, tmp_path / "m.pth")
+        with pytest.raises(UserError, match=message):
+            load_checkpoint(tmp_path / "m.pth", self.config())
+
+    @pytest.mark.parametrize(
+        ("asked", "message"),
+        [
+            (run_config(UNET), "its network is resunet34, but model=unet"),
+            (run_config(RESUNET, classes={"nuclei": [1]}), "its classes are disc, cup, but data.classes are nuc"),
+        ],
+    )
+    def test_refuses_another_network_and_other_classes(self, official, asked, message):
+        with pytest.raises(UserError, match=message):
+            load_checkpoint(official, asked)
+
+
+class TestCommands:
+    def test_verify_says_what_the_file_is(self, own):
+        text = checkpoint_cli.verify(own)
+        lines = dict(line.split(":", 1) for line in text.splitlines())
+        found = {key: value.strip() for key, value in lines.items()}
+        assert found["network"] == "unet, encoder resnet18"
+        assert found["classes"] == "disc, cup"
+        assert found["domain"] == "A"
+        assert found["training"] == "test, 2 epochs"
+        assert found["in-domain Dice"] == "85.00 % (disc 90.00, cup 80.00)"
+        assert found["sha256"] == read_checkpoint(own).sha256
+
+    def test_verify_counts_the_affine_scalars_of_the_paper(self, official):
+        assert "53 layers, 22,016 affine scalars" in checkpoint_cli.verify(official)
+
+    def test_verify_refuses_weights_that_do_not_fit_the_architecture(self, own):
+        rewrite(own, lambda p: p["architecture"].update(encoder="resnet34"))
+        with pytest.raises(UserError, match="missing weights: encoder"):
+            checkpoint_cli.verify(own)
+
+    def test_import_gives_a_model_that_knows_its_domain(self, official, tmp_path):
+        out = tmp_path / "A.ckpt"
+        checkpoint_cli.import_official(official, out, "A")
+        assert "domain:         A" in checkpoint_cli.verify(out)
+        source = load_checkpoint(out, run_config(RESUNET, image_size=512))
+        theirs = load_checkpoint(official, run_config(RESUNET, image_size=512))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(source.model.state_dict().values(), theirs.model.state_dict().values(), strict=True)
+        )
+        with pytest.raises(UserError, match="its domain is A, but source=B"):
+            load_checkpoint(out, run_config(RESUNET, image_size=512, source="B"))
+
+    def test_import_never_overwrites_and_takes_official_files_only(self, official, own, tmp_path):
+        with pytest.raises(UserError, match="exists: give another name"):
+            checkpoint_cli.import_official(official, own, "A")
+        with pytest.raises(UserError, match="is a checkpoint of tta_bench already: use checkpoint="):
+            checkpoint_cli.import_official(own, tmp_path / "new.ckpt", "A")

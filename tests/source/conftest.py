@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from tta_bench.config import RunConfig
+from tta_bench.data.domain import Domain
+
+SIZE = 64
+
+
+@pytest.fixture
+def make_config():
+    """A run on a tiny network; keyword arguments change the training, ``model`` and ``device`` their parts."""
+
+    def make(model=None, device="cpu", **training) -> RunConfig:
+        augmentation = {
+            "flip": 0.5,
+            "affine": 0.5,
+            "rotation_degrees": 15,
+            "scale": [0.75, 1.25],
+            "elastic": 0.5,
+            "brightness": 0.5,
+            "brightness_range": [0.7, 1.5],
+            "noise": 0.5,
+            "noise_range": [0, 5],
+        } | training.pop("augmentation", {})
+        return RunConfig.model_validate(
+            {
+                "method": {"name": "none"},
+                "source": "A",
+                "data": {"name": "synthetic", "image_size": SIZE, "classes": {"disc": [1, 2], "cup": [2]}},
+                "model": {"name": "unet", "encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8]} | (model or {}),
+                "training": {
+                    "name": "test",
+                    "epochs": 3,
+                    "batch_size": 2,
+                    "optimizer": "adam",
+                    "learning_rate": 1e-3,
+                    "weight_decay": 0,
+                    "schedule_power": 0.9,
+                    "holdout": 0.25,
+                    "seed": 0,
+                    "workers": 0,
+                    "augmentation": augmentation,
+                }
+                | training,
+                "protocol": {
+                    "name": "online",
+                    "reset": "target",
+                    "steps": 1,
+                    "predict": "after",
+                    "threshold": 0.5,
+                },
+                "logger": {"name": "none"},
+                "results_root": "outputs",
+                "device": device,
+            }
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_domain():
+    """Noisy images with a bright disc, and a brighter cup in it."""
+
+    def make(count=4, fingerprint="abc") -> Domain:
+        rng = np.random.default_rng(0)
+        y, x = np.mgrid[:SIZE, :SIZE]
+        images = rng.integers(0, 40, (count, SIZE, SIZE, 3), dtype=np.uint8)
+        masks = np.zeros((count, SIZE, SIZE), dtype=np.uint8)
+        for index in range(count):
+            row, column = rng.integers(24, 40, 2)
+            distance = np.hypot(y - row, x - column)
+            masks[index] = (distance < 18).astype(np.uint8) + (distance < 9)
+            images[index] += (100 * masks[index])[..., None]
+        names = tuple(f"image{index}" for index in range(count))
+        return Domain("A", names, images, masks, {"disc": (1, 2), "cup": (2,)}, fingerprint)
+
+    return make

@@ -1,0 +1,50 @@
+import math
+
+import pytest
+import torch
+
+from tta_bench.models.branches import TRANSFORMS
+from tta_bench.models.build import build_model
+from tta_bench.source.loss import (
+    BRANCH_WEIGHTS,
+    ROTATION_CLASSES,
+    branch_loss,
+    segmentation_loss,
+    soft_dice_loss,
+)
+
+
+def test_soft_dice_pools_over_batch_and_channels():
+    probabilities = torch.tensor([1.0, 0.5, 0.0, 0.25]).reshape(2, 2, 1, 1)
+    labels = torch.tensor([1.0, 0.0, 0.0, 1.0]).reshape(2, 2, 1, 1)
+    # 2 * 1.25 + 1 over 1.75 + 2 + 1
+    assert soft_dice_loss(probabilities, labels).item() == pytest.approx(1 - 3.5 / 4.75)
+
+
+def test_segmentation_loss_adds_cross_entropy():
+    logits, labels = torch.zeros(1, 1, 2, 2), torch.tensor([[[[True, True], [False, False]]]])
+    assert segmentation_loss(logits, labels).item() == pytest.approx(math.log(2) + 1 - 3 / 5)
+
+
+def test_perfect_and_empty_predictions_cost_practically_nothing():
+    empty = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+    assert segmentation_loss(torch.full((2, 1, 8, 8), -50.0), empty).item() == pytest.approx(0, abs=1e-6)
+    assert segmentation_loss(torch.full((2, 1, 8, 8), 50.0), ~empty).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_rotation_classes_are_as_many_as_the_branch_has_outputs():
+    assert len(ROTATION_CLASSES) == TRANSFORMS
+
+
+@pytest.mark.parametrize("name", BRANCH_WEIGHTS)
+def test_branch_loss_trains_its_branch_and_keeps_the_source_statistics(make_config, name):
+    model = build_model(make_config(model={"branches": [name]}).model, 2).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    loss = branch_loss(name, model, torch.rand(2, 3, 64, 64))
+    loss.backward()
+    assert loss.item() > 0
+    assert all(parameter.grad is not None for parameter in model.branches[name].parameters())
+    running = [key for key in before if key.startswith("encoder.") and "running" in key]
+    assert running
+    assert all(torch.equal(before[key], model.state_dict()[key]) for key in running)
+    assert all(layer.momentum == 0.1 for layer in model.modules() if hasattr(layer, "momentum"))
