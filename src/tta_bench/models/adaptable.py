@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, Statistics
+from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
 from tta_bench.models.segmentation import SegmentationModel
 
 
@@ -38,7 +38,7 @@ class AdaptableNetwork(nn.Module):
             segmentation path.
 
     Attributes:
-        layers: adapted normalisation layers in module order, by name.
+        layers: adapted normalisation layers by name, in module order within the segmentation path and each branch.
         source_theta: ``[scalars]``, per layer first the scale, then the shift of all its channels.
         forwards: images per stream that have passed through the network since construction.
     """
@@ -49,12 +49,10 @@ class AdaptableNetwork(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._all_layers = _replace_batch_norm(self.model)
-        prefixes = tuple(f"branches.{name}." for name in branches)
-        self.layers = {
-            name: layer
-            for name, layer in self._all_layers.items()
-            if not name.startswith("branches.") or name.startswith(prefixes)
-        }
+        parts = self._all_layers.items()
+        self.layers = {name: layer for name, layer in parts if not name.startswith("branches.")}
+        for branch in branches:
+            self.layers |= {name: layer for name, layer in parts if name.startswith(f"branches.{branch}.")}
         affine = [value for layer in self.layers.values() for value in (layer.source_weight, layer.source_bias)]
         self.register_buffer("source_theta", torch.cat(affine))
         self._sizes = [value.numel() for value in affine]
@@ -126,6 +124,7 @@ class AdaptableNetwork(nn.Module):
             yield
         finally:
             for layer in self._all_layers.values():
+                layer.statistics = SourceStatistics()
                 layer.weight_rows = layer.bias_rows = None
             self.forwards += images // len(theta)
 
