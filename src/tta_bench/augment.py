@@ -65,8 +65,8 @@ class Operation:
     def __post_init__(self) -> None:
         if not 0 <= self.p <= 1:
             raise ValueError(f"p={self.p} must lie in [0, 1]")
-        if not self.range[0] <= self.range[1]:
-            raise ValueError(f"range={self.range} must be ascending")
+        if not 0 <= self.range[0] <= self.range[1]:
+            raise ValueError(f"range={self.range} must be ascending and not negative")
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,8 @@ def gamma_of_inverted(image: Tensor, exponent: Tensor) -> Tensor:
 
 def gaussian_blur(channel: Tensor, sigma: float) -> Tensor:
     """Blur ``[H, W]``: kernel cut at four sigma, edges mirrored (``scipy.ndimage.gaussian_filter``'s defaults)."""
+    if sigma == 0:
+        return channel
     radius = int(4 * sigma + 0.5)
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
