@@ -6,13 +6,15 @@ reports all faults at once, each with the nearest valid name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tta_bench.errors import UserError, nearest
+from tta_bench.methods.base import METHODS, MethodOptions
 
 BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
 """Optional auxiliary branches of a segmentation network."""
@@ -20,7 +22,7 @@ BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def _as_tuple(value: Any) -> Any:
+def as_tuple(value: Any) -> Any:
     """Accept ``A``, ``'A,C'`` and ``[A, C]`` for a list of names or numbers."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -29,8 +31,8 @@ def _as_tuple(value: Any) -> Any:
     return value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -46,7 +48,11 @@ class DataConfig(Section):
     root: Path | None = None
     image_size: int = Field(ge=64, multiple_of=32, description="side of the square network input, pixels")
     limit: int | None = Field(default=None, ge=1, description="keep the first N images of each domain")
-    classes: dict[str, tuple[Annotated[int, Field(ge=0, le=255)], ...]] = Field(min_length=1)
+    classes: Annotated[
+        dict[str, tuple[Annotated[int, Field(ge=0, le=255)], ...]],
+        BeforeValidator(lambda value: {"foreground": (1,)} if value is None else value),
+        Field(min_length=1),
+    ]
     domains: dict[str, str] | None = Field(default=None, description="fundus: domain name -> file prefix")
     seed: int = Field(default=0, ge=0, description="synthetic: seed of the generated images")
 
@@ -160,23 +166,71 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: with every fault found, each naming its key.
     """
+    faults: list[str] = []
     try:
-        return RunConfig.model_validate(composed)
+        config = RunConfig.model_validate(composed)
     except ValidationError as error:
-        raise UserError([_sentence(fault) for fault in error.errors()]) from None
+        faults += [_sentence(fault, _fields) for fault in error.errors()]
+    try:
+        method_options(composed.get("method") or {})
+    except UserError as error:
+        faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return config
 
 
-def _sentence(fault: Any) -> str:
+def validate_data(section: Mapping[str, Any]) -> DataConfig:
+    """The data section alone, for commands that run no method.
+
+    Raises:
+        UserError: with every fault found.
+    """
+    try:
+        return DataConfig.model_validate(section)
+    except ValidationError as error:
+        raise UserError(
+            [_sentence(fault, lambda _: list(DataConfig.model_fields), "data") for fault in error.errors()]
+        ) from None
+
+
+def method_options(method: Mapping[str, Any]) -> MethodOptions:
+    """The hyper-parameters of ``method`` (its YAML's content), typed and checked.
+
+    Raises:
+        UserError: no or an unknown name, unknown keys, wrong types or values out of range.
+    """
+    if "name" not in method:
+        raise UserError(f"no method is chosen: add +method=NAME, {nearest('', METHODS.names())}")
+    options = METHODS.get(method["name"]).Options
+    values = {key: value for key, value in method.items() if key != "name"}
+    try:
+        return TypeAdapter(options).validate_python(values)
+    except ValidationError as error:
+        raise UserError(
+            [_sentence(fault, lambda path: _option_names(options, path), "method") for fault in error.errors()]
+        ) from None
+
+
+def _sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str = "") -> str:
     """One pydantic fault as a sentence that names the key."""
-    location = [str(part) for part in fault["loc"] if part != "function-before[_as_tuple()"]
-    key = ".".join(location)
-    if fault["type"] == "extra_forbidden":
-        return f"unknown key '{key}': {nearest(location[-1], _fields(location[:-1]))}"
+    location = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
+    key = ".".join([prefix, *location] if prefix else location)
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key '{key}': {nearest(location[-1], valid(location[:-1]))}"
     if fault["type"] == "value_error":
-        return str(fault["ctx"]["error"])
+        message = str(fault["ctx"]["error"])
+        return f"{key}: {message}" if prefix else message
     if fault["type"] == "missing":
         return f"'{key}' is missing: add {key}=..."
     return f"{key}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _option_names(options: Any, path: list[str]) -> list[str]:
+    """The options that are valid below ``path``."""
+    for part in path:
+        options = get_type_hints(options)[part]
+    return [field.name for field in fields(options)]
 
 
 def _fields(path: list[str]) -> list[str]:

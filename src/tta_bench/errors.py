@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Bad input, refused before work starts.
 
     Args:
@@ -16,6 +17,12 @@ class UserError(Exception):
     def __init__(self, faults: str | Sequence[str]) -> None:
         self.faults: tuple[str, ...] = (faults,) if isinstance(faults, str) else tuple(faults)
         super().__init__("\n".join(self.faults))
+
+
+def print_faults(error: UserError) -> None:
+    """One line per fault on standard error."""
+    for fault in error.faults:
+        print(f"error: {fault}", file=sys.stderr)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

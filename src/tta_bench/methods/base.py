@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -193,15 +193,13 @@ class TTACallback(Callback):
         """Lightning hook: the batch holds images and keys; the labels were split off before."""
         batch.result = self.step(batch.images, batch.keys)
 
-    def describe(self) -> dict[str, Any]:
-        """What is adapted and how, for the run's log."""
-        return {
-            "adapts": self.card.adapts,
-            "statistics": self.card.statistics,
-            "normalisation layers": len(self.network.layers),
-            "affine scalars": self.network.source_theta.numel() if self.card.needs_gradients else 0,
-            "options": asdict(self.options),
-        }
+    def describe(self) -> str:
+        """What is adapted and how, for the start of a run."""
+        text = f"adapts {self.card.adapts}; statistics of the {self.card.statistics}"
+        if self.card.needs_gradients:
+            layers, scalars = len(self.network.layers), self.network.source_theta.numel()
+            text += f"; {layers} normalisation layers, {scalars:,} affine scalars"
+        return text
 
 
 METHODS: Registry[type[TTACallback]] = Registry("method", "tta_bench.methods")

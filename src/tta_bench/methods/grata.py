@@ -14,7 +14,7 @@ from torch import Tensor
 from tta_bench.augment import StrongAugmentation
 from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
-from tta_bench.objectives.base import bind_objective
+from tta_bench.objectives.base import OBJECTIVES, bind_objective
 from tta_bench.objectives.entropy import EntropyForm
 
 LEARNING_RATE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -53,6 +53,8 @@ class GraTaOptions(GradientOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in (self.pseudo, self.auxiliary):
+            OBJECTIVES.get(name)
         if self.pseudo == self.auxiliary:
             raise ValueError(f"pseudo and auxiliary are both '{self.pseudo}': a gradient is aligned with another one")
         if not math.isfinite(self.perturbation) or self.perturbation < 0:

@@ -15,7 +15,7 @@ class NoAdapt(TTACallback):
 
     card = Card(
         adapts="nothing",
-        statistics="source",
+        statistics="source domain",
         needs_gradients=False,
         needs_source_statistics=True,
         forwards=1,

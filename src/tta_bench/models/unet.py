@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -43,7 +44,7 @@ class UNet(SegmentationModel):
             raise UserError(
                 f"model.decoder_channels={list(decoder_channels)} has {len(decoder_channels)} widths: give five"
             )
-        encoder_network = build_encoder(encoder, encoder_weights)
+        encoder_network: Any = build_encoder(encoder, encoder_weights)
         super().__init__(encoder_network.out_channels[-1], branches)
         self.encoder = encoder_network
         self.decoder = UnetDecoder(

@@ -1,0 +1,330 @@
+"""One cell from top to bottom: a method, a source model, a seed and a protocol on all target domains.
+
+Reading order: :func:`run` is what ``python -m tta_bench +method=grata source=D`` does, :func:`compute` is the
+experiment itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from tta_bench import __version__
+from tta_bench.adaptation import ImageRecord, adapt_streams
+from tta_bench.config import DataConfig, RunConfig, method_options
+from tta_bench.data.domain import Domain
+from tta_bench.data.prepare import available_domains, prepare
+from tta_bench.data.streams import lockstep_groups, make_streams
+from tta_bench.device import resolve_device
+from tta_bench.errors import UserError, nearest
+from tta_bench.memory import PeakMemory, keep_freed_memory
+from tta_bench.methods.base import METHODS, Protocol, TTACallback
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.checkpoint import SourceModel, load_checkpoint
+from tta_bench.results.console import Result, cell_table
+from tta_bench.results.store import CellFolder, cell_hash
+from tta_bench.results.wandb_sink import log_to_wandb
+from tta_bench.source.train import source_model
+
+log = logging.getLogger(__name__)
+REFERENCE = "no_adapt"
+"""The method that every cell is compared with."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One fully resolved run.
+
+    Attributes:
+        config: the validated configuration, with ``target`` filled in.
+        seed: of the adaptation's random draws.
+    """
+
+    config: RunConfig
+    seed: int
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The target domains, in order."""
+        assert self.config.target is not None
+        return self.config.target
+
+    def identity(self) -> dict[str, Any]:
+        """All that determines the numbers; what only changes speed, place or display is left out."""
+        config = self.config
+        content = config.model_dump(mode="json", include={"method", "source", "target", "data", "model", "protocol"})
+        if config.checkpoint is None:
+            content["training"] = config.training.model_dump(mode="json", exclude={"name", "workers"})
+        else:
+            content["checkpoint"] = str(config.checkpoint)
+        return {**content, "seed": self.seed}
+
+    def folder(self) -> CellFolder:
+        """Where its results lie."""
+        return CellFolder(self.config.results_root / "cells" / cell_hash(self.identity()))
+
+    def reference(self) -> Cell | None:
+        """The same cell without adaptation; None if this is one."""
+        if self.config.method["name"] == REFERENCE:
+            return None
+        return Cell(self.config.model_copy(update={"method": {"name": REFERENCE}}), self.seed)
+
+
+def run(config: RunConfig, console: Console) -> None:
+    """Compute, or show if already computed, a cell for every seed and its reference without adaptation.
+
+    Raises:
+        UserError: bad input; found before any work where possible.
+    """
+    keep_freed_memory()
+    config = with_targets(config)
+    device = resolve_device(config.device)
+    names = [*config.target, *([config.source] if config.checkpoint is None else [])]  # type: ignore[misc]
+    domains = prepare(config.data, names, config.results_root / "data")
+    source = find_source_model(config, domains)
+    _announce_source(source)
+    for seed in config.seed:
+        cell = Cell(config, seed)
+        reference = cell.reference()
+        if reference is not None:
+            finish(reference, domains, source, device)
+        finish(cell, domains, source, device)
+        show(cell, reference, console)
+
+
+def with_targets(config: RunConfig) -> RunConfig:
+    """The configuration with its targets filled in: all other domains, if none are named.
+
+    Raises:
+        UserError: all names that the data set does not have, and a set without another domain.
+    """
+    faults = domain_faults(config.data, config.source, config.target, config.checkpoint)
+    if faults:
+        raise UserError(faults)
+    targets = config.target or tuple(name for name in available_domains(config.data) if name != config.source)
+    if not targets:
+        raise UserError(f"{config.data.root} has no domain besides source={config.source} to adapt to")
+    return config.model_copy(update={"target": targets})
+
+
+def domain_faults(
+    data: DataConfig, source: str, targets: Sequence[str] | None, checkpoint: Path | str | None
+) -> list[str]:
+    """A sentence for every domain that the data set does not have.
+
+    With a given source model its own images are not needed, and its name may be any.
+
+    Raises:
+        UserError: the data set cannot be looked at.
+    """
+    available = available_domains(data)
+    wanted = [("target", name) for name in targets or ()]
+    if checkpoint is None:
+        wanted.insert(0, ("source", source))
+    return [f"unknown {role}={name}: {nearest(name, available)}" for role, name in wanted if name not in available]
+
+
+def find_source_model(config: RunConfig, domains: Mapping[str, Domain]) -> SourceModel:
+    """The given checkpoint, or the model trained on the source domain (once, kept by a hash of its content)."""
+    if config.checkpoint is not None:
+        return load_checkpoint(config.checkpoint, config)
+    return source_model(config, domains[config.source], config.results_root)
+
+
+def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> None:
+    """Compute the cell unless it is finished; a failure is written down before it goes on its way."""
+    folder = cell.folder()
+    with folder.locked():
+        summary = folder.summary()
+        method = cell.config.method["name"]
+        if summary is not None and not cell.config.force:
+            changed = _changed_inputs(summary, cell, domains, source)
+            if not changed:
+                log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
+                return
+            log.info("%s, seed %d: computed again, because %s changed since", method, cell.seed, changed)
+        folder.start({"hash": folder.hash, **cell.identity(), "results_root": str(cell.config.results_root)})
+        with _log_file(folder.path / "run.log"):
+            try:
+                rows, summary = compute(cell, domains, source, device)
+                folder.finish(rows, summary)
+            except BaseException as error:
+                log.error("failed: %s: %s", type(error).__name__, error)
+                folder.fail(error)
+                raise
+        log_to_wandb(cell.config.logger, folder)
+
+
+def compute(
+    cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The experiment: a fresh state per stream, every target image adapted to, predicted and scored.
+
+    Returns:
+        The rows of ``per_image.csv`` and the content of ``summary.json``.
+    """
+    config = cell.config
+    memory = PeakMemory(device)
+    network = place(AdaptableNetwork(source.model), device)
+    protocol = Protocol(config.protocol.reset, config.protocol.steps, config.protocol.predict)
+    method = METHODS.get(config.method["name"])(network, method_options(config.method), protocol)
+    streams = make_streams(domains, cell.targets, config.protocol.reset)
+    groups = lockstep_groups(streams, lockstep_width(config, device))
+    log.info("%s: %s", config.method["name"], method.describe())
+    records = adapt_streams(
+        method,
+        domains,
+        groups,
+        seed=cell.seed,
+        threshold=config.protocol.threshold,
+        title=f"{config.method['name']} {config.source} ->",
+    )
+    if method.skipped:
+        log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
+    rows = per_image_rows(cell, domains, records)
+    return rows, summarise(cell, rows, domains, source, method, memory.megabytes())
+
+
+def place(network: AdaptableNetwork, device: torch.device) -> AdaptableNetwork:
+    """Move the network to the device, in the memory layout and pass size that are fastest there."""
+    if device.type == "cpu":
+        network.images_per_pass = 1
+        return network.to(memory_format=torch.channels_last)
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: results agree with the CPU's
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return network.to(device)
+
+
+def lockstep_width(config: RunConfig, device: torch.device) -> int:
+    """How many streams share one batch: a GPU is filled by several, a CPU is busy with one."""
+    if config.lockstep != "auto":
+        return config.lockstep
+    if device.type == "cpu":
+        return 1
+    per_stream = 3 * 2**30 * (config.data.image_size / 512) ** 2  # bytes, generous for the ResUNet-34 at 512 px
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, int(free / per_stream))
+
+
+def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
+    """Rows of ``per_image.csv``: targets in order, images in file order."""
+    order = {name: position for position, name in enumerate(cell.targets)}
+    rows = []
+    for record in sorted(records, key=lambda r: (order[r.place.domain], r.place.index)):
+        domain = domains[record.place.domain]
+        dice = {f"dice_{name}": value for name, value in zip(domain.classes, record.dice, strict=True)}
+        rows.append(
+            {
+                "source": cell.config.source,
+                "target": domain.name,
+                "method": cell.config.method["name"],
+                "seed": cell.seed,
+                "index": record.place.index,
+                "image": domain.image_names[record.place.index],
+                **dice,
+                "dice": sum(record.dice) / len(record.dice),
+                **record.diagnostics,
+                "seconds": round(record.seconds, 6),
+            }
+        )
+    return rows
+
+
+def summarise(
+    cell: Cell,
+    rows: Sequence[Mapping[str, Any]],
+    domains: Mapping[str, Domain],
+    source: SourceModel,
+    method: TTACallback,
+    peak_memory_mb: float,
+) -> dict[str, Any]:
+    """The content of ``summary.json``; averages as in the paper: over images, then classes, then targets."""
+    targets = {}
+    for name in cell.targets:
+        own = [row for row in rows if row["target"] == name]
+        columns = [f"dice_{label}" for label in domains[name].classes]
+        means = {column: sum(row[column] for row in own) / len(own) for column in columns}
+        seconds = sum(row["seconds"] for row in own) / len(own)
+        dice = sum(means.values()) / len(means)
+        targets[name] = {"n": len(own), **means, "dice": dice, "seconds_per_image": round(seconds, 4)}
+    return {
+        "cell": cell.folder().hash,
+        "method": cell.config.method["name"],
+        "source": cell.config.source,
+        "seed": cell.seed,
+        "protocol": cell.config.protocol.model_dump(mode="json"),
+        "targets": targets,
+        "dice": sum(target["dice"] for target in targets.values()) / len(targets),
+        "skipped_updates": method.skipped,
+        "seconds_per_image": round(sum(row["seconds"] for row in rows) / len(rows), 4),
+        "peak_memory_mb": round(peak_memory_mb, 1),
+        "source_checkpoint": {
+            "path": str(source.path),
+            "sha256": source.sha256,
+            "dice_in_domain": source.dice_in_domain,
+        },
+        "data": {name: domains[name].fingerprint for name in cell.targets},
+        "versions": {
+            "tta_bench": __version__,
+            "torch": version("torch"),
+            "segmentation_models_pytorch": version("segmentation-models-pytorch"),
+            "python": platform.python_version(),
+            "device": torch.cuda.get_device_name() if _is_cuda(method) else platform.machine(),
+        },
+    }
+
+
+def show(cell: Cell, reference: Cell | None, console: Console) -> None:
+    """Print the cell's table and the folder of its results."""
+    console.print(cell_table(_result(cell), _result(reference) if reference else None))
+    console.print(f"results: {cell.folder().path}", soft_wrap=True)
+
+
+def _result(cell: Cell) -> Result:
+    """A finished cell's summary and rows."""
+    summary = cell.folder().summary()
+    assert summary is not None
+    return summary, cell.folder().rows()
+
+
+def _announce_source(source: SourceModel) -> None:
+    dice = source.dice_in_domain
+    held_out = "not measured" if dice is None else f"{dice:.2f} %"
+    log.info("source model %s: in-domain Dice %s, %s", source.domain, held_out, source.path)
+
+
+def _changed_inputs(
+    summary: Mapping[str, Any], cell: Cell, domains: Mapping[str, Domain], source: SourceModel
+) -> str | None:
+    """Which input of a finished cell is no longer what it was."""
+    if summary["source_checkpoint"]["sha256"] != source.sha256:
+        return "the source model"
+    changed = [name for name in cell.targets if summary["data"][name] != domains[name].fingerprint]
+    return f"the images of {', '.join(changed)}" if changed else None
+
+
+def _is_cuda(method: TTACallback) -> bool:
+    return method.network.source_theta.is_cuda
+
+
+@contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Copy this package's log records to a file."""
+    logger = logging.getLogger("tta_bench")
+    handler = logging.FileHandler(path, mode="w")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

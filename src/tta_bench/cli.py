@@ -1,0 +1,138 @@
+"""``tta-bench``: look at what there is, check data and checkpoints. Runs themselves are ``python -m tta_bench``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tta_bench.config import DataConfig
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point; exits with 2 and sentences if the input is bad."""
+    from tta_bench.errors import UserError, print_faults
+
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
+    logging.getLogger("tta_bench").setLevel(logging.INFO)
+    try:
+        parsed.command(parsed)
+    except UserError as error:
+        print_faults(error)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tta-bench", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    lists = commands.add_parser("list", help="methods, objectives, data sets or experiments")
+    lists.add_argument("what", choices=["methods", "objectives", "data", "experiments"])
+    lists.set_defaults(command=_list)
+
+    data = commands.add_parser("data", help="check, prepare or preview a data set").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    overrides = "as for a run: data=folder data.root=DIR data.image_size=256 …"
+    for name, command, text in (
+        ("check", _data_check, "decode every image and mask and report all faults"),
+        ("prepare", _data_prepare, "decode and resize every image once, ahead of runs"),
+        ("preview", _data_preview, "draw a gallery of every domain with contours"),
+    ):
+        action = data.add_parser(name, help=text, description=text)
+        action.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
+        action.add_argument("--domains", help="names, separated by commas; default: all")
+        action.set_defaults(command=command)
+        if name == "preview":
+            action.add_argument("--out", type=Path, default=Path("preview.jpg"), help="picture to write (.png, .jpg)")
+            action.add_argument("--per-domain", type=int, default=6, help="images of each domain")
+
+    checkpoint = commands.add_parser("checkpoint", help="verify or import a source model").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    verify = checkpoint.add_parser("verify", help="say what a checkpoint is, or why it cannot be used")
+    verify.add_argument("path", type=Path)
+    verify.set_defaults(command=_checkpoint_verify)
+    imported = checkpoint.add_parser(
+        "import", help="turn the authors' last-Res_Unet.pth into a checkpoint of tta_bench"
+    )
+    imported.add_argument("official", type=Path)
+    imported.add_argument("out", type=Path)
+    imported.add_argument("--domain", required=True, help="the source domain it was trained on, for instance A")
+    imported.set_defaults(command=_checkpoint_import)
+    return parser
+
+
+def _list(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from tta_bench.launch.listing import listing
+
+    Console().print(listing(parsed.what))
+
+
+def _data_check(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from tta_bench.data.cli import check
+    from tta_bench.errors import UserError
+
+    config, names, root = _data_config(parsed)
+    table, faults = check(config, names, root / "data")
+    Console().print(table)
+    if faults:
+        raise UserError(faults)
+
+
+def _data_prepare(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from tta_bench.data.cli import prepare_command
+
+    config, names, root = _data_config(parsed)
+    Console().print(prepare_command(config, names, root / "data"))
+
+
+def _data_preview(parsed: argparse.Namespace) -> None:
+    from tta_bench.data.cli import preview
+
+    config, names, _ = _data_config(parsed)
+    preview(config, names, parsed.out, per_domain=parsed.per_domain)
+    print(f"wrote {parsed.out}")
+
+
+def _data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...], Path]:
+    """The data section of the composed configuration, the asked-for domains and the results root."""
+    from tta_bench.data.prepare import available_domains
+    from tta_bench.launch.command_line import compose_data
+
+    config, root = compose_data(parsed.overrides)
+    names = tuple(parsed.domains.split(",")) if parsed.domains else available_domains(config)
+    return config, names, root
+
+
+def _checkpoint_verify(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from tta_bench.models.checkpoint_cli import verify
+
+    Console().print(verify(parsed.path))
+
+
+def _checkpoint_import(parsed: argparse.Namespace) -> None:
+    from tta_bench.models.checkpoint_cli import import_official
+
+    import_official(parsed.official, parsed.out, parsed.domain)
+    print(f"wrote {parsed.out}")
+
+
+if __name__ == "__main__":
+    main()

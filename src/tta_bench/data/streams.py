@@ -1,0 +1,90 @@
+"""Streams: ordered passes over target images, several of them side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tta_bench.data.domain import Domain
+from tta_bench.draws import ImageKey
+
+
+@dataclass(frozen=True)
+class StreamImage:
+    """One place in a stream: image ``index`` of ``domain``."""
+
+    domain: str
+    index: int
+
+
+Stream = tuple[StreamImage, ...]
+"""What one copy of the adaptable state lives through."""
+
+
+@dataclass
+class LabelledBatch:
+    """One image of each of ``A`` active streams, as loaded.
+
+    Attributes:
+        images: ``[A, 3, size, size]`` in [0, 1].
+        labels: bool ``[A, classes, size, size]``.
+        keys: which image each is.
+        places: likewise, with its index in its domain.
+    """
+
+    images: Tensor
+    labels: Tensor
+    keys: list[ImageKey]
+    places: list[StreamImage]
+
+
+def make_streams(
+    domains: Mapping[str, Domain], targets: Sequence[str], reset: Literal["target", "image", "never"]
+) -> list[Stream]:
+    """One stream per target in file order, or a single one through all targets if the state is never reset."""
+    per_target = [tuple(StreamImage(name, index) for index in range(len(domains[name]))) for name in targets]
+    if reset == "never":
+        return [tuple(place for stream in per_target for place in stream)]
+    return per_target
+
+
+def lockstep_groups(streams: Sequence[Stream], width: int) -> list[list[Stream]]:
+    """Groups of at most ``width`` streams, longest first, so that the active ones are always a prefix."""
+    ordered = sorted(streams, key=len, reverse=True)
+    return [ordered[i : i + width] for i in range(0, len(ordered), width)]
+
+
+class LockstepDataset(Dataset[LabelledBatch]):
+    """Item ``k`` holds the ``k``-th image of every stream that has one.
+
+    Args:
+        domains: the prepared target domains.
+        streams: longest first.
+        seed: of the run, part of every image's key.
+    """
+
+    def __init__(self, domains: Mapping[str, Domain], streams: Sequence[Stream], seed: int) -> None:
+        self.domains = domains
+        self.streams = streams
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Length of the longest stream."""
+        return len(self.streams[0])
+
+    def __getitem__(self, k: int) -> LabelledBatch:
+        """The images at place ``k`` of the active streams."""
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        places = [stream[k] for stream in self.streams if k < len(stream)]
+        return LabelledBatch(
+            images=torch.stack([self.domains[p.domain].image(p.index) for p in places]),
+            labels=torch.stack([self.domains[p.domain].label(p.index) for p in places]),
+            keys=[ImageKey(self.seed, p.domain, self.domains[p.domain].image_names[p.index]) for p in places],
+            places=places,
+        )

@@ -1,0 +1,145 @@
+"""A cell's folder: what is written there, atomically, and how it is read back."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock
+
+from tta_bench.errors import UserError
+
+CELL_VERSION = 1
+"""Part of every cell's hash; raise it when the same configuration would give other numbers."""
+
+
+def cell_hash(identity: dict[str, Any]) -> str:
+    """16 hexadecimal digits that identify a resolved configuration."""
+    text = json.dumps({"version": CELL_VERSION, **identity}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class CellFolder:
+    """``results_root/cells/<hash>``.
+
+    ``status.json`` says ``running``, ``done`` or ``failed``; the other files count only beside ``done``.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def hash(self) -> str:
+        """The cell's hash."""
+        return self.path.name
+
+    def status(self) -> str | None:
+        """``running``, ``done`` or ``failed``; None if the cell was never started."""
+        try:
+            return str(json.loads((self.path / "status.json").read_text())["status"])
+        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+            return None
+
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a finished cell, None for any other."""
+        if self.status() != "done":
+            return None
+        try:
+            return dict(json.loads((self.path / "summary.json").read_text()))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def rows(self) -> list[dict[str, str]]:
+        """The rows of ``per_image.csv``."""
+        with (self.path / "per_image.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold this cell: a second process waits, and the system frees the lock of a killed one."""
+        with translate_os_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def start(self, config: dict[str, Any]) -> None:
+        """Write the resolved configuration and the status ``running``."""
+        write_atomically(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        self._set_status("running")
+
+    def finish(self, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
+        """Write the results and, last, the status ``done``."""
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        with translate_os_errors(self.path):
+            temporary = self.path / f".per_image.csv.{os.getpid()}"
+            with temporary.open("w", newline="") as file:
+                writer = csv.DictWriter(file, columns, restval="")
+                writer.writeheader()
+                writer.writerows(rows)
+            os.replace(temporary, self.path / "per_image.csv")
+        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        self._set_status("done")
+
+    def fail(self, error: BaseException) -> None:
+        """Write the status ``failed`` with the exception."""
+        self._set_status("failed", error=f"{type(error).__name__}: {error}")
+
+    def _set_status(self, status: str, **more: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        content = {"status": status, "time": now, "process": os.getpid(), **more}
+        write_atomically(self.path / "status.json", json.dumps(content, indent=2) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that it is whole or absent.
+
+    Raises:
+        UserError: no space, no permission, or no such place.
+    """
+    with translate_os_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(text)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def translate_os_errors(folder: Path) -> Iterator[None]:
+    """Turn a failing file system into a sentence that names the folder and the remedy."""
+    reasons = {
+        errno.ENOSPC: "no space is left on its disk: free some",
+        errno.EDQUOT: "the disk quota is used up: free some space",
+        errno.EACCES: "there is no permission to write there: change it",
+        errno.EPERM: "there is no permission to write there: change it",
+        errno.EROFS: "its file system is read-only: mount it for writing",
+        errno.ENOTDIR: "a part of its path is a file: move that file",
+        errno.EEXIST: "a file of that name is in the way: move that file",
+    }
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in reasons:
+            raise
+        raise UserError(
+            f"cannot write to {folder}: {reasons[error.errno]}, or choose another folder with results_root=DIR"
+        ) from None
