@@ -88,9 +88,11 @@ def run(config: RunConfig, console: Console) -> None:
     keep_freed_memory()
     config = with_targets(config)
     device = resolve_device(config.device)
-    names = [*config.target, *([config.source] if config.checkpoint is None else [])]  # type: ignore[misc]
+    assert config.target is not None
+    given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
+    names = config.target if given else (*config.target, config.source)
     domains = prepare(config.data, names, config.results_root / "data")
-    source = find_source_model(config, domains)
+    source = given or source_model(config, domains[config.source], config.results_root)
     _announce_source(source)
     for seed in config.seed:
         cell = Cell(config, seed)
@@ -131,13 +133,6 @@ def domain_faults(
     if checkpoint is None:
         wanted.insert(0, ("source", source))
     return [f"unknown {role}={name}: {nearest(name, available)}" for role, name in wanted if name not in available]
-
-
-def find_source_model(config: RunConfig, domains: Mapping[str, Domain]) -> SourceModel:
-    """The given checkpoint, or the model trained on the source domain (once, kept by a hash of its content)."""
-    if config.checkpoint is not None:
-        return load_checkpoint(config.checkpoint, config)
-    return source_model(config, domains[config.source], config.results_root)
 
 
 def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> None:

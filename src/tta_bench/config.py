@@ -15,6 +15,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
+from tta_bench.models.encoder import check_encoder
+from tta_bench.models.unet import DECODER_CHANNELS
 
 BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
 """Optional auxiliary branches of a segmentation network."""
@@ -74,6 +76,14 @@ class ModelConfig(Section):
     encoder_weights: str | None = None
     decoder_channels: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     branches: tuple[Literal["reconstruction", "denoising", "super_resolution", "rotation"], ...] = ()
+
+    @model_validator(mode="after")
+    def _encoder_exists(self) -> ModelConfig:
+        check_encoder(self.encoder)
+        if self.decoder_channels is not None and len(self.decoder_channels) != len(DECODER_CHANNELS):
+            widths = list(self.decoder_channels)
+            raise ValueError(f"model.decoder_channels={widths} has {len(widths)} widths: give five, coarse to fine")
+        return self
 
 
 class AugmentationConfig(Section):

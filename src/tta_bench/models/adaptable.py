@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tta_bench.errors import UserError
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
 from tta_bench.models.segmentation import SegmentationModel
 
@@ -140,5 +141,7 @@ def _replace_batch_norm(model: nn.Module) -> dict[str, NormalisationLayer]:
             replaced[name] = layer
             offset += layer.channels
     if not replaced:
-        raise ValueError("the network has no BatchNorm2d layer: there is nothing to adapt")
+        raise UserError(
+            "the network has no BatchNorm2d layer to adapt: choose model.encoder=resnet18 or another with one"
+        )
     return replaced

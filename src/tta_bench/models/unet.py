@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tta_bench.errors import UserError
 from tta_bench.models.encoder import build_encoder
 from tta_bench.models.segmentation import SegmentationModel
 
@@ -26,7 +25,7 @@ class UNet(SegmentationModel):
         branches: auxiliary branches, see :class:`SegmentationModel`.
 
     Raises:
-        UserError: unknown encoder, a wrong number of widths, or weights that cannot be downloaded.
+        UserError: unknown encoder, or weights that cannot be downloaded.
     """
 
     def __init__(
@@ -40,10 +39,6 @@ class UNet(SegmentationModel):
         from segmentation_models_pytorch.base import SegmentationHead
         from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 
-        if len(decoder_channels) != len(DECODER_CHANNELS):
-            raise UserError(
-                f"model.decoder_channels={list(decoder_channels)} has {len(decoder_channels)} widths: give five"
-            )
         encoder_network: Any = build_encoder(encoder, encoder_weights)
         super().__init__(encoder_network.out_channels[-1], branches)
         self.encoder = encoder_network
