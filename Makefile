@@ -1,0 +1,35 @@
+# Two commands set everything up on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: run test slow check bench clean
+
+run: .venv/installed ## the main job: train a source model, adapt it with GraTa, compare
+	$(BIN)/python -m tta_bench +method=grata source=D
+
+test: .venv/installed ## fast tests
+	$(BIN)/python -m pytest
+
+slow: .venv/installed ## slow tests
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/installed ## style, types, and the fast tests with coverage
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+bench: .venv/installed ## speed and memory, as ratios to the plain loop
+	$(BIN)/python benchmarks/adapt_speed.py
+
+clean: ## everything that can be made again, except results
+	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is newer than pyproject.toml once the environment has what that file asks for.
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
