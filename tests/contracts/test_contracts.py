@@ -1,0 +1,352 @@
+"""Laws that every registered method obeys; ids C1-C7 are those of the methods' common contract."""
+
+import copy
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from settings import SETTINGS, setting_of
+
+from tta_bench.config import method_options
+from tta_bench.draws import Draws, ImageKey
+from tta_bench.methods.base import METHODS, GradientMethod, Protocol, TTACallback
+from tta_bench.models.adaptable import AdaptableNetwork
+
+NAMES = METHODS.names()
+GRADIENT_NAMES = [name for name in NAMES if METHODS.get(name).card.needs_gradients]
+LENGTHS = {"B": 5, "C": 4, "D": 2}
+EXACT = {"rtol": 0, "atol": 0}
+
+every_method = pytest.mark.parametrize("name", NAMES)
+gradient_methods = pytest.mark.parametrize("name", GRADIENT_NAMES)
+
+
+@pytest.fixture(scope="module")
+def networks(small_net):
+    """Networks by the branches they adapt; shared by all tests, which is part of what they show."""
+    made: dict[tuple[str, ...], AdaptableNetwork] = {}
+
+    def network(name):
+        branches = setting_of(name).branches
+        return made.setdefault(branches, AdaptableNetwork(small_net, branches))
+
+    return network
+
+
+@pytest.fixture(scope="module")
+def streams(images):
+    """Three streams of 5, 4 and 2 images."""
+    parts = images[: sum(LENGTHS.values())].split(tuple(LENGTHS.values()))
+    return dict(zip(LENGTHS, parts, strict=True))
+
+
+def make(name, network, protocol=None, **overrides) -> TTACallback:
+    """A method with its canonical options."""
+    options = method_options({"name": name, **setting_of(name).options, **overrides})
+    return METHODS.get(name)(network, options, protocol or Protocol())
+
+
+@dataclass
+class Run:
+    """What came out of a run: per stream and place."""
+
+    logits: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
+    diagnostics: dict[tuple[str, int], dict] = field(default_factory=dict)
+
+
+def run(method, streams, seed=0, after_step=lambda k: None) -> Run:
+    """Run along streams side by side, longest first."""
+    result = Run()
+    method.start(len(streams))
+    for k in range(max(map(len, streams.values()))):
+        active = [domain for domain, images in streams.items() if k < len(images)]
+        batch = torch.stack([streams[domain][k] for domain in active])
+        step = method.step(batch, keys_of(active, k, seed))
+        assert step.logits.shape == (len(active), 2, 64, 64)
+        for row, domain in enumerate(active):
+            result.logits[domain, k] = step.logits[row]
+            result.diagnostics[domain, k] = {key: values[row] for key, values in step.diagnostics.items()}
+        after_step(k)
+    return result
+
+
+def keys_of(domains, k, seed=0):
+    return [ImageKey(seed, domain, f"image{k}") for domain in domains]
+
+
+def assert_equal(first: Run, second: Run, atol=0.0):
+    assert first.logits.keys() == second.logits.keys()
+    for place, logits in first.logits.items():
+        torch.testing.assert_close(second.logits[place], logits, rtol=0, atol=atol, msg=lambda m, p=place: f"{p}: {m}")
+
+
+def largest_difference(first: Run, second: Run) -> float:
+    return max((second.logits[place] - logits).abs().max().item() for place, logits in first.logits.items())
+
+
+def one(streams, domain="B"):
+    return {domain: streams[domain]}
+
+
+def optimizer_state(method):
+    """Moments and step counters by row; empty for methods without an optimiser."""
+    state = getattr(method, "state", None)
+    return copy.deepcopy([state.optimizer.state.get(row, {}) for row in state._rows]) if state is not None else []
+
+
+def test_the_table_names_registered_methods_only():
+    assert set(SETTINGS) <= set(NAMES)
+    assert {setting_of(name).control for name in NAMES} <= set(NAMES)
+
+
+@every_method
+def test_without_updates_a_method_predicts_as_its_control_c1(networks, streams, name):
+    setting = setting_of(name)
+    if setting.no_update is None:
+        pytest.skip(f"{name} has no switch that turns its updates off")
+    method = make(name, networks(name), **setting.no_update)
+    expected = run(make(setting.control, networks(name)), streams)
+    assert_equal(expected, run(method, streams), atol=1e-6)
+    assert torch.equal(method.theta(3), networks(name).source_theta.expand(3, -1))
+
+
+@gradient_methods
+def test_with_updates_a_gradient_method_predicts_differently(networks, streams, name):
+    control = run(make(setting_of(name).control, networks(name)), one(streams))
+    assert largest_difference(control, run(make(name, networks(name)), one(streams))) > 1e-5
+
+
+@every_method
+def test_a_fresh_start_forgets_everything_c2(networks, streams, name):
+    method = make(name, networks(name))
+    first = run(method, one(streams))
+    method.start(2)
+    assert all(not row for row in optimizer_state(method))
+    assert torch.equal(method.theta(2), networks(name).source_theta.expand(2, -1))
+    assert_equal(first, run(method, one(streams)))
+
+
+@every_method
+def test_two_targets_in_sequence_equal_each_alone_bn13(networks, streams, name):
+    method = make(name, networks(name))
+    run(method, one(streams, "B"))
+    second = run(method, one(streams, "C"))
+    assert_equal(run(make(name, networks(name)), one(streams, "C")), second)
+
+
+@every_method
+def test_only_the_method_s_own_state_changes_c3(networks, streams, name):
+    network = networks(name)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    global_state = torch.get_rng_state()
+    run(make(name, network), streams)
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+    assert not network.source_theta.requires_grad
+    assert torch.equal(torch.get_rng_state(), global_state)
+
+
+@every_method
+def test_the_images_are_not_written_to_c4(networks, streams, name):
+    method, images = make(name, networks(name)), streams["B"][:2].clone()
+    method.start(2)
+    method.step(images, keys_of("BC", 0))
+    assert torch.equal(images, streams["B"][:2])
+    assert not images.requires_grad
+
+
+@every_method
+def test_the_same_seed_gives_the_same_bits_c5(networks, streams, name):
+    assert_equal(run(make(name, networks(name)), streams), run(make(name, networks(name)), streams))
+
+
+@every_method
+def test_another_seed_matters_to_stochastic_methods_only_c5(networks, streams, name):
+    declared = setting_of(name).stochastic
+    if declared is None:
+        pytest.skip(f"{name} is not in the table: whether it is stochastic is not declared")
+    first, second = (run(make(name, networks(name)), one(streams), seed) for seed in (0, 1))
+    assert (largest_difference(first, second) > 0) == declared
+
+
+@every_method
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_forwards_and_backwards_are_those_of_the_card_c6(networks, streams, name, count, steps):
+    network, method = networks(name), make(name, networks(name), Protocol(steps=steps))
+    method.start(count)
+    before = network.forwards
+    method.step(streams["B"][:count], keys_of("BCD"[:count], 0))
+    assert network.forwards - before == 1 + steps * (method.card.forwards - 1)
+    assert method.backwards == steps * method.card.backwards
+
+
+@every_method
+def test_the_card_says_whether_there_are_gradients(name):
+    method = METHODS.get(name)
+    assert method.card.needs_gradients == (method.card.backwards > 0)
+    if issubclass(method, GradientMethod):
+        assert method.card.needs_gradients
+
+
+@every_method
+def test_with_a_reset_at_every_image_history_does_not_matter_c7(networks, streams, name):
+    protocol = Protocol(reset="image")
+    history = run(make(name, networks(name), protocol), one(streams))
+    for k in (1, 4):
+        method = make(name, networks(name), protocol)
+        alone = method.step(streams["B"][k : k + 1], keys_of("B", k))
+        torch.testing.assert_close(alone.logits[0], history.logits["B", k], **EXACT)
+
+
+@every_method
+def test_streams_side_by_side_equal_one_by_one(networks, streams, name):
+    together = run(make(name, networks(name)), streams)
+    for domain in streams:
+        alone = run(make(name, networks(name)), one(streams, domain))
+        for place, logits in alone.logits.items():
+            torch.testing.assert_close(together.logits[place], logits, rtol=0, atol=1e-9)
+            for key, value in alone.diagnostics[place].items():
+                assert together.diagnostics[place][key] == pytest.approx(value, abs=1e-9), key
+
+
+def with_fault(streams, domain, k, value=float("nan")):
+    """The same streams with pixels that are not finite in one image."""
+    faulty = streams | {domain: streams[domain].clone()}
+    faulty[domain][k, :, 20:24, 30:34] = value
+    return faulty
+
+
+@every_method
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_that_is_not_finite_harms_no_other_stream_and_no_later_image(networks, streams, name, value):
+    method = make(name, networks(name))
+    faulty = run(method, with_fault(streams, "C", 1, value))
+    healthy = run(make(name, networks(name)), streams)
+    for (domain, k), logits in faulty.logits.items():
+        if domain != "C" or k == 0:
+            torch.testing.assert_close(logits, healthy.logits[domain, k], **EXACT)
+        elif k > 1:
+            assert logits.isfinite().all()
+    assert method.theta(3).isfinite().all()
+    if method.card.needs_gradients:
+        assert method.skipped == 1
+        assert [d["skipped"] for (domain, _), d in faulty.diagnostics.items() if domain == "C"] == [0, 1, 0, 0]
+
+
+@gradient_methods
+def test_a_skipped_step_leaves_affine_parameters_and_optimiser_as_they_were(networks, streams, name):
+    method = make(name, networks(name))
+    theta, moments = [], []
+
+    def record(k):
+        theta.append(method.theta(3).clone())
+        moments.append(optimizer_state(method))
+
+    run(method, with_fault(streams, "C", 1), after_step=record)
+    assert torch.equal(theta[1][1], theta[0][1])
+    assert not torch.equal(theta[1][0], theta[0][0])
+    if not moments[0]:
+        return
+    assert moments[0][1].keys() == moments[1][1].keys()
+    for key, before in moments[0][1].items():
+        assert before is moments[1][1][key] is None or torch.equal(before, moments[1][1][key]), key
+
+
+@gradient_methods
+def test_a_skipped_image_is_as_if_it_had_not_been_there(networks, streams, name):
+    faulty = run(make(name, networks(name)), with_fault(one(streams, "C"), "C", 1))
+    method = make(name, networks(name))
+    method.start(1)
+    for k in (0, 2, 3):
+        result = method.step(streams["C"][k : k + 1], keys_of("C", k))
+        torch.testing.assert_close(result.logits[0], faulty.logits["C", k], **EXACT)
+
+
+@every_method
+def test_predicting_changes_nothing(networks, streams, name):
+    method, undisturbed = make(name, networks(name)), make(name, networks(name))
+    method.start(1)
+    undisturbed.start(1)
+    for k in range(3):
+        image, other = streams["B"][k : k + 1], streams["C"][:1]
+        result = method.step(image, keys_of("B", k))
+        expected = undisturbed.step(image, keys_of("B", k))
+        torch.testing.assert_close(result.logits, expected.logits, **EXACT)
+        with torch.no_grad():
+            first = method.predict(other)
+            torch.testing.assert_close(method.predict(other), first, **EXACT)
+
+
+@every_method
+def test_predicting_before_the_update_uses_the_state_of_the_image_before(networks, streams, name):
+    before = make(name, networks(name), Protocol(predict="before"))
+    after = make(name, networks(name))
+    before.start(1)
+    after.start(1)
+    for k in range(3):
+        image, keys = streams["B"][k : k + 1], keys_of("B", k)
+        with torch.no_grad():
+            expected = after.predict(image)
+        torch.testing.assert_close(before.step(image, keys).logits, expected, **EXACT)
+        after.step(image, keys)
+        torch.testing.assert_close(before.theta(1), after.theta(1), **EXACT)
+
+
+@every_method
+def test_two_updates_per_image_are_two_calls_with_draws_of_their_own(networks, streams, name):
+    twice = run(make(name, networks(name), Protocol(steps=2)), one(streams))
+    method = make(name, networks(name))
+    method.start(1)
+    for k in range(len(streams["B"])):
+        image = streams["B"][k : k + 1]
+        with torch.no_grad():
+            for update in range(2):
+                method.adapt(image, Draws(keys_of("B", k), update))
+            torch.testing.assert_close(method.predict(image)[0], twice.logits["B", k], **EXACT)
+
+
+@gradient_methods
+def test_two_updates_per_image_differ_from_one(networks, streams, name):
+    once = run(make(name, networks(name)), one(streams))
+    assert largest_difference(once, run(make(name, networks(name), Protocol(steps=2)), one(streams))) > 1e-6
+
+
+@every_method
+def test_float32_agrees_with_float64(small_net, networks, streams, name):
+    single = AdaptableNetwork(copy.deepcopy(small_net).float(), setting_of(name).branches)
+    out = run(make(name, single), {domain: images.float() for domain, images in streams.items()})
+    assert all(logits.dtype == torch.float32 for logits in out.logits.values())
+    expected = run(make(name, networks(name)), streams)
+    assert largest_difference(expected, out) < 1e-2
+
+
+@every_method
+def test_train_and_eval_calls_from_outside_change_nothing_bn11(small_net, networks, streams, name):
+    network = AdaptableNetwork(small_net, setting_of(name).branches)
+    modes = [network.train, network.eval, network.model.train, network.model.eval, network.train]
+    disturbed = run(make(name, network), one(streams), after_step=lambda k: modes[k]())
+    assert_equal(run(make(name, networks(name)), one(streams)), disturbed)
+
+
+@every_method
+def test_a_few_images_per_pass_change_neither_numbers_nor_counts(small_net, networks, streams, name):
+    network = AdaptableNetwork(small_net, setting_of(name).branches)
+    network.images_per_pass = 2
+    out = run(make(name, network), streams)
+    assert_equal(run(make(name, networks(name)), streams), out, atol=1e-9)
+    assert network.forwards == METHODS.get(name).card.forwards * max(LENGTHS.values())
+
+
+@every_method
+def test_inference_mode_is_refused(networks, streams, name):
+    method = make(name, networks(name))
+    method.start(1)
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode=False"):
+        method.step(streams["B"][:1], keys_of("B", 0))
+
+
+@every_method
+def test_diagnostics_are_plain_numbers_one_per_stream(networks, streams, name):
+    for diagnostics in run(make(name, networks(name)), streams).diagnostics.values():
+        assert all(isinstance(value, float | int) for value in diagnostics.values())
