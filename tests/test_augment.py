@@ -189,6 +189,12 @@ def test_brightness_factors_are_uniform_and_differ_between_channels():
     assert abs(np.corrcoef(factors[:, 0, 0, 0], factors[:, 1, 0, 0])[0, 1]) < 0.1
 
 
+def test_brightness_is_not_split_at_1_when_its_range_is_lopsided():
+    image = random_image(3, 8, 8) + 0.1
+    settings = StrongAugmentation(Operation(1, (0.5, 3.0)), *[Operation(0, (1, 1))] * 4)
+    assert_uniform((many(image, settings) / image)[:, :, 0, 0], 0.5, 3.0)
+
+
 def assert_half_below_and_half_above_1(values, low, high):
     values = np.asarray(values).ravel()
     below = values < 1
