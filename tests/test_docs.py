@@ -1,0 +1,56 @@
+"""The documentation is true: its example runs, its cards and its files exist."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tta_bench.config import method_options
+from tta_bench.draws import ImageKey
+from tta_bench.launch.paths import CONFIG_DIR
+from tta_bench.methods.base import METHODS
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.unet import UNet
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_example_of_add_a_method_runs_as_printed(tmp_path, monkeypatch):
+    text = (ROOT / "docs/add_a_method.md").read_text()
+    code, settings = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "yaml"))
+    (tmp_path / "self_training.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    METHODS.names()  # the built-in ones first, so that the example comes last
+    try:
+        importlib.import_module("self_training")
+        options = method_options(yaml.safe_load(settings))
+        assert options == METHODS.get("self_training").Options()
+        torch.manual_seed(0)
+        method = METHODS.get("self_training")(AdaptableNetwork(UNet("resnet18", 2, decoder_channels=(16, 16, 8, 8, 8))))
+        method.start(2)
+        result = method.step(torch.rand(2, 3, 64, 64), [ImageKey(0, "A", "1"), ImageKey(0, "B", "1")])
+        assert result.logits.shape == (2, 2, 64, 64)
+        assert result.diagnostics["skipped"] == [False, False]
+        assert (method.network.forwards, method.backwards) == (method.card.forwards, method.card.backwards)
+    finally:
+        METHODS._items.pop("self_training", None)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_method_has_a_yaml_with_its_defaults_and_a_card(name):
+    settings = yaml.safe_load((CONFIG_DIR / "method" / f"{name}.yaml").read_text())
+    assert settings["name"] == name
+    assert method_options(settings) == METHODS.get(name).Options()
+    assert (ROOT / f"docs/methods/{name}.md").read_text().startswith(f"# `{name}`")
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
+)
+def test_links_of_a_page_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text()):
+        if "://" not in target:
+            assert (ROOT / page).parent.joinpath(target).exists(), target
