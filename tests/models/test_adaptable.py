@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from plain_grata import affine_parameters, with_batch_statistics
+from tta_bench.errors import UserError
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import (
     BatchStatistics,
@@ -245,7 +246,7 @@ def test_images_that_do_not_divide_into_the_streams_are_refused(branched, images
 
 
 def test_a_network_without_batch_norm_is_refused():
-    with pytest.raises(ValueError, match="nothing to adapt"):
+    with pytest.raises(UserError, match="no BatchNorm2d layer to adapt"):
         AdaptableNetwork(nn.Sequential(nn.Conv2d(3, 2, 1)))
 
 
