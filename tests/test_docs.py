@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from tta_bench.config import method_options
 from tta_bench.draws import ImageKey
@@ -41,7 +42,7 @@ def test_the_example_of_add_a_method_runs_as_printed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_method_has_a_yaml_with_its_defaults_and_a_card(name):
-    settings = yaml.safe_load((CONFIG_DIR / "method" / f"{name}.yaml").read_text())
+    settings = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "method" / f"{name}.yaml"), resolve=True)
     assert settings["name"] == name
     assert method_options(settings) == METHODS.get(name).Options()
     assert (ROOT / f"docs/methods/{name}.md").read_text().startswith(f"# `{name}`")

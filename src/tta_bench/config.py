@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
+from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tta_bench.errors import UserError, nearest
@@ -20,6 +21,9 @@ from tta_bench.models.unet import DECODER_CHANNELS
 
 BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
 """Optional auxiliary branches of a segmentation network."""
+
+PRESETS = ("uniform", "official")
+"""Hyper-parameters that are equal for all methods where they can be, or those of a method's own authors."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -167,6 +171,14 @@ class RunConfig(Section):
         return self
 
 
+def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
+    """``${preset:UNIFORM,OFFICIAL}`` in a method's YAML: one of two values, chosen by its key ``preset``."""
+    return official if _parent_.get("preset") == "official" else uniform
+
+
+OmegaConf.register_new_resolver("preset", _by_preset, replace=True)
+
+
 def validate(composed: Mapping[str, Any]) -> RunConfig:
     """Check a composed configuration.
 
@@ -213,7 +225,9 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
     if "name" not in method:
         raise UserError(f"no method is chosen: add +method=NAME, {nearest('', METHODS.names())}")
     options = METHODS.get(method["name"]).Options
-    values = {key: value for key, value in method.items() if key != "name"}
+    if method.get("preset", PRESETS[0]) not in PRESETS:
+        raise UserError(f"unknown method.preset={method['preset']}: {nearest(str(method['preset']), PRESETS)}")
+    values = {key: value for key, value in method.items() if key not in ("name", "preset")}
     try:
         return TypeAdapter(options).validate_python(values)
     except ValidationError as error:

@@ -66,10 +66,14 @@ class Registry(Generic[Item]):
         """Import the built-in modules and the plug-ins, once; a broken plug-in does not stop the others."""
         if self._loaded:
             return
-        self._loaded = True
-        package = importlib.import_module(self.package)
-        for module in pkgutil.iter_modules(package.__path__, prefix=f"{self.package}."):
-            importlib.import_module(module.name)
+        self._loaded = True  # before the imports, which may look names up
+        try:
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__, prefix=f"{self.package}."):
+                importlib.import_module(module.name)
+        except BaseException:
+            self._loaded = False
+            raise
         for plugin in entry_points(group=self.package):
             before = dict(self._items)
             try:

@@ -38,6 +38,9 @@ class AdaptableNetwork(nn.Module):
         branches: auxiliary branches whose normalisation layers are adapted too, in this order after the
             segmentation path.
 
+    Raises:
+        UserError: no BatchNorm2d layer to adapt, or a branch that the source model does not have.
+
     Attributes:
         layers: adapted normalisation layers by name, in module order within the segmentation path and each branch.
         source_theta: ``[scalars]``, per layer first the scale, then the shift of all its channels.
@@ -53,6 +56,8 @@ class AdaptableNetwork(nn.Module):
         parts = self._all_layers.items()
         self.layers = {name: layer for name, layer in parts if not name.startswith("branches.")}
         for branch in branches:
+            if branch not in self.model.branches:
+                raise UserError(f"the source model has no branch '{branch}': train one with model.branches=[{branch}]")
             self.layers |= {name: layer for name, layer in parts if name.startswith(f"branches.{branch}.")}
         affine = [value for layer in self.layers.values() for value in (layer.source_weight, layer.source_bias)]
         self.register_buffer("source_theta", torch.cat(affine))
