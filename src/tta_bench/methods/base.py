@@ -45,6 +45,7 @@ class Card:
         backwards: backward passes per test image.
         paper: author, venue, year.
         licence: of the original code.
+        stochastic: whether another seed gives other predictions.
     """
 
     adapts: str
@@ -55,6 +56,7 @@ class Card:
     backwards: int
     paper: str
     licence: str
+    stochastic: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.augment import StrongAugmentation
 from tta_bench.draws import Draws
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
-from tta_bench.objectives.base import OBJECTIVES, bind_objective
-from tta_bench.objectives.entropy import EntropyForm
+from tta_bench.gradients import gradient_cosine
+from tta_bench.methods.base import Card, Diagnostics, register
+from tta_bench.methods.two_objectives import TwoObjectivesMethod, TwoObjectivesOptions
 
 LEARNING_RATE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "square": lambda cosine: (cosine + 1).square() / 4,
@@ -30,39 +29,27 @@ LEARNING_RATE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True)
-class GraTaOptions(GradientOptions):
+class GraTaOptions(TwoObjectivesOptions):
     """Options of GraTa.
 
     Attributes:
-        pseudo: the objective that is minimised.
-        auxiliary: the objective it is aligned with.
         learning_rate_function: how the cosine scales the learning rate, see :data:`LEARNING_RATE_FUNCTIONS`.
         perturbation: size of the auxiliary descent step at whose end the pseudo gradient is taken; 0 for none.
-        entropy_form: see :func:`tta_bench.objectives.entropy.entropy`.
-        strong_augmentation: operations of the strong view.
     """
 
-    pseudo: str = "consistency"
-    auxiliary: str = "entropy"
     learning_rate_function: Literal[
         "square", "linear", "sigmoid", "relu", "softplus", "constant", "constant_quarter"
     ] = "square"
     perturbation: float = 1.0
-    entropy_form: EntropyForm = "positive"
-    strong_augmentation: StrongAugmentation = field(default_factory=StrongAugmentation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in (self.pseudo, self.auxiliary):
-            OBJECTIVES.get(name)
-        if self.pseudo == self.auxiliary:
-            raise ValueError(f"pseudo and auxiliary are both '{self.pseudo}': a gradient is aligned with another one")
         if not math.isfinite(self.perturbation) or self.perturbation < 0:
             raise ValueError(f"perturbation={self.perturbation} must not be negative")
 
 
 @register("grata")
-class GraTa(GradientMethod):
+class GraTa(TwoObjectivesMethod):
     """The pseudo gradient, taken one auxiliary step ahead, with a learning rate that follows their cosine."""
 
     card = Card(
@@ -74,15 +61,16 @@ class GraTa(GradientMethod):
         backwards=2,
         paper="Chen et al., AAAI 2025",
         licence="MIT",
+        stochastic=True,
     )
     Options = GraTaOptions
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """Lines 1-5 of Algorithm 1; the prediction (line 6) follows on the clean image."""
         theta = self.theta(len(images))
-        auxiliary_loss, auxiliary_gradient = self._gradient(self.options.auxiliary, images, draws, theta)
+        auxiliary_loss, auxiliary_gradient = self.objective_gradient(self.options.auxiliary, images, draws, theta)
         perturbed = theta - self.options.perturbation * auxiliary_gradient
-        pseudo_loss, pseudo_gradient = self._gradient(self.options.pseudo, images, draws, perturbed)
+        pseudo_loss, pseudo_gradient = self.objective_gradient(self.options.pseudo, images, draws, perturbed)
         cosine = gradient_cosine(auxiliary_gradient, pseudo_gradient)
         rate = self.options.learning_rate * LEARNING_RATE_FUNCTIONS[self.options.learning_rate_function](cosine)
         # The rate is scaled before Adam, whose moments see the unscaled gradient.
@@ -94,17 +82,3 @@ class GraTa(GradientMethod):
             "lr": rate,
             "skipped": skipped,
         }
-
-    def _gradient(self, name: str, images: Tensor, draws: Draws, theta: Tensor) -> tuple[Tensor, Tensor]:
-        objective = bind_objective(
-            name, entropy_form=self.options.entropy_form, strong_augmentation=self.options.strong_augmentation
-        )
-        return self.gradient(lambda network: objective(network, images, draws), theta)
-
-
-def gradient_cosine(first: Tensor, second: Tensor) -> Tensor:
-    """Cosine of two gradients ``[A, scalars]`` over all scalars jointly: ``[A]``.
-
-    The official code's form: 1e-12 is added to the product of the norms, so a zero gradient gives 0.
-    """
-    return (first * second).sum(dim=1) / (first.norm(dim=1) * second.norm(dim=1) + 1e-12)

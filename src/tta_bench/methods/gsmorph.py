@@ -1,0 +1,54 @@
+"""GSMorph's layer-wise gradient surgery, applied to test-time adaptation (Dou et al., MICCAI 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tta_bench.gradients import project_conflicts
+from tta_bench.methods.base import Card, register
+from tta_bench.methods.two_objectives import CombinedGradientsMethod, TwoObjectivesOptions
+
+
+@dataclass(frozen=True)
+class GSMorphOptions(TwoObjectivesOptions):
+    """Options of the layer-wise surgery.
+
+    Attributes:
+        group_by: conflicts are judged per affine tensor, per normalisation layer, or over the whole network.
+    """
+
+    group_by: Literal["tensor", "module", "network"] = "tensor"
+
+
+@register("gsmorph")
+class GSMorph(CombinedGradientsMethod):
+    """The pseudo gradient, layer by layer without what opposes the auxiliary one, which is never added."""
+
+    card = Card(
+        adapts="affine parameters of normalisation",
+        statistics="test image",
+        needs_gradients=True,
+        needs_source_statistics=False,
+        forwards=9,
+        backwards=2,
+        paper="Dou et al., MICCAI 2023",
+        licence="none",
+        stochastic=True,
+    )
+    Options = GSMorphOptions
+
+    def combine(self, pseudo: Tensor, auxiliary: Tensor) -> Tensor:
+        """The pseudo gradient, projected group by group."""
+        return project_conflicts(pseudo, auxiliary, self._groups())
+
+    def _groups(self) -> Tensor:
+        """The group of each scalar of a row of theta, ``[scalars]``."""
+        slices = self.network.tensor_slices()
+        sizes = torch.tensor([part.stop - part.start for part in slices])
+        tensor = torch.arange(len(slices)).repeat_interleave(sizes)
+        divisor = {"tensor": 1, "module": 2, "network": len(slices)}[self.options.group_by]
+        return (tensor // divisor).to(self.network.source_theta.device)

@@ -1,0 +1,47 @@
+"""PCGrad: gradient surgery between entropy and consistency (Yu et al., NeurIPS 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tta_bench.gradients import pcgrad
+from tta_bench.methods.base import Card, register
+from tta_bench.methods.two_objectives import CombinedGradientsMethod, TwoObjectivesOptions
+
+
+@dataclass(frozen=True)
+class PCGradOptions(TwoObjectivesOptions):
+    """Options of PCGrad.
+
+    Attributes:
+        reduction: whether the two projected gradients are added or averaged.
+    """
+
+    reduction: Literal["sum", "mean"] = "sum"
+
+
+@register("pcgrad")
+class PCGrad(CombinedGradientsMethod):
+    """Each of the two gradients loses what opposes the other; then both are added."""
+
+    card = Card(
+        adapts="affine parameters of normalisation",
+        statistics="test image",
+        needs_gradients=True,
+        needs_source_statistics=False,
+        forwards=9,
+        backwards=2,
+        paper="Yu et al., NeurIPS 2020",
+        licence="MIT",
+        stochastic=True,
+    )
+    Options = PCGradOptions
+
+    def combine(self, pseudo: Tensor, auxiliary: Tensor) -> Tensor:
+        """Both gradients without their conflicts, added or averaged."""
+        total = torch.stack(pcgrad(pseudo, auxiliary)).sum(0)
+        return total if self.options.reduction == "sum" else total / 2

@@ -1,0 +1,66 @@
+"""SAGM: sharpness-aware gradient matching on the consistency objective (Wang et al., CVPR 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tta_bench.augment import StrongAugmentation
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.objectives.base import BoundNetwork
+from tta_bench.objectives.consistency import consistency
+
+
+@dataclass(frozen=True)
+class SAGMOptions(GradientOptions):
+    """Options of SAGM.
+
+    Attributes:
+        rho: length of the ascent step.
+        alpha: how much of the gradient itself is taken off that step.
+        strong_augmentation: operations of the strong view.
+    """
+
+    rho: float = 0.05
+    alpha: float = 0.001
+    strong_augmentation: StrongAugmentation = field(default_factory=StrongAugmentation)
+
+
+@register("sagm")
+class SAGM(GradientMethod):
+    """The mean of the gradients here and one small ascent step away, on the same strong view."""
+
+    card = Card(
+        adapts="affine parameters of normalisation",
+        statistics="test image",
+        needs_gradients=True,
+        needs_source_statistics=False,
+        forwards=15,
+        backwards=2,
+        paper="Wang et al., CVPR 2023",
+        licence="MIT",
+        stochastic=True,
+    )
+    Options = SAGMOptions
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """``g = (g0 + grad L(theta + (rho / |g0| - alpha) g0)) / 2``; one step from theta."""
+
+        def objective(network: BoundNetwork) -> Tensor:
+            return consistency(network, images, draws, strong_augmentation=self.options.strong_augmentation)
+
+        theta = self.theta(len(images))
+        losses, here = self.gradient(objective, theta)
+        _, there = self.gradient(objective, theta + ascent(here, self.options.rho, self.options.alpha))
+        rate = torch.full_like(losses, self.options.learning_rate)
+        skipped = self.state.step((here + there) / 2, rate, losses)
+        return {"loss_pseudo": losses, "lr": rate, "skipped": skipped}
+
+
+def ascent(gradient: Tensor, rho: float, alpha: float) -> Tensor:
+    """``(rho / |g| - alpha) g`` for each row ``[A, scalars]``; zero for a zero gradient."""
+    norm = gradient.norm(dim=1, keepdim=True)
+    return (rho / (norm + 1e-12) - alpha) * gradient

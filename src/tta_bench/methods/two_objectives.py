@@ -1,0 +1,76 @@
+"""What methods with a pseudo and an auxiliary objective share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from tta_bench.augment import StrongAugmentation
+from tta_bench.draws import Draws
+from tta_bench.gradients import gradient_cosine
+from tta_bench.methods.base import Diagnostics, GradientMethod, GradientOptions
+from tta_bench.objectives.base import OBJECTIVES, bind_objective
+from tta_bench.objectives.entropy import EntropyForm
+
+
+@dataclass(frozen=True)
+class TwoObjectivesOptions(GradientOptions):
+    """Options of methods with two objectives.
+
+    Attributes:
+        pseudo: the objective that is minimised.
+        auxiliary: the objective it is brought into agreement with.
+        entropy_form: see :func:`tta_bench.objectives.entropy.entropy`.
+        strong_augmentation: operations of the strong view.
+    """
+
+    pseudo: str = "consistency"
+    auxiliary: str = "entropy"
+    entropy_form: EntropyForm = "positive"
+    strong_augmentation: StrongAugmentation = field(default_factory=StrongAugmentation)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in (self.pseudo, self.auxiliary):
+            OBJECTIVES.get(name)
+        if self.pseudo == self.auxiliary:
+            raise ValueError(f"pseudo and auxiliary are both '{self.pseudo}': a gradient is aligned with another one")
+
+
+class TwoObjectivesMethod(GradientMethod):
+    """Base of methods with two objectives."""
+
+    Options = TwoObjectivesOptions
+
+    def objective_gradient(self, name: str, images: Tensor, draws: Draws, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses ``[A]`` of the objective called ``name`` and their gradients ``[A, scalars]`` at ``theta``."""
+        objective = bind_objective(
+            name, entropy_form=self.options.entropy_form, strong_augmentation=self.options.strong_augmentation
+        )
+        return self.gradient(lambda network: objective(network, images, draws), theta)
+
+
+class CombinedGradientsMethod(TwoObjectivesMethod):
+    """Base of methods that combine both gradients, taken at the same state, into the one that is followed."""
+
+    @abstractmethod
+    def combine(self, pseudo: Tensor, auxiliary: Tensor) -> Tensor:
+        """The gradient to follow, ``[A, scalars]``, from the two of the objectives."""
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """Both gradients at the same state, combined; one step."""
+        theta = self.theta(len(images))
+        auxiliary_loss, auxiliary = self.objective_gradient(self.options.auxiliary, images, draws, theta)
+        pseudo_loss, pseudo = self.objective_gradient(self.options.pseudo, images, draws, theta)
+        rate = torch.full_like(pseudo_loss, self.options.learning_rate)
+        skipped = self.state.step(self.combine(pseudo, auxiliary), rate, auxiliary_loss + pseudo_loss)
+        return {
+            "loss_auxiliary": auxiliary_loss,
+            "loss_pseudo": pseudo_loss,
+            "cosine": gradient_cosine(auxiliary, pseudo),
+            "lr": rate,
+            "skipped": skipped,
+        }
