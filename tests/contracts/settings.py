@@ -27,6 +27,8 @@ class Setting:
 
 
 SETTINGS: dict[str, Setting] = {
+    "alpha_bn": Setting(no_update={"source_weight": 1.0}, control="no_adapt"),
+    "medbn": Setting(no_update={}, control="medbn"),
     "no_adapt": Setting(no_update={}, control="no_adapt"),
     "bn_only": Setting(no_update={}),
 }

@@ -267,6 +267,19 @@ def test_a_running_average_with_momentum_moves_as_batch_norm_does_in_training(
         assert torch.equal(policy.variance, variance)
 
 
+def test_every_stream_may_have_a_momentum_of_its_own(layer):
+    x, weight, bias = make_batch(3, 2)
+    momenta = torch.tensor([[0.1], [0.0], [1.0]], dtype=torch.float64)
+    together = running(3, momenta)
+    together.normalise(x, weight, bias, layer)
+    for s, momentum in enumerate(momenta.flatten().tolist()):
+        alone = running(3, None)
+        alone = RunningStatistics(alone.mean[s : s + 1], alone.variance[s : s + 1], momentum)
+        alone.normalise(x[2 * s : 2 * s + 2], weight[s : s + 1], bias[s : s + 1], layer)
+        torch.testing.assert_close(together.mean[s], alone.mean[0], rtol=0, atol=1e-12)
+        torch.testing.assert_close(together.variance[s], alone.variance[0], rtol=0, atol=1e-12)
+
+
 def test_a_layer_updates_its_own_channels_of_the_running_average_only(batch_norm):
     layer = NormalisationLayer(batch_norm, channel_offset=2)
     x, weight, bias = make_batch(2, 1)

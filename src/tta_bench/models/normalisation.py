@@ -100,8 +100,13 @@ class BatchStatistics(Statistics):
         views = x.shape[0] // weight.shape[0]
         if not self.pool_views:
             weight, bias, views = _per_image(weight, views), _per_image(bias, views), 1
-        folded = _fold(x, views)
-        out = F.batch_norm(folded, None, None, weight.reshape(-1), bias.reshape(-1), training=True, eps=layer.eps)
+        folded, weight, bias = _fold(x, views), weight.reshape(-1), bias.reshape(-1)
+        if views == 1 and x.device.type == "cpu":
+            # One group per channel has the same statistics, in a kernel that is several times faster on a CPU; that
+            # for channels-last tensors is not used because it loses digits of large feature maps.
+            out = F.group_norm(folded.contiguous(), len(weight), weight, bias, layer.eps)
+        else:
+            out = F.batch_norm(folded, None, None, weight, bias, training=True, eps=layer.eps)
         return _unfold(out, x.shape, views)
 
 
@@ -153,12 +158,12 @@ class RunningStatistics(Statistics):
     Attributes:
         mean: ``[S, channels of all layers]``, updated in place.
         variance: likewise.
-        momentum: weight of the current image, or None.
+        momentum: weight of the current image, ``[S, 1]`` for one per stream, or None.
     """
 
     mean: Tensor
     variance: Tensor
-    momentum: float | None = None
+    momentum: float | Tensor | None = None
 
     per_image = False
 

@@ -1,0 +1,56 @@
+"""alpha-BN: a fixed mixture of the source statistics and those of the test image (Schneider et al., NeurIPS 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, MethodOptions, Protocol, TTACallback, register
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.normalisation import MixedStatistics
+
+
+@dataclass(frozen=True)
+class AlphaBNOptions(MethodOptions):
+    """Options of alpha-BN.
+
+    Attributes:
+        source_weight: in [0, 1]; 1 gives the source statistics, 0 those of the test image.
+        unbiased: whether the variance of the test image is the unbiased one.
+    """
+
+    source_weight: float = 0.9
+    unbiased: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.source_weight <= 1:
+            raise ValueError(f"source_weight={self.source_weight} must lie in [0, 1]")
+
+
+@register("alpha_bn")
+class AlphaBN(TTACallback):
+    """Mean and variance between those of the source and those of the image: nothing persists between images."""
+
+    card = Card(
+        adapts="normalisation statistics",
+        statistics="source domain and test image, mixed",
+        needs_gradients=False,
+        needs_source_statistics=True,
+        forwards=1,
+        backwards=0,
+        paper="Schneider et al., NeurIPS 2020; You et al., 2021",
+        licence="Apache-2.0",
+    )
+    Options = AlphaBNOptions
+
+    def __init__(
+        self, network: AdaptableNetwork, options: AlphaBNOptions | None = None, protocol: Protocol | None = None
+    ) -> None:
+        super().__init__(network, options, protocol)
+        self.statistics = MixedStatistics(self.options.source_weight, self.options.unbiased)
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """Nothing persists; the prediction's own forward pass computes the statistics."""
+        return {}
