@@ -5,60 +5,107 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tta_bench.config import RunConfig
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Threads that spin while they wait cost a shared machine more than they win; read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-USER_ERROR = 2
-"""Exit code of bad input."""
+CRASH, USER_ERROR, INTERRUPTED = 1, 2, 130
+"""Exit codes: a fault of the program, bad input, Ctrl-C. Of a sweep with several, the first in this order."""
 
-HYDRA_FLAGS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
-"""Flags with which Hydra only shows something."""
+_outcomes: list[int] = []
+"""The exit code of every job that ran in this process."""
 
 
 def main() -> None:
     """Entry point; exits with 2 and sentences instead of a traceback if the input is bad."""
     import hydra
-    from omegaconf import DictConfig, OmegaConf
+
+    from tta_bench.errors import UserError, print_faults
+    from tta_bench.launch.command_line import check, quote_lists, register_experiments
+    from tta_bench.launch.paths import CONFIG_DIR
+
+    flags, overrides = _split(sys.argv[1:])
+    overrides = quote_lists(overrides, flags.multirun)
+    sys.argv[1:] = [*_words(flags), *overrides]
+    register_experiments()
+    only_shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
+    jobs: list[RunConfig] = []
+    if not only_shows and flags.experimental_rerun is None:
+        try:
+            jobs = check(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
+        except UserError as error:
+            print_faults(error)
+            sys.exit(USER_ERROR)
+    _outcomes.clear()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, the same command continues", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    failures = [code for code in _outcomes or _outcomes_elsewhere(jobs) if code]
+    if failures:
+        if len(jobs) > 1:
+            print(f"{len(failures)} of {len(jobs)} runs failed, see above", file=sys.stderr)
+        sys.exit(min(failures))
+
+
+def job(composed: Any) -> None:
+    """One job of Hydra, in this process or in one of a launcher; a failing one does not stop the others."""
+    from omegaconf import OmegaConf
     from rich.console import Console
 
     from tta_bench.cell import run
     from tta_bench.config import validate
     from tta_bench.errors import UserError, print_faults
-    from tta_bench.launch.command_line import check, quote_lists, register_experiments, run_section
-    from tta_bench.launch.paths import CONFIG_DIR
+    from tta_bench.launch.command_line import run_section
 
-    console = Console()
-    failures: list[str] = []
-    multirun = bool({"-m", "--multirun"} & set(sys.argv[1:]))
-    sys.argv[1:] = quote_lists(sys.argv[1:], multirun)
+    log = logging.getLogger("tta_bench")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
-    logging.getLogger("tta_bench").setLevel(logging.INFO)
+    log.setLevel(logging.INFO)
+    container = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(container, dict)
+    try:
+        run(validate(run_section(container)), Console())
+        _outcomes.append(0)
+    except UserError as error:
+        _outcomes.append(USER_ERROR)
+        print_faults(error)
+    except Exception:
+        _outcomes.append(CRASH)
+        log.exception("this run failed")
 
-    @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
-    def job(composed: DictConfig) -> None:
-        container = OmegaConf.to_container(composed, resolve=True)
-        assert isinstance(container, dict)
-        try:
-            run(validate(run_section(container)), console)
-        except UserError as error:
-            failures.extend(error.faults)
-            print_faults(error)
-        except Exception as error:
-            failures.append(f"{type(error).__name__}: {error}")
-            logging.getLogger("tta_bench").exception("this cell failed; the traceback is also in its status.json")
 
-    register_experiments()
-    if not HYDRA_FLAGS & set(sys.argv[1:]):
-        try:
-            check([argument for argument in sys.argv[1:] if not argument.startswith("-")])
-        except UserError as error:
-            print_faults(error)
-            sys.exit(USER_ERROR)
-    job()
-    if failures:
-        sys.exit(USER_ERROR)
+def _split(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """Hydra's flags and the overrides, in whatever order they stand."""
+    from hydra._internal.utils import get_args_parser
+
+    parser = get_args_parser()
+    parser.prog = "python -m tta_bench"
+    parsed = parser.parse_intermixed_args(arguments)
+    return parsed, parsed.overrides
+
+
+def _words(flags: Any) -> list[str]:
+    """Hydra's flags as words of a command line."""
+    words = []
+    for name, value in vars(flags).items():
+        if name != "overrides" and value not in (None, False):
+            words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return words
+
+
+def _outcomes_elsewhere(jobs: Sequence[RunConfig]) -> list[int]:
+    """Exit codes of jobs that ran in the processes of a launcher, told by what they left behind."""
+    from tta_bench.cell import Cell
+
+    finished = [all(Cell(config, seed).folder().status() == "done" for seed in config.seed) for config in jobs]
+    return [0 if done else CRASH for done in finished]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -137,7 +138,8 @@ def adapt_streams(
     total = sum(len(stream) for group in groups for stream in group)
     columns = (TextColumn(f"{title} {{task.fields[domain]}}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     records: list[ImageRecord] = []
-    with Progress(*columns, transient=True) as bar, quiet_lightning():
+    console = Console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar, quiet_lightning():
         task = bar.add_task("", total=total, domain="")
         for group in groups:
             module = AdaptationModule(len(group), threshold)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import platform
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +31,9 @@ from tta_bench.memory import PeakMemory, keep_freed_memory
 from tta_bench.methods.base import METHODS, Protocol, TTACallback
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
+from tta_bench.models.placement import place
 from tta_bench.results.console import Result, cell_table
-from tta_bench.results.store import CellFolder, cell_hash
+from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors
 from tta_bench.results.wandb_sink import log_to_wandb
 from tta_bench.source.train import source_model
 
@@ -92,15 +94,17 @@ def run(config: RunConfig, console: Console) -> None:
     given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
     names = config.target if given else (*config.target, config.source)
     domains = prepare(config.data, names, config.results_root / "data")
-    source = given or source_model(config, domains[config.source], config.results_root)
+    if given is None:
+        with translate_os_errors(config.results_root):
+            source = source_model(config, domains[config.source], config.results_root)
+    else:
+        source = given
     _announce_source(source)
     for seed in config.seed:
         cell = Cell(config, seed)
         reference = cell.reference()
-        if reference is not None:
-            finish(reference, domains, source, device)
-        finish(cell, domains, source, device)
-        show(cell, reference, console)
+        compared = finish(reference, domains, source, device) if reference is not None else None
+        show(cell, finish(cell, domains, source, device), compared, console)
 
 
 def with_targets(config: RunConfig) -> RunConfig:
@@ -121,7 +125,7 @@ def with_targets(config: RunConfig) -> RunConfig:
 def domain_faults(
     data: DataConfig, source: str, targets: Sequence[str] | None, checkpoint: Path | str | None
 ) -> list[str]:
-    """A sentence for every domain that the data set does not have.
+    """A sentence for every domain that the data set does not have, and for a checkpoint that is not there.
 
     With a given source model its own images are not needed, and its name may be any.
 
@@ -129,14 +133,17 @@ def domain_faults(
         UserError: the data set cannot be looked at.
     """
     available = available_domains(data)
-    wanted = [("target", name) for name in targets or ()]
+    wanted = [("target", str(name)) for name in targets or ()]
     if checkpoint is None:
-        wanted.insert(0, ("source", source))
-    return [f"unknown {role}={name}: {nearest(name, available)}" for role, name in wanted if name not in available]
+        wanted.insert(0, ("source", str(source)))
+    faults = [f"unknown {role}={name}: {nearest(name, available)}" for role, name in wanted if name not in available]
+    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
+        faults.append(f"checkpoint={checkpoint} is no file: check the path; without checkpoint= one is trained")
+    return faults
 
 
-def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> None:
-    """Compute the cell unless it is finished; a failure is written down before it goes on its way."""
+def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Result:
+    """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
     folder = cell.folder()
     with folder.locked():
         summary = folder.summary()
@@ -145,18 +152,19 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
             changed = _changed_inputs(summary, cell, domains, source)
             if not changed:
                 log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
-                return
+                log_to_wandb(cell.config.logger, folder)
+                return summary, folder.rows()
             log.info("%s, seed %d: computed again, because %s changed since", method, cell.seed, changed)
         folder.start({"hash": folder.hash, **cell.identity(), "results_root": str(cell.config.results_root)})
-        with _log_file(folder.path / "run.log"):
-            try:
+        try:
+            with _log_file(folder.path / "run.log"):
                 rows, summary = compute(cell, domains, source, device)
                 folder.finish(rows, summary)
-            except BaseException as error:
-                log.error("failed: %s: %s", type(error).__name__, error)
-                folder.fail(error)
-                raise
-        log_to_wandb(cell.config.logger, folder)
+        except BaseException as error:
+            folder.fail(error)
+            raise
+        log_to_wandb(cell.config.logger, folder, again=True)
+        return summary, folder.rows()
 
 
 def compute(
@@ -169,7 +177,7 @@ def compute(
     """
     config = cell.config
     memory = PeakMemory(device)
-    network = place(AdaptableNetwork(source.model), device)
+    network = place(AdaptableNetwork(source.model), device, config.data.image_size)
     protocol = Protocol(config.protocol.reset, config.protocol.steps, config.protocol.predict)
     method = METHODS.get(config.method["name"])(network, method_options(config.method), protocol)
     streams = make_streams(domains, cell.targets, config.protocol.reset)
@@ -187,16 +195,6 @@ def compute(
         log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
     rows = per_image_rows(cell, domains, records)
     return rows, summarise(cell, rows, domains, source, method, memory.megabytes())
-
-
-def place(network: AdaptableNetwork, device: torch.device) -> AdaptableNetwork:
-    """Move the network to the device, in the memory layout and pass size that are fastest there."""
-    if device.type == "cpu":
-        network.images_per_pass = 1
-        return network.to(memory_format=torch.channels_last)
-    torch.backends.cudnn.allow_tf32 = False  # float32 means float32: results agree with the CPU's
-    torch.backends.cuda.matmul.allow_tf32 = False
-    return network.to(device)
 
 
 def lockstep_width(config: RunConfig, device: torch.device) -> int:
@@ -278,17 +276,10 @@ def summarise(
     }
 
 
-def show(cell: Cell, reference: Cell | None, console: Console) -> None:
+def show(cell: Cell, result: Result, reference: Result | None, console: Console) -> None:
     """Print the cell's table and the folder of its results."""
-    console.print(cell_table(_result(cell), _result(reference) if reference else None))
-    console.print(f"results: {cell.folder().path}", soft_wrap=True)
-
-
-def _result(cell: Cell) -> Result:
-    """A finished cell's summary and rows."""
-    summary = cell.folder().summary()
-    assert summary is not None
-    return summary, cell.folder().rows()
+    console.print(cell_table(result, reference))
+    console.print(f"results: {cell.folder().path}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _announce_source(source: SourceModel) -> None:
@@ -311,15 +302,27 @@ def _is_cuda(method: TTACallback) -> bool:
     return method.network.source_theta.is_cuda
 
 
+class _QuietFileHandler(logging.FileHandler):
+    """A full disk is reported by the results, not by every line of the log."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Lose the line."""
+
+
 @contextmanager
 def _log_file(path: Path) -> Iterator[None]:
-    """Copy this package's log records to a file."""
+    """Copy this package's log records to a file, and to it alone the traceback of a failure."""
     logger = logging.getLogger("tta_bench")
-    handler = logging.FileHandler(path, mode="w")
+    with translate_os_errors(path.parent):
+        handler = _QuietFileHandler(path, mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     try:
         yield
+    except BaseException:
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info()))
+        raise
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # what a full disk could not take
+            handler.close()

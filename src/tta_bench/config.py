@@ -6,13 +6,23 @@ reports all faults at once, each with the nearest valid name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
@@ -32,34 +42,71 @@ def as_tuple(value: Any) -> Any:
     """Accept ``A``, ``'A,C'`` and ``[A, C]`` for a list of names or numbers."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return (value,)
     return value
 
 
+def _as_mapping(value: Any) -> Any:
+    """Accept the text of a mapping, which is how the command line hands over one that replaces the default."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def _as_classes(value: Any) -> Any:
+    return {"foreground": (1,)} if value is None else _as_mapping(value)
+
+
+def _as_lockstep(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f"lockstep={value}: give the number of streams, 1 or more, or auto")
+
+
+def _distinct(key: str) -> AfterValidator:
+    """Refuse an empty list, and one that names something twice."""
+
+    def check(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not values:
+            raise ValueError(f"{key} is empty: name at least one, or leave {key} out")
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{key} lists {twice} more than once: name it once")
+        return values
+
+    return AfterValidator(check)
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple), Field(min_length=1)]
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple), _distinct("seed")]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values do not change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
 
 class DataConfig(Section):
     """Which images, read how (``conf/data``)."""
 
     name: Literal["synthetic", "folder", "fundus"]
-    root: Path | None = None
+    root: UserPath | None = None
     image_size: int = Field(ge=64, multiple_of=32, description="side of the square network input, pixels")
     limit: int | None = Field(default=None, ge=1, description="keep the first N images of each domain")
     classes: Annotated[
         dict[str, tuple[Annotated[int, Field(ge=0, le=255)], ...]],
-        BeforeValidator(lambda value: {"foreground": (1,)} if value is None else value),
+        BeforeValidator(_as_classes),
         Field(min_length=1),
     ]
-    domains: dict[str, str] | None = Field(default=None, description="fundus: domain name -> file prefix")
+    domains: Annotated[dict[str, str] | None, BeforeValidator(_as_mapping)] = Field(
+        default=None, description="fundus: domain name -> file prefix"
+    )
     seed: int = Field(default=0, ge=0, description="synthetic: seed of the generated images")
 
     @model_validator(mode="after")
@@ -148,18 +195,18 @@ class RunConfig(Section):
 
     method: dict[str, Any]
     source: str
-    target: Names | None = None
+    target: Annotated[Names, _distinct("target")] | None = None
     seed: Seeds = (0,)
-    checkpoint: Path | None = None
+    checkpoint: UserPath | None = None
     data: DataConfig
     model: ModelConfig
     training: TrainingConfig
     protocol: ProtocolConfig
     logger: LoggerConfig
-    results_root: Path
+    results_root: UserPath
     force: bool = False
-    device: str = "auto"
-    lockstep: int | Literal["auto"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    lockstep: Annotated[int | Literal["auto"], BeforeValidator(_as_lockstep)] = "auto"
 
     @model_validator(mode="after")
     def _target_is_foreign(self) -> RunConfig:
@@ -192,7 +239,8 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(composed)
     except ValidationError as error:
-        faults += [_sentence(fault, _fields) for fault in error.errors()]
+        # Without a method there is no section to look into; the sentence below says more.
+        faults += [_sentence(fault, _fields) for fault in error.errors() if fault["loc"] != ("method",)]
     try:
         method_options(composed.get("method") or {})
     except UserError as error:
@@ -238,16 +286,29 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
 
 def _sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str = "") -> str:
     """One pydantic fault as a sentence that names the key."""
-    location = [str(part) for part in fault["loc"] if not str(part).startswith("function-")]
-    key = ".".join([prefix, *location] if prefix else location)
+    location = [part for part in fault["loc"] if not str(part).startswith("function-")]
+    key = ".".join([prefix] * bool(prefix) + [part for part in location if isinstance(part, str)])
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"unknown key '{key}': {nearest(location[-1], valid(location[:-1]))}"
+        parent = [str(part) for part in location[:-1]]
+        return f"unknown key '{key}': {nearest_key(key, valid(parent))}"
     if fault["type"] == "value_error":
         message = str(fault["ctx"]["error"])
-        return f"{key}: {message}" if prefix else message
+        return f"{key}: {message}" if prefix == "method" else message
     if fault["type"] == "missing":
         return f"'{key}' is missing: add {key}=..."
-    return f"{key}={fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    value = "null" if fault["input"] is None else repr(fault["input"])
+    return f"{key}={value}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def nearest_key(key: str, siblings: Iterable[str]) -> str:
+    """As :func:`nearest` for a dotted key of which the last part is unknown; the hint is a whole key.
+
+    >>> nearest_key("data.limt", ["limit", "root"])
+    "did you mean 'data.limit'?"
+    """
+    parent, dot, leaf = key.rpartition(".")
+    hint = nearest(leaf, siblings)
+    return hint.replace("mean '", f"mean '{parent}{dot}", 1)
 
 
 def _option_names(options: Any, path: list[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import product
@@ -9,18 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tta_bench.cell import REFERENCE, domain_faults, with_targets
-from tta_bench.config import DataConfig, RunConfig, as_tuple, validate, validate_data
+from tta_bench.config import DataConfig, RunConfig, as_tuple, nearest_key, validate, validate_data
 from tta_bench.errors import UserError, nearest
 from tta_bench.launch.paths import CONFIG_DIR, EXPERIMENTS_DIR
 
@@ -29,6 +34,18 @@ FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 
 LISTS = ("target", "seed")
 """``target=A,C`` is a list of targets; a list of seeds in a single run, a sweep over seeds with ``-m``."""
+
+MAPPINGS = ("data.classes", "data.domains")
+"""``data.classes={vessel: [1]}`` replaces the default, where Hydra would merge it into the default."""
+
+IN_DEFAULTS = ("model", "training", "data", "protocol", "logger", "experiment")
+"""Groups of the defaults list: Hydra chooses them with ``group=``, and the method with ``+method=``."""
+
+NOT_BY_NAME = ("method", "data", "model", "logger")
+"""Groups whose ``name`` decides what the other keys mean."""
+
+LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+"""Launcher -> the extra that installs it."""
 
 
 def register_experiments() -> None:
@@ -39,22 +56,45 @@ def register_experiments() -> None:
 
 
 def quote_lists(arguments: Sequence[str], multirun: bool) -> list[str]:
-    """The command line with lists of targets, and of seeds outside a sweep, marked as lists for Hydra."""
+    """The command line in Hydra's grammar, from a more forgiving one.
+
+    Lists of targets, and of seeds outside a sweep, are marked as lists; mappings replace their defaults; a group
+    is chosen with and without ``+``.
+    """
     quoted = []
     for argument in arguments:
-        key, _, value = argument.partition("=")
-        is_list = key in LISTS and "," in value and not value.startswith(("[", "'", '"'))
-        if is_list and not (multirun and key == "seed"):
-            argument = f"{key}=[{value}]"
-        quoted.append(argument.replace("method=", "+method=", 1) if argument.startswith("method=") else argument)
+        key, equals, value = argument.partition("=")
+        bare = key.lstrip("+")
+        if equals and bare == "method":
+            argument = f"+method={value}"
+        elif equals and bare in IN_DEFAULTS:
+            argument = f"{bare}={value}"
+        elif bare in LISTS and "," in value and not (multirun and bare == "seed"):
+            if not value.startswith(("[", "'", '"')):
+                argument = f"{bare}=[{value}]"
+        elif bare in MAPPINGS and value.startswith("{"):
+            argument = _mapping_as_text(bare, argument)
+        quoted.append(argument)
     return quoted
 
 
-def check(overrides: Sequence[str]) -> list[RunConfig]:
+def _mapping_as_text(key: str, argument: str) -> str:
+    """``key={a: [1]}`` with the mapping, or each mapping of a sweep, as quoted text."""
+    try:
+        value = OverridesParser.create().parse_override(argument).value()
+    except HydraException:
+        return argument  # reported by the check
+    values = value.list if isinstance(value, ChoiceSweep) else [value]
+    return f"{key}=" + ",".join(f"'{json.dumps(each, default=str)}'" for each in values)
+
+
+def check(overrides: Sequence[str], *, multirun: bool = True, config_dir: str | None = None) -> list[RunConfig]:
     """Check a whole command line, every combination of a sweep included.
 
     Args:
-        overrides: the arguments that are not flags.
+        overrides: the arguments that are not flags, as :func:`quote_lists` hands them over.
+        multirun: whether ``-m`` is given, so that a list of values is a sweep.
+        config_dir: of Hydra's flag ``--config-dir``: more YAML files, of one's own methods for instance.
 
     Returns:
         The validated configurations with their targets, one per job.
@@ -62,9 +102,11 @@ def check(overrides: Sequence[str]) -> list[RunConfig]:
     Raises:
         UserError: every fault found.
     """
-    with _hydra() as loader:
-        parsed, faults = _parse(overrides)
+    with _hydra(config_dir) as loader:
+        parsed, faults = _parse(overrides, loader)
         experiments = [o for o in parsed if o.key_or_group == "experiment"]
+        faults += _sweep_faults(parsed, multirun or any(_is_multirun(o, loader) for o in experiments))
+        faults += _repeated_groups(parsed, loader)
         parsed = [*_sweep_of(experiments, loader), *parsed]
         groups = [o for o in parsed if _options(loader, o.key_or_group)]
         sound = []
@@ -72,19 +114,24 @@ def check(overrides: Sequence[str]) -> list[RunConfig]:
             found = _group_faults(override, loader)
             faults += found
             sound += [] if found else [override]
-        if not any(o.key_or_group == "method" for o in groups):
+        if not any(o.key_or_group == "method" for o in groups) and all(o in sound for o in experiments):
             faults.append(f"no method is chosen: add +method=NAME, {nearest('', _options(loader, 'method'))}")
         if not any(o.key_or_group == "method" for o in sound):  # a stand-in, to check the rest
             sound += OverridesParser.create().parse_overrides([f"+method={REFERENCE}"])
             parsed = [o for o in parsed if not o.key_or_group.startswith("method.")]
         valid = _valid_keys(sound)
         for override in parsed:
-            if override in groups or override.key_or_group.startswith(FREE_FORM):
+            key = override.key_or_group
+            if override in groups or key.startswith(FREE_FORM):
                 continue
-            if override.key_or_group in valid:
-                sound.append(override)
+            group, _, leaf = key.partition(".")
+            if key not in valid:
+                faults.append(_key_fault(key, valid))
+            elif leaf == "name" and group in NOT_BY_NAME:
+                plus = "+" if group == "method" else ""
+                faults.append(f"'{key}' alone cannot be set: choose the whole group with {plus}{group}=NAME")
             else:
-                faults.append(_key_fault(override.key_or_group, valid))
+                sound.append(override)
         configs, more = _validate_jobs([*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))])
         faults += more
     if faults:
@@ -98,8 +145,10 @@ def compose_data(overrides: Sequence[str]) -> tuple[DataConfig, Path]:
     Raises:
         UserError: every fault found.
     """
+    overrides = quote_lists(overrides, multirun=False)
     with _hydra() as loader:
-        parsed, faults = _parse(overrides)
+        parsed, faults = _parse(overrides, loader)
+        faults += _sweep_faults(parsed, multirun=None)
         chosen = [o for o in parsed if o.key_or_group == "data"]
         faults += [fault for o in chosen for fault in _group_faults(o, loader)]
         if not faults:
@@ -113,41 +162,112 @@ def compose_data(overrides: Sequence[str]) -> tuple[DataConfig, Path]:
 
 
 @contextmanager
-def _hydra() -> Iterator[ConfigLoader]:
+def _hydra(config_dir: str | None = None) -> Iterator[ConfigLoader]:
     """Hydra, able to compose, for the time of the check."""
     register_experiments()
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir {config_dir} is not a folder")
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        if config_dir is not None:
+            path = create_config_search_path(str(CONFIG_DIR))
+            path.prepend("command-line", f"file://{Path(config_dir).absolute()}")
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2("tta_bench", path)
         yield GlobalHydra.instance().config_loader()
 
 
-def _parse(overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
+def _parse(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[Override], list[str]]:
     """Overrides in Hydra's grammar, and a fault for each argument that is not one."""
     parsed, faults = [], []
+    parser = OverridesParser.create(config_loader=loader)
     for text in overrides:
         try:
-            parsed += OverridesParser.create().parse_overrides([text])
+            (override,) = parser.parse_overrides([text])
         except HydraException:
-            faults.append(f"cannot read '{text}': write KEY=VALUE; quote values with special characters")
+            override = None
+        if override is None or not override.key_or_group or override.package is not None:
+            faults.append(
+                f"cannot read '{text}': write KEY=VALUE, and a value with special characters as 'KEY=\"VALUE\"'"
+            )
+        elif override.type == OverrideType.DEL:
+            faults.append(f"'{text}' cannot remove a key: set it to null instead, {override.key_or_group}=null")
+        else:
+            parsed.append(override)
     return parsed, faults
+
+
+def _sweep_faults(overrides: Sequence[Override], multirun: bool | None) -> list[str]:
+    """Lists of values that are no sweep, or hold a value twice; ``multirun`` None: there are no sweeps at all."""
+    faults = []
+    for override in overrides:
+        if not override.is_sweep_override():
+            continue
+        text, key = override.input_line, override.key_or_group
+        try:
+            values = _values(override)
+        except HydraException:
+            faults.append(f"cannot sweep over '{text}': list the values, separated by commas")
+            continue
+        twice = [value for value, count in Counter(values).items() if count > 1]
+        if twice:
+            faults.append(f"{key} lists {twice[0]} more than once: name it once")
+        quote = f"quote a value that has a comma, '{key}=\"VALUE\"'"
+        if key == "experiment":
+            faults.append(f"'{text}': one experiment at a time")
+        elif multirun is None:
+            faults.append(f"'{text}' has several values where one is expected; {quote}")
+        elif not multirun:
+            faults.append(f"'{text}' has several values: add -m to run each of them, or {quote}")
+    return faults
+
+
+def _repeated_groups(overrides: Sequence[Override], loader: ConfigLoader) -> list[str]:
+    """Groups that are chosen twice, where Hydra would complain or silently take the last."""
+    counts = Counter(o.get_key_element() for o in overrides if _options(loader, o.key_or_group))
+    return [
+        f"{key}= is given {count} times: give it once, or several values separated by commas with -m"
+        for key, count in counts.items()
+        if count > 1
+    ]
 
 
 def _options(loader: ConfigLoader, group: str) -> list[str]:
     """The choices of a config group; none if there is no such group."""
-    return loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+    return [] if not group else loader.get_group_options(group, results_filter=ObjectType.CONFIG)
 
 
 def _values(override: Override) -> list[str]:
-    """The values of an override as text: several in a sweep."""
+    """The values of an override as text: several in a sweep.
+
+    Raises:
+        HydraException: a sweep over infinitely many values.
+    """
     if override.is_sweep_override():
         return list(override.sweep_string_iterator())
     return [override.get_value_element_as_str()]
 
 
+def _is_multirun(experiment: Override, loader: ConfigLoader) -> bool:
+    """Whether an experiment's file asks for a sweep."""
+    names = [name for name in _values(experiment) if name in _options(loader, "experiment")]
+    return any(_experiment(name, loader).hydra.mode == RunMode.MULTIRUN for name in names)
+
+
 def _group_faults(override: Override, loader: ConfigLoader) -> list[str]:
     group = override.key_or_group
     options = _options(loader, group)
-    unknown = [value for value in _values(override) if value not in options and value != "null"]
-    return [f"unknown {group}={value}: {nearest(value, options)}" for value in unknown]
+    try:
+        values = _values(override)
+    except HydraException:
+        return [f"cannot sweep over '{override.input_line}': list the values, separated by commas"]
+    unknown = [value for value in values if value not in options and (group, value) != ("experiment", "null")]
+    return [f"unknown {group}={value}: {_group_hint(group, value, options)}" for value in unknown]
+
+
+def _group_hint(group: str, value: str, options: Sequence[str]) -> str:
+    if group == "hydra/launcher" and value in LAUNCHERS:
+        return f"install it with pip install 'tta-bench[{LAUNCHERS[value]}]'"
+    return nearest(value, options)
 
 
 def _sweep_of(experiments: Sequence[Override], loader: ConfigLoader) -> list[Override]:
@@ -156,16 +276,14 @@ def _sweep_of(experiments: Sequence[Override], loader: ConfigLoader) -> list[Ove
     for override in experiments:
         for name in _values(override):
             if name in _options(loader, "experiment"):
-                config = loader.load_configuration("config", [f"experiment={name}"], run_mode=_multirun())
-                params: Any = OmegaConf.to_container(config.hydra.sweeper.params or {})
+                params: Any = OmegaConf.to_container(_experiment(name, loader).hydra.sweeper.params or {})
                 found += OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     return found
 
 
-def _multirun() -> Any:
-    from hydra.types import RunMode
-
-    return RunMode.MULTIRUN
+def _experiment(name: str, loader: ConfigLoader) -> DictConfig:
+    """The configuration of an experiment, Hydra's own part included."""
+    return loader.load_configuration("config", [f"experiment={name}"], run_mode=RunMode.MULTIRUN)
 
 
 def _valid_keys(groups: Sequence[Override]) -> set[str]:
@@ -179,9 +297,14 @@ def _valid_keys(groups: Sequence[Override]) -> set[str]:
 
 
 def _key_fault(key: str, valid: set[str]) -> str:
+    """An unknown key, with the nearest valid one: beside it, or of the same name elsewhere."""
     parent, dot, leaf = key.rpartition(".")
     siblings = {path.removeprefix(parent + dot) for path in valid if path.rpartition(".")[0] == parent}
-    return f"unknown key '{key}': {nearest(leaf, siblings) if siblings else nearest(key, valid)}"
+    elsewhere = sorted(path for path in valid if path.rpartition(".")[2] == leaf)
+    hint = nearest_key(key, siblings) if siblings else nearest(key, valid)
+    if elsewhere and "did you mean" not in hint:
+        hint = f"did you mean {' or '.join(repr(path) for path in elsewhere)}?"
+    return f"unknown key '{key}': {hint}"
 
 
 def _choice(group: str, value: str) -> str:
@@ -208,7 +331,8 @@ def _paths(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
 
 def _validate_jobs(overrides: Sequence[Override]) -> tuple[list[RunConfig], list[str]]:
     """Compose and validate every job: the sound ones, and the faults of the others."""
-    latest = {o.key_or_group: o for o in overrides}  # the command line overrules an experiment's sweep
+    # As in Hydra's sweeper, the command line overrules an experiment's sweep.
+    latest = {o.key_or_group: o for o in overrides if _is_finite(o)}
     faults: list[str] = []
     configs = []
     for job in product(*[[_text(o, value) for value in _values(o)] for o in latest.values()]):
@@ -221,11 +345,7 @@ def _validate_jobs(overrides: Sequence[Override]) -> tuple[list[RunConfig], list
             config = validate(run_section(container))
         except UserError as error:
             faults += error.faults
-            with suppress(UserError):  # its own faults are among the above
-                data = validate_data(container["data"])
-                faults += domain_faults(
-                    data, container["source"], as_tuple(container["target"]), container["checkpoint"]
-                )
+            faults += _place_faults(container)
             continue
         try:
             configs.append(with_targets(config))
@@ -234,9 +354,29 @@ def _validate_jobs(overrides: Sequence[Override]) -> tuple[list[RunConfig], list
     return configs, faults
 
 
+def _place_faults(container: Mapping[str, Any]) -> list[str]:
+    """Faults of the domains and the data folder of a configuration that has other faults, listed elsewhere."""
+    places = {key: container["data"].get(key) for key in ("name", "root", "domains")}
+    with suppress(UserError):
+        data = validate_data({**places, "image_size": 64, "classes": None})
+        targets = as_tuple(container["target"])
+        names = targets if isinstance(targets, list | tuple) else ()
+        try:
+            return domain_faults(data, container["source"], names, container["checkpoint"])
+        except UserError as error:
+            return list(error.faults)
+    return []
+
+
 def _text(override: Override, value: str) -> str:
-    prefix = {"CHANGE": "", "ADD": "+", "FORCE_ADD": "++", "DEL": "~"}[override.type.name] if override.type else ""
-    return f"{prefix}{override.get_key_element().lstrip('+~')}={value}"
+    return f"{override.get_key_element()}={value}"
+
+
+def _is_finite(override: Override) -> bool:
+    """Whether the values can be listed; a sweep that cannot is among the faults already."""
+    with suppress(HydraException):
+        return bool(_values(override))
+    return False
 
 
 def run_section(container: Mapping[Any, Any]) -> dict[str, Any]:

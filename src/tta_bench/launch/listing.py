@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import yaml
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from tta_bench.launch.paths import CONFIG_DIR, EXPERIMENTS_DIR
@@ -19,34 +21,39 @@ def listing(what: str) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, justify="right" if column in ("forwards", "backwards") else "left")
+    """A table for 80 columns: the first column, the name, is never broken."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=number == 0, overflow="fold")
     return table
 
 
 def _methods() -> Table:
     """From the cards of the classes; broken plug-ins are named with their error."""
-    table = _table("method", "adapts", "statistics of the", "forwards", "backwards", "paper")
+    table = _table("method", "adapts", "statistics of", "passes", "paper")
+    table.caption = "passes: images forward + passes backward, per test image"
     for name in METHODS.names():
         card = METHODS.get(name).card
-        table.add_row(name, card.adapts, card.statistics, str(card.forwards), str(card.backwards), card.paper)
+        what = card.adapts.replace(" of normalisation", "").replace("normalisation ", "")
+        passes = f"{card.forwards} + {card.backwards}"
+        table.add_row(*map(escape, (name, what, card.statistics, passes, card.paper)))
     for name, error in METHODS.broken_plugins.items():
-        table.add_row(f"[red]{name}[/red]", f"plug-in cannot be imported: {error}")
+        table.add_row(f"[red]{escape(name)}[/red]", escape(f"plug-in cannot be imported: {error}"))
     return table
 
 
 def _objectives() -> Table:
     table = _table("objective", "what it is")
     for name in OBJECTIVES.names():
-        table.add_row(name, _first_line(inspect.getdoc(OBJECTIVES.get(name)) or ""))
+        first_line = (inspect.getdoc(OBJECTIVES.get(name)) or "").partition("\n")[0]
+        table.add_row(name, escape(re.sub(r":? ``\[.*?\]``|`", "", first_line)))
     return table
 
 
 def _data() -> Table:
     table = _table("data", "what it is")
     for path in sorted((CONFIG_DIR / "data").glob("*.yaml")):
-        table.add_row(path.stem, _heading(path.read_text()))
+        table.add_row(path.stem, escape(_heading(path.read_text())))
     return table
 
 
@@ -55,7 +62,9 @@ def _experiments() -> Table:
     for path in sorted(EXPERIMENTS_DIR.glob("*.yaml")):
         params = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
         table.add_row(
-            path.stem, _heading(path.read_text()), "\n".join(f"{k.lstrip('+')}: {v}" for k, v in params.items())
+            path.stem,
+            escape(_heading(path.read_text())),
+            escape("\n".join(f"{k.lstrip('+')}: {str(v).replace(',', ', ')}" for k, v in params.items())),
         )
     return table
 
@@ -68,7 +77,3 @@ def _heading(text: str) -> str:
             break
         lines.append(line[2:])
     return " ".join(lines)
-
-
-def _first_line(text: str) -> str:
-    return text.splitlines()[0] if text else ""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from tta_bench.results.statistics import paired_difference
@@ -17,6 +18,10 @@ Result = tuple[Mapping[str, Any], Rows]
 """A cell's summary and its rows."""
 
 
+CLASSES_SHOWN = 2
+"""With more classes the table has their mean alone, to fit into 80 columns; ``summary.json`` has all of them."""
+
+
 def cell_table(result: Result, reference: Result | None) -> Table:
     """Per target and on average: Dice per class with and without adaptation, their difference, and the time.
 
@@ -26,31 +31,36 @@ def cell_table(result: Result, reference: Result | None) -> Table:
     """
     summary, _ = result
     classes = [key for key in next(iter(summary["targets"].values())) if key.startswith("dice_")]
-    columns = [*classes, "dice"] if len(classes) > 1 else ["dice"]
-    headings = [*(key.removeprefix("dice_") for key in classes), "mean"] if len(classes) > 1 else ["Dice"]
+    shown = classes if 1 < len(classes) <= CLASSES_SHOWN else []
+    columns = [*shown, "dice"]
+    headings = [*(key.removeprefix("dice_") for key in shown), "Dice" if len(classes) == 1 else "mean"]
 
-    table = Table(box=box.SIMPLE_HEAD, title=f"Dice in percent, source {summary['source']}, seed {summary['seed']}")
-    table.add_column("target")
-    table.add_column("n", justify="right")
-    table.add_column("method")
-    for heading in [*headings, "difference [95 % interval]", "s / image"]:
-        table.add_column(heading, justify="right")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"Dice in percent, source {escape(summary['source'])}, seed {summary['seed']}",
+        caption=f"mean of {len(classes)} classes; each of them: summary.json" if len(classes) > CLASSES_SHOWN else None,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("target", overflow="fold")
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    for heading in headings:
+        table.add_column(escape(heading), justify="right", min_width=6, overflow="fold")
+    if reference is not None:
+        table.add_column("difference\n\\[95 % interval]", justify="right", no_wrap=True)
+    table.add_column("s per\nimage", justify="right", no_wrap=True)
 
     places = [*summary["targets"], None] if len(summary["targets"]) > 1 else [*summary["targets"]]
     for place in places:
         table.add_section()
-        label = [str(place or "mean"), str(sum(target["n"] for target in _targets(summary, place)))]
+        label = [escape(place or "mean"), str(sum(target["n"] for target in _targets(summary, place)))]
         for one in [*([reference] if reference else []), result]:
             dice = [_mean([target[column] for target in _targets(one[0], place)]) for column in columns]
             seconds = one[0]["seconds_per_image"] if place is None else one[0]["targets"][place]["seconds_per_image"]
-            compared = reference is not None and one is result
-            table.add_row(
-                *label,
-                one[0]["method"],
-                *(f"{value:.2f}" for value in dice),
-                _difference(result, reference, place) if compared and reference else "",
-                f"{seconds:.3f}",
-            )
+            difference = [escape(_difference(result, reference, place)) if one is result else ""] if reference else []
+            table.add_row(*label, one[0]["method"], *(f"{value:.2f}" for value in dice), *difference, f"{seconds:.3f}")
             label = ["", ""]
     return table
 
@@ -68,6 +78,8 @@ def _difference(result: Result, reference: Result, place: str | None) -> str:
         if place in (None, row["target"]):
             pairs.setdefault(row["target"], []).append(float(row["dice"]) - before[row["target"], row["index"]])
     difference = paired_difference(list(pairs.values()))
+    if difference.low != difference.low:  # NaN: too few images to resample
+        return f"{difference.mean:+.2f}"
     return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
 
 

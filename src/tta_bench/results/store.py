@@ -5,19 +5,23 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import io
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tta_bench.errors import UserError
+
+log = logging.getLogger(__name__)
 
 CELL_VERSION = 1
 """Part of every cell's hash; raise it when the same configuration would give other numbers."""
@@ -50,21 +54,21 @@ class CellFolder:
         """``running``, ``done`` or ``failed``; None if the cell was never started."""
         try:
             return str(json.loads((self.path / "status.json").read_text())["status"])
-        except (FileNotFoundError, json.JSONDecodeError, KeyError):
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError):
             return None
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished cell, None for any other."""
-        if self.status() != "done":
+        """The summary of a finished cell, None for any other, and where a file of it is gone or broken."""
+        if self.status() != "done" or not (self.path / "per_image.csv").is_file():
             return None
         try:
             return dict(json.loads((self.path / "summary.json").read_text()))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, json.JSONDecodeError, TypeError, ValueError):
             return None
 
     def rows(self) -> list[dict[str, str]]:
         """The rows of ``per_image.csv``."""
-        with (self.path / "per_image.csv").open(newline="") as file:
+        with (self.path / "per_image.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     @contextmanager
@@ -73,7 +77,11 @@ class CellFolder:
         with translate_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / ".lock")
-            lock.acquire()
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info("waiting for another process that computes the same cell (%s)", self.path)
+                lock.acquire()
         try:
             yield
         finally:
@@ -87,13 +95,11 @@ class CellFolder:
     def finish(self, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
         """Write the results and, last, the status ``done``."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        with translate_os_errors(self.path):
-            temporary = self.path / f".per_image.csv.{os.getpid()}"
-            with temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, columns, restval="")
-                writer.writeheader()
-                writer.writerows(rows)
-            os.replace(temporary, self.path / "per_image.csv")
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(self.path / "per_image.csv", text.getvalue())
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         self._set_status("done")
 
@@ -117,10 +123,11 @@ def write_atomically(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8", newline="")
             os.replace(temporary, path)
         finally:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager

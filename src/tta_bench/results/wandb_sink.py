@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 from tta_bench.config import LoggerConfig
+from tta_bench.errors import UserError
 from tta_bench.results.store import CellFolder
 
 
-def log_to_wandb(config: LoggerConfig, cell: CellFolder) -> None:
+def log_to_wandb(config: LoggerConfig, cell: CellFolder, again: bool = False) -> None:
     """Send a finished cell: its summary, and per image the Dice and the method's diagnostics.
 
     The run's id is the cell's hash, so a recomputed cell replaces its run; the group is that of the sweep.
+
+    Args:
+        config: whether and where to.
+        cell: finished.
+        again: also if it was sent before, because it has been computed anew.
+
+    Raises:
+        UserError: W&B refuses, for instance because nobody is logged in; the cell itself is finished.
     """
-    if config.name != "wandb":
+    if config.name != "wandb" or ((cell.path / "wandb").exists() and not again):
         return
+    try:
+        _send(config, cell)
+    except Exception as error:  # of many kinds, from the network to the account
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"W&B did not take the results in {cell.path} ({reason}): they are complete; log in with 'wandb login', "
+            "or use logger.mode=offline or logger=none"
+        ) from None
+
+
+def _send(config: LoggerConfig, cell: CellFolder) -> None:
     import wandb  # two seconds, only where asked for
 
     summary = cell.summary()
