@@ -28,9 +28,12 @@ class Setting:
 
 SETTINGS: dict[str, Setting] = {
     "alpha_bn": Setting(no_update={"source_weight": 1.0}, control="no_adapt"),
+    "dua": Setting(no_update={"initial_momentum": 0.0, "floor": 0.0}, control="no_adapt"),
     "medbn": Setting(no_update={}, control="medbn"),
     "no_adapt": Setting(no_update={}, control="no_adapt"),
     "bn_only": Setting(no_update={}),
+    # No pixel of an untrained network is reliable by the default margin.
+    "sar": Setting({"learning_rate": 1e-3, "margin": 0.95}, no_update={"learning_rate": 0.0}),
 }
 
 

@@ -24,7 +24,14 @@ def entropy(network: BoundNetwork, images: Tensor, draws: Draws, *, entropy_form
         draws: not used; part of every objective's signature.
         entropy_form: ``positive`` as in the official code of GraTa, or ``binary``.
     """
-    logits = network(images)
+    return mean_entropy(network(images), entropy_form)
+
+
+def mean_entropy(logits: Tensor, entropy_form: EntropyForm) -> Tensor:
+    """Entropy of logits ``[S, classes, H, W]``, the mean over pixels: ``[S]``.
+
+    ``positive`` sums over the classes, ``binary`` averages over them.
+    """
     per_pixel = positive_entropy(logits).sum(1) if entropy_form == "positive" else binary_entropy(logits)
     return per_pixel.flatten(1).mean(1)
 

@@ -1,0 +1,189 @@
+"""SAR: sharpness-aware and reliable entropy minimisation (Niu et al., ICLR 2023)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.errors import UserError
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.objectives.base import BoundNetwork
+from tta_bench.objectives.entropy import binary_entropy
+
+AVERAGE_KEEPS = 0.9
+"""Weight of the past in the moving average of the loss, as in the official code."""
+REFERENCE_UPDATES = 10
+"""Updates after which the moving average of the loss becomes the reference of the recovery."""
+
+
+@dataclass(frozen=True)
+class SAROptions(GradientOptions):
+    """Options of SAR.
+
+    Attributes:
+        rho: length of the ascent step at whose end the gradient is taken, not negative.
+        margin: entropies below this multiple of ln 2 are reliable and minimised; ``inf`` takes all.
+        unit: what is reliable or not: each ``pixel`` of each class, or the ``image`` as a whole.
+        skip_layers: layers whose name contains one of these keep their affine parameters.
+        recovery: a stream returns to the source model when the moving average of its loss falls below this
+            multiple of the average after its first updates; None never returns.
+    """
+
+    rho: float = 0.05
+    margin: float = 0.4
+    unit: Literal["pixel", "image"] = "pixel"
+    skip_layers: tuple[str, ...] = ()
+    recovery: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.rho < math.inf:
+            raise ValueError(f"rho={self.rho} must not be negative")
+        if not self.margin >= 0:
+            raise ValueError(f"margin={self.margin} must not be negative")
+        if self.recovery is not None and not self.recovery > 0:
+            raise ValueError(f"recovery={self.recovery} must be positive, or null for none")
+
+
+@register("sar")
+class SAR(GradientMethod):
+    """Entropy of the reliable pixels, with the gradient taken at the end of a short ascent.
+
+    Args:
+        network: as in the base class.
+        options: as in the base class.
+        protocol: as in the base class.
+
+    Raises:
+        UserError: an entry of ``skip_layers`` that no layer's name contains.
+    """
+
+    card = Card(
+        adapts="affine parameters of normalisation",
+        statistics="test image",
+        needs_gradients=True,
+        needs_source_statistics=False,
+        forwards=3,
+        backwards=2,
+        paper="Niu et al., ICLR 2023",
+        licence="BSD-3-Clause",
+    )
+    Options = SAROptions
+
+    def __init__(
+        self, network: AdaptableNetwork, options: SAROptions | None = None, protocol: Protocol | None = None
+    ) -> None:
+        super().__init__(network, options, protocol)
+        self._adapted = adapted_columns(network, self.options.skip_layers)
+
+    def start(self, streams: int) -> None:
+        """Every row at the source model, with a fresh optimiser and no average of the loss."""
+        super().start(streams)
+        self.average = self.network.source_theta.new_full((streams,), math.nan)
+        self.reference = self.average.clone()
+        self._updates = torch.zeros(streams, dtype=torch.long, device=self.average.device)
+
+    def describe(self) -> str:
+        """What is adapted and how, for the start of a run."""
+        skipped = int((~self._adapted).sum())
+        return super().describe() + (f", of which {skipped:,} are left as they are" if skipped else "")
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """One sharpness-aware step on the reliable entropies, then the recovery."""
+        reliable = torch.ones((), dtype=torch.bool, device=images.device)
+
+        def objective(network: BoundNetwork) -> Tensor:
+            # The second pass chooses among the units that the first one found reliable.
+            nonlocal reliable
+            entropies = binary_entropy(network(images)).flatten(1)
+            if self.options.unit == "image":
+                entropies = entropies.mean(1, keepdim=True)
+            reliable = reliable & (entropies.detach() < self.options.margin * math.log(2))
+            return masked_mean(entropies, reliable)
+
+        def gradient_at(theta: Tensor) -> tuple[Tensor, Tensor]:
+            losses, gradient = self.gradient(objective, theta)
+            return losses, gradient * self._adapted
+
+        first, losses, gradient = sharpness_aware_gradient(gradient_at, self.theta(len(images)), self.options.rho)
+        rate = torch.full_like(losses, self.options.learning_rate)
+        # Without a reliable unit there is nothing to learn from: moments and momentum must not move either.
+        empty = losses.isfinite() & ~reliable.any(dim=1)
+        left_out = self.state.step(gradient, rate, losses.masked_fill(empty, math.nan))
+        return {
+            "loss_entropy": first,
+            "loss_perturbed": losses,
+            "selected": reliable.to(losses).mean(1),
+            "lr": rate,
+            "recovered": self._recover(losses, ~left_out),
+            "skipped": left_out & ~empty,
+        }
+
+    def _recover(self, losses: Tensor, accepted: Tensor) -> Tensor:
+        """Put streams back whose loss has become suspiciously small: bool ``[A]``."""
+        count = len(losses)
+        if self.options.recovery is None:
+            return torch.zeros_like(accepted)
+        past = self.average[:count]
+        present = torch.where(past.isnan(), losses, torch.lerp(losses, past, AVERAGE_KEEPS))
+        self.average[:count] = torch.where(accepted, present, past)
+        self._updates[:count] += accepted
+        due = accepted & (self._updates[:count] == REFERENCE_UPDATES)
+        self.reference[:count] = torch.where(due, self.average[:count], self.reference[:count])
+        # Comparisons with an average or a reference that does not exist yet (NaN) are false.
+        low = accepted & (self.average[:count] < self.options.recovery * self.reference[:count])
+        for row in low.nonzero().flatten().tolist():
+            self.state.reset_row(row, self.network.source_theta)
+            self.average[row] = math.nan
+        return low
+
+
+def sharpness_aware_gradient(
+    gradient_at: Callable[[Tensor], tuple[Tensor, Tensor]], theta: Tensor, rho: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradient at the end of an ascent step of length ``rho`` (Foret et al. 2021, Eq. 2-3), each row on its own.
+
+    Args:
+        gradient_at: ``theta -> (losses [A], gradient [A, scalars])``.
+        theta: ``[A, scalars]``.
+        rho: length of the step.
+
+    Returns:
+        Losses ``[A]`` at ``theta``; losses ``[A]`` and gradient ``[A, scalars]`` at the end of the step.
+    """
+    first, ascent = gradient_at(theta)
+    step = rho * ascent / (ascent.norm(dim=1, keepdim=True) + 1e-12)
+    return (first, *gradient_at(theta + step))
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of each row of ``[A, units]`` over its selected units: ``[A]``, 0 where there are none.
+
+    A value that is not finite makes its row not finite even where it is not selected.
+    """
+    return (values * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
+def adapted_columns(network: AdaptableNetwork, skip_layers: tuple[str, ...]) -> Tensor:
+    """Bool ``[scalars]``: the columns of theta that belong to no skipped layer.
+
+    Raises:
+        UserError: an entry of ``skip_layers`` that no layer's name contains.
+    """
+    unknown = [part for part in skip_layers if not any(part in name for name in network.layers)]
+    if unknown:
+        some = ", ".join(list(network.layers)[-3:])
+        raise UserError(f"method.skip_layers: no normalisation layer's name contains '{unknown[0]}' (names: {some}, …)")
+    adapted = torch.ones_like(network.source_theta, dtype=torch.bool)
+    tensors = network.tensor_slices()
+    for name, weight, bias in zip(network.layers, tensors[::2], tensors[1::2], strict=True):
+        if any(part in name for part in skip_layers):
+            adapted[weight.start : bias.stop] = False
+    return adapted
