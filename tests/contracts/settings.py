@@ -17,16 +17,19 @@ class Setting:
         options: overrides of the method's default options.
         no_update: further overrides that switch every update off, None if the method has no such switch.
         control: the method that predicts the same when updates are off.
-        branches: auxiliary branches whose normalisation layers are adapted.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
     no_update: Mapping[str, Any] | None = None
     control: str = "bn_only"
-    branches: tuple[str, ...] = ()
 
 
 SETTINGS: dict[str, Setting] = {
+    # A memory that fills within the streams, rates far above rounding.
+    "dltta": Setting(
+        {"learning_rate": 1e-3, "memory": 3, "neighbours": 2, "rate_scale": 0.1, "largest_rate": 1e-2},
+        no_update={"learning_rate": 0.0, "rate_scale": 0.0},
+    ),
     "alpha_bn": Setting(no_update={"source_weight": 1.0}, control="no_adapt"),
     "dua": Setting(no_update={"initial_momentum": 0.0, "floor": 0.0}, control="no_adapt"),
     "medbn": Setting(no_update={}, control="medbn"),

@@ -1,0 +1,207 @@
+"""DLTTA: TENT with a learning rate that follows the discrepancy to similar past images (Yang et al., TMI 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.objectives.base import BoundNetwork
+from tta_bench.objectives.entropy import EntropyForm, mean_entropy
+
+SMALLEST_PROBABILITY = 1e-6
+"""Probabilities are kept this far from 0 and 1, where the divergence would be infinite."""
+
+
+@dataclass(frozen=True)
+class DLTTAOptions(GradientOptions):
+    """Options of DLTTA; ``learning_rate`` is that of the first images, while the memory is too small.
+
+    Attributes:
+        entropy_form: as for TENT.
+        warmup: ``constant`` takes ``learning_rate`` for the first images, ``linear`` multiplies it by the number of
+            images in the memory.
+        memory: past images that are kept, the oldest leave first.
+        neighbours: similar past images that the prediction is compared with, at most ``memory``.
+        attention_temperature: of the softmax over their cosine similarities, positive.
+        prediction_temperature: the logits of the present image are divided by it, positive.
+        rate_function: ``linear``: ``rate_scale * D``; ``exponential``: ``rate_scale * exp(2 D)``, where ``D`` is
+            :func:`discrepancy`.
+        rate_scale: not negative.
+        largest_rate: limit of the learning rate after the first images, not negative.
+    """
+
+    entropy_form: EntropyForm = "positive"
+    warmup: Literal["constant", "linear"] = "constant"
+    memory: int = 20
+    neighbours: int = 8
+    attention_temperature: float = 0.2
+    prediction_temperature: float = 1.0
+    rate_function: Literal["linear", "exponential"] = "linear"
+    rate_scale: float = 1e-3
+    largest_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.neighbours <= self.memory:
+            raise ValueError(f"neighbours={self.neighbours} must lie between 1 and memory={self.memory}")
+        for name in ("attention_temperature", "prediction_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        for name in ("rate_scale", "largest_rate"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
+
+
+class Memory:
+    """The last images of one stream: a key and the logits of each.
+
+    Args:
+        capacity: number of images.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._entries: deque[tuple[Tensor, Tensor]] = deque(maxlen=capacity)
+
+    def __len__(self) -> int:
+        """Number of images in the memory."""
+        return len(self._entries)
+
+    def push(self, key: Tensor, logits: Tensor) -> None:
+        """Add an image ``([d], [classes, H, W])``; a full memory loses its oldest."""
+        self._entries.append((key, logits))
+
+    def recall(self, key: Tensor, neighbours: int, temperature: float) -> Tensor:
+        """Mean logits ``[classes, H, W]`` of the most similar images, weighted by :func:`attention`."""
+        cosines = F.cosine_similarity(key[None], torch.stack([past for past, _ in self._entries]), dim=1)
+        nearest = cosines.topk(neighbours)
+        logits = torch.stack([self._entries[i][1] for i in nearest.indices.tolist()])
+        return torch.tensordot(attention(nearest.values, temperature), logits, dims=1)
+
+
+@dataclass
+class _Latest:
+    """The latest image of each stream, before it enters the memory.
+
+    Attributes:
+        images: ``[A, 3, H, W]``.
+        keys: ``[A, d]``.
+        accepted: whether its update was carried out.
+        logits: ``[A, classes, H, W]`` after the update, once they have been computed.
+    """
+
+    images: Tensor
+    keys: Tensor
+    accepted: list[bool]
+    logits: Tensor | None = None
+
+
+@register("dltta")
+class DLTTA(GradientMethod):
+    """One entropy step per image, the larger the more its prediction differs from those of similar past images."""
+
+    card = Card(
+        adapts="affine parameters of normalisation",
+        statistics="test image",
+        needs_gradients=True,
+        needs_source_statistics=False,
+        forwards=2,
+        backwards=1,
+        paper="Yang et al., TMI 2022",
+        licence="none",
+    )
+    Options = DLTTAOptions
+
+    def start(self, streams: int) -> None:
+        """Every row at the source model, with a fresh optimiser and an empty memory."""
+        super().start(streams)
+        self.memories = [Memory(self.options.memory) for _ in range(streams)]
+        self._latest: _Latest | None = None
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """A TENT step whose rate comes from the discrepancy to the memory, which lacks this image itself."""
+        if draws.update == 0:
+            self._remember()
+        keys = logits = torch.empty(0)
+
+        def objective(network: BoundNetwork) -> Tensor:
+            nonlocal keys, logits
+            activations = self.network.activations(images, network.theta, network.statistics)
+            keys, logits = activations.bottleneck.detach().mean(dim=(2, 3)), activations.logits.detach()
+            return mean_entropy(activations.logits, self.options.entropy_form)
+
+        losses, gradient = self.gradient(objective, self.theta(len(images)))
+        rate, discrepancies = self._compare(keys, logits)
+        skipped = self.state.step(gradient, rate, losses)
+        self._latest = _Latest(images, keys, (~skipped).tolist())
+        return {"loss_entropy": losses, "discrepancy": discrepancies, "lr": rate, "skipped": skipped}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits ``[A, classes, H, W]``; those of the image just adapted to are kept for the memory."""
+        logits = super().predict(images)
+        if self._latest is not None and images is self._latest.images:
+            self._latest.logits = logits
+        return logits
+
+    def _compare(self, keys: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Learning rates and discrepancies, each ``[A]``; 0 where the memory is too small to compare with."""
+        options = self.options
+        rates, discrepancies = [], []
+        for key, present, memory in zip(keys, logits, self.memories, strict=False):  # ended streams have a memory too
+            if len(memory) < options.neighbours:
+                factor = len(memory) if options.warmup == "linear" else 1
+                rates.append(logits.new_tensor(options.learning_rate * factor))
+                discrepancies.append(logits.new_zeros(()))
+                continue
+            past = memory.recall(key, options.neighbours, options.attention_temperature)
+            discrepancies.append(discrepancy(present / options.prediction_temperature, past))
+            rates.append(learning_rate(discrepancies[-1], options))
+        return torch.stack(rates), torch.stack(discrepancies)
+
+    def _remember(self) -> None:
+        """Put the image before, with its prediction after the update, into the memory."""
+        latest = self._latest
+        if latest is None:
+            return
+        # Usually it has been predicted; with protocol.predict=before, or none asked for, it has not.
+        logits = super().predict(latest.images) if latest.logits is None else latest.logits
+        for row, accepted in enumerate(latest.accepted):
+            if accepted:
+                self.memories[row].push(latest.keys[row], logits[row])
+
+
+def discrepancy(logits: Tensor, past: Tensor) -> Tensor:
+    """Half the sum of both Kullback-Leibler divergences of two sigmoid predictions, mean over all pixels.
+
+    For two Bernoulli distributions the sum is ``(p - q) (logit p - logit q)``: never negative, symmetric, and finite
+    because the probabilities are kept away from 0 and 1.
+
+    Args:
+        logits: any shape.
+        past: the same shape.
+
+    Returns:
+        Scalar.
+    """
+    low, high = SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY
+    p, q = (torch.sigmoid(each).clamp(low, high) for each in (logits, past))
+    return ((p - q) * (torch.logit(p) - torch.logit(q))).mean() / 2
+
+
+def attention(cosines: Tensor, temperature: float) -> Tensor:
+    """Weights ``[K]`` of past images by the cosine similarities ``[K]`` of their keys."""
+    return torch.softmax(cosines / temperature, dim=0)
+
+
+def learning_rate(discrepancies: Tensor, options: DLTTAOptions) -> Tensor:
+    """The rate that follows from a discrepancy, at most ``options.largest_rate``; any shape."""
+    linear = options.rate_function == "linear"
+    factor = discrepancies if linear else torch.exp(2 * discrepancies)
+    return (options.rate_scale * factor).clamp(max=options.largest_rate)
