@@ -1,0 +1,139 @@
+"""DUA: running statistics that move ever less towards each test image (Mirza et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, MethodOptions, TTACallback, register
+from tta_bench.models.normalisation import RunningStatistics
+
+Augmentation = Literal["crop", "flip", "rotate"]
+
+
+@dataclass(frozen=True)
+class DUAOptions(MethodOptions):
+    """Options of DUA.
+
+    Attributes:
+        initial_momentum: of the recursion, before the first update; in [0, 1].
+        decay: factor of the momentum per update, in [0, 1].
+        floor: added to the momentum where it is used, not fed back into the recursion; in [0, 1].
+        copies: augmented copies of the image whose pooled statistics are one update.
+        augmentations: of every copy: a crop of the padded image, a horizontal flip, a quarter rotation.
+        padding: of the crop, on each side, as a fraction of the image's side; in [0, 0.5].
+        pad_mode: what the padding holds: the mirrored image or zeros.
+        max_updates: updates of a stream after which its statistics stay, None for no end.
+    """
+
+    initial_momentum: float = 0.1
+    decay: float = 0.94
+    floor: float = 0.005
+    copies: int = 16
+    augmentations: tuple[Augmentation, ...] = ("crop", "flip", "rotate")
+    padding: float = 0.125
+    pad_mode: Literal["reflect", "zeros"] = "reflect"
+    max_updates: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("initial_momentum", "decay", "floor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
+        if self.initial_momentum * self.decay + self.floor > 1:
+            raise ValueError("initial_momentum * decay + floor, the weight of the first image, exceeds 1")
+        if self.copies < 1:
+            raise ValueError(f"copies={self.copies} must be 1 or more")
+        if not 0 <= self.padding <= 0.5:
+            raise ValueError(f"padding={self.padding} must lie in [0, 0.5]")
+        if self.max_updates is not None and self.max_updates < 0:
+            raise ValueError(f"max_updates={self.max_updates} must not be negative")
+
+
+@register("dua")
+class DUA(TTACallback):
+    """One forward pass over augmented copies moves the running statistics; the affine parameters stay."""
+
+    card = Card(
+        adapts="running statistics of normalisation",
+        statistics="running average from the source domain on",
+        needs_gradients=False,
+        needs_source_statistics=True,
+        forwards=17,
+        backwards=0,
+        paper="Mirza et al., CVPR 2022",
+        licence="none stated",
+        stochastic=True,
+    )
+    Options = DUAOptions
+
+    def start(self, streams: int) -> None:
+        """Every stream at the source statistics."""
+        mean, variance = self.network.source_statistics
+        self.running = RunningStatistics(mean.repeat(streams, 1), variance.repeat(streams, 1))
+        self.updates = torch.zeros(streams, dtype=torch.long)
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """``statistics <- (1 - M) * statistics + M * those of the copies``, M from :meth:`momentum`."""
+        active = slice(len(images))
+        momentum = self.momentum(self.updates[active] + 1)
+        if not momentum.any():
+            return {"momentum": momentum, "skipped": torch.zeros_like(momentum, dtype=torch.bool)}
+        mean, variance = self.running.mean[active], self.running.variance[active]
+        moved = RunningStatistics(mean.clone(), variance.clone(), momentum[:, None].to(images))
+        copies = augmented_copies(images, draws.generators("copies"), self.options)
+        self.network(copies, self.theta(len(images)), moved)
+        finite = (moved.mean.isfinite() & moved.variance.isfinite()).all(dim=1)
+        mean.copy_(torch.where(finite[:, None], moved.mean, mean))
+        variance.copy_(torch.where(finite[:, None], moved.variance, variance))
+        skipped = ~finite.cpu()
+        self.updates[active] += ~skipped
+        return {"momentum": momentum.masked_fill(skipped, 0), "skipped": skipped}
+
+    def momentum(self, update: Tensor) -> Tensor:
+        """Weight of the image at each stream's k-th update, k = 1, 2, ...: ``initial_momentum * decay^k + floor``."""
+        options = self.options
+        momentum = options.initial_momentum * options.decay ** update.double() + options.floor
+        return momentum if options.max_updates is None else momentum.masked_fill(update > options.max_updates, 0)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits with the running statistics, which stay as they are."""
+        rows = slice(len(images))
+        statistics = RunningStatistics(self.running.mean[rows], self.running.variance[rows])
+        return self.network(images, self.theta(len(images)), statistics)
+
+
+def augmented_copies(images: Tensor, generators: Sequence[torch.Generator], options: DUAOptions) -> Tensor:
+    """Randomly cropped, flipped and rotated copies.
+
+    Args:
+        images: square, ``[S, 3, H, W]``; left unchanged.
+        generators: one CPU generator per image.
+        options: how many and which.
+
+    Returns:
+        ``[S * copies, 3, H, W]``, the copies of one image next to each other.
+    """
+    height, width = images.shape[-2:]
+    pad = round(options.padding * height) if "crop" in options.augmentations else 0
+    mode = "reflect" if options.pad_mode == "reflect" else "constant"
+    padded = F.pad(images, (pad, pad, pad, pad), mode=mode)
+    copies = []
+    for image, generator in zip(padded, generators, strict=True):
+        # Drawn even where unused: leaving one augmentation out leaves the draws of the others as they are.
+        corners = torch.randint(2 * pad + 1, (options.copies, 2), generator=generator).tolist()
+        flips = (torch.rand(options.copies, generator=generator) < 0.5).tolist()
+        quarters = torch.randint(4, (options.copies,), generator=generator).tolist()
+        for (top, left), flip, quarter in zip(corners, flips, quarters, strict=True):
+            copy = image[:, top : top + height, left : left + width]
+            if flip and "flip" in options.augmentations:
+                copy = copy.flip(-1)
+            if "rotate" in options.augmentations:
+                copy = torch.rot90(copy, quarter, dims=(-2, -1))
+            copies.append(copy)
+    return torch.stack(copies)
