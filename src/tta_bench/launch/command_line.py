@@ -74,6 +74,8 @@ def quote_lists(arguments: Sequence[str], multirun: bool) -> list[str]:
                 argument = f"{bare}=[{value}]"
         elif bare in MAPPINGS and value.startswith("{"):
             argument = _mapping_as_text(bare, argument)
+        elif value.startswith("~/"):  # shells leave it to the program
+            argument = f"{key}={Path(value).expanduser()}"
         quoted.append(argument)
     return quoted
 

@@ -1,0 +1,344 @@
+"""The command line is checked whole, before any work, and every fault is a sentence with a remedy."""
+
+import shlex
+
+import pytest
+
+from tta_bench.errors import UserError
+from tta_bench.launch.command_line import check, compose_data, quote_lists
+
+
+def jobs(text, **options):
+    """The validated configurations of a command line as a user types it in a shell."""
+    words = shlex.split(text)
+    multirun = "-m" in words
+    return check(quote_lists([word for word in words if word != "-m"], multirun), multirun=multirun, **options)
+
+
+def faults(text, **options):
+    with pytest.raises(UserError) as refused:
+        jobs(text, **options)
+    return refused.value.faults
+
+
+# Quoting
+
+
+@pytest.mark.parametrize(
+    ("typed", "multirun", "handed_over"),
+    [
+        ("target=A,C", False, "target=[A,C]"),
+        ("target=A,C", True, "target=[A,C]"),
+        ("target=A, C", False, "target=[A, C]"),
+        ("++target=A,C", False, "target=[A,C]"),
+        ("target=A", False, "target=A"),
+        ("target=[A,C]", False, "target=[A,C]"),
+        ("target=[A,C],[B]", True, "target=[A,C],[B]"),
+        ("target='A,C'", False, "target='A,C'"),
+        ("seed=0,1", False, "seed=[0,1]"),
+        ("seed=0,1", True, "seed=0,1"),
+        ("source=A,B", True, "source=A,B"),
+        ("method=grata", False, "+method=grata"),
+        ("+method=grata", False, "+method=grata"),
+        ("++method=grata", False, "+method=grata"),
+        ("method.learning_rate=1", False, "method.learning_rate=1"),
+        ("+data=folder", False, "data=folder"),
+        ("+experiment=first_look", False, "experiment=first_look"),
+        ("data.classes={vessel: [1]}", False, """data.classes='{"vessel": [1]}'"""),
+        ("data.classes={a:[1]},{b:[2]}", True, """data.classes='{"a": [1]}','{"b": [2]}'"""),
+        ("data.classes={broken", False, "data.classes={broken"),
+        ("", False, ""),
+    ],
+)
+def test_the_forgiving_grammar_is_translated_into_hydras(typed, multirun, handed_over):
+    assert quote_lists([typed], multirun) == [handed_over]
+
+
+# What is accepted
+
+
+@pytest.mark.parametrize("method", ["+method=tent", "method=tent", "++method=tent"])
+def test_a_method_is_chosen_with_and_without_plus(method):
+    (config,) = jobs(method)
+    assert config.method["name"] == "tent"
+    assert (config.source, config.target, config.seed) == ("D", ("A", "B", "C", "E"), (0,))
+
+
+@pytest.mark.parametrize("flag", ["", "-m "])
+@pytest.mark.parametrize("targets", ["A,C", "[A,C]", "'A, C'", "\"'A,C'\""])
+def test_targets_are_a_list_with_and_without_a_sweep(flag, targets):
+    (config,) = jobs(f"{flag}+method=tent target={targets}")
+    assert config.target == ("A", "C")
+
+
+def test_lists_of_targets_can_be_swept_over():
+    assert [config.target for config in jobs("-m +method=tent target=[A,C],[B]")] == [("A", "C"), ("B",)]
+
+
+def test_seeds_are_a_list_in_one_run_and_jobs_in_a_sweep():
+    assert [config.seed for config in jobs("+method=tent seed=0,1")] == [(0, 1)]
+    assert [config.seed for config in jobs("-m +method=tent seed=0,1")] == [(0,), (1,)]
+    assert [config.seed for config in jobs("-m +method=tent seed=range(0,3)")] == [(0,), (1,), (2,)]
+
+
+def test_a_sweep_is_every_combination():
+    configs = jobs("-m +method=tent,grata source=A,B protocol.reset=image,target")
+    found = {(config.method["name"], config.source, config.protocol.reset) for config in configs}
+    assert len(configs) == len(found) == 8
+    assert all(config.source not in config.target for config in configs)
+
+
+def test_an_experiment_is_a_sweep_that_the_command_line_overrules():
+    assert len(jobs("experiment=first_look")) == 20
+    assert [c.method["name"] for c in jobs("experiment=first_look source=D")] == [
+        "no_adapt",
+        "bn_only",
+        "tent",
+        "grata",
+    ]
+    assert len(jobs("experiment=first_look +method=tent source=A,B")) == 2
+    assert {config.seed for config in jobs("experiment=first_look source=D seed=3,4")} == {(3, 4)}
+
+
+@pytest.mark.parametrize("data", ["synthetic", "folder"])
+def test_classes_given_replace_the_default_ones(data, tmp_path):
+    (tmp_path / "D/image").mkdir(parents=True)
+    (tmp_path / "E/image").mkdir(parents=True)
+    (config,) = jobs(f"+method=tent data={data} data.root={tmp_path} 'data.classes={{vessel: [1, 2]}}'")
+    assert config.data.classes == {"vessel": (1, 2)}
+
+
+def test_a_single_class_can_be_added_to_the_default_ones():
+    (config,) = jobs("+method=tent +data.classes.rim=[1]")
+    assert list(config.data.classes) == ["disc", "cup", "rim"]
+
+
+def test_the_class_of_a_folder_is_foreground_by_default(tmp_path):
+    for name in ("1", "2"):
+        (tmp_path / name / "image").mkdir(parents=True)
+    (config,) = jobs(f"+method=tent data=folder data.root={tmp_path} source=1")
+    assert config.data.classes == {"foreground": (1,)}
+    assert (config.source, config.target) == ("1", ("2",)), "domains may be called by numbers"
+
+
+def test_a_tilde_in_a_path_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (config,) = jobs("+method=tent results_root=~/results")
+    assert config.results_root == tmp_path / "results"
+
+
+def test_keys_of_hydra_itself_are_left_to_hydra():
+    assert len(jobs("+method=tent hydra.verbose=true hydra.sweep.dir=somewhere")) == 1
+
+
+def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method/fast_tent.yaml").write_text("name: tent\nlearning_rate: 0.5\n")
+    (config,) = jobs("+method=fast_tent", config_dir=str(tmp_path))
+    assert config.method == {"name": "tent", "learning_rate": 0.5}
+    assert faults("+method=fast_tnt", config_dir=str(tmp_path)) == (
+        "unknown method=fast_tnt: did you mean 'fast_tent'?",
+    )
+    assert faults("+method=tent", config_dir=str(tmp_path / "none"))[0].endswith("is not a folder")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("+method=grta", "unknown method=grta: did you mean 'grata'?"),
+        ("+method=tent source=Q", "unknown source=Q: choose one of: A, B, C, D, E"),
+        ("+method=tent target=A,Q", "unknown target=Q: choose one of: A, B, C, D, E"),
+        ("+method=tent source=1", "unknown source=1: choose one of: A, B, C, D, E"),
+        ("+method=tent source=", "unknown source=: choose one of: A, B, C, D, E"),
+        ("+method=tent taget=A", "unknown key 'taget': did you mean 'target'?"),
+        ("+method=tent ++taget=A", "unknown key 'taget': did you mean 'target'?"),
+        ("+method=tent data.limt=3", "unknown key 'data.limt': did you mean 'data.limit'?"),
+        ("+method=tent +data.limt=3", "unknown key 'data.limt': did you mean 'data.limit'?"),
+        (
+            "+method=tent ++method.learning_rat=3",
+            "unknown key 'method.learning_rat': did you mean 'method.learning_rate'?",
+        ),
+        (
+            "+method=grata +method.strong_augmentation.noise.rnge=[0,1]",
+            "unknown key 'method.strong_augmentation.noise.rnge': "
+            "did you mean 'method.strong_augmentation.noise.range'?",
+        ),
+        ("+method=tent image_size=64", "unknown key 'image_size': did you mean 'data.image_size'?"),
+        ("+method=tent model=resnet34", "unknown model=resnet34: did you mean 'resunet34'?"),
+        ("+method=tent model.encoder=resnet3", "unknown encoder model.encoder=resnet3: did you mean 'resnet34'?"),
+        ("+method=tent data=foldr", "unknown data=foldr: did you mean 'folder'?"),
+        ("+method=tent data=folder", "data=folder needs the folder of the images: add data.root=DIR"),
+        ("+method=tent data=folder data.root=/none", "data.root=/none does not exist: give the folder of the images"),
+        ("experiment=first_lok", "unknown experiment=first_lok: did you mean 'first_look'?"),
+        (
+            "+method=tent source=D target=A,D",
+            "target=D is also the source: adaptation is measured on foreign domains; remove it from target",
+        ),
+        ("+method=tent target=A,A", "target lists A more than once: name it once"),
+        ("+method=tent seed=1,1", "seed lists 1 more than once: name it once"),
+        ("-m +method=tent source=A,A", "source lists A more than once: name it once"),
+        ("+method=tent target=", "target is empty: name at least one, or leave target out"),
+        ("+method=tent target=[]", "target is empty: name at least one, or leave target out"),
+        ("+method=tent seed=[]", "seed is empty: name at least one, or leave seed out"),
+        ("+method=tent seed=-1", "seed=-1: input should be greater than or equal to 0"),
+        ("+method=tent seed=1.5", "seed=1.5: input should be a valid integer, got a number with a fractional part"),
+        ("+method=tent data.image_size=100", "data.image_size=100: input should be a multiple of 32"),
+        ("+method=tent data.limit=0", "data.limit=0: input should be greater than or equal to 1"),
+        ("+method=tent training.epochs=0", "training.epochs=0: input should be greater than or equal to 1"),
+        ("+method=tent protocol.steps=0", "protocol.steps=0: input should be greater than or equal to 1"),
+        ("+method=tent protocol.threshold=1", "protocol.threshold=1: input should be less than 1"),
+        ("+method=tent protocol.reset=tagret", "protocol.reset='tagret': input should be 'target', 'image' or 'never'"),
+        ("+method=tent device=gpu", "device='gpu': input should be 'auto', 'cpu' or 'cuda'"),
+        ("+method=tent lockstep=0", "lockstep=0: give the number of streams, 1 or more, or auto"),
+        ("+method=tent lockstep=all", "lockstep=all: give the number of streams, 1 or more, or auto"),
+        ("+method=tent method.learning_rate=-1", "method: learning_rate=-1.0 must not be negative"),
+        ("+method=grata method.pseudo=entrpy", "method: unknown objective 'entrpy': did you mean 'entropy'?"),
+        (
+            "+method=grata method.strong_augmentation.noise.p=3",
+            "method.strong_augmentation.noise: p=3.0 must lie in [0, 1]",
+        ),
+        (
+            "+method=tent 'data.classes={vessel: []}'",
+            "data.classes.vessel lists no mask value; example: {foreground: [1]}",
+        ),
+        ("+method=tent data.classes=3", "data.classes=3: input should be a valid dictionary"),
+        ("+method=tent logger=wandb logger.mode=ofline", "logger.mode='ofline': input should be 'online' or 'offline'"),
+        (
+            "+method=tent checkpoint=/none",
+            "checkpoint=/none is no file: check the path; without checkpoint= one is trained",
+        ),
+        (
+            "+method=tent method.name=grata",
+            "'method.name' alone cannot be set: choose the whole group with +method=NAME",
+        ),
+        ("+method=tent data.name=folder", "'data.name' alone cannot be set: choose the whole group with data=NAME"),
+        ("+method=tent ~data.limit", "'~data.limit' cannot remove a key: set it to null instead, data.limit=null"),
+        (
+            "+method=tent +method=grata",
+            "+method= is given 2 times: give it once, or several values separated by commas with -m",
+        ),
+        ("experiment=first_look,null", "'experiment=first_look,null': one experiment at a time"),
+        (
+            "-m +method=tent training.learning_rate=interval(0,1)",
+            "cannot sweep over 'training.learning_rate=interval(0,1)': list the values, separated by commas",
+        ),
+        ("+method=tent results_root=null", "results_root=null: input is not a valid path for <class 'pathlib.Path'>"),
+    ],
+)
+def test_a_fault_is_one_sentence_that_names_the_key_and_the_remedy(typed, sentence):
+    assert faults(typed) == (sentence,)
+
+
+@pytest.mark.parametrize("typed", ["", "source=A", "-m source=A,B", "target=A data.limit=3", "method.learning_rate=1"])
+def test_without_a_method_the_sentence_lists_all_of_them(typed):
+    (sentence,) = faults(typed)
+    assert sentence.startswith("no method is chosen: add +method=NAME, choose one of: ")
+    assert all(name in sentence for name in ("grata", "no_adapt", "tent", "bn_only"))
+
+
+@pytest.mark.parametrize("method", ["null", "", "'[tent,grata]'"])
+def test_a_method_that_is_none_is_refused_with_the_list(method):
+    (sentence,) = faults(f"+method={method}")
+    assert sentence.startswith("unknown method=")
+    assert "choose one of: " in sentence
+
+
+@pytest.mark.parametrize(
+    "word", ["source", "=3", "", "data.root=/my'folder", "data@other=synthetic", "target=[A", "source=A=B(", "$"]
+)
+def test_an_argument_that_cannot_be_read_is_quoted_with_how_to_write_it(word):
+    with pytest.raises(UserError) as refused:
+        check(["+method=tent", word], multirun=False)
+    assert refused.value.faults[0].startswith(f"cannot read '{word}': write KEY=VALUE")
+
+
+@pytest.mark.parametrize(
+    "typed", ["+method=tent,grata", "+method=tent source=A,B", "+method=tent data.root=/my,folder"]
+)
+def test_several_values_without_a_sweep_are_refused_with_both_remedies(typed):
+    (sentence,) = faults(typed)
+    assert "has several values: add -m to run each of them, or quote" in sentence
+
+
+def test_a_path_with_special_characters_can_be_quoted(tmp_path):
+    for name in ("D", "E"):
+        (tmp_path / "a (b), c=d" / name / "image").mkdir(parents=True)
+    root = tmp_path / "a (b), c=d"
+    (config,) = check(["+method=tent", "data=folder", f'data.root="{root}"'], multirun=False)
+    assert config.data.root == root
+
+
+def test_all_faults_come_at_once_also_those_of_added_keys():
+    found = faults(
+        "+method=grta source=Q target=A,R taget=A +foo=1 ++data.fo=2 data.image_size=100 training.epochs=0 "
+        "+training.augmentation.flp=1 model.encoder=resnet3 device=gpu protocol.reset=tagret checkpoint=/none"
+    )
+    starts = (
+        "unknown method=grta",
+        "unknown target=R",
+        "unknown key 'taget'",
+        "unknown key 'foo'",
+        "unknown key 'data.fo'",
+        "data.image_size=100",
+        "training.epochs=0",
+        "unknown key 'training.augmentation.flp'",
+        "unknown encoder model.encoder=resnet3",
+        "device='gpu'",
+        "protocol.reset='tagret'",
+        "checkpoint=/none",
+    )
+    assert {start for start in starts if any(fault.startswith(start) for fault in found)} == set(starts)
+    assert len(found) == len(starts), found
+
+
+def test_a_bad_value_of_one_job_is_found_among_the_good_ones_and_told_once():
+    assert faults("-m +method=tent,grta source=A,B,Z protocol.steps=1,0") == (
+        "unknown method=grta: did you mean 'grata'?",
+        "protocol.steps=0: input should be greater than or equal to 1",
+        "unknown source=Z: choose one of: A, B, C, D, E",
+    )
+
+
+def test_a_target_that_is_a_source_in_one_job_only_is_found():
+    assert "target=B is also the source" in faults("-m +method=tent source=A,B target=B,C")[0]
+
+
+def test_an_option_that_only_another_method_has_is_refused():
+    assert faults("+method=tent method.perturbation=1")[0].startswith("unknown key 'method.perturbation'")
+
+
+def test_a_launcher_that_is_not_installed_is_named_with_its_extra():
+    pytest.importorskip("hydra")
+    with pytest.raises(UserError) as refused:
+        check(["+method=tent", "hydra/launcher=ray"])
+    assert refused.value.faults == ("unknown hydra/launcher=ray: install it with pip install 'tta-bench[ray]'",)
+
+
+# The commands without a method
+
+
+def test_the_data_section_is_composed_and_checked_alone(tmp_path):
+    config, root = compose_data(
+        ["data=folder", f"data.root={tmp_path}", "data.classes={vessel: [1]}", "results_root=x"]
+    )
+    assert (config.name, config.classes, str(root)) == ("folder", {"vessel": (1,)}, "x")
+
+
+@pytest.mark.parametrize(
+    ("words", "start"),
+    [
+        (["data=foldr"], "unknown data=foldr: did you mean 'folder'?"),
+        (["data.limt=1"], "unknown key 'data.limt': did you mean 'data.limit'?"),
+        (["data=folder"], "data=folder needs the folder of the images"),
+        (["data=synthetic,folder"], "'data=synthetic,folder' has several values where one is expected"),
+        (["data.image_size=32"], "data.image_size=32: input should be greater than or equal to 64"),
+        (["nonsense"], "cannot read 'nonsense'"),
+    ],
+)
+def test_faults_of_the_data_section_are_sentences(words, start):
+    with pytest.raises(UserError) as refused:
+        compose_data(words)
+    assert refused.value.faults[0].startswith(start)
