@@ -257,3 +257,78 @@ def test_float32_agrees_with_float64(small_net, branched, images):
     rows = theta_rows(double, 2)
     out = single(images[:4].float(), rows.float())
     torch.testing.assert_close(out.double(), double(images[:4], rows), rtol=0, atol=1e-3)
+
+
+def full_rows(network, streams, spread=0.02):
+    """A different state of all parameters for every stream, around the source model's."""
+    source = network.source_parameters
+    noise = torch.randn(streams, source.numel(), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return source + spread * noise
+
+
+def torch_model_with(model, row):
+    """The original torch model with all parameters of one stream, and these parameters in the order of the row."""
+    model = with_batch_statistics(model).requires_grad_()
+    modules = [module for name, module in model.named_modules() if not name.startswith("branches")]
+    affine = [p for m in modules if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
+    others = [p for m in modules if not isinstance(m, nn.BatchNorm2d) for p in m.parameters(recurse=False)]
+    with torch.no_grad():
+        nn.utils.vector_to_parameters(row, affine + others)
+    return model, affine + others
+
+
+def test_all_parameters_are_those_outside_the_branches(resunet):
+    total = 22_554_570 - UNUSED_FC
+    assert AdaptableNetwork(resunet).source_parameters.shape == (total,)
+    assert AdaptableNetwork(resunet, ("denoising",)).source_parameters.shape == (total + 2 * 480,)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_rows_of_all_parameters_give_every_stream_a_torch_model_of_its_own(small_net, images, views):
+    network = AdaptableNetwork(small_net)
+    rows = full_rows(network, 3).requires_grad_()
+    out = network(images[: 3 * views], rows)
+    (gradient,) = torch.autograd.grad(out.square().sum(), rows)
+    assert network.forwards == views
+    for s in range(3):
+        model, parameters = torch_model_with(small_net, rows[s].detach())
+        expected = torch.cat([model(image[None]) for image in images[s * views : (s + 1) * views]])
+        torch.testing.assert_close(out[s * views : (s + 1) * views], expected, rtol=0, atol=1e-10)
+        expected_gradient = torch.autograd.grad(expected.square().sum(), parameters)
+        flat = torch.cat([g.flatten() for g in expected_gradient])
+        torch.testing.assert_close(gradient[s], flat, rtol=1e-8, atol=1e-7)
+
+
+def test_the_source_model_s_row_of_all_parameters_is_the_source_model(branched, images):
+    affine, full = branched.source_theta.expand(2, -1), branched.source_parameters.expand(2, -1)
+    for policy in (SourceStatistics(), BatchStatistics(), MixedStatistics(0.6)):
+        assert torch.equal(branched(images[:1], full[:1], policy), branched(images[:1], affine[:1], policy))
+        together = branched(images[:4], affine, policy)
+        torch.testing.assert_close(branched(images[:4], full, policy), together, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("limit", [1, 4])
+def test_a_few_images_per_pass_change_nothing_for_rows_of_all_parameters(small_net, images, limit):
+    network = AdaptableNetwork(small_net)
+    rows = full_rows(network, 2)
+    with torch.no_grad():
+        expected = network(images[:6], rows)
+        network.images_per_pass = limit
+        torch.testing.assert_close(network(images[:6], rows), expected, rtol=0, atol=1e-12)
+    assert network.forwards == 6
+
+
+def test_rows_of_all_parameters_leave_the_shared_network_as_it_is(small_net, images):
+    network = AdaptableNetwork(small_net)
+    frozen = {key: value.clone() for key, value in network.state_dict().items()}
+    rows = full_rows(network, 2).requires_grad_()
+    network(images[:4], rows).sum().backward()
+    assert rows.grad.isfinite().all()
+    with pytest.raises(RuntimeError):
+        network(images[:3], rows)
+    with pytest.raises(RuntimeError):
+        network(images[:2], rows[:, :-1])
+    assert all(torch.equal(value, frozen[key]) for key, value in network.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+    assert all(isinstance(p, nn.Parameter) for p in network.model.parameters())
+    assert_nothing_in_force(network)

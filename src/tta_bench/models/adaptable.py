@@ -2,6 +2,9 @@
 
 The state of all streams is one matrix ``theta`` ``[streams, scalars]``: each row holds the affine scale and shift
 of every normalisation layer for one stream. Everything else in the network is frozen and shared.
+
+Methods that adapt more than that use longer rows, of all parameters of the segmentation path (``source_parameters``).
+Even then the shared network is never written to: each row stands in for its parameters during one pass.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tta_bench.errors import UserError
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
@@ -73,6 +77,19 @@ class AdaptableNetwork(nn.Module):
             [layer.source_variance for layer in layers]
         )
 
+    @property
+    def source_parameters(self) -> Tensor:
+        """:attr:`source_theta`, then all other parameters of the segmentation path: ``[scalars]``.
+
+        Rows that start here may take the place of ``theta`` in :meth:`forward`.
+        """
+        return torch.cat([self.source_theta, *(value.flatten() for value in self._other_parameters().values())])
+
+    def _other_parameters(self) -> dict[str, nn.Parameter]:
+        """By name, in module order, those outside the branches that are not affine ones of a normalisation layer."""
+        named = self.model.named_parameters(prefix="model")
+        return {name: value for name, value in named if not name.startswith("model.branches.")}
+
     def tensor_slices(self) -> list[slice]:
         """Where each affine tensor (scale or shift of one layer) lies in a row of theta."""
         ends = torch.tensor(self._sizes).cumsum(0).tolist()
@@ -83,10 +100,13 @@ class AdaptableNetwork(nn.Module):
 
         Args:
             images: ``[S * V, 3, H, W]``, the views of one stream next to each other.
-            theta: ``[S, scalars]``.
+            theta: ``[S, scalars]``: affine rows, or longer rows of all parameters as in :attr:`source_parameters`,
+                for which one stream runs after the other and ``statistics`` may hold no rows of its own.
             statistics: normalisation policy; default :class:`BatchStatistics` (of each image on its own).
         """
         statistics = statistics or BatchStatistics()
+        if theta.shape[1] > self.source_theta.numel():
+            return self._stream_by_stream(images, theta, statistics)
         limit = self.images_per_pass
         if limit is None or len(images) <= limit or torch.is_grad_enabled() or not statistics.per_image:
             return self.activations(images, theta, statistics).logits
@@ -99,6 +119,18 @@ class AdaptableNetwork(nn.Module):
         ]
         self.forwards = before + len(images) // len(theta)
         return torch.cat(parts)
+
+    def _stream_by_stream(self, images: Tensor, rows: Tensor, statistics: Statistics) -> Tensor:
+        """As :meth:`forward` for rows of all parameters: one kernel cannot hold the weights of several streams."""
+        others = self._other_parameters()
+        sizes = [self.source_theta.numel(), *(value.numel() for value in others.values())]
+        before, logits = self.forwards, []
+        for row, views in zip(rows.unbind(), images.unflatten(0, (len(rows), -1)).unbind(), strict=True):
+            theta, *values = row.split(sizes)
+            own = {name: value.view(others[name].shape) for name, value in zip(others, values, strict=True)}
+            logits.append(functional_call(self, own, (views, theta[None], statistics)))
+        self.forwards = before + len(images) // len(rows)
+        return torch.cat(logits)
 
     def activations(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Activations:
         """Logits together with the intermediate feature maps that some methods use; arguments as above."""
