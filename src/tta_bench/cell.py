@@ -177,9 +177,10 @@ def compute(
     """
     config = cell.config
     memory = PeakMemory(device)
-    network = place(AdaptableNetwork(source.model), device, config.data.image_size)
+    kind = METHODS.get(config.method["name"])
+    network = place(AdaptableNetwork(source.model, kind.branches), device, config.data.image_size)
     protocol = Protocol(config.protocol.reset, config.protocol.steps, config.protocol.predict)
-    method = METHODS.get(config.method["name"])(network, method_options(config.method), protocol)
+    method = kind(network, method_options(config.method), protocol)
     streams = make_streams(domains, cell.targets, config.protocol.reset)
     groups = lockstep_groups(streams, lockstep_width(config, device))
     log.info("%s: %s", config.method["name"], method.describe())

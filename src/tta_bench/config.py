@@ -217,6 +217,18 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _branches_are_there(self) -> RunConfig:
+        name, present = self.method.get("name"), self.model.branches
+        needed = METHODS.get(name).branches if name in METHODS.names() else ()
+        missing = [branch for branch in needed if branch not in present]
+        if missing:
+            raise ValueError(
+                f"method={name} needs a source model with the branch {' and '.join(missing)}: "
+                f"add model.branches=[{','.join((*present, *missing))}]"
+            )
+        return self
+
 
 def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
     """``${preset:UNIFORM,OFFICIAL}`` in a method's YAML: one of two values, chosen by its key ``preset``."""

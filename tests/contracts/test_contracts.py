@@ -27,7 +27,7 @@ def networks(small_net):
     made: dict[tuple[str, ...], AdaptableNetwork] = {}
 
     def network(name):
-        branches = setting_of(name).branches
+        branches = METHODS.get(name).branches
         return made.setdefault(branches, AdaptableNetwork(small_net, branches))
 
     return network
@@ -311,7 +311,7 @@ def test_two_updates_per_image_differ_from_one(networks, streams, name):
 
 @every_method
 def test_float32_agrees_with_float64(small_net, networks, streams, name):
-    single = AdaptableNetwork(copy.deepcopy(small_net).float(), setting_of(name).branches)
+    single = AdaptableNetwork(copy.deepcopy(small_net).float(), METHODS.get(name).branches)
     out = run(make(name, single), {domain: images.float() for domain, images in streams.items()})
     assert all(logits.dtype == torch.float32 for logits in out.logits.values())
     expected = run(make(name, networks(name)), streams)
@@ -320,7 +320,7 @@ def test_float32_agrees_with_float64(small_net, networks, streams, name):
 
 @every_method
 def test_train_and_eval_calls_from_outside_change_nothing_bn11(small_net, networks, streams, name):
-    network = AdaptableNetwork(small_net, setting_of(name).branches)
+    network = AdaptableNetwork(small_net, METHODS.get(name).branches)
     modes = [network.train, network.eval, network.model.train, network.model.eval, network.train]
     disturbed = run(make(name, network), one(streams), after_step=lambda k: modes[k]())
     assert_equal(run(make(name, networks(name)), one(streams)), disturbed)
@@ -328,7 +328,7 @@ def test_train_and_eval_calls_from_outside_change_nothing_bn11(small_net, networ
 
 @every_method
 def test_a_few_images_per_pass_change_neither_numbers_nor_counts(small_net, networks, streams, name):
-    network = AdaptableNetwork(small_net, setting_of(name).branches)
+    network = AdaptableNetwork(small_net, METHODS.get(name).branches)
     network.images_per_pass = 2
     out = run(make(name, network), streams)
     assert_equal(run(make(name, networks(name)), streams), out, atol=1e-9)

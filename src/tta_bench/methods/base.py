@@ -107,6 +107,8 @@ class TTACallback(Callback):
 
     card: ClassVar[Card]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    branches: ClassVar[tuple[str, ...]] = ()
+    """Auxiliary branches that the source model must have; their affine parameters are adapted too."""
     statistics: Statistics = BatchStatistics()
 
     def __init__(
@@ -150,10 +152,16 @@ class TTACallback(Callback):
 
         One backward pass serves all streams, because no row's loss depends on another row.
         """
+        return self.gradient_of(
+            lambda rows: objective(BoundNetwork(self.network, rows, statistics or self.statistics)), theta
+        )
+
+    def gradient_of(self, losses_at: Callable[[Tensor], Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`gradient` for a state of any kind: ``losses_at`` maps ``[A, scalars]`` to losses ``[A]``."""
         with torch.enable_grad():
-            theta = theta.detach().requires_grad_()
-            losses = objective(BoundNetwork(self.network, theta, statistics or self.statistics))
-            (gradient,) = torch.autograd.grad(losses.sum(), theta)
+            rows = rows.detach().requires_grad_()
+            losses = losses_at(rows)
+            (gradient,) = torch.autograd.grad(losses.sum(), rows)
         self.backwards += 1
         return losses.detach(), gradient
 

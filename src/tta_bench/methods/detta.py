@@ -1,0 +1,139 @@
+"""DeTTA: adapt by denoising the test image with the source model's denoising branch (Wen et al., WACV 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.methods.state import AffineState, make_optimizer
+from tta_bench.models.normalisation import RunningStatistics, Statistics
+from tta_bench.objectives.base import BoundNetwork
+
+
+@dataclass(frozen=True)
+class DeTTAOptions(GradientOptions):
+    """Options of DeTTA.
+
+    Attributes:
+        betas: of Adam.
+        masked: pixels drawn per channel, as a fraction of all, in (0, 1]; a pixel may be drawn twice.
+        radius: largest distance in rows and in columns, in pixels, of the neighbour that replaces a drawn pixel.
+        running_momentum: weight of the image, in (0, 1], in running statistics that the prediction uses; None
+            normalises every pass by the image's own statistics.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    masked: float = 0.1
+    radius: int = 2
+    running_momentum: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={list(self.betas)} must lie in [0, 1)")
+        if not 0 < self.masked <= 1:
+            raise ValueError(f"masked={self.masked} must lie in (0, 1]")
+        if self.radius < 1:
+            raise ValueError(f"radius={self.radius} must be at least 1")
+        if self.running_momentum is not None and not 0 < self.running_momentum <= 1:
+            raise ValueError(f"running_momentum={self.running_momentum} must lie in (0, 1], or be null")
+
+
+@register("detta")
+class DeTTA(GradientMethod):
+    """One gradient step on a Noise2Void loss: predict pixels that were replaced by one of their neighbours."""
+
+    card = Card(
+        adapts="affine parameters of normalisation",
+        statistics="test image",
+        needs_gradients=True,
+        needs_source_statistics=False,
+        forwards=2,
+        backwards=1,
+        paper="Wen et al., WACV 2024",
+        licence="none stated",
+        stochastic=True,
+    )
+    Options = DeTTAOptions
+    branches = ("denoising",)
+
+    def start(self, streams: int) -> None:
+        """Every stream at the source model's affine parameters and statistics, with a fresh optimiser."""
+        optimizer = make_optimizer(self.options.optimizer, self.options.momentum, self.options.betas)
+        self.state = AffineState(self.network.source_theta, streams, optimizer)
+        mean, variance = self.network.source_statistics
+        self.running = RunningStatistics(mean.repeat(streams, 1), variance.repeat(streams, 1))
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """``theta <- theta - lr * Adam(grad masked error of the denoised image)``."""
+        noisy, mask = corrupt(images, draws.generators("blind spots"), self.options.masked, self.options.radius)
+
+        def objective(network: BoundNetwork) -> Tensor:
+            return masked_error(torch.sigmoid(network.branch("denoising", noisy)), images, mask)
+
+        moved = self._running(len(images), self.options.running_momentum)
+        statistics = self.statistics if self.options.running_momentum is None else moved
+        losses, gradient = self.gradient(objective, self.theta(len(images)), statistics)
+        rate = torch.full_like(losses, self.options.learning_rate)
+        skipped = self.state.step(gradient, rate, losses)
+        kept = (~skipped).nonzero().squeeze(1)
+        self.running.mean[kept], self.running.variance[kept] = moved.mean[kept], moved.variance[kept]
+        return {"loss_denoising": losses, "lr": rate, "skipped": skipped}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits of the clean images, by the running statistics if there are any."""
+        statistics: Statistics = self.statistics
+        if self.options.running_momentum is not None:
+            statistics = self._running(len(images))
+        return self.network(images, self.theta(len(images)), statistics)
+
+    def _running(self, streams: int, momentum: float | None = None) -> RunningStatistics:
+        """A copy of the first streams' running statistics, updated by the forward pass if a momentum is given."""
+        return RunningStatistics(self.running.mean[:streams].clone(), self.running.variance[:streams].clone(), momentum)
+
+
+def corrupt(
+    images: Tensor, generators: Sequence[torch.Generator], masked: float = 0.1, radius: int = 2
+) -> tuple[Tensor, Tensor]:
+    """Replace randomly drawn pixels of each channel by a neighbour's original value (Noise2Void).
+
+    Args:
+        images: ``[S, C, H, W]``; left unchanged.
+        generators: one CPU generator per image.
+        masked: see :class:`DeTTAOptions`.
+        radius: likewise; rows and columns are drawn uniformly, so a pixel may stay itself, and wrap at the borders.
+
+    Returns:
+        The corrupted images and a Boolean mask of the drawn pixels, both ``[S, C, H, W]``.
+    """
+    _, channels, height, width = images.shape
+    row, column = torch.arange(height)[:, None], torch.arange(width)
+    itself = row * width + column
+    sources, masks = [], []
+    for generator in generators:
+        drawn = draw_pixels((channels, height, width), masked, generator)
+        # One offset per pixel, not per draw: a pixel that is drawn twice needs no rule for which draw counts.
+        down, right = torch.randint(-radius, radius + 1, (2, channels, height, width), generator=generator)
+        neighbour = (row + down) % height * width + (column + right) % width
+        mask = torch.zeros(channels, height * width, dtype=torch.bool).scatter(1, drawn, True)
+        masks.append(mask.view(channels, height, width))
+        sources.append(torch.where(masks[-1], neighbour, itself))
+    source = torch.stack(sources).to(images.device)
+    noisy = images.flatten(2).gather(2, source.flatten(2)).view_as(images)
+    return noisy, torch.stack(masks).to(images.device)
+
+
+def draw_pixels(shape: tuple[int, int, int], fraction: float, generator: torch.Generator) -> Tensor:
+    """``int(fraction * H * W)`` places per channel of ``shape`` ``(C, H, W)``, with replacement: ``[C, count]``."""
+    channels, height, width = shape
+    return torch.randint(height * width, (channels, int(fraction * height * width)), generator=generator)
+
+
+def masked_error(denoised: Tensor, images: Tensor, mask: Tensor) -> Tensor:
+    """Absolute error at the masked pixels, averaged over all pixels and channels of ``[S, C, H, W]``: ``[S]``."""
+    return (mask * (denoised - images)).abs().flatten(1).mean(1)

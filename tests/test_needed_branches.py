@@ -1,0 +1,53 @@
+"""A method that needs an auxiliary branch is refused before any work if the source model will not have it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tta_bench.cell import Cell, compute
+from tta_bench.config import BRANCHES
+from tta_bench.errors import UserError
+from tta_bench.launch.command_line import check
+from tta_bench.methods.base import METHODS
+from tta_bench.models.checkpoint import SourceModel
+
+SENTENCE = "method=detta needs a source model with the branch denoising: add model.branches=[{}]"
+
+
+@pytest.mark.parametrize("present", ["", "rotation,", "rotation,reconstruction,"])
+def test_a_missing_branch_is_one_fault_with_its_remedy(present):
+    with pytest.raises(UserError) as refused:
+        check(["+method=detta", "source=D", f"model.branches=[{present.rstrip(',')}]"])
+    assert refused.value.faults == (SENTENCE.format(present + "denoising"),)
+
+
+def test_in_a_sweep_only_the_methods_that_need_it_are_refused():
+    sweep = ["+method=tent,detta,grata", "source=D"]
+    with pytest.raises(UserError) as refused:
+        check(sweep)
+    assert refused.value.faults == (SENTENCE.format("denoising"),)
+    assert len(check([*sweep, "model.branches=[denoising]"])) == 3
+
+
+def test_a_cell_adapts_the_affine_parameters_of_the_branch_too(small_net, monkeypatch):
+    (config,) = check(["+method=detta", "source=D", "model.branches=[denoising]"])
+    made = []
+
+    def stop_before_the_first_image(method, *args, **kwargs):
+        made.append(method)
+        raise InterruptedError
+
+    monkeypatch.setattr("tta_bench.cell.make_streams", lambda *args: [])
+    monkeypatch.setattr("tta_bench.cell.adapt_streams", stop_before_the_first_image)
+    source = SourceModel(small_net, Path("D.ckpt"), "", "D", {"disc": (1,)}, 64, None, None, None)
+    with pytest.raises(InterruptedError):
+        compute(Cell(config, 0), {}, source, torch.device("cpu"))
+    branches = [name for name in made[0].network.layers if name.startswith("branches.")]
+    assert len(branches) == 4
+    assert all(name.startswith("branches.denoising.") for name in branches)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_every_branch_that_a_method_needs_exists(name):
+    assert set(METHODS.get(name).branches) <= set(BRANCHES)
