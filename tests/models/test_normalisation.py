@@ -140,6 +140,20 @@ def test_mixed_with_all_weight_on_one_side_is_that_side_bn4(layer):
     assert 1e-3 < (unbiased - batch).abs().max() < 0.1
 
 
+def test_mixed_statistics_that_are_not_differentiable_count_as_constants(layer):
+    x, weight, bias = make_batch(2, 3)
+    x.requires_grad_()
+    free, fixed = (
+        MixedStatistics(0.7, differentiable=flag).normalise(x, weight, bias, layer) for flag in (True, False)
+    )
+    assert torch.equal(free, fixed)
+    variance = torch.lerp(x.var((2, 3), correction=0), layer.source_variance.expand(6, -1), 0.7)
+    slope = weight.repeat_interleave(3, dim=0) / torch.sqrt(variance + layer.eps)
+    (gradient,) = torch.autograd.grad(fixed.square().sum() / 2, x)
+    torch.testing.assert_close(gradient, fixed * slope[:, :, None, None], rtol=0, atol=1e-12)
+    assert (torch.autograd.grad(free.square().sum() / 2, x)[0] - gradient).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("source_weight", [-0.1, 1.1])
 def test_a_source_weight_outside_0_to_1_is_refused(source_weight):
     with pytest.raises(ValueError, match="source_weight"):

@@ -118,17 +118,20 @@ class MixedStatistics(Statistics):
     Args:
         source_weight: 1 gives the source statistics, 0 those of the image.
         unbiased: use the unbiased variance of the image (Schneider et al. 2020; DIGA uses the biased one).
+        differentiable: let gradients flow through the statistics of the image.
     """
 
-    def __init__(self, source_weight: float, unbiased: bool = False) -> None:
+    def __init__(self, source_weight: float, unbiased: bool = False, differentiable: bool = True) -> None:
         if not 0 <= source_weight <= 1:
             raise ValueError(f"source_weight={source_weight} must lie in [0, 1]")
         self.source_weight = source_weight
         self.correction = int(unbiased)
+        self.differentiable = differentiable
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
-        variance, mean = torch.var_mean(x, dim=(2, 3), correction=self.correction)
+        measured = x if self.differentiable else x.detach()
+        variance, mean = torch.var_mean(measured, dim=(2, 3), correction=self.correction)
         mean = torch.lerp(mean, layer.source_mean.expand_as(mean), self.source_weight)
         variance = torch.lerp(variance, layer.source_variance.expand_as(variance), self.source_weight)
         return _affine(x, mean, variance, weight, bias, layer.eps)
