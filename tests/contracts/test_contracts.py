@@ -107,7 +107,8 @@ def test_without_updates_a_method_predicts_as_its_control_c1(networks, streams, 
     method = make(name, networks(name), **setting.no_update)
     expected = run(make(setting.control, networks(name)), streams)
     assert_equal(expected, run(method, streams), atol=1e-6)
-    assert torch.equal(method.theta(3), networks(name).source_theta.expand(3, -1))
+    theta = method.theta(3)
+    assert torch.equal(theta, method.source_theta.expand_as(theta))
 
 
 @gradient_methods
@@ -122,7 +123,7 @@ def test_a_fresh_start_forgets_everything_c2(networks, streams, name):
     first = run(method, one(streams))
     method.start(2)
     assert all(not row for row in optimizer_state(method))
-    assert torch.equal(method.theta(2), networks(name).source_theta.expand(2, -1))
+    assert torch.equal(method.theta(2), method.source_theta.expand(2, -1))
     assert_equal(first, run(method, one(streams)))
 
 

@@ -139,9 +139,17 @@ class TTACallback(Callback):
         """Logits ``[A, classes, H, W]`` of ``[A, 3, H, W]`` images with the present state."""
         return self.network(images, self.theta(len(images)), self.statistics)
 
+    @property
+    def source_theta(self) -> Tensor:
+        """What is adapted, as it is in the source model: ``[scalars]``; default: the affine parameters.
+
+        A method that adapts convolutions too returns ``self.network.source_parameters``.
+        """
+        return self.network.source_theta
+
     def theta(self, streams: int) -> Tensor:
-        """The affine parameters of the first streams, ``[A, scalars]``; default: the source model's."""
-        return self.network.source_theta.expand(streams, -1)
+        """The adapted parameters of the first streams, ``[A, scalars]``; default: the source model's."""
+        return self.source_theta.expand(streams, -1)
 
     # What methods use
 
@@ -207,8 +215,10 @@ class TTACallback(Callback):
         """What is adapted and how, for the start of a run."""
         text = f"adapts {self.card.adapts}; statistics of the {self.card.statistics}"
         if self.card.needs_gradients:
-            layers, scalars = len(self.network.layers), self.network.source_theta.numel()
-            text += f"; {layers} normalisation layers, {scalars:,} affine scalars"
+            layers, affine = len(self.network.layers), self.network.source_theta.numel()
+            text += f"; {layers} normalisation layers, {affine:,} affine scalars"
+            others = self.source_theta.numel() - affine
+            text += f", {others:,} other parameters" if others else ""
         return text
 
 
@@ -238,17 +248,17 @@ class GradientOptions(MethodOptions):
 
 
 class GradientMethod(TTACallback):
-    """Base of methods that update the affine parameters by gradient steps, statistics taken from each image."""
+    """Base of methods that update the adapted parameters by gradient steps, statistics taken from each image."""
 
     Options = GradientOptions
 
     def start(self, streams: int) -> None:
-        """Every row at the source model's affine parameters, with a fresh optimiser."""
+        """Every row at the source model's parameters, with a fresh optimiser."""
         optimizer = make_optimizer(self.options.optimizer, self.options.momentum)
-        self.state = AffineState(self.network.source_theta, streams, optimizer)
+        self.state = AffineState(self.source_theta, streams, optimizer)
 
     def theta(self, streams: int) -> Tensor:
-        """The affine parameters of the first streams, ``[A, scalars]``."""
+        """The adapted parameters of the first streams, ``[A, scalars]``."""
         return self.state.theta[:streams]
 
 
