@@ -220,7 +220,6 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
             "+method=tent +method=grata",
             "+method= is given 2 times: give it once, or several values separated by commas with -m",
         ),
-        ("experiment=first_look,null", "'experiment=first_look,null': one experiment at a time"),
         (
             "-m +method=tent training.learning_rate=interval(0,1)",
             "cannot sweep over 'training.learning_rate=interval(0,1)': list the values, separated by commas",
@@ -304,6 +303,10 @@ def test_a_bad_value_of_one_job_is_found_among_the_good_ones_and_told_once():
 
 def test_a_target_that_is_a_source_in_one_job_only_is_found():
     assert "target=B is also the source" in faults("-m +method=tent source=A,B target=B,C")[0]
+
+
+def test_one_experiment_at_a_time():
+    assert "'experiment=first_look,second': one experiment at a time" in faults("experiment=first_look,second")
 
 
 def test_an_option_that_only_another_method_has_is_refused():

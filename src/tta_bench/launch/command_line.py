@@ -262,7 +262,7 @@ def _group_faults(override: Override, loader: ConfigLoader) -> list[str]:
         values = _values(override)
     except HydraException:
         return [f"cannot sweep over '{override.input_line}': list the values, separated by commas"]
-    unknown = [value for value in values if value not in options and (group, value) != ("experiment", "null")]
+    unknown = [value for value in values if value not in options]
     return [f"unknown {group}={value}: {_group_hint(group, value, options)}" for value in unknown]
 
 
