@@ -30,6 +30,10 @@ SETTINGS: dict[str, Setting] = {
         {"learning_rate": 1e-3, "memory": 3, "neighbours": 2, "rate_scale": 0.1, "largest_rate": 1e-2},
         no_update={"learning_rate": 0.0, "rate_scale": 0.0},
     ),
+    # Without a step it is the mixture alone, here at the weight of the control.
+    "domain_adaptor": Setting(
+        {"learning_rate": 1e-3}, no_update={"learning_rate": 0.0, "source_weight": 0.9}, control="alpha_bn"
+    ),
     "alpha_bn": Setting(no_update={"source_weight": 1.0}, control="no_adapt"),
     "dua": Setting(no_update={"initial_momentum": 0.0, "floor": 0.0}, control="no_adapt"),
     "medbn": Setting(no_update={}, control="medbn"),

@@ -12,6 +12,7 @@ Every policy computes ``weight * (x - mean) / sqrt(variance + eps) + bias``; the
 :class:`MixedStatistics`     ``w * source + (1 - w) * image``, no cross term (Schneider et al. 2020)
 :class:`MedianStatistics`    channel median, mean squared deviation from it (MedBN, CVPR 2024)
 :class:`RunningStatistics`   an exponential average per stream, updated on request (DUA, CVPR 2022)
+:class:`RectifiedStatistics` as mixed, written as a transform of the affine parameters (DomainAdaptor, ICCV 2023)
 ============================ =========================================================================
 """
 
@@ -181,6 +182,56 @@ class RunningStatistics(Statistics):
             mean.lerp_(current_mean, self.momentum)
             variance.lerp_(current_variance, self.momentum)
         return BatchStatistics(pool_views=True).normalise(x, weight, bias, layer)
+
+
+@dataclass
+class RectifiedStatistics(Statistics):
+    """``MixedStatistics(source_weight, unbiased=True)``, written as a transform of the affine parameters.
+
+    Each layer normalises by the statistics of the image itself, with ``scale * weight`` and ``bias + shift * weight``
+    (:func:`rectification`). The output is that of the mixture. The gradient is not: the transform counts as a
+    constant, as if the transformed parameters were what is learnt.
+
+    Attributes:
+        source_weight: in [0, 1].
+        scale: ``[S * V, channels of all layers]``, written by every layer that a forward pass reaches.
+        shift: likewise.
+    """
+
+    source_weight: float
+    scale: Tensor
+    shift: Tensor
+
+    per_image = False
+
+    def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
+        """See :class:`Statistics`."""
+        views = x.shape[0] // weight.shape[0]
+        weight, bias = _per_image(weight, views), _per_image(bias, views)
+        variance, mean = torch.var_mean(x, dim=(2, 3), correction=1)
+        source = layer.source_mean, layer.source_variance
+        scale, shift = rectification(mean.detach(), variance.detach(), *source, self.source_weight, layer.eps)
+        self.scale[:, layer.channel_slice], self.shift[:, layer.channel_slice] = scale, shift
+        return _affine(x, mean, variance, scale * weight, bias + shift * weight, layer.eps)
+
+
+def rectification(
+    mean: Tensor, variance: Tensor, source_mean: Tensor, source_variance: Tensor, source_weight: float, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Scale and shift ``[S, C]`` that turn normalisation by an image's statistics into that by a mixture.
+
+    ``scale * (x - mean) / sqrt(variance + eps) + shift = (x - mixed mean) / sqrt(mixed variance + eps)``
+
+    Args:
+        mean: of the image, ``[S, C]``.
+        variance: of the image, ``[S, C]``.
+        source_mean: ``[C]``.
+        source_variance: ``[C]``.
+        source_weight: weight of the source statistics in the mixture, in [0, 1].
+        eps: of the layer.
+    """
+    mixed = torch.sqrt(torch.lerp(variance, source_variance.expand_as(variance), source_weight) + eps)
+    return torch.sqrt(variance + eps) / mixed, source_weight * (mean - source_mean) / mixed
 
 
 def _per_image(rows: Tensor, views: int) -> Tensor:

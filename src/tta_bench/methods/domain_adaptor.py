@@ -1,0 +1,170 @@
+"""DomainAdaptor: mixed statistics and generalised entropy minimisation (Zhang et al., ICCV 2023)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.normalisation import MixedStatistics, RectifiedStatistics
+from tta_bench.objectives.entropy import binary_entropy
+
+SMALLEST_TEMPERATURE = 1e-3
+"""Of the generalised entropy, which divides by its temperature."""
+
+Temperature = Literal["image", "pixel"]
+
+IMAGE_STATISTICS = MixedStatistics(0.0, unbiased=True)
+"""Those that the transform refers to; as in the official code the variance is the unbiased one."""
+
+
+@dataclass(frozen=True)
+class DomainAdaptorOptions(GradientOptions):
+    """Options of DomainAdaptor.
+
+    Attributes:
+        source_weight: of the source statistics in the mixture, in [0, 1].
+        temperature: of the entropy: one per class and ``image``, or one per class and ``pixel``.
+    """
+
+    source_weight: float = 0.5
+    temperature: Temperature = "image"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.source_weight <= 1:
+            raise ValueError(f"source_weight={self.source_weight} must lie in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Rectification:
+    """The linear map from affine parameters to those that go with the statistics of the image.
+
+    ``weight' = scale * weight``, ``bias' = bias + shift * weight``, with rows ``[A, scalars]`` on either side.
+
+    Attributes:
+        scale: ``[A, adapted channels]``, positive.
+        shift: ``[A, adapted channels]``.
+        weights: ``[adapted channels]``, which columns of a row are scales of a layer.
+        biases: ``[adapted channels]``, which are shifts.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    weights: Tensor
+    biases: Tensor
+
+    def apply(self, theta: Tensor) -> Tensor:
+        """The rectified parameters of ``theta``."""
+        weight = theta[:, self.weights]
+        return self._row(self.scale * weight, theta[:, self.biases] + self.shift * weight)
+
+    def undo(self, rectified: Tensor) -> Tensor:
+        """The parameters whose rectified ones are given."""
+        weight = rectified[:, self.weights] / self.scale
+        return self._row(weight, rectified[:, self.biases] - self.shift * weight)
+
+    def gradient(self, gradient: Tensor) -> Tensor:
+        """The gradient with respect to the rectified parameters, from that with respect to the parameters."""
+        bias = gradient[:, self.biases]
+        return self._row((gradient[:, self.weights] - self.shift * bias) / self.scale, bias)
+
+    def _row(self, weight: Tensor, bias: Tensor) -> Tensor:
+        row = torch.cat([weight, bias], dim=1)
+        row[:, self.weights], row[:, self.biases] = weight, bias
+        return row
+
+
+@register("domain_adaptor")
+class DomainAdaptor(GradientMethod):
+    """A generalised-entropy step on the rectified parameters of a mixture of source and image statistics.
+
+    The state is kept in the source model's parametrisation: every image has a transform of its own, into which the
+    parameters are taken before the step and out of which they come after it.
+    """
+
+    card = Card(
+        adapts="affine parameters of normalisation",
+        statistics="source domain and test image, mixed",
+        needs_gradients=True,
+        needs_source_statistics=True,
+        forwards=2,
+        backwards=1,
+        paper="Zhang et al., ICCV 2023",
+        licence="none",
+    )
+    Options = DomainAdaptorOptions
+
+    def __init__(
+        self, network: AdaptableNetwork, options: DomainAdaptorOptions | None = None, protocol: Protocol | None = None
+    ) -> None:
+        super().__init__(network, options, protocol)
+        self.statistics = MixedStatistics(self.options.source_weight, unbiased=True)
+        columns = torch.arange(network.source_theta.numel(), device=network.source_theta.device)
+        parts = [columns[tensor] for tensor in network.tensor_slices()]
+        self._weights, self._biases = torch.cat(parts[::2]), torch.cat(parts[1::2])
+
+    def start(self, streams: int) -> None:
+        """Every row at the source model, with a fresh optimiser."""
+        super().start(streams)
+        self._adapted: Tensor | None = None
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """Transform, one step in the transformed parameters, and back."""
+        theta = self.theta(len(images)).clone()
+        transforms = self._no_transforms(len(images))
+        losses, gradient = self.gradient(
+            lambda network: generalised_entropy(network(images), self.options.temperature), theta, transforms
+        )
+        self.rectification = self._rectification(transforms)
+        rate = torch.full_like(losses, self.options.learning_rate)
+        skipped = self.state.step(self.rectification.gradient(gradient), rate, losses)
+        # The optimiser's step does not depend on where it starts, and the transform is linear: the step comes back.
+        step = self.rectification.undo(self.theta(len(images)) - theta)
+        self.state.theta[: len(images)] = torch.where(skipped[:, None], theta, theta + step)
+        self._adapted = images
+        return {"loss_gem": losses, "lr": rate, "skipped": skipped}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits ``[A, classes, H, W]``.
+
+        Images that have just been adapted to are predicted with their transform as it was for the update, others
+        with a mixture of their own.
+        """
+        if images is not self._adapted:
+            return super().predict(images)
+        return self.network(images, self.rectification.apply(self.theta(len(images))), IMAGE_STATISTICS)
+
+    def _no_transforms(self, streams: int) -> RectifiedStatistics:
+        """Statistics that record the transform of every layer, as yet the identity."""
+        shift = torch.zeros_like(self.network.source_statistics[0]).repeat(streams, 1)
+        return RectifiedStatistics(self.options.source_weight, torch.ones_like(shift), shift)
+
+    def _rectification(self, transforms: RectifiedStatistics) -> Rectification:
+        """The transforms of the adapted layers, in the order of a row of theta."""
+        slices = [layer.channel_slice for layer in self.network.layers.values()]
+        scale, shift = (
+            torch.cat([each[:, part] for part in slices], dim=1) for each in (transforms.scale, transforms.shift)
+        )
+        return Rectification(scale, shift, self._weights, self._biases)
+
+
+def generalised_entropy(logits: Tensor, temperature: Temperature = "image") -> Tensor:
+    """Generalised entropy of ``[A, classes, H, W]`` sigmoid logits: ``mean of T^2 H(sigmoid(s / T))``, ``[A]``.
+
+    ``T`` is twice the standard deviation of the logits, as a constant: those of one class over the image, or, per
+    pixel, those of the pair ``(s, 0)`` that a sigmoid stands for.
+    """
+    values = logits.detach()
+    if temperature == "image":
+        deviation = values.flatten(2).std(dim=2)[:, :, None, None]
+    else:
+        deviation = values.abs() / math.sqrt(2)
+    scale = (2 * deviation).clamp(min=SMALLEST_TEMPERATURE)
+    return (scale.square() * binary_entropy(logits / scale)).flatten(1).mean(1)
