@@ -9,7 +9,8 @@ from tta_bench.draws import Draws, ImageKey
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
-from tta_bench.methods.dltta import DLTTA, DLTTAOptions, Memory, attention, discrepancy, learning_rate
+from tta_bench.methods.dltta import DLTTA, DLTTAOptions, discrepancy, learning_rate
+from tta_bench.methods.memory_bank import MemoryBank, attention
 from tta_bench.methods.tent import Tent, TentOptions
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics
@@ -107,7 +108,7 @@ def test_the_attention_of_the_worked_example_d4():
 
 
 def test_the_memory_keeps_the_latest_twenty_d5():
-    memory = Memory(DLTTAOptions().memory)
+    memory = MemoryBank(DLTTAOptions().memory)
     for number in range(50):
         # Keys on the unit circle, so that the cosine tells how far apart two numbers are.
         memory.push(vector(math.cos(number / 50), math.sin(number / 50)), torch.full((1, 2, 2), float(number)).double())
@@ -119,7 +120,7 @@ def test_the_memory_keeps_the_latest_twenty_d5():
 
 
 def test_the_recalled_logits_are_the_weighted_mean_of_the_most_similar():
-    memory = Memory(4)
+    memory = MemoryBank(4)
     directions = {1.0: 1.0, 0.9: 2.0, 0.5: 3.0, -1.0: 1000.0}
     for cosine, value in directions.items():
         key = 7 * vector(cosine, math.sqrt(1 - cosine**2))  # the length does not matter

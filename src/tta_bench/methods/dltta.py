@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import EntropyForm, mean_entropy
 
@@ -60,32 +59,6 @@ class DLTTAOptions(GradientOptions):
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
 
-class Memory:
-    """The last images of one stream: a key and the logits of each.
-
-    Args:
-        capacity: number of images.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._entries: deque[tuple[Tensor, Tensor]] = deque(maxlen=capacity)
-
-    def __len__(self) -> int:
-        """Number of images in the memory."""
-        return len(self._entries)
-
-    def push(self, key: Tensor, logits: Tensor) -> None:
-        """Add an image ``([d], [classes, H, W])``; a full memory loses its oldest."""
-        self._entries.append((key, logits))
-
-    def recall(self, key: Tensor, neighbours: int, temperature: float) -> Tensor:
-        """Mean logits ``[classes, H, W]`` of the most similar images, weighted by :func:`attention`."""
-        cosines = F.cosine_similarity(key[None], torch.stack([past for past, _ in self._entries]), dim=1)
-        nearest = cosines.topk(neighbours)
-        logits = torch.stack([self._entries[i][1] for i in nearest.indices.tolist()])
-        return torch.tensordot(attention(nearest.values, temperature), logits, dims=1)
-
-
 @dataclass
 class _Latest:
     """The latest image of each stream, before it enters the memory.
@@ -122,7 +95,7 @@ class DLTTA(GradientMethod):
     def start(self, streams: int) -> None:
         """Every row at the source model, with a fresh optimiser and an empty memory."""
         super().start(streams)
-        self.memories = [Memory(self.options.memory) for _ in range(streams)]
+        self.memories = [MemoryBank(self.options.memory) for _ in range(streams)]
         self._latest: _Latest | None = None
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
@@ -193,11 +166,6 @@ def discrepancy(logits: Tensor, past: Tensor) -> Tensor:
     low, high = SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY
     p, q = (torch.sigmoid(each).clamp(low, high) for each in (logits, past))
     return ((p - q) * (torch.logit(p) - torch.logit(q))).mean() / 2
-
-
-def attention(cosines: Tensor, temperature: float) -> Tensor:
-    """Weights ``[K]`` of past images by the cosine similarities ``[K]`` of their keys."""
-    return torch.softmax(cosines / temperature, dim=0)
 
 
 def learning_rate(discrepancies: Tensor, options: DLTTAOptions) -> Tensor:
