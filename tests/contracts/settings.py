@@ -35,6 +35,8 @@ SETTINGS: dict[str, Setting] = {
         {"learning_rate": 1e-3}, no_update={"learning_rate": 0.0, "source_weight": 0.9}, control="alpha_bn"
     ),
     "alpha_bn": Setting(no_update={"source_weight": 1.0}, control="no_adapt"),
+    # An untrained network is not surer.
+    "diga": Setting({"confidence": 0.5}, no_update={"prototype_weight": 0.0, "source_weight": 0.0}),
     "dua": Setting(no_update={"initial_momentum": 0.0, "floor": 0.0}, control="no_adapt"),
     "medbn": Setting(no_update={}, control="medbn"),
     "no_adapt": Setting(no_update={}, control="no_adapt"),

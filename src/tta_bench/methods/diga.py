@@ -1,0 +1,179 @@
+"""DIGA: mixed statistics and a classifier by class prototypes (Wang et al., CVPR 2023), for sigmoid classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tta_bench.draws import Draws, ImageKey
+from tta_bench.methods.base import Card, Diagnostics, MethodOptions, Protocol, StepResult, TTACallback, register
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.normalisation import MixedStatistics
+
+
+@dataclass(frozen=True)
+class DIGAOptions(MethodOptions):
+    """Options of DIGA.
+
+    Attributes:
+        source_weight: of the source statistics in every layer, in [0, 1].
+        prototype_weight: of the prototypes' probability against the network's, in [0, 1].
+        running_weight: of the running prototypes against those of the image, in [0, 1].
+        confidence: probability of either side from which a pixel enters a prototype, in [0.5, 1].
+        prototype_rate: weight of the image in the running prototypes, in [0, 1].
+        temperature: divides the distances to the prototypes, positive.
+    """
+
+    source_weight: float = 0.8
+    prototype_weight: float = 0.8
+    running_weight: float = 0.8
+    confidence: float = 0.9
+    prototype_rate: float = 0.1
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.temperature > 0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature={self.temperature} must be positive")
+        for name in (field.name for field in fields(self) if field.name != "temperature"):
+            low = 0.5 if name == "confidence" else 0
+            if not low <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [{low}, 1]")
+
+
+class Prototypes(NamedTuple):
+    """Mean features of every class's foreground (side 0) and background (side 1)."""
+
+    vectors: Tensor
+    """``[S, classes, 2, channels]``; zeros where not present."""
+    present: Tensor
+    """Bool ``[S, classes, 2]``."""
+
+
+class Evidence(NamedTuple):
+    """All that a prediction needs of an image, whatever the state of its stream."""
+
+    features: Tensor
+    """``[A, channels, H, W]``, the input of the classifier."""
+    logits: Tensor
+    """``[A, classes, H, W]``, of the network."""
+    prototypes: Prototypes
+    """Of the confident pixels of the image."""
+    confident: Tensor
+    """``[A]``: fraction of pixels and classes that are confident."""
+
+
+@register("diga")
+class DIGA(TTACallback):
+    """Source and image statistics mixed; probabilities of the network, of running and of the image's prototypes too."""
+
+    card = Card(
+        adapts="class prototypes",
+        statistics="source domain and test image, mixed",
+        needs_gradients=False,
+        needs_source_statistics=True,
+        forwards=1,
+        backwards=0,
+        paper="Wang et al., CVPR 2023",
+        licence="none stated",
+    )
+    Options = DIGAOptions
+
+    def __init__(
+        self, network: AdaptableNetwork, options: DIGAOptions | None = None, protocol: Protocol | None = None
+    ) -> None:
+        super().__init__(network, options, protocol)
+        self.statistics = MixedStatistics(self.options.source_weight)
+
+    def start(self, streams: int) -> None:
+        """No stream has seen a confident pixel."""
+        self.streams = streams
+        self.running: Prototypes | None = None  # until the first pass tells how many channels the features have
+        self._latest: tuple[Tensor, Evidence] | None = None
+
+    def step(self, images: Tensor, keys: Sequence[ImageKey]) -> StepResult:
+        """One forward pass serves the update and the prediction; see :meth:`TTACallback.step`."""
+        self._latest = None
+        return super().step(images, keys)
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """Move the running prototypes towards those of the image, class and side by class and side."""
+        evidence = self._evidence(images)
+        finite = evidence.logits.isfinite().flatten(1).all(dim=1) & evidence.features.isfinite().flatten(1).all(dim=1)
+        running, image = self._running(evidence.prototypes, len(images)), evidence.prototypes
+        seen = image.present & finite[:, None, None]
+        moved = torch.lerp(running.vectors, image.vectors, self.options.prototype_rate)
+        moved = torch.where(running.present[..., None], moved, image.vectors)  # where first seen: a copy
+        running.vectors.copy_(torch.where(seen[..., None], moved, running.vectors))
+        running.present.logical_or_(seen)
+        return {"confident": evidence.confident, "skipped": ~finite}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logit of the mixture of three probabilities: running prototypes, image's prototypes, network."""
+        evidence = self._evidence(images)
+        running = self._running(evidence.prototypes, len(images))
+        parts = [self._prototype_logits(p, evidence) for p in (running, evidence.prototypes)]
+        of_prototypes, of_running = self.options.prototype_weight, self.options.running_weight
+        weights = (of_prototypes * of_running, of_prototypes * (1 - of_running), 1 - of_prototypes)
+        return logit_of_mixture([*parts, evidence.logits], weights)
+
+    def _evidence(self, images: Tensor) -> Evidence:
+        """What the forward pass tells of the images; kept, because it depends on no stream's state."""
+        if self._latest is None or self._latest[0] is not images:
+            activations = self.network.activations(images, self.theta(len(images)), self.statistics)
+            sides = confident_sides(activations.logits, self.options.confidence)
+            prototypes = mean_features(activations.head_input, sides)
+            confident = 2 * sides.to(images).flatten(1).mean(dim=1)  # a pixel is confident of one side at most
+            self._latest = images, Evidence(activations.head_input, activations.logits, prototypes, confident)
+        return self._latest[1]
+
+    def _running(self, like: Prototypes, active: int) -> Prototypes:
+        """Views of the running prototypes of the first streams."""
+        if self.running is None:
+            vectors = like.vectors.new_zeros(self.streams, *like.vectors.shape[1:])
+            self.running = Prototypes(vectors, like.present.new_zeros(self.streams, *like.present.shape[1:]))
+        return Prototypes(self.running.vectors[:active], self.running.present[:active])
+
+    def _prototype_logits(self, prototypes: Prototypes, evidence: Evidence) -> Tensor:
+        """``(distance to background - distance to foreground) / temperature``; the network's where one is missing."""
+        foreground, background = prototype_distances(evidence.features, prototypes.vectors).unbind(2)
+        both = prototypes.present.all(dim=2)[:, :, None, None]
+        return torch.where(both, (background - foreground) / self.options.temperature, evidence.logits)
+
+
+def confident_sides(logits: Tensor, confidence: float) -> Tensor:
+    """Bool ``[A, classes, 2, H, W]``: foreground (0) or background (1) at least as probable as ``confidence``."""
+    return torch.stack([torch.sigmoid(logits), torch.sigmoid(-logits)], dim=2) >= confidence
+
+
+def mean_features(features: Tensor, sides: Tensor) -> Prototypes:
+    """Features ``[A, channels, H, W]`` averaged over each of ``sides`` ``[A, classes, 2, H, W]``."""
+    sums = torch.einsum("acshw,akhw->acsk", sides.to(features), features)
+    counts = sides.flatten(3).sum(dim=3)
+    return Prototypes(sums / counts.clamp(min=1)[..., None], counts > 0)
+
+
+def prototype_distances(features: Tensor, vectors: Tensor) -> Tensor:
+    """Euclidean distances ``[A, classes, 2, H, W]`` of features ``[A, channels, H, W]`` to each prototype."""
+    pixels = features.flatten(2).transpose(1, 2)
+    # By differences: the product form loses the digits of small distances.
+    distances = torch.cdist(vectors.flatten(1, 2), pixels, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.unflatten(1, vectors.shape[1:3]).unflatten(3, features.shape[2:])
+
+
+def logit_of_mixture(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Logit of ``sum of weight * sigmoid(logits)`` for weights that sum to 1.
+
+    Finite also where the probabilities themselves round to 0 or 1.
+    """
+
+    def log_probability(sign: int) -> Tensor:
+        terms = [F.logsigmoid(sign * z) + math.log(w) for z, w in zip(logits, weights, strict=True) if w > 0]
+        return torch.logsumexp(torch.stack(terms), dim=0)
+
+    return log_probability(1) - log_probability(-1)
