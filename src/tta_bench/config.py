@@ -232,7 +232,8 @@ class RunConfig(Section):
 
 def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
     """``${preset:UNIFORM,OFFICIAL}`` in a method's YAML: one of two values, chosen by its key ``preset``."""
-    return official if _parent_.get("preset") == "official" else uniform
+    value = official if _parent_.get("preset") == "official" else uniform
+    return OmegaConf.create(value) if isinstance(value, list) else value
 
 
 OmegaConf.register_new_resolver("preset", _by_preset, replace=True)

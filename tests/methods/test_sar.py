@@ -225,7 +225,8 @@ def test_a_layer_name_that_does_not_exist_is_refused(network):
 def test_the_official_preset():
     settings = OmegaConf.load(CONFIG_DIR / "method" / "sar.yaml")
     settings.preset = "official"
-    options = method_options(OmegaConf.to_container(settings, resolve=True))
+    OmegaConf.resolve(settings)  # as Hydra's --cfg job --resolve does
+    options = method_options(OmegaConf.to_container(settings))
     assert options == SAROptions(1.5625e-5, "sgd", 0.9, skip_layers=("layer4",))
 
 
