@@ -1,0 +1,177 @@
+"""A cell's folder: whole files or none, and a status that can be trusted."""
+
+import errno
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tta_bench.errors import UserError
+from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors, write_atomically
+
+ROWS = [{"target": "A", "index": 0, "image": 'a, "b"\nü', "dice": 0.1 + 0.2}, {"target": "A", "index": 1, "extra": 1}]
+
+
+@pytest.fixture
+def cell(tmp_path):
+    return CellFolder(tmp_path / "cells" / "0123456789abcdef")
+
+
+def files(path):
+    return {each.name for each in path.iterdir()}
+
+
+def test_the_hash_depends_on_the_content_and_not_on_its_order():
+    assert cell_hash({"a": 1, "b": {"c": (1, 2)}}) == cell_hash({"b": {"c": [1, 2]}, "a": 1})
+    assert len({cell_hash({"a": value}) for value in (1, 2, "1", 1.5, None, [1], {})}) == 7
+    assert len(cell_hash({})) == 16
+
+
+def test_a_cell_goes_from_nothing_over_running_to_done(cell):
+    assert (cell.status(), cell.summary(), cell.hash) == (None, None, "0123456789abcdef")
+    cell.start({"source": "D", "target": ["A"]})
+    assert (cell.status(), cell.summary()) == ("running", None)
+    assert yaml.safe_load((cell.path / "config.yaml").read_text()) == {"source": "D", "target": ["A"]}
+    cell.finish(ROWS, {"dice": 1.5})
+    assert (cell.status(), cell.summary()) == ("done", {"dice": 1.5})
+    assert files(cell.path) == {"config.yaml", "per_image.csv", "status.json", "summary.json"}
+
+
+def test_rows_come_back_with_all_digits_and_any_name(cell):
+    cell.start({})
+    cell.finish(ROWS, {})
+    first, second = cell.rows()
+    assert first == {"target": "A", "index": "0", "image": 'a, "b"\nü', "dice": "0.30000000000000004", "extra": ""}
+    assert float(first["dice"]) == 0.1 + 0.2
+    assert second == {"target": "A", "index": "1", "image": "", "dice": "", "extra": "1"}
+
+
+def test_a_failure_is_written_down_with_the_exception(cell):
+    cell.start({})
+    cell.fail(RuntimeError("out of memory"))
+    content = json.loads((cell.path / "status.json").read_text())
+    assert (content["status"], content["error"]) == ("failed", "RuntimeError: out of memory")
+    assert content["process"] == os.getpid()
+    assert content["time"].endswith("+00:00")
+
+
+def test_the_old_results_do_not_count_while_a_cell_is_computed_again(cell):
+    cell.start({})
+    cell.finish(ROWS, {"dice": 1})
+    cell.start({})
+    assert cell.summary() is None
+    cell.fail(KeyboardInterrupt())
+    assert cell.summary() is None
+
+
+@pytest.mark.parametrize("spoilt", ["", "{", "[]", "null", '{"state": "done"}', '"done"'])
+def test_a_broken_status_is_no_status(cell, spoilt):
+    cell.start({})
+    cell.finish(ROWS, {"dice": 1})
+    (cell.path / "status.json").write_text(spoilt)
+    assert (cell.status(), cell.summary()) == (None, None)
+
+
+@pytest.mark.parametrize("name", ["per_image.csv", "summary.json"])
+def test_a_done_cell_without_its_files_is_not_done(cell, name):
+    cell.start({})
+    cell.finish(ROWS, {"dice": 1})
+    (cell.path / name).unlink()
+    assert cell.summary() is None
+
+
+@pytest.mark.parametrize("spoilt", ["", "{", "null", "3"])
+def test_a_broken_summary_is_none(cell, spoilt):
+    cell.start({})
+    cell.finish(ROWS, {"dice": 1})
+    (cell.path / "summary.json").write_text(spoilt)
+    assert cell.summary() is None
+
+
+def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "new" / "file.json"
+    write_atomically(path, "one")
+    write_atomically(path, "two")
+    assert path.read_text() == "two"
+    assert files(path.parent) == {"file.json"}
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    write_atomically(path, "old")
+    write = Path.write_text
+
+    def full(self, text, *args, **options):
+        write(self, text[:1], *args, **options)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UserError, match="no space is left on its disk: free some"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert files(tmp_path) == {"file.json"}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "no space is left on its disk"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EACCES, "there is no permission to write there"),
+        (errno.EPERM, "there is no permission to write there"),
+        (errno.EROFS, "its file system is read-only"),
+        (errno.ENOTDIR, "a part of its path is a file"),
+        (errno.EEXIST, "a file of that name is in the way"),
+    ],
+)
+def test_a_failing_file_system_is_a_sentence_with_a_remedy(tmp_path, code, words):
+    with pytest.raises(UserError) as refused, translate_os_errors(tmp_path):
+        raise OSError(code, os.strerror(code))
+    (sentence,) = refused.value.faults
+    assert sentence.startswith(f"cannot write to {tmp_path}: {words}")
+    assert sentence.endswith("or choose another folder with results_root=DIR")
+
+
+def test_an_error_that_is_no_fault_of_the_user_passes_unchanged(tmp_path):
+    with pytest.raises(OSError, match="strange"), translate_os_errors(tmp_path):
+        raise OSError(errno.EIO, "strange")
+
+
+def test_a_file_in_the_place_of_the_cells_is_a_sentence(tmp_path):
+    (tmp_path / "cells").touch()
+    cell = CellFolder(tmp_path / "cells" / "hash")
+    assert (cell.status(), cell.summary()) == (None, None)
+    with (
+        pytest.raises(UserError, match=r"a part of its path is a file|a file of that name is in the way"),
+        cell.locked(),
+    ):
+        pass
+
+
+def test_a_locked_cell_makes_others_wait_and_says_so(cell, caplog):
+    entered = []
+
+    def enter():
+        with cell.locked():
+            entered.append(time.monotonic())
+
+    with caplog.at_level("INFO", logger="tta_bench"):
+        with cell.locked():
+            waiting = threading.Thread(target=enter)
+            waiting.start()
+            time.sleep(0.3)
+            assert not entered
+        waiting.join(10)
+    assert len(entered) == 1
+    assert f"waiting for another process that computes the same cell ({cell.path})" in caplog.text
+
+
+def test_a_lock_is_freed_when_its_holder_raises(cell):
+    with pytest.raises(ZeroDivisionError), cell.locked():
+        raise ZeroDivisionError
+    with cell.locked():
+        pass
