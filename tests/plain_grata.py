@@ -23,6 +23,14 @@ def affine_parameters(model):
     return [p for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
 
 
+def all_parameters(model):
+    """Those outside the branches: first scale and shift of each BatchNorm layer, then all others, in module order."""
+    modules = [module for name, module in model.named_modules() if not name.startswith("branches")]
+    others = [m for m in modules if not isinstance(m, nn.BatchNorm2d)]
+    affine = [p for m in modules if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
+    return affine + [p for m in others for p in m.parameters(recurse=False)]
+
+
 def adapt_stream(model, images, *, learning_rate, strong=lambda image: image):
     """Adapt to images ``[1, 3, H, W]`` one after the other; returns a record per image."""
     model = with_batch_statistics(model)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from plain_grata import affine_parameters, with_batch_statistics
+from plain_grata import affine_parameters, all_parameters, with_batch_statistics
 from tta_bench.errors import UserError
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import (
@@ -269,12 +269,9 @@ def full_rows(network, streams, spread=0.02):
 def torch_model_with(model, row):
     """The original torch model with all parameters of one stream, and these parameters in the order of the row."""
     model = with_batch_statistics(model).requires_grad_()
-    modules = [module for name, module in model.named_modules() if not name.startswith("branches")]
-    affine = [p for m in modules if isinstance(m, nn.BatchNorm2d) for p in (m.weight, m.bias)]
-    others = [p for m in modules if not isinstance(m, nn.BatchNorm2d) for p in m.parameters(recurse=False)]
     with torch.no_grad():
-        nn.utils.vector_to_parameters(row, affine + others)
-    return model, affine + others
+        nn.utils.vector_to_parameters(row, all_parameters(model))
+    return model, all_parameters(model)
 
 
 def test_all_parameters_are_those_outside_the_branches(resunet):

@@ -1,4 +1,4 @@
-"""The affine state of all streams and its optimiser."""
+"""The adapted parameters of all streams and their optimiser."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_optimizer(
 
 
 class AffineState:
-    """One row of affine parameters per stream, each with an optimiser state of its own.
+    """One row of affine (or of all) parameters per stream, each with an optimiser state of its own.
 
     The rows are parameters that share the memory of one matrix. Each is a group of one torch optimiser, so that
     every stream has its own learning rate, and a row without a gradient is left out of a step altogether: its

@@ -1,0 +1,116 @@
+"""CoTTA: continual adaptation with a mean teacher and stochastic restoration (Wang et al., CVPR 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tta_bench.augment import WEAK_VIEWS, undo_weak_views, weak_views
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.objectives.consistency import soft_cross_entropy
+
+
+@dataclass(frozen=True)
+class CoTTAOptions(GradientOptions):
+    """Options of CoTTA.
+
+    Attributes:
+        teacher_momentum: weight of the teacher's past in its moving average of the student, in [0, 1].
+        restore: probability that a scalar of the student returns to the source model after an update, in [0, 1].
+        confidence: images of which the source model is at least this sure on average are taught by the teacher's
+            plain prediction, all others by its mean over the views, in [0, 1].
+    """
+
+    learning_rate: float = 1e-5
+    teacher_momentum: float = 0.999
+    restore: float = 0.01
+    confidence: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("teacher_momentum", "restore", "confidence"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
+
+
+@register("cotta")
+class CoTTA(GradientMethod):
+    """The student follows a teacher that averages over views, the teacher follows the student, the source pulls back.
+
+    ``state`` holds the student's parameters, ``teacher`` those of the teacher, both ``[streams, scalars]``.
+    """
+
+    card = Card(
+        adapts="all parameters",
+        statistics="test image",
+        needs_gradients=True,
+        needs_source_statistics=False,
+        forwards=9,
+        backwards=1,
+        paper="Wang et al., CVPR 2022",
+        licence="MIT",
+        stochastic=True,
+    )
+    Options = CoTTAOptions
+
+    @property
+    def source_theta(self) -> Tensor:
+        """All parameters of the source model, ``[scalars]``."""
+        return self.network.source_parameters
+
+    def start(self, streams: int) -> None:
+        """Student and teacher at the source model, with a fresh optimiser."""
+        super().start(streams)
+        self.teacher = self.state.theta.clone()
+        self._source = self.source_theta
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """One step of the student towards the teacher; then the teacher moves and the student is partly restored."""
+        theta = self.theta(len(images))
+        target, confidence = self._target(images)
+        losses, gradient = self.gradient(
+            lambda network: soft_cross_entropy(network(images), target).flatten(1).mean(1), theta
+        )
+        rate = torch.full_like(losses, self.options.learning_rate)
+        skipped = self.state.step(gradient, rate, losses)
+        generators = draws.generators("stochastic restore")
+        for row in (~skipped).nonzero().flatten().tolist():
+            self.teacher[row].lerp_(theta[row], 1 - self.options.teacher_momentum)
+            restored = chosen(len(self._source), self.options.restore, generators[row]).to(theta.device)
+            theta[row, restored] = self._source[restored]
+        return {"loss_consistency": losses, "confidence": confidence, "lr": rate, "skipped": skipped}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits ``[A, classes, H, W]`` of the teacher."""
+        return self.network(images, self.teacher[: len(images)], self.statistics)
+
+    def _target(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The probabilities to learn ``[A, classes, H, W]``, and the source model's mean confidence ``[A]``."""
+        # The source model shares its convolutions with itself: affine rows let all streams run in one pass.
+        count = len(images)
+        anchor = torch.sigmoid(self.network(images, self.network.source_theta.expand(count, -1), self.statistics))
+        confidence = torch.maximum(anchor, 1 - anchor).flatten(1).mean(1)
+        logits = self.network(weak_views(images), self.teacher[:count], self.statistics)
+        views = undo_weak_views(torch.sigmoid(logits))
+        plain = views[:, list(WEAK_VIEWS).index("identity")]
+        is_sure = (confidence >= self.options.confidence)[:, None, None, None]
+        return torch.where(is_sure, plain, views.mean(dim=1)), confidence
+
+
+def chosen(count: int, probability: float, generator: torch.Generator) -> Tensor:
+    """Indices below ``count``, ascending, each chosen with the same probability and independently of the others.
+
+    The gaps between them are drawn, which takes as many draws as there are indices and not ``count``.
+    """
+    if probability in (0, 1):
+        return torch.arange(count if probability else 0)
+    parts, last = [], -1.0
+    while last < count:
+        gaps = torch.empty(int(1.1 * count * probability) + 64, dtype=torch.float64)
+        parts.append(last + gaps.geometric_(probability, generator=generator).cumsum(0))
+        last = float(parts[-1][-1])
+    indices = torch.cat(parts)
+    return indices[indices < count].long()
