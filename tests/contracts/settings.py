@@ -43,6 +43,12 @@ SETTINGS: dict[str, Setting] = {
     "medbn": Setting(no_update={}, control="medbn"),
     "no_adapt": Setting(no_update={}, control="no_adapt"),
     "bn_only": Setting(no_update={}),
+    # A memory that is in use within the streams; with a warm-up of nothing only the source statistics count.
+    "vptta": Setting(
+        {"prompt_size": 3, "memory": 3, "neighbours": 2},
+        no_update={"learning_rate": 0.0, "warm_up": 1e-12, "memory": 9, "neighbours": 9},
+        control="no_adapt",
+    ),
     # No pixel of an untrained network is reliable by the default margin.
     "sar": Setting({"learning_rate": 1e-3, "margin": 0.95}, no_update={"learning_rate": 0.0}),
 }

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tta_bench.models.normalisation import (
+    AlignedStatistics,
     BatchStatistics,
     MedianStatistics,
     MixedStatistics,
@@ -279,6 +280,45 @@ def test_a_running_average_with_momentum_moves_as_batch_norm_does_in_training(
     if momentum == 0:  # BN-7: no weight on the image keeps the source statistics to the bit
         assert torch.equal(policy.mean, mean)
         assert torch.equal(policy.variance, variance)
+
+
+def test_aligned_statistics_are_a_mixture_of_its_own_for_every_stream(layer):
+    x, weight, bias = make_batch(3, 2)
+    source_weight = torch.tensor([[0.0], [0.3], [1.0]], dtype=torch.float64)
+    out = AlignedStatistics(source_weight).normalise(x, weight, bias, layer)
+    for s, w in enumerate(source_weight.flatten().tolist()):
+        rows = slice(2 * s, 2 * s + 2)
+        mixed = MixedStatistics(w, unbiased=True).normalise(x[rows], weight[s : s + 1], bias[s : s + 1], layer)
+        torch.testing.assert_close(out[rows], mixed, rtol=0, atol=1e-12)
+
+
+def test_aligned_statistics_record_how_far_every_image_is_from_the_mixture(layer):
+    x, weight, bias = make_batch(2, 1)
+    policy = AlignedStatistics(torch.tensor([[0.25], [1.0]], dtype=torch.float64))
+    for _ in range(2):
+        policy.normalise(x, weight, bias, layer)
+    assert len(policy.distances) == 2
+    for image, w, distance in zip(x, (0.25, 1.0), policy.distances[1], strict=True):
+        mean, variance = image.mean((1, 2)), image.var((1, 2), correction=1)
+        mixed = w * layer.source_variance + (1 - w) * variance
+        expected = (w * (layer.source_mean - mean)).abs().mean() + (mixed.sqrt() - variance.sqrt()).abs().mean()
+        assert distance.item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_aligned_statistics_are_constants_and_a_constant_channel_has_a_gradient(layer):
+    x, weight, bias = make_batch(1, 1)
+    x[0, 1] = 0.7
+    x.requires_grad_()
+    policy = AlignedStatistics(torch.full((1, 1), 0.5, dtype=torch.float64))
+    out = policy.normalise(x, weight, bias, layer)
+    upstream = random(*x.shape, seed=11)
+    (gradient,) = torch.autograd.grad(out, x, upstream, retain_graph=True)
+    variance = 0.5 * layer.source_variance + 0.5 * x.detach().var((0, 2, 3), correction=1)
+    scale = weight[0] / torch.sqrt(variance + layer.eps)
+    torch.testing.assert_close(gradient, upstream * scale[:, None, None], rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(policy.distances[0].sum(), x)
+    assert gradient.isfinite().all()
+    assert gradient.abs().amax((0, 2, 3)).min() > 0
 
 
 def test_every_stream_may_have_a_momentum_of_its_own(layer):

@@ -10,6 +10,7 @@ Every policy computes ``weight * (x - mean) / sqrt(variance + eps) + bias``; the
 :class:`SourceStatistics`    stored with the source model
 :class:`BatchStatistics`     of the image itself (or of all views of a stream), biased variance
 :class:`MixedStatistics`     ``w * source + (1 - w) * image``, no cross term (Schneider et al. 2020)
+:class:`AlignedStatistics`   as mixed, per stream and constant; records how far the image is from it (VPTTA, CVPR 2024)
 :class:`MedianStatistics`    channel median, mean squared deviation from it (MedBN, CVPR 2024)
 :class:`RunningStatistics`   an exponential average per stream, updated on request (DUA, CVPR 2022)
 :class:`RectifiedStatistics` as mixed, written as a transform of the affine parameters (DomainAdaptor, ICCV 2023)
@@ -136,6 +137,38 @@ class MixedStatistics(Statistics):
         mean = torch.lerp(mean, layer.source_mean.expand_as(mean), self.source_weight)
         variance = torch.lerp(variance, layer.source_variance.expand_as(variance), self.source_weight)
         return _affine(x, mean, variance, weight, bias, layer.eps)
+
+
+class AlignedStatistics(Statistics):
+    """A mixture as in :class:`MixedStatistics`, unbiased, that counts as a constant; gradients flow through ``x``.
+
+    Args:
+        source_weight: one per stream, ``[S, 1]`` in [0, 1].
+
+    Attributes:
+        distances: per layer that a forward pass reaches, how far the image's mean and standard deviation are from
+            those of the mixture: ``[S * V]``, each the mean absolute difference over the channels, summed.
+    """
+
+    per_image = False
+
+    def __init__(self, source_weight: Tensor) -> None:
+        self.source_weight = source_weight
+        self.distances: list[Tensor] = []
+
+    def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
+        """See :class:`Statistics`."""
+        source_weight = _per_image(self.source_weight, x.shape[0] // weight.shape[0])
+        # Unlike the root of a variance, torch's deviation of a constant channel has a gradient: zero.
+        deviation, mean = torch.std_mean(x, dim=(2, 3), correction=1)
+        with torch.no_grad():
+            mixed_mean = torch.lerp(mean, layer.source_mean.expand_as(mean), source_weight)
+            variance = deviation.square()
+            mixed_variance = torch.lerp(variance, layer.source_variance.expand_as(variance), source_weight)
+        self.distances.append(
+            (mixed_mean - mean).abs().mean(dim=1) + (mixed_variance.sqrt() - deviation).abs().mean(dim=1)
+        )
+        return _affine(x, mixed_mean, mixed_variance, weight, bias, layer.eps)
 
 
 class MedianStatistics(Statistics):

@@ -1,0 +1,188 @@
+"""VPTTA: a prompt in the frequency domain of each image; the network stays as it is (Chen et al., CVPR 2024)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.methods.base import Card, Diagnostics, MethodOptions, TTACallback, register
+from tta_bench.methods.memory_bank import MemoryBank
+from tta_bench.methods.state import AffineState, make_optimizer
+from tta_bench.models.normalisation import AlignedStatistics
+
+COLOURS = 3
+
+
+@dataclass(frozen=True)
+class VPTTAOptions(MethodOptions):
+    """Options of VPTTA.
+
+    Attributes:
+        learning_rate: of Adam, not negative.
+        betas: of Adam.
+        prompt_size: side of the square of low frequencies that the prompt scales, in cycles per image.
+        warm_up: the image's statistics weigh 1/2 at image ``warm_up ** 2``, less afterwards; positive.
+        memory: past images that are kept, the oldest leave first.
+        neighbours: similar past images whose prompts start the present one, at most ``memory``.
+        attention_temperature: of the softmax over their cosine similarities, positive.
+    """
+
+    learning_rate: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.99)
+    prompt_size: int = 5
+    warm_up: float = 5.0
+    memory: int = 40
+    neighbours: int = 16
+    attention_temperature: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate >= 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must not be negative")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas={list(self.betas)} must lie in [0, 1)")
+        if not 1 <= self.prompt_size <= 64:
+            raise ValueError(f"prompt_size={self.prompt_size} must lie between 1 and 64")
+        if not 1 <= self.neighbours <= self.memory:
+            raise ValueError(f"neighbours={self.neighbours} must lie between 1 and memory={self.memory}")
+        for name in ("warm_up", "attention_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+
+
+@register("vptta")
+class VPTTA(TTACallback):
+    """One step on a prompt that brings the statistics of the prompted image to those the layers use."""
+
+    card = Card(
+        adapts="low-frequency prompt of the image",
+        statistics="source domain and test image, mixed",
+        needs_gradients=True,
+        needs_source_statistics=True,
+        forwards=2,
+        backwards=1,
+        paper="Chen et al., CVPR 2024",
+        licence="MIT",
+    )
+    Options = VPTTAOptions
+
+    @property
+    def source_theta(self) -> Tensor:
+        """The prompt that changes nothing, ``[3 * prompt_size ** 2]``."""
+        return self.network.source_theta.new_ones(COLOURS * self.options.prompt_size**2)
+
+    def start(self, streams: int) -> None:
+        """A prompt of ones, a fresh optimiser, an empty memory and no image seen, for every stream."""
+        self.state = AffineState(self.source_theta, streams, make_optimizer("adam", betas=self.options.betas))
+        self.memories = [MemoryBank(self.options.memory) for _ in range(streams)]
+        self.seen = torch.zeros(streams, dtype=torch.long)
+        self._is_counted = torch.zeros(streams, dtype=torch.bool)
+        self._keys = self.theta(streams).clone()
+
+    def theta(self, streams: int) -> Tensor:
+        """The prompts of the first streams, ``[A, 3 * prompt_size ** 2]``."""
+        return self.state.theta[:streams]
+
+    def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
+        """``P <- P - lr * Adam(grad misalignment)`` from a start that similar images of the past suggest."""
+        prompts = self.theta(len(images))
+        before = prompts.clone()
+        if draws.update == 0:
+            self._begin(images)
+        is_counted = self._is_counted[: len(images)]
+        number = self.seen[: len(images)] + ~is_counted
+        losses, gradient = self.gradient_of(lambda rows: self._misalignment(images, rows, number), prompts)
+        rate = torch.full_like(losses, self.options.learning_rate)
+        skipped = self.state.step(gradient, rate, losses)
+        prompts[skipped] = before[skipped]
+        taken = ~skipped.cpu()
+        self.seen[: len(images)] = torch.where(taken, number, self.seen[: len(images)])
+        is_counted |= taken
+        return {"loss_alignment": losses, "lr": rate, "skipped": skipped}
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits of the prompted images, with statistics mixed as for the latest image."""
+        statistics = self._statistics(self.seen[: len(images)])
+        return self.network(prompted(images, self.theta(len(images))), self._affine(len(images)), statistics)
+
+    def describe(self) -> str:
+        """See the base class."""
+        scalars, layers = self.source_theta.numel(), len(self.network.layers)
+        return (
+            f"adapts {self.card.adapts}, {scalars} scalars; {layers} layers, statistics of the {self.card.statistics}"
+        )
+
+    def _begin(self, images: Tensor) -> None:
+        """Put the image before into the memory, and start the prompt of the new one."""
+        keys = low_frequencies(images, self.options.prompt_size).abs().flatten(1)
+        for row, (prompt, memory) in enumerate(zip(self.theta(len(images)), self.memories, strict=False)):
+            if self._is_counted[row]:
+                memory.push(self._keys[row].clone(), prompt.clone())
+            if len(memory) < self.options.neighbours:
+                prompt.fill_(1)
+            else:
+                prompt.copy_(memory.recall(keys[row], self.options.neighbours, self.options.attention_temperature))
+        self._keys[: len(images)] = keys
+        self._is_counted[: len(images)] = False
+
+    def _misalignment(self, images: Tensor, prompts: Tensor, number: Tensor) -> Tensor:
+        """Mean over the layers of the distances that :class:`AlignedStatistics` records: ``[A]``."""
+        statistics = self._statistics(number)
+        self.network(prompted(images, prompts), self._affine(len(images)), statistics)
+        return torch.stack(statistics.distances).mean(dim=0)
+
+    def _statistics(self, number: Tensor) -> AlignedStatistics:
+        """The mixture for the ``number``-th image ``[A]`` of each stream."""
+        source_weight = 1 - image_weight(number, self.options.warm_up)
+        return AlignedStatistics(source_weight[:, None].to(self.network.source_theta))
+
+    def _affine(self, streams: int) -> Tensor:
+        """The source model's affine parameters, ``[A, scalars]``."""
+        return self.network.source_theta.expand(streams, -1)
+
+
+def image_weight(number: Tensor, warm_up: float) -> Tensor:
+    """Weight of the statistics of the n-th image, ``1 / (sqrt(n) / warm_up + 1)``: the source gains trust."""
+    return 1 / (number.double().sqrt() / warm_up + 1)
+
+
+def low_frequencies(images: Tensor, size: int) -> Tensor:
+    """The part of the spectrum that a prompt scales, complex ``[A, 3, size, size]``, of ``[A, 3, H, W]`` images."""
+    return torch.fft.fft2(images)[_window(images, size)]
+
+
+def prompted(images: Tensor, prompts: Tensor) -> Tensor:
+    """Images whose low-frequency amplitudes are multiplied by a prompt; the phases stay.
+
+    Args:
+        images: ``[A, 3, H, W]``; left unchanged.
+        prompts: ``[A, 3 * size * size]``.
+
+    Returns:
+        ``[A, 3, H, W]``, differentiable in the prompts; not confined to [0, 1].
+    """
+    size = math.isqrt(prompts.shape[1] // COLOURS)
+    spectrum = torch.fft.fft2(images)
+    window = _window(images, size)
+    # Only what changes is transformed back, so that a prompt of ones gives the very same image.
+    change = torch.zeros_like(spectrum)
+    change[window] = (prompts.view(-1, COLOURS, size, size) - 1) * spectrum[window]
+    return images + torch.fft.ifft2(change).real
+
+
+def window_start(side: int, size: int) -> int:
+    """Where the prompt begins in a spectrum of ``side`` frequencies with the zero frequency at ``side // 2``."""
+    return (side - size) // 2
+
+
+def _window(images: Tensor, size: int) -> tuple[Any, ...]:
+    """Index of the prompt's frequencies in a spectrum ``[A, 3, H, W]`` as ``fft2`` returns it, zero frequency first."""
+    rows, columns = (
+        (torch.arange(size, device=images.device) + window_start(side, size) - side // 2) % side
+        for side in images.shape[-2:]
+    )
+    return ..., rows[:, None], columns
