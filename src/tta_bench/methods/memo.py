@@ -74,6 +74,10 @@ class MEMO(GradientMethod):
         """What is adapted, as it is in the source model: ``[scalars]``."""
         return self.network.source_parameters if self.options.parameters == "all" else self.network.source_theta
 
+    def describe(self) -> str:
+        """What is adapted and how, for the start of a run."""
+        return super().describe() + (", and these alone" if self.options.parameters == "affine" else "")
+
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """One step on the marginal entropy; the prediction of the clean image follows."""
         losses, gradient = self.gradient(lambda network: marginal_entropy(network, images), self.theta(len(images)))
