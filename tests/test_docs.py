@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from tta_bench.config import method_options
 from tta_bench.draws import ImageKey
+from tta_bench.launch.listing import methods_page
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -46,6 +47,10 @@ def test_every_method_has_a_yaml_with_its_defaults_and_a_card(name):
     assert settings["name"] == name
     assert method_options(settings) == METHODS.get(name).Options()
     assert (ROOT / f"docs/methods/{name}.md").read_text().startswith(f"# `{name}`")
+
+
+def test_the_table_of_methods_is_that_of_the_classes():
+    assert (ROOT / "docs/methods/README.md").read_text() == methods_page()
 
 
 @pytest.mark.parametrize(

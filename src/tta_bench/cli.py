@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
 
     lists = commands.add_parser("list", help="methods, objectives, data sets or experiments")
     lists.add_argument("what", choices=["methods", "objectives", "data", "experiments"])
+    lists.add_argument("--markdown", action="store_true", help="methods: the page of the documentation")
     lists.set_defaults(command=_list)
 
     data = commands.add_parser("data", help="check, prepare or preview a data set").add_subparsers(
@@ -74,8 +75,11 @@ def _parser() -> argparse.ArgumentParser:
 def _list(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from tta_bench.launch.listing import listing
+    from tta_bench.launch.listing import listing, methods_page
 
+    if parsed.markdown and parsed.what == "methods":
+        print(methods_page(), end="")
+        return
     Console().print(listing(parsed.what))
 
 

@@ -42,6 +42,35 @@ def _methods() -> Table:
     return table
 
 
+def methods_page() -> str:
+    """The table of ``docs/methods/README.md``, in Markdown."""
+    lines = [
+        "# Methods",
+        "",
+        "Made from the classes by `tta-bench list methods --markdown`. Forwards are images through the network per test",
+        "image, the prediction included. The licence is that of the authors' code, of which nothing is copied.",
+        "",
+        "| method | adapts | statistics of the | source statistics | branch | forwards | backwards | paper | licence |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in METHODS.names():
+        method = METHODS.get(name)
+        card = method.card
+        cells = (
+            f"[`{name}`]({name}.md)",
+            card.adapts,
+            card.statistics,
+            "needed" if card.needs_source_statistics else "",
+            ", ".join(method.branches),
+            card.forwards,
+            card.backwards,
+            card.paper,
+            card.licence,
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines) + "\n"
+
+
 def _objectives() -> Table:
     table = _table("objective", "what it is")
     for name in OBJECTIVES.names():
