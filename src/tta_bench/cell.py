@@ -318,12 +318,16 @@ def _log_file(path: Path) -> Iterator[None]:
         handler = _QuietFileHandler(path, mode="w")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
+    level = logger.level
+    if level == logging.NOTSET:  # called from Python, where nobody has asked for records yet
+        logger.setLevel(logging.INFO)
     try:
         yield
     except BaseException:
         handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info()))
         raise
     finally:
+        logger.setLevel(level)
         logger.removeHandler(handler)
         with suppress(OSError):  # what a full disk could not take
             handler.close()
