@@ -36,7 +36,7 @@ def test_image_and_mask_have_the_documented_form():
 
 
 def test_the_five_centres_and_their_default_sizes():
-    assert {name: centre.count for name, centre in CENTRES.items()} == {"A": 40, "B": 60, "C": 60, "D": 100, "E": 30}
+    assert {name: centre.count for name, centre in CENTRES.items()} == {"A": 60, "B": 50, "C": 55, "D": 100, "E": 55}
     assert all(centre.description.endswith(".") for centre in CENTRES.values())
 
 
@@ -111,22 +111,23 @@ def test_the_same_eye_at_every_size(centre):
         for channel in range(3):
             a, b = reduced[..., channel].ravel(), small_image[..., channel].ravel()
             assert np.corrcoef(a, b)[0, 1] > 0.9
-            assert abs(a.mean() - b.mean()) < 2
+            # Noise is stronger in the larger image; where a channel is nearly black (blue in B) it is cut at 0.
+            assert abs(a.mean() - b.mean()) < 4
 
 
 # Mean R, G, B of the first four images and the pixels of rim and cup in their masks. A change here is a
 # change of the data set: raise VERSION, and measure the published numbers again.
 FINGERPRINTS = {
-    "A": ((217.22, 115.63, 64.20), 3509, 1382),
-    "B": ((205.82, 87.69, 43.19), 2354, 895),
-    "C": ((140.67, 92.41, 51.78), 2879, 1215),
-    "D": ((172.65, 102.29, 64.29), 2696, 659),
-    "E": ((146.48, 108.72, 103.66), 1954, 1577),
+    "A": ((230.64, 136.22, 77.11), 2125, 2145),
+    "B": ((188.48, 53.47, 13.73), 2316, 554),
+    "C": ((130.59, 86.33, 47.12), 3527, 1093),
+    "D": ((171.78, 98.49, 61.09), 1898, 732),
+    "E": ((153.70, 111.29, 94.15), 2041, 1049),
 }
 
 
 def test_pixels_change_only_with_the_version():
-    assert VERSION == 1
+    assert VERSION == 2
     assert set(FINGERPRINTS) == set(CENTRES)
     for centre, (colour, rim, cup) in FINGERPRINTS.items():
         pairs = samples(centre, 4, size=96)

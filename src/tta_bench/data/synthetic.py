@@ -15,8 +15,9 @@ All arithmetic is in 64-bit floats, so that differences in the last bit between 
 the 8-bit output in practice. Every random number comes from a generator seeded with
 ``(VERSION, seed, centre, index)``; there is no global state.
 
-The data set is frozen: its parameters were set from the unadapted model's behaviour alone, before any
-adaptation method was run on it, and ``VERSION`` has to change when a single pixel does.
+The data set is frozen: its parameters were set from the behaviour of unadapted models alone, trained with
+the shipped recipe, and ``VERSION`` has to change when a single pixel does. docs/synthetic_data.md tells how
+it was designed and what unadapted models reach on it.
 """
 
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Version of the rendered pixels; part of every seed."""
 
 SENSOR_PIXELS: Final = 256
@@ -68,11 +69,13 @@ class Centre:
         count: number of images in the default data set.
         disc_diameter: (low, high) of the disc's mean diameter, fraction of the field, within [0.25, 0.45].
         cup_to_disc: (mean, sd) of the mean cup-to-disc diameter ratio, kept within [0.25, 0.85].
+        cup_contrast: (low, high) paleness of the cup against the rim, 1 is normal, 0 makes it invisible.
         cup_slope: (low, high) width of the cup's wall, in disc radii; a wide wall has no clear edge.
         pallor: (mean, sd) of the rim's loss of capillaries, 0 healthy pink to 1 white.
         pigmentation: (mean, sd) of the melanin density of retina and choroid, about 0.3 to 1.6.
         tessellation: contrast of the choroidal vessel pattern, 0 to 1.
         atrophy_rate: share of eyes with a peripapillary atrophy crescent, 0 to 1.
+        atrophy_width: (low, high) width of the crescent where it is widest, in disc radii.
         nerve_sheen: brightness of the nerve fibres' reflection, about 0.3 in the old to 2 in the young.
         lens_yellowing: (mean, sd) of the density of the ageing lens, 0 to 1.
         vessel_contrast: blood density of the main veins, about 0.5 to 1.5.
@@ -87,9 +90,11 @@ class Centre:
         vignetting: (low, high) relative light loss in the corners, 0 to 1.
         crosstalk: share of every colour channel that leaks from the two others, 0 to 1.
         white_balance: RGB gains.
+        white_balance_error: sd of the logarithm of the gains, by which an automatic balance errs per image.
         exposure: (mean, sd) of the metered mean of the linear image, 0 to 1.
         gamma: exponent's denominator of the tone curve, above 1 brightens the shadows.
         contrast: slope of the tone curve in the mid-tones, 1 is neutral.
+        saturation: strength of the colours after the camera's own processing, 1 is neutral, above 1 vivid.
         black_level: offset of black in the delivered image, 0 to 1.
         sharpening: amount of the camera's unsharp mask, 0 is none.
         noise: standard deviation of the shot noise at full signal and ``SENSOR_PIXELS`` samples.
@@ -100,11 +105,13 @@ class Centre:
     count: int
     disc_diameter: tuple[float, float]
     cup_to_disc: tuple[float, float]
+    cup_contrast: tuple[float, float]
     cup_slope: tuple[float, float]
     pallor: tuple[float, float]
     pigmentation: tuple[float, float]
     tessellation: float
     atrophy_rate: float
+    atrophy_width: tuple[float, float]
     nerve_sheen: float
     lens_yellowing: tuple[float, float]
     vessel_contrast: float
@@ -117,9 +124,11 @@ class Centre:
     vignetting: tuple[float, float]
     crosstalk: float
     white_balance: tuple[float, float, float]
+    white_balance_error: float
     exposure: tuple[float, float]
     gamma: float
     contrast: float
+    saturation: float
     black_level: float
     sharpening: float
     noise: float
@@ -129,75 +138,85 @@ class Centre:
 CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
     {
         "A": Centre(
-            description="Glaucoma clinic, fair eyes, an older camera: warm, bright, slightly soft images.",
-            count=40,
+            description="Glaucoma clinic, fair tessellated eyes, an older camera: warm, bright, slightly soft images.",
+            count=60,
             disc_diameter=(0.32, 0.43),
-            cup_to_disc=(0.55, 0.12),
+            cup_to_disc=(0.6, 0.12),
+            cup_contrast=(1.0, 1.0),
             cup_slope=(0.30, 0.60),
-            pallor=(0.35, 0.15),
-            pigmentation=(0.55, 0.12),
-            tessellation=0.35,
-            atrophy_rate=0.35,
+            pallor=(0.4, 0.15),
+            pigmentation=(0.42, 0.1),
+            tessellation=0.6,
+            atrophy_rate=0.4,
+            atrophy_width=(0.2, 0.5),
             nerve_sheen=0.8,
-            lens_yellowing=(0.25, 0.10),
+            lens_yellowing=(0.4, 0.12),
             vessel_contrast=0.90,
             vessel_calibre=0.0125,
             defocus=(0.005, 0.009),
-            haze=(0.05, 0.15),
+            haze=(0.03, 0.14),
             haze_tint=(1.0, 0.9, 0.7),
             flare=(0.0, 0.15),
-            illumination=(0.10, 0.30),
-            vignetting=(0.10, 0.25),
+            illumination=(0.15, 0.4),
+            vignetting=(0.1, 0.3),
             crosstalk=0.08,
-            white_balance=(1.2, 0.88, 0.55),
-            exposure=(0.31, 0.03),
-            gamma=1.95,
-            contrast=1.1,
+            white_balance=(1.25, 0.92, 0.55),
+            white_balance_error=0.0,
+            exposure=(0.37, 0.04),
+            gamma=2.2,
+            contrast=1.05,
+            saturation=1.0,
             black_level=0.02,
             sharpening=0.0,
             noise=0.02,
             quality=80,
         ),
         "B": Centre(
-            description="Screening programme, a modern table-top camera: red, contrasty, sharpened images.",
-            count=60,
-            disc_diameter=(0.28, 0.38),
-            cup_to_disc=(0.42, 0.10),
+            description="Screening of young dark eyes, a modern table-top camera: red, contrasty, sharpened images.",
+            count=50,
+            disc_diameter=(0.27, 0.35),
+            cup_to_disc=(0.42, 0.11),
+            cup_contrast=(0.75, 1.0),
             cup_slope=(0.25, 0.55),
-            pallor=(0.10, 0.10),
-            pigmentation=(0.85, 0.15),
+            pallor=(0.05, 0.05),
+            pigmentation=(1.25, 0.18),
             tessellation=0.25,
             atrophy_rate=0.20,
-            nerve_sheen=1.0,
+            atrophy_width=(0.15, 0.50),
+            nerve_sheen=1.8,
             lens_yellowing=(0.30, 0.10),
-            vessel_contrast=1.15,
+            vessel_contrast=1.3,
             vessel_calibre=0.0120,
             defocus=(0.002, 0.004),
             haze=(0.0, 0.06),
             haze_tint=(1.0, 0.9, 0.8),
             flare=(0.0, 0.10),
-            illumination=(0.05, 0.20),
-            vignetting=(0.15, 0.35),
+            illumination=(0.1, 0.3),
+            vignetting=(0.35, 0.6),
             crosstalk=0.02,
-            white_balance=(1.35, 0.80, 0.60),
-            exposure=(0.20, 0.02),
+            white_balance=(1.52, 0.7, 0.48),
+            white_balance_error=0.0,
+            exposure=(0.15, 0.02),
             gamma=2.2,
-            contrast=1.25,
+            contrast=1.3,
+            saturation=1.05,
             black_level=0.0,
-            sharpening=0.8,
+            sharpening=1.0,
             noise=0.025,
             quality=85,
         ),
         "C": Centre(
             description="Population study of dark eyes, dim, yellowish, hazy and strongly compressed images.",
-            count=60,
+            count=55,
             disc_diameter=(0.32, 0.45),
             cup_to_disc=(0.48, 0.13),
+            cup_contrast=(1.0, 1.0),
             cup_slope=(0.30, 0.65),
             pallor=(0.10, 0.08),
             pigmentation=(1.15, 0.18),
             tessellation=0.15,
             atrophy_rate=0.5,
+            atrophy_width=(0.15, 0.50),
             nerve_sheen=1.7,
             lens_yellowing=(0.60, 0.15),
             vessel_contrast=0.80,
@@ -210,9 +229,11 @@ CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
             vignetting=(0.25, 0.50),
             crosstalk=0.12,
             white_balance=(1.0, 0.95, 0.50),
-            exposure=(0.13, 0.025),
+            white_balance_error=0.0,
+            exposure=(0.11, 0.02),
             gamma=2.1,
             contrast=0.95,
+            saturation=1.0,
             black_level=0.02,
             sharpening=0.0,
             noise=0.03,
@@ -223,11 +244,13 @@ CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
             count=100,
             disc_diameter=(0.28, 0.40),
             cup_to_disc=(0.46, 0.12),
+            cup_contrast=(1.0, 1.0),
             cup_slope=(0.25, 0.60),
             pallor=(0.20, 0.12),
             pigmentation=(0.75, 0.18),
             tessellation=0.30,
             atrophy_rate=0.25,
+            atrophy_width=(0.15, 0.50),
             nerve_sheen=1.0,
             lens_yellowing=(0.30, 0.12),
             vessel_contrast=1.05,
@@ -240,42 +263,48 @@ CENTRES: Final[Mapping[str, Centre]] = MappingProxyType(
             vignetting=(0.05, 0.25),
             crosstalk=0.05,
             white_balance=(1.08, 0.97, 0.78),
+            white_balance_error=0.0,
             exposure=(0.21, 0.025),
             gamma=2.1,
             contrast=1.05,
+            saturation=1.0,
             black_level=0.0,
             sharpening=0.2,
             noise=0.02,
             quality=90,
         ),
         "E": Centre(
-            description="Outreach clinic, a hand-held camera: pale, bluish, noisy, unevenly lit images.",
-            count=30,
+            description="Outreach clinic, a hand-held camera: pale, hazy, noisy images of uneven light.",
+            count=55,
             disc_diameter=(0.27, 0.40),
-            cup_to_disc=(0.58, 0.13),
+            cup_to_disc=(0.56, 0.13),
+            cup_contrast=(0.8, 1.0),
             cup_slope=(0.30, 0.65),
             pallor=(0.30, 0.15),
             pigmentation=(0.90, 0.25),
             tessellation=0.20,
             atrophy_rate=0.30,
+            atrophy_width=(0.15, 0.50),
             nerve_sheen=0.7,
-            lens_yellowing=(0.20, 0.10),
+            lens_yellowing=(0.3, 0.12),
             vessel_contrast=0.95,
             vessel_calibre=0.0125,
             defocus=(0.004, 0.011),
-            haze=(0.15, 0.35),
-            haze_tint=(0.88, 1.05, 1.40),
-            flare=(0.20, 0.90),
-            illumination=(0.35, 0.65),
-            vignetting=(0.30, 0.55),
+            haze=(0.22, 0.42),
+            haze_tint=(0.92, 1.02, 1.2),
+            flare=(0.3, 1.0),
+            illumination=(0.4, 0.7),
+            vignetting=(0.4, 0.7),
             crosstalk=0.22,
-            white_balance=(0.88, 1.04, 1.35),
-            exposure=(0.27, 0.05),
+            white_balance=(0.88, 1.02, 1.14),
+            white_balance_error=0.09,
+            exposure=(0.3, 0.06),
             gamma=1.7,
             contrast=0.95,
+            saturation=1.0,
             black_level=0.04,
             sharpening=0.3,
-            noise=0.065,
+            noise=0.055,
             quality=65,
         ),
     }
@@ -349,6 +378,7 @@ class _Eye:
     tessellation: float
     sheen: float
     lens: float
+    cup_contrast: float  # paleness of the cup against the rim, 1 is normal
     atrophy: tuple[float, float, float]  # strength, direction (radians), width (disc radii)
 
 
@@ -376,7 +406,7 @@ def _sample_eye(centre: Centre, rng: np.random.Generator) -> _Eye:
     aspect = np.sqrt(rng.uniform(0.92, 1.08) * (1 + 0.15 * (cup_radius - 0.4)))
 
     sick = rng.random() < centre.atrophy_rate
-    atrophy = (rng.uniform(0.5, 1.0) if sick else 0.0, rng.normal(0, 0.5), rng.uniform(0.15, 0.5))
+    atrophy = (rng.uniform(0.5, 1.0) if sick else 0.0, rng.normal(0, 0.5), rng.uniform(*centre.atrophy_width))
     if temporal < 0:
         atrophy = atrophy[0], np.pi - atrophy[1], atrophy[2]
     return _Eye(
@@ -397,6 +427,7 @@ def _sample_eye(centre: Centre, rng: np.random.Generator) -> _Eye:
         sheen=centre.nerve_sheen * rng.uniform(0.6, 1.4),
         lens=max(0.0, _normal(rng, centre.lens_yellowing)),
         atrophy=atrophy,
+        cup_contrast=rng.uniform(*centre.cup_contrast),
     )
 
 
@@ -554,7 +585,7 @@ def _nerve_head(eye: _Eye, disc: Array, cup: Array, rng: np.random.Generator) ->
 
     wall = eye.cup_slope / min(eye.cup_radii)
     share = _soft_step(cup - 1 + 0.06 * blotches, wall)
-    light = rim + share * (bowl - rim)
+    light = rim + eye.cup_contrast * share * (bowl - rim)
     # The scleral ring: a thin bright line inside the disc's edge.
     ring = 0.06 * np.exp(-(((disc - 0.97) / 0.05) ** 2))
     return light * (1 + ring)
@@ -761,7 +792,8 @@ def _expose(light: Array, centre: Centre, rng: np.random.Generator) -> Array:
     """Sensor response to the light: channel mixing, metering, white balance."""
     mixed = (1 - centre.crosstalk) * light + centre.crosstalk * light.mean(axis=0)
     metered = max(0.05, _normal(rng, centre.exposure)) / mixed.mean()
-    return mixed * metered * np.array(centre.white_balance)[:, None, None]
+    error = np.exp(centre.white_balance_error * rng.standard_normal(3).clip(-2, 2))
+    return mixed * metered * (np.array(centre.white_balance) * error)[:, None, None]
 
 
 def _add_noise(light: Array, centre: Centre, rng: np.random.Generator) -> Array:
@@ -772,9 +804,12 @@ def _add_noise(light: Array, centre: Centre, rng: np.random.Generator) -> Array:
 
 
 def _develop(light: Array, centre: Centre) -> Array:
-    """Tone curve and sharpening: linear light to the display range [0, 1]."""
+    """Tone curve, colour processing and sharpening: linear light to the display range [0, 1]."""
     tone = np.clip(light, 0, 1) ** (1 / centre.gamma)
     tone = 0.5 + centre.contrast * (tone - 0.5)
+    if centre.saturation != 1:
+        grey = np.tensordot(_TO_YCC[0], tone, 1)
+        tone = grey + centre.saturation * (tone - grey)
     if centre.sharpening > 0:
         sigma = 0.008 * light.shape[-1]
         tone = tone + centre.sharpening * (tone - ndimage.gaussian_filter(tone, (0, sigma, sigma), mode="nearest"))
