@@ -712,10 +712,13 @@ def fundus_tree(root, names=("Drishti_GS", "RIM_ONE_r3"), count=3):
     return root
 
 
-def test_an_official_checkpoint_on_fundus_images_gives_the_numbers_of_plain_grata(tmp_path):
+@pytest.mark.parametrize("reset", ["target", "image"])
+def test_an_official_checkpoint_on_fundus_images_gives_the_numbers_of_plain_grata(tmp_path, reset):
     """Files to CSV against an implementation that shares no code: reading, scaling, adapting and scoring.
 
     Below 128 pixels the deepest statistics are of four values, and float32 itself is off by more than the tolerance.
+    So it is after Adam's first steps, whose size does not depend on that of the gradient: there the cosine, which is
+    most sensitive, is compared with a wider tolerance, and with the narrow one where every image starts afresh.
     """
     size = 128
     images = fundus_tree(tmp_path / "images")
@@ -730,19 +733,6 @@ def test_an_official_checkpoint_on_fundus_images_gives_the_numbers_of_plain_grat
     state |= {"res.fc.weight": torch.zeros(1000, 512), "res.fc.bias": torch.zeros(1000)}
     torch.save(state, tmp_path / "last-Res_Unet.pth")
     off = [f"method.strong_augmentation.{name}.p=0" for name in ("brightness", "contrast", "gamma", "noise", "blur")]
-    config = configure(
-        tmp_path / "results",
-        *(
-            "data=fundus",
-            f"data.root={images}",
-            "data.limit=null",
-            f"data.image_size={size}",
-            f"checkpoint={tmp_path / 'last-Res_Unet.pth'}",
-        ),
-        *("model.decoder_channels=null", "source=A", "target=E", "method.learning_rate=0.001", *off),
-    )
-    execute(config)
-
     plain = []
     truths = []
     for index in range(3):
@@ -757,12 +747,26 @@ def test_an_official_checkpoint_on_fundus_images_gives_the_numbers_of_plain_grat
         truths.append((grey < 255, grey == 0))
     network = ResUNet(2)
     network.load_state_dict({k: v for k, v in model.state_dict().items() if not k.startswith("branches.")})
-    expected = adapt_stream(network, plain, learning_rate=0.001)
+    config = configure(
+        tmp_path / "results",
+        *(
+            "data=fundus",
+            f"data.root={images}",
+            "data.limit=null",
+            f"data.image_size={size}",
+            f"checkpoint={tmp_path / 'last-Res_Unet.pth'}",
+        ),
+        *("model.decoder_channels=null", "source=A", "target=E", f"protocol.reset={reset}", *off),
+    )
+    execute(config)
+    streams = [plain] if reset == "target" else [[image] for image in plain]
+    expected = [record for stream in streams for record in adapt_stream(network, stream, learning_rate=1e-4)]
 
     table = rows(config)
     assert [row["image"] for row in table] == [f"Drishti_GS/{index}.png" for index in range(3)]
     for row, record, truth in zip(table, expected, truths, strict=True):
-        assert float(row["cosine"]) == pytest.approx(record["cosine"], abs=5e-3)
+        tolerance = 5e-3 if reset == "image" or row["index"] == "0" else 5e-2
+        assert float(row["cosine"]) == pytest.approx(record["cosine"], abs=tolerance)
         assert float(row["loss_auxiliary"]) == pytest.approx(record["loss_auxiliary"], rel=1e-3)
         for channel, (name, mask) in enumerate(zip(("disc", "cup"), truth, strict=True)):
             predicted = record["logits"][0, channel].numpy() >= 0
