@@ -27,21 +27,21 @@ def main() -> None:
     import hydra
 
     from tta_bench.errors import UserError, print_faults
-    from tta_bench.launch.command_line import check, quote_lists, register_experiments
+    from tta_bench.launch.command_line import check, quote_lists, register_configs
     from tta_bench.launch.paths import CONFIG_DIR
 
     flags, overrides = _split(sys.argv[1:])
     overrides = quote_lists(overrides, flags.multirun)
     sys.argv[1:] = [*_words(flags), *overrides]
-    register_experiments()
     only_shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     jobs: list[RunConfig] = []
-    if not only_shows and flags.experimental_rerun is None:
-        try:
+    try:
+        register_configs()
+        if not only_shows and flags.experimental_rerun is None:
             jobs = check(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
-        except UserError as error:
-            print_faults(error)
-            sys.exit(USER_ERROR)
+    except UserError as error:
+        print_faults(error)
+        sys.exit(USER_ERROR)
     _outcomes.clear()
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()

@@ -59,7 +59,8 @@ class Registry(Generic[Item]):
         """
         self._load()
         if name not in self._items:
-            raise UserError(f"unknown {self.kind} '{name}': {nearest(name, self._items)}")
+            broken = [f"plug-in {plugin} cannot be imported: {why}" for plugin, why in self.broken_plugins.items()]
+            raise UserError([f"unknown {self.kind} '{name}': {nearest(name, self._items)}", *broken])
         return self._items[name]
 
     def _load(self) -> None:

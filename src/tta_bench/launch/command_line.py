@@ -6,6 +6,8 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from tta_bench.cell import REFERENCE, domain_faults, with_targets
 from tta_bench.config import DataConfig, RunConfig, as_tuple, nearest_key, validate, validate_data
 from tta_bench.errors import UserError, nearest
 from tta_bench.launch.paths import CONFIG_DIR, EXPERIMENTS_DIR
+from tta_bench.methods.base import METHODS
 
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
@@ -48,11 +51,25 @@ LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "su
 """Launcher -> the extra that installs it."""
 
 
-def register_experiments() -> None:
-    """Make every file of ``experiments/`` selectable as ``experiment=NAME``."""
+def register_configs() -> None:
+    """Make every file of ``experiments/`` selectable as ``experiment=NAME``, and the methods of plug-ins by name.
+
+    A plug-in brings its YAML in ``conf/method/`` beside the module that its entry point names; the module itself is
+    not imported for that.
+
+    Raises:
+        UserError: a plug-in's method has the name of a built-in one.
+    """
     store = ConfigStore.instance()
     for path in sorted(EXPERIMENTS_DIR.glob("*.yaml")):
         store.store(group="experiment", name=path.stem, node=OmegaConf.load(path), package="_global_")
+    for plugin in entry_points(group=METHODS.package):
+        spec = find_spec(plugin.module.partition(".")[0])
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            for path in sorted(Path(folder).glob("conf/method/*.yaml")):
+                if (CONFIG_DIR / "method" / path.name).exists():
+                    raise UserError(f"plug-in {plugin.name} brings a method '{path.stem}', which exists: rename it")
+                store.store(group="method", name=path.stem, node=OmegaConf.load(path), package="method")
 
 
 def quote_lists(arguments: Sequence[str], multirun: bool) -> list[str]:
@@ -166,7 +183,7 @@ def compose_data(overrides: Sequence[str]) -> tuple[DataConfig, Path]:
 @contextmanager
 def _hydra(config_dir: str | None = None) -> Iterator[ConfigLoader]:
     """Hydra, able to compose, for the time of the check."""
-    register_experiments()
+    register_configs()
     if config_dir is not None and not Path(config_dir).is_dir():
         raise UserError(f"--config-dir {config_dir} is not a folder")
     with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):

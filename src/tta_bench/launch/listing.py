@@ -47,8 +47,8 @@ def methods_page() -> str:
     lines = [
         "# Methods",
         "",
-        "Made from the classes by `tta-bench list methods --markdown`. Forwards are images through the network per test",
-        "image, the prediction included. The licence is that of the authors' code, of which nothing is copied.",
+        "Made from the classes by `tta-bench list methods --markdown`. Forwards are images through the network per",
+        "test image, the prediction included. The licence is that of the authors' code, of which nothing is copied.",
         "",
         "| method | adapts | statistics of the | source statistics | branch | forwards | backwards | paper | licence |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
