@@ -48,7 +48,7 @@ def test_the_example_runs_after_installing_it(example, tmp_path):
     assert "uncertain_entropy" in ran.stdout
     typo = run(tmp_path, "+method=uncertain_entropy", "method.fracton=0.2", *TINY)
     assert typo.returncode == 2
-    assert "did you mean 'fraction'" in typo.stderr
+    assert "did you mean 'method.fraction'" in typo.stderr
 
 
 @pytest.mark.slow
