@@ -50,11 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     ):
         action = data.add_parser(name, help=text, description=text)
         action.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
-        action.add_argument("--domains", help="names, separated by commas; default: all")
+        action.add_argument("--domains", type=_names, help="names, separated by commas; default: all")
         action.set_defaults(command=command)
         if name == "preview":
             action.add_argument("--out", type=Path, default=Path("preview.jpg"), help="picture to write (.png, .jpg)")
-            action.add_argument("--per-domain", type=int, default=6, help="images of each domain")
+            action.add_argument("--per-domain", type=_positive, default=6, help="images of each domain")
 
     checkpoint = commands.add_parser("checkpoint", help="verify or import a source model").add_subparsers(
         required=True, metavar="ACTION"
@@ -119,8 +119,20 @@ def _data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...
     from tta_bench.launch.command_line import compose_data
 
     config, root = compose_data(parsed.overrides)
-    names = tuple(parsed.domains.split(",")) if parsed.domains else available_domains(config)
-    return config, names, root
+    return config, parsed.domains or available_domains(config), root
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("is empty: name domains, separated by commas, or leave it out")
+    return names
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of images: give 1 or more")
+    return int(text)
 
 
 def _checkpoint_verify(parsed: argparse.Namespace) -> None:

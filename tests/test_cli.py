@@ -1,0 +1,245 @@
+"""``tta-bench``: what there is, whether data and checkpoints are sound; every refusal is a sentence and exit code 2."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tta_bench.cli import main
+from tta_bench.methods.base import METHODS
+from tta_bench.models.checkpoint import save_checkpoint, to_official
+from tta_bench.models.resunet import ResUNet
+from tta_bench.models.unet import UNet
+from tta_bench.objectives.base import OBJECTIVES
+
+WIDTHS = (16, 16, 8, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def _eighty_columns(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+
+
+def refuse(capsys, *arguments):
+    """The sentences of a refused command."""
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two small domains in the layout of ``data=folder``."""
+    for name in ("north", "south"):
+        for kind in ("image", "mask"):
+            (tmp_path / "images" / name / kind).mkdir(parents=True)
+        for index in range(3):
+            draw = np.random.default_rng([len(name), index])
+            picture = draw.integers(0, 255, (70, 90, 3), np.uint8)
+            Image.fromarray(picture).save(tmp_path / f"images/{name}/image/{index}.png")
+            mask = np.zeros((70, 90), np.uint8)
+            mask[20:40, 30:50] = 1
+            Image.fromarray(mask).save(tmp_path / f"images/{name}/mask/{index}.png")
+    return tmp_path / "images"
+
+
+# list
+
+
+def test_the_list_of_methods_fits_80_columns_and_breaks_no_name(capsys):
+    main(["list", "methods"])
+    lines = capsys.readouterr().out.rstrip("\n").split("\n")
+    assert max(map(len, lines)) <= 80
+    assert not any("…" in line for line in lines)
+    first_words = {line.split()[0] for line in lines if line[:1].strip()}
+    assert set(METHODS.names()) <= first_words
+    assert len(lines) <= 4 + 3 * len(METHODS.names()), "at most three lines each"
+    grata = next(line for line in lines if line.startswith("grata "))
+    assert "affine parameters" in grata
+    assert "9 + 2" in grata
+
+
+def test_the_list_of_objectives_says_in_words_what_each_is(capsys):
+    main(["list", "objectives"])
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^{name} +\S", text, re.MULTILINE) for name in OBJECTIVES.names())
+    assert "`" not in text
+
+
+def test_the_lists_of_data_and_experiments_say_what_each_is(capsys):
+    main(["list", "data"])
+    text = capsys.readouterr().out
+    assert all(re.search(rf"^{name} +\S", text, re.MULTILINE) for name in ("folder", "fundus", "synthetic"))
+    main(["list", "experiments"])
+    text = capsys.readouterr().out
+    assert re.search(r"^first_look +No adaptation.*method: no_adapt, bn_only", text, re.MULTILINE)
+    assert "source: A, B, C, D, E" in text
+
+
+def test_a_broken_plug_in_is_listed_with_its_error(capsys, monkeypatch):
+    monkeypatch.setitem(METHODS.broken_plugins, "theirs", "their.module: ImportError: no [module] of that name")
+    main(["list", "methods"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "theirs" in text
+    assert "[module]" in text
+
+
+@pytest.mark.parametrize("words", [[], ["list"], ["list", "method"], ["data"], ["checkpoint", "verify"], ["nonsense"]])
+def test_an_incomplete_command_shows_its_usage(capsys, words):
+    assert "usage: tta-bench" in refuse(capsys, *words)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "--help"], ["data", "check", "--help"]])
+def test_help_is_shown(capsys, words):
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 0
+    assert "usage: tta-bench" in capsys.readouterr().out
+
+
+# data
+
+
+def test_data_check_sums_up_every_domain(capsys, images):
+    main(["data", "check", "data=folder", f"data.root={images}", "data.image_size=64"])
+    text = capsys.readouterr().out
+    assert re.search(r"north .* 3 .* 90x70 ", text)
+    assert re.search(r"south .* 3 .* 90x70 ", text)
+    main(["data", "check", "data=folder", f"data.root={images}", "data.image_size=64", "--domains", "south"])
+    assert "north" not in capsys.readouterr().out
+
+
+def test_data_check_reports_all_faults_of_all_domains(capsys, images):
+    (images / "north/mask/0.png").unlink()
+    (images / "south/image/1.png").write_bytes(b"")
+    error = refuse(capsys, "data", "check", "data=folder", f"data.root={images}", "data.image_size=64")
+    assert error.count("error: ") == 2
+    assert "0.png has no mask" in error
+    assert "1.png is empty" in error
+
+
+def test_data_prepare_fills_the_cache_of_the_results(capsys, images, tmp_path):
+    main(["data", "prepare", "data=folder", f"data.root={images}", "data.image_size=64", "results_root=kept"])
+    assert len(list((tmp_path / "kept/data").iterdir())) == 2
+    assert "north" in capsys.readouterr().out
+
+
+def test_data_preview_draws_the_asked_for_domains(capsys, images, tmp_path):
+    words = ["data=folder", f"data.root={images}", "data.image_size=64", "--domains", "north,south"]
+    main(["data", "preview", *words, "--per-domain", "2", "--out", "gallery.png"])
+    assert capsys.readouterr().out == "wrote gallery.png\n"
+    with Image.open(tmp_path / "gallery.png") as picture:
+        assert min(picture.size) > 64
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["data=foldr"], "error: unknown data=foldr: did you mean 'folder'?"),
+        (["data.limt=3"], "error: unknown key 'data.limt': did you mean 'data.limit'?"),
+        (["data=folder"], "error: data=folder needs the folder of the images: add data.root=DIR"),
+        (["data=folder", "data.root=/none"], "error: data.root=/none does not exist: give the folder of the images"),
+        (["--domains", "A,Q"], "error: unknown domain 'Q' of data=synthetic: choose one of: A, B, C, D, E"),
+        (["--domains", ","], "error: argument --domains: is empty: name domains"),
+        (["nonsense"], "error: cannot read 'nonsense'"),
+    ],
+)
+@pytest.mark.parametrize("action", ["check", "preview"])
+def test_bad_input_of_the_data_commands_is_a_sentence(capsys, action, words, sentence):
+    assert sentence in refuse(capsys, "data", action, "data.limit=1", "data.image_size=64", *words)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "some"])
+def test_a_preview_of_no_image_is_refused(capsys, number):
+    error = refuse(capsys, "data", "preview", "data.limit=1", f"--per-domain={number}")
+    assert f"argument --per-domain: '{number}' is no number of images: give 1 or more" in error
+
+
+# checkpoint
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A checkpoint of this project."""
+    path = tmp_path / "model.ckpt"
+    save_checkpoint(
+        path,
+        UNet("resnet18", 2, decoder_channels=WIDTHS).state_dict(),
+        architecture={
+            "name": "unet",
+            "encoder": "resnet18",
+            "encoder_weights": None,
+            "decoder_channels": list(WIDTHS),
+            "branches": [],
+        },
+        classes={"disc": (1, 2), "cup": (2,)},
+        image_size=64,
+        domain="D",
+        fingerprint="abc",
+        training={"name": "quick", "epochs": 3},
+        dice_in_domain_per_class={"disc": 90.0, "cup": 80.0},
+    )
+    return path
+
+
+@pytest.fixture
+def official(tmp_path):
+    """A state dict as the paper's authors save it."""
+    model = ResUNet(2, branches=("reconstruction", "denoising", "super_resolution", "rotation"))
+    state = {to_official(key): value for key, value in model.state_dict().items()}
+    path = tmp_path / "last-Res_Unet.pth"
+    torch.save(state | {"res.fc.weight": torch.zeros(1000, 512), "res.fc.bias": torch.zeros(1000)}, path)
+    return path
+
+
+def test_verify_says_what_a_checkpoint_of_this_project_is(capsys, own):
+    main(["checkpoint", "verify", str(own)])
+    text = capsys.readouterr().out
+    assert "85.00 % (disc 90.00, cup 80.00)" in text
+    assert "30 layers, 9,824 affine scalars" in text
+
+
+def test_the_authors_checkpoint_is_verified_imported_and_verified_again(capsys, official, tmp_path):
+    main(["checkpoint", "verify", str(official)])
+    assert "official ResUNet-34 state dict" in capsys.readouterr().out
+    main(["checkpoint", "import", str(official), "A.ckpt", "--domain", "A"])
+    assert capsys.readouterr().out == "wrote A.ckpt\n"
+    main(["checkpoint", "verify", "A.ckpt"])
+    assert re.search(r"domain: +A\n", capsys.readouterr().out)
+    before = (tmp_path / "A.ckpt").read_bytes()
+    assert "A.ckpt exists" in refuse(capsys, "checkpoint", "import", str(official), "A.ckpt", "--domain", "A")
+    assert (tmp_path / "A.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [None, b"", b"text", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_no_checkpoint_is_refused(capsys, content):
+    if content is not None:
+        Path("given.ckpt").write_bytes(content)
+    error = refuse(capsys, "checkpoint", "verify", "given.ckpt")
+    assert error.startswith("error: checkpoint given.ckpt ")
+    assert error.count("\n") == 1
+
+
+def test_a_checkpoint_of_this_project_needs_no_import(capsys, own):
+    error = refuse(capsys, "checkpoint", "import", str(own), "new.ckpt", "--domain", "D")
+    assert "is a checkpoint of tta_bench already" in error
+    assert not Path("new.ckpt").exists()
+
+
+def test_the_installed_program_answers():
+    program = Path(sys.executable).parent / "tta-bench"
+    command = [program] if program.exists() else [sys.executable, "-m", "tta_bench.cli"]
+    done = subprocess.run([*command, "checkpoint", "verify", "none.ckpt"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: checkpoint none.ckpt does not exist: check the path; without checkpoint= one is trained\n"
+    )
