@@ -1,0 +1,334 @@
+"""``python -m tta_bench``: what a user types, sees and finds in the folder afterwards."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tta_bench.__main__ as program
+import tta_bench.cell as cell_module
+from tta_bench.errors import UserError
+from tta_bench.methods.base import METHODS
+
+TINY = (
+    "data.image_size=64",
+    "data.limit=4",
+    "training.epochs=1",
+    "model.decoder_channels=[16,16,8,8,8]",
+    "source=D",
+    "device=cpu",
+)
+
+
+def type_in_shell(folder, *words, **environment):
+    """The program in a process of its own, its output not a terminal."""
+    return subprocess.run(
+        [sys.executable, "-m", "tta_bench", *words],
+        cwd=folder,
+        env=os.environ | {"COLUMNS": "80"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture
+def typed(monkeypatch, tmp_path, capsys):
+    """The program in this process: a function from words to exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(logging.getLogger("tta_bench"), "level", logging.NOTSET)  # restored afterwards
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["tta_bench", *words])
+        code = 0
+        try:
+            program.main()
+        except SystemExit as left:
+            code = left.code
+        streams = capsys.readouterr()
+        return code, streams.out, streams.err
+
+    return run
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The configurations of all runs that are started, none of which does anything."""
+    configs = []
+    monkeypatch.setattr(cell_module, "run", lambda config, console: configs.append(config))
+    return configs
+
+
+# In a process of its own
+
+
+def test_a_tiny_run_prints_its_table_and_writes_into_the_results_folder_alone(tmp_path):
+    done = type_in_shell(tmp_path, "+method=grata", "target=A,C", *TINY)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.rstrip("\n").split("\n")
+    assert re.search(r"Dice in percent, source D, seed 0", done.stdout)
+    assert re.search(r"^target +n +method +disc +cup +mean +\[95 % interval\] +image$", done.stdout, re.MULTILINE)
+    number, signed = r"\d+\.\d\d", r"[+-]\d+\.\d\d"
+    for target, n in (("A", 4), ("C", 4), ("mean", 8)):
+        reference = next(line for line in lines if re.match(rf"{target} +{n} +no_adapt", line))
+        assert re.search(rf"no_adapt( +{number}){{3}} +\d+\.\d{{3}}$", reference.rstrip())
+        compared = lines[lines.index(reference) + 1].rstrip()
+        assert re.fullmatch(rf" +grata( +{number}){{3}} +{signed} \[{signed}, {signed}\] +\d+\.\d{{3}}", compared), (
+            compared
+        )
+    found = re.fullmatch(r"results: (outputs/cells/[0-9a-f]{16})", lines[-1])
+    assert (tmp_path / found[1] / "per_image.csv").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
+    assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"cells", "data", "source_models"}
+    assert max(map(len, lines[lines.index(next(x for x in lines if "Dice in percent" in x)) : -1])) <= 80
+    assert "30 normalisation layers, 9,824 affine scalars" in done.stdout
+    after_training = done.stdout.split("in-domain Dice")[1]
+    assert "━━" not in after_training, "no bar where nobody watches"
+    assert "\x1b[" not in done.stdout
+
+
+def test_without_a_method_one_sentence_lists_them(tmp_path):
+    done = type_in_shell(tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no method is chosen: add +method=NAME, choose one of: ")
+    assert done.stderr.count("\n") == 1
+    assert all(name in done.stderr for name in METHODS.names())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_stops_a_sweep_and_leaves_its_cell_unfinished(tmp_path):
+    words = ["-m", "+method=grata,tent", "target=A", "protocol.steps=1000", *TINY]
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "tta_bench", *words],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for line in process.stdout:
+        if line.startswith("grata: adapts"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode not in (0, None)
+    assert "tent: adapts" not in rest
+    statuses = [path.read_text() for path in tmp_path.glob("outputs/cells/*/status.json")]
+    assert sum('"done"' in status for status in statuses) == 1, "the reference"
+    assert sum('"failed"' in status or '"running"' in status for status in statuses) == 1
+
+
+@pytest.mark.slow
+def test_wandb_offline_keeps_one_finished_run_per_cell_in_the_cells_folder(tmp_path):
+    words = ["-m", "+method=tent", "target=A,C", "seed=0,1", "logger=wandb", "logger.mode=offline", *TINY]
+    done = type_in_shell(tmp_path, *words, WANDB_DIR=str(tmp_path / "elsewhere"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "wandb" not in (done.stdout + done.stderr).lower().replace("logger=wandb", "")
+    cells = list((tmp_path / "outputs/cells").iterdir())
+    assert len(cells) == 4
+    for cell in cells:
+        (run,) = (cell / "wandb").glob("offline-run-*")
+        assert run.name.endswith(cell.name), "the run's id is the cell's hash"
+        assert list(run.glob("run-*.wandb"))
+    again = type_in_shell(tmp_path, *words)
+    assert again.returncode == 0
+    assert all(len(list((cell / "wandb").glob("offline-run-*"))) == 1 for cell in cells), "sent once"
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
+
+
+@pytest.mark.slow
+def test_wandb_is_also_given_a_cell_that_was_finished_without_it(tmp_path):
+    assert type_in_shell(tmp_path, "+method=no_adapt", "target=A", *TINY).returncode == 0
+    assert not list(tmp_path.glob("outputs/cells/*/wandb"))
+    more = ("logger=wandb", "logger.mode=offline")
+    assert type_in_shell(tmp_path, "+method=no_adapt", "target=A", *more, *TINY).returncode == 0
+    assert len(list(tmp_path.glob("outputs/cells/*/wandb/offline-run-*"))) == 1
+
+
+@pytest.mark.slow
+def test_processes_of_a_joblib_sweep_report_their_failures(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "+method=no_adapt,tent", "target=A", *TINY]
+    assert type_in_shell(tmp_path, *words).returncode == 0
+    (tmp_path / "outputs/cells").rename(tmp_path / "outputs/kept")
+    (tmp_path / "outputs/cells").touch()
+    assert type_in_shell(tmp_path, *words).returncode != 0
+
+
+# In this process
+
+
+def test_a_real_sweep_skips_what_is_finished(typed, monkeypatch, caplog):
+    computed = []
+    compute = cell_module.compute
+    monkeypatch.setattr(
+        cell_module, "compute", lambda cell, *rest: computed.append(cell.config.method["name"]) or compute(cell, *rest)
+    )
+    code, out, _ = typed("-m", "+method=no_adapt,bn_only", "target=A", *TINY)
+    assert (code, computed) == (0, ["no_adapt", "bn_only"])
+    assert out.count("results: outputs/cells/") == 2
+    caplog.clear()
+    code, again, _ = typed("-m", "+method=no_adapt,bn_only,tent", "target=A", *TINY)
+    assert (code, computed) == (0, ["no_adapt", "bn_only", "tent"])
+    assert again.count("results: outputs/cells/") == 3
+    assert caplog.text.count("finished before, not computed again") == 4, "the reference twice more"
+    assert {path.name for path in Path().iterdir()} == {"outputs"}
+
+
+def test_wandb_is_needed_where_it_is_asked_for_and_results_do_not_depend_on_it(typed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
+    assert typed("+method=no_adapt", "target=A", *TINY)[0] == 0
+    code, _, error = typed("+method=no_adapt", "target=A", "logger=wandb", "force=true", *TINY)
+    assert code == 2
+    assert re.match(
+        r"error: W&B did not take the results in outputs/cells/\w+ \(.*wandb.*\): they are complete;", error
+    )
+    assert error.count("\n") == 1
+    assert typed("+method=no_adapt", "target=A", *TINY)[0] == 0, "the cell is finished"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-m", "+method=tent,grata", "source=A,B"),
+        ("+method=tent,grata", "-m", "source=A,B"),
+        ("+method=tent,grata", "source=A,B", "--multirun"),
+        ("method=tent,grata", "source=A,B", "-m"),
+    ],
+)
+def test_flags_may_stand_anywhere(typed, started, words):
+    assert typed(*words)[0] == 0
+    assert [(c.method["name"], c.source) for c in started] == [
+        ("tent", "A"),
+        ("tent", "B"),
+        ("grata", "A"),
+        ("grata", "B"),
+    ]
+
+
+def test_hydra_runs_what_was_checked(typed, started):
+    typed("method=grata", "target=A,C", "seed=0,1", "data.classes={vessel: [1, 2]}", "++method.learning_rate=1e-3")
+    (config,) = started
+    assert (config.target, config.seed) == (("A", "C"), (0, 1))
+    assert config.data.classes == {"vessel": (1, 2)}
+    assert config.method["learning_rate"] == 1e-3
+
+
+def test_seeds_are_jobs_of_a_sweep(typed, started):
+    typed("-m", "+method=tent", "seed=0,1", "target=A,C", "data.classes={a: [1]},{b: [2]}")
+    assert [(config.seed, *config.data.classes) for config in started] == [
+        ((0,), "a"),
+        ((0,), "b"),
+        ((1,), "a"),
+        ((1,), "b"),
+    ]
+    assert all(config.target == ("A", "C") for config in started)
+
+
+def test_an_experiment_is_run_as_its_file_says(typed, started):
+    assert typed("experiment=first_look")[0] == 0
+    assert len({(config.method["name"], config.source) for config in started}) == len(started) == 20
+    del started[:]
+    assert typed("+experiment=first_look", "source=D", "+method=grata")[0] == 0
+    assert [(config.method["name"], config.source) for config in started] == [("grata", "D")]
+
+
+def test_nothing_starts_if_one_job_of_many_is_bad(typed, started):
+    code, out, error = typed("-m", "+method=tent,grta", "source=A,Z")
+    assert (code, out, started) == (2, "", [])
+    assert error == (
+        "error: unknown method=grta: did you mean 'grata'?\nerror: unknown source=Z: choose one of: A, B, C, D, E\n"
+    )
+    assert list(Path().iterdir()) == []
+
+
+def test_several_values_without_a_sweep_start_nothing(typed, started):
+    code, _, error = typed("+method=tent,grata")
+    assert (code, started) == (2, [])
+    assert "add -m to run each of them" in error
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "code"),
+    [
+        ([None, None, None], 0),
+        ([None, UserError("the disk is full"), None], 2),
+        ([ZeroDivisionError("a bug"), None, None], 1),
+        ([UserError("the disk is full"), ZeroDivisionError("a bug"), None], 1),
+    ],
+)
+def test_a_failing_cell_does_not_stop_the_others_and_the_exit_code_tells(typed, monkeypatch, outcomes, code):
+    ran = []
+
+    def run(config, console):
+        outcome = outcomes[len(ran)]
+        ran.append(config.source)
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr(cell_module, "run", run)
+    found, _, error = typed("-m", "+method=tent", "source=A,B,C")
+    assert (found, ran) == (code, ["A", "B", "C"])
+    failed = sum(outcome is not None for outcome in outcomes)
+    assert (f"{failed} of 3 runs failed, see above" in error) == (failed > 0)
+    assert ("error: the disk is full\n" in error) == any(isinstance(outcome, UserError) for outcome in outcomes)
+
+
+def test_a_fault_of_the_program_shows_its_traceback(typed, monkeypatch, caplog):
+    monkeypatch.setattr(cell_module, "run", lambda *_: 1 / 0)
+    code, _, error = typed("+method=tent")
+    assert code == 1
+    assert "this run failed" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert "runs failed" not in error, "there is only one"
+
+
+def test_ctrl_c_is_a_sentence(typed, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cell_module, "run", interrupted)
+    assert typed("+method=tent") == (130, "", "interrupted; what is finished is kept, the same command continues\n")
+
+
+def test_help_says_how_to_start_and_what_there_is_to_choose(typed):
+    code, out, _ = typed("--help")
+    assert code == 0
+    assert "python -m tta_bench +method=grata source=D" in out
+    assert re.search(r"^method: .*grata.*tent", out, re.MULTILINE)
+    assert re.search(r"^data: folder, fundus, synthetic", out, re.MULTILINE)
+    assert "image_size: 128" in out
+    assert "tta-bench list" in out
+    code, out, _ = typed("+method=grata", "--help")
+    assert "learning_rate_function: square" in out
+
+
+def test_the_configuration_can_be_shown_without_running(typed, started):
+    code, out, _ = typed("+method=tent", "source=A", "--cfg", "job")
+    assert (code, started) == (0, [])
+    assert "source: A" in out
+    assert "name: tent" in out
+
+
+def test_an_unknown_flag_shows_the_usage(typed, started):
+    code, _, error = typed("+method=tent", "--forse")
+    assert (code, started) == (2, [])
+    assert "usage: python -m tta_bench" in error
+
+
+def test_configuration_files_of_ones_own_are_used(typed, started, tmp_path):
+    (tmp_path / "mine/method").mkdir(parents=True)
+    (tmp_path / "mine/method/fast.yaml").write_text("name: tent\nlearning_rate: 0.5\n")
+    assert typed("--config-dir", "mine", "+method=fast")[0] == 0
+    assert started[0].method == {"name": "tent", "learning_rate": 0.5}
+    assert typed("--config-dir", "none", "+method=fast")[0] == 2
+
+
+def test_a_job_can_be_sent_to_another_process():
+    cloudpickle = pytest.importorskip("cloudpickle")
+    assert cloudpickle.loads(cloudpickle.dumps(program.job))
