@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import functools
 import io
 import json
 import multiprocessing
@@ -45,6 +46,7 @@ TINY = (
 )
 
 
+@functools.cache
 def configure(root, *overrides):
     words = quote_lists(["+method=grata", *TINY, f"results_root={root}", *overrides], False)
     given = {word.partition("=")[0].lstrip("+"): word for word in words}
