@@ -26,8 +26,9 @@ from torch import Tensor
 
 import tta_bench.cell as cell_module
 from plain_grata import adapt_stream
-from tta_bench.cell import Cell, run, with_targets
+from tta_bench.cell import Cell, run
 from tta_bench.data.domain import Domain
+from tta_bench.data.targets import with_targets
 from tta_bench.errors import UserError
 from tta_bench.launch.command_line import check, quote_lists
 from tta_bench.methods.base import METHODS, Card, TTACallback

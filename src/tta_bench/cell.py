@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import logging
 import platform
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,18 +18,19 @@ from rich.console import Console
 
 from tta_bench import __version__
 from tta_bench.adaptation import ImageRecord, adapt_streams
-from tta_bench.config import DataConfig, RunConfig, method_options
+from tta_bench.config import RunConfig, method_options
 from tta_bench.data.domain import Domain
-from tta_bench.data.prepare import available_domains, prepare
+from tta_bench.data.prepare import prepare
 from tta_bench.data.streams import lockstep_groups, make_streams
+from tta_bench.data.targets import with_targets
 from tta_bench.device import resolve_device
-from tta_bench.errors import UserError, nearest
 from tta_bench.memory import PeakMemory, keep_freed_memory
 from tta_bench.methods.base import METHODS, Protocol, TTACallback
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.models.placement import place
 from tta_bench.results.console import Result, cell_table
+from tta_bench.results.run_log import run_log
 from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors
 from tta_bench.results.wandb_sink import log_to_wandb
 from tta_bench.source.train import source_model
@@ -107,41 +105,6 @@ def run(config: RunConfig, console: Console) -> None:
         show(cell, finish(cell, domains, source, device), compared, console)
 
 
-def with_targets(config: RunConfig) -> RunConfig:
-    """The configuration with its targets filled in: all other domains, if none are named.
-
-    Raises:
-        UserError: all names that the data set does not have, and a set without another domain.
-    """
-    faults = domain_faults(config.data, config.source, config.target, config.checkpoint)
-    if faults:
-        raise UserError(faults)
-    targets = config.target or tuple(name for name in available_domains(config.data) if name != config.source)
-    if not targets:
-        raise UserError(f"{config.data.root} has no domain besides source={config.source} to adapt to")
-    return config.model_copy(update={"target": targets})
-
-
-def domain_faults(
-    data: DataConfig, source: str, targets: Sequence[str] | None, checkpoint: Path | str | None
-) -> list[str]:
-    """A sentence for every domain that the data set does not have, and for a checkpoint that is not there.
-
-    With a given source model its own images are not needed, and its name may be any.
-
-    Raises:
-        UserError: the data set cannot be looked at.
-    """
-    available = available_domains(data)
-    wanted = [("target", str(name)) for name in targets or ()]
-    if checkpoint is None:
-        wanted.insert(0, ("source", str(source)))
-    faults = [f"unknown {role}={name}: {nearest(name, available)}" for role, name in wanted if name not in available]
-    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
-        faults.append(f"checkpoint={checkpoint} is no file: check the path; without checkpoint= one is trained")
-    return faults
-
-
 def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Result:
     """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
     folder = cell.folder()
@@ -157,7 +120,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
             log.info("%s, seed %d: computed again, because %s changed since", method, cell.seed, changed)
         folder.start({"hash": folder.hash, **cell.identity(), "results_root": str(cell.config.results_root)})
         try:
-            with _log_file(folder.path / "run.log"):
+            with run_log(folder.path / "run.log"):
                 rows, summary = compute(cell, domains, source, device)
                 folder.finish(rows, summary)
         except BaseException as error:
@@ -182,7 +145,7 @@ def compute(
     protocol = Protocol(config.protocol.reset, config.protocol.steps, config.protocol.predict)
     method = kind(network, method_options(config.method), protocol)
     streams = make_streams(domains, cell.targets, config.protocol.reset)
-    groups = lockstep_groups(streams, lockstep_width(config, device))
+    groups = lockstep_groups(streams, lockstep_width(config, method, device))
     log.info("%s: %s", config.method["name"], method.describe())
     records = adapt_streams(
         method,
@@ -198,11 +161,12 @@ def compute(
     return rows, summarise(cell, rows, domains, source, method, memory.megabytes())
 
 
-def lockstep_width(config: RunConfig, device: torch.device) -> int:
+def lockstep_width(config: RunConfig, method: TTACallback, device: torch.device) -> int:
     """How many streams share one batch: a GPU is filled by several, a CPU is busy with one."""
     if config.lockstep != "auto":
         return config.lockstep
-    if device.type == "cpu":
+    adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
+    if device.type == "cpu" or adapts_convolutions:
         return 1
     per_stream = 3 * 2**30 * (config.data.image_size / 512) ** 2  # bytes, generous for the ResUNet-34 at 512 px
     free, _ = torch.cuda.mem_get_info(device)
@@ -301,33 +265,3 @@ def _changed_inputs(
 
 def _is_cuda(method: TTACallback) -> bool:
     return method.network.source_theta.is_cuda
-
-
-class _QuietFileHandler(logging.FileHandler):
-    """A full disk is reported by the results, not by every line of the log."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Lose the line."""
-
-
-@contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Copy this package's log records to a file, and to it alone the traceback of a failure."""
-    logger = logging.getLogger("tta_bench")
-    with translate_os_errors(path.parent):
-        handler = _QuietFileHandler(path, mode="w")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    level = logger.level
-    if level == logging.NOTSET:  # called from Python, where nobody has asked for records yet
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    except BaseException:
-        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info()))
-        raise
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        with suppress(OSError):  # what a full disk could not take
-            handler.close()

@@ -26,8 +26,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tta_bench.cell import REFERENCE, domain_faults, with_targets
+from tta_bench.cell import REFERENCE
 from tta_bench.config import DataConfig, RunConfig, as_tuple, nearest_key, validate, validate_data
+from tta_bench.data.targets import domain_faults, with_targets
 from tta_bench.errors import UserError, nearest
 from tta_bench.launch.paths import CONFIG_DIR, EXPERIMENTS_DIR
 from tta_bench.methods.base import METHODS

@@ -1,0 +1,45 @@
+"""Which domains a run adapts to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tta_bench.config import DataConfig, RunConfig
+from tta_bench.data.prepare import available_domains
+from tta_bench.errors import UserError, nearest
+
+
+def with_targets(config: RunConfig) -> RunConfig:
+    """The configuration with its targets filled in: all other domains, if none are named.
+
+    Raises:
+        UserError: all names that the data set does not have, and a set without another domain.
+    """
+    faults = domain_faults(config.data, config.source, config.target, config.checkpoint)
+    if faults:
+        raise UserError(faults)
+    targets = config.target or tuple(name for name in available_domains(config.data) if name != config.source)
+    if not targets:
+        raise UserError(f"{config.data.root} has no domain besides source={config.source} to adapt to")
+    return config.model_copy(update={"target": targets})
+
+
+def domain_faults(
+    data: DataConfig, source: str, targets: Sequence[str] | None, checkpoint: Path | str | None
+) -> list[str]:
+    """A sentence for every domain that the data set does not have, and for a checkpoint that is not there.
+
+    With a given source model its own images are not needed, and its name may be any.
+
+    Raises:
+        UserError: the data set cannot be looked at.
+    """
+    available = available_domains(data)
+    wanted = [("target", str(name)) for name in targets or ()]
+    if checkpoint is None:
+        wanted.insert(0, ("source", str(source)))
+    faults = [f"unknown {role}={name}: {nearest(name, available)}" for role, name in wanted if name not in available]
+    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
+        faults.append(f"checkpoint={checkpoint} is no file: check the path; without checkpoint= one is trained")
+    return faults
