@@ -104,11 +104,10 @@ def time_plain_loop(task: Task, device: Any) -> tuple[list[float], int, int]:
     import numpy as np
     import torch
 
-    from plain_grata import PlainGraTa
-    from tta_bench.models.resunet import ResUNet
+    from plain_grata import PlainGraTa, PlainResUNet
 
     np.random.seed(0)
-    loop = PlainGraTa(ResUNet(classes=2).to(device))
+    loop = PlainGraTa(PlainResUNet(classes=2).to(device))
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = []
     for _ in range(task.warmup + task.images):

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from tta_bench.models.resunet import ResUNet
+
 Image = NDArray[np.float32]
 
 WEAK_VIEWS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]], ...] = (
@@ -29,6 +31,18 @@ WEAK_VIEWS: tuple[tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
     (lambda x: x.rot90(3, (2, 3)), lambda x: x.rot90(-3, (2, 3))),
 )
 """Each view with its inverse."""
+
+
+class PlainResUNet(ResUNet):
+    """The network with its transposed convolutions called as such, as in the published code."""
+
+    def decode(self, features: list[Tensor]) -> Tensor:
+        """Input of the classifier, ``[1, 32, H, W]``."""
+        half, quarter, eighth, sixteenth, x = features
+        blocks = ((self.up1, sixteenth), (self.up2, eighth), (self.up3, quarter), (self.up4, half))
+        for block, skip in blocks:
+            x = block.bn(F.relu(torch.cat([block.tr_conv(x), block.x_conv(skip)], dim=1)))
+        return F.relu(self.bnout(self.up5(x)))
 
 
 class PlainGraTa:
