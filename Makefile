@@ -9,7 +9,7 @@ run: .venv/installed ## the main job: train a source model, adapt it with GraTa,
 	$(BIN)/python -m tta_bench +method=grata source=D
 
 test: .venv/installed ## fast tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 slow: .venv/installed ## slow tests
 	$(BIN)/python -m pytest -m slow
@@ -18,7 +18,7 @@ check: .venv/installed ## style, types, and the fast tests with coverage
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 bench: .venv/installed ## speed and memory, as ratios to the plain loop
 	$(BIN)/python benchmarks/adapt_speed.py

@@ -1,5 +1,12 @@
 """Small networks with non-trivial normalisation, and structured images, for every test of the core."""
 
+# ruff: noqa: E402
+import os
+
+# Read when torch is first imported: test processes share few cores, and subprocesses inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import pytest
 import torch
 import torch.nn.functional as F
