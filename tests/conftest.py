@@ -1,6 +1,5 @@
 """Small networks with non-trivial normalisation, and structured images, for every test of the core."""
 
-# ruff: noqa: E402
 import os
 
 # Read when torch is first imported: test processes share few cores, and subprocesses inherit it.
