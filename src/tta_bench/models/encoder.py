@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from tta_bench.errors import UserError, nearest
 
@@ -25,13 +26,42 @@ def build_encoder(name: str, weights: str | None) -> nn.Module:
 
     check_encoder(name)
     try:
-        return get_encoder(name, in_channels=3, depth=5, weights=weights)
+        encoder = get_encoder(name, in_channels=3, depth=5, weights=weights)
     except KeyError as error:
         raise UserError(
             f"encoder {name} has no weights '{weights}' ({error}): use model.encoder_weights=imagenet or null"
         ) from None
     except OSError as error:
         raise download_failed(name, weights, error) from None
+    if isinstance(getattr(encoder, "maxpool", None), nn.MaxPool2d):
+        encoder.maxpool = StemMaxPool(encoder.maxpool)
+    return encoder
+
+
+class StemMaxPool(nn.Module):
+    """The 3x3 max pooling of stride 2 behind a ResNet's first convolution.
+
+    Where no gradient is needed it takes maxima of rows, then of columns: bit for bit the same, in a tenth of the time
+    on a CPU. With a gradient torch's own is used, which sends it to one of several equal maxima.
+
+    Args:
+        original: the layer to replace; other sizes and strides keep using it.
+    """
+
+    def __init__(self, original: nn.MaxPool2d) -> None:
+        super().__init__()
+        self.original = original
+        self.is_usual = (original.kernel_size, original.stride, original.padding) == (3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, C, H, W]`` to ``[N, C, H/2, W/2]``."""
+        if torch.is_grad_enabled() or not self.is_usual or x.shape[2] % 2 or x.shape[3] % 2:
+            return self.original(x)
+        rows = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
+        rows[:, :, 1:] = torch.maximum(rows[:, :, 1:], x[:, :, 1:-1:2])
+        pooled = torch.maximum(rows[..., 0::2], rows[..., 1::2])
+        pooled[..., 1:] = torch.maximum(pooled[..., 1:], rows[..., 1:-1:2])
+        return pooled
 
 
 def download_failed(name: str, weights: str | None, error: Exception) -> UserError:

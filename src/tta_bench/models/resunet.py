@@ -23,7 +23,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
         """``[N, inputs, H, W]`` and ``[N, skip, 2H, 2W]`` to ``[N, 256, 2H, 2W]``."""
-        return self.bn(F.relu(torch.cat([double(self.tr_conv, deeper), self.x_conv(skip)], dim=1)))
+        return self.bn(F.relu_(torch.cat([double(self.tr_conv, deeper), self.x_conv(skip)], dim=1)))
 
 
 def double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class ResUNet(SegmentationModel):
         x = self.up2(x, eighth)
         x = self.up3(x, quarter)
         x = self.up4(x, half)
-        return F.relu(self.bnout(double(self.up5, x)))
+        return F.relu_(self.bnout(double(self.up5, x)))
 
     def classify(self, head_input: Tensor) -> Tensor:
         """Logits ``[N, classes, H, W]``."""
