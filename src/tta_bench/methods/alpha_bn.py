@@ -36,7 +36,6 @@ class AlphaBN(TTACallback):
     card = Card(
         adapts="normalisation statistics",
         statistics="source domain and test image, mixed",
-        needs_gradients=False,
         needs_source_statistics=True,
         forwards=1,
         backwards=0,

@@ -39,7 +39,6 @@ class Card:
     Attributes:
         adapts: what changes when an image arrives.
         statistics: which statistics normalise.
-        needs_gradients: whether it runs backward passes.
         needs_source_statistics: whether the source model's running statistics are used.
         forwards: images that pass through the network per test image, prediction included.
         backwards: backward passes per test image.
@@ -50,13 +49,17 @@ class Card:
 
     adapts: str
     statistics: str
-    needs_gradients: bool
     needs_source_statistics: bool
     forwards: int
     backwards: int
     paper: str
     licence: str
     stochastic: bool = False
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it runs backward passes."""
+        return self.backwards > 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ class BatchNormOnly(TTACallback):
     card = Card(
         adapts="normalisation statistics",
         statistics="test image",
-        needs_gradients=False,
         needs_source_statistics=False,
         forwards=1,
         backwards=0,

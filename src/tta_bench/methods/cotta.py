@@ -46,7 +46,6 @@ class CoTTA(GradientMethod):
     card = Card(
         adapts="all parameters",
         statistics="test image",
-        needs_gradients=True,
         needs_source_statistics=False,
         forwards=9,
         backwards=1,

@@ -75,7 +75,6 @@ class DIGA(TTACallback):
     card = Card(
         adapts="class prototypes",
         statistics="source domain and test image, mixed",
-        needs_gradients=False,
         needs_source_statistics=True,
         forwards=1,
         backwards=0,

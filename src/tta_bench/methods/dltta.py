@@ -83,7 +83,6 @@ class DLTTA(GradientMethod):
     card = Card(
         adapts="affine parameters of normalisation",
         statistics="test image",
-        needs_gradients=True,
         needs_source_statistics=False,
         forwards=2,
         backwards=1,

@@ -92,7 +92,6 @@ class DomainAdaptor(GradientMethod):
     card = Card(
         adapts="affine parameters of normalisation",
         statistics="source domain and test image, mixed",
-        needs_gradients=True,
         needs_source_statistics=True,
         forwards=2,
         backwards=1,

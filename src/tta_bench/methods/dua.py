@@ -62,7 +62,6 @@ class DUA(TTACallback):
     card = Card(
         adapts="running statistics of normalisation",
         statistics="running average from the source domain on",
-        needs_gradients=False,
         needs_source_statistics=True,
         forwards=17,
         backwards=0,

@@ -53,7 +53,6 @@ class MEMO(GradientMethod):
     card = Card(
         adapts="all parameters",
         statistics="source domain and test image, mixed",
-        needs_gradients=True,
         needs_source_statistics=True,
         forwards=7,
         backwards=1,

@@ -16,7 +16,6 @@ class NoAdapt(TTACallback):
     card = Card(
         adapts="nothing",
         statistics="source domain",
-        needs_gradients=False,
         needs_source_statistics=True,
         forwards=1,
         backwards=0,

@@ -31,7 +31,6 @@ class PCGrad(CombinedGradientsMethod):
     card = Card(
         adapts="affine parameters of normalisation",
         statistics="test image",
-        needs_gradients=True,
         needs_source_statistics=False,
         forwards=9,
         backwards=2,

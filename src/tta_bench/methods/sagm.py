@@ -36,7 +36,6 @@ class SAGM(GradientMethod):
     card = Card(
         adapts="affine parameters of normalisation",
         statistics="test image",
-        needs_gradients=True,
         needs_source_statistics=False,
         forwards=15,
         backwards=2,

@@ -68,7 +68,6 @@ class SAR(GradientMethod):
     card = Card(
         adapts="affine parameters of normalisation",
         statistics="test image",
-        needs_gradients=True,
         needs_source_statistics=False,
         forwards=3,
         backwards=2,

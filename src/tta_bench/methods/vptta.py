@@ -61,7 +61,6 @@ class VPTTA(TTACallback):
     card = Card(
         adapts="low-frequency prompt of the image",
         statistics="source domain and test image, mixed",
-        needs_gradients=True,
         needs_source_statistics=True,
         forwards=2,
         backwards=1,

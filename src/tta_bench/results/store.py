@@ -7,7 +7,6 @@ import errno
 import hashlib
 import io
 import json
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from tta_bench.errors import UserError
-
-log = logging.getLogger(__name__)
+from tta_bench.locks import acquire_lock
 
 CELL_VERSION = 1
 """Part of every cell's hash; raise it when the same configuration would give other numbers."""
@@ -76,12 +73,7 @@ class CellFolder:
         """Hold this cell: a second process waits, and the system frees the lock of a killed one."""
         with translate_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / ".lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                log.info("waiting for another process that computes the same cell (%s)", self.path)
-                lock.acquire()
+            lock = acquire_lock(self.path / ".lock", "computes the same cell")
         try:
             yield
         finally:

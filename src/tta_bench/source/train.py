@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock, Timeout
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tta_bench.config import RunConfig
@@ -24,6 +23,7 @@ from tta_bench.data.domain import Domain
 from tta_bench.device import resolve_device
 from tta_bench.errors import UserError
 from tta_bench.lightning import quiet_lightning
+from tta_bench.locks import acquire_lock
 from tta_bench.metrics import dice_score
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint, save_checkpoint
@@ -63,9 +63,12 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
     path = folder / "model.ckpt"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / "lock"):
+        lock = acquire_lock(folder / "lock", "trains the same source model")
+        try:
             if not path.exists():  # another process may have made it in the meantime
                 _train(config, domain, folder)
+        finally:
+            lock.release()
     return load_checkpoint(path, config)
 
 
@@ -221,21 +224,6 @@ def _is_resumable(partial: Path) -> bool:
     if missing:
         log.warning("ignoring the broken partial checkpoint %s (%s): training anew", partial, missing)
     return not missing
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock of one source model; the system releases it when its holder is killed."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another process that trains the same source model (%s)", path.parent)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -1,0 +1,28 @@
+"""Locks between processes that want the same result."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
+
+
+def acquire_lock(path: Path, does_the_same: str) -> FileLock:
+    """Take a lock file, and say so before waiting for another process; the caller releases it.
+
+    The system frees the lock of a process that is killed.
+
+    Args:
+        path: the lock file, in an existing folder.
+        does_the_same: what the other process does, for the message.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process that %s (%s)", does_the_same, path.parent)
+        lock.acquire()
+    return lock
