@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from rich.console import Console
@@ -43,12 +44,14 @@ class ImageRecord:
     Attributes:
         place: the image.
         dice: percent per class, in the order of the domain's classes.
+        prediction: bool ``[classes, H, W]``.
         diagnostics: what the method reports of its update.
         seconds: wall time of adaptation and prediction.
     """
 
     place: StreamImage
     dice: tuple[float, ...]
+    prediction: np.ndarray
     diagnostics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -84,7 +87,8 @@ class AdaptationModule(pl.LightningModule):
         scores = dice_score(predictions, self._withheld.labels).tolist()
         for row, (place, dice) in enumerate(zip(self._withheld.places, scores, strict=True)):
             diagnostics = {name: float(values[row]) for name, values in result.diagnostics.items()}
-            self.records.append(ImageRecord(place, tuple(dice), diagnostics, result.seconds))
+            prediction = predictions[row].numpy()
+            self.records.append(ImageRecord(place, tuple(dice), prediction, diagnostics, result.seconds))
 
 
 class AdaptationProgress(pl.Callback):

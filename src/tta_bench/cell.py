@@ -30,6 +30,7 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.models.placement import place
 from tta_bench.results.console import Result, cell_table
+from tta_bench.results.predictions import Predictions
 from tta_bench.results.run_log import run_log
 from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors
 from tta_bench.results.wandb_sink import log_to_wandb
@@ -52,6 +53,11 @@ class Cell:
     config: RunConfig
     seed: int
 
+    @classmethod
+    def of(cls, config: RunConfig, seed: int) -> Cell:
+        """The cell of a seed; a method that draws nothing at random has one cell, that of seed 0, for all seeds."""
+        return cls(config, seed if METHODS.get(config.method["name"]).card.stochastic else 0)
+
     @property
     def targets(self) -> tuple[str, ...]:
         """The target domains, in order."""
@@ -63,9 +69,11 @@ class Cell:
         config = self.config
         content = config.model_dump(mode="json", include={"method", "source", "target", "data", "model", "protocol"})
         if config.checkpoint is None:
-            content["training"] = config.training.model_dump(mode="json", exclude={"name", "workers"})
+            content["training"] = config.training.content(config.model.branches)
         else:
             content["checkpoint"] = str(config.checkpoint)
+        if config.diagnostics.empirical_gradient:
+            content["diagnostics"] = config.diagnostics.model_dump()
         return {**content, "seed": self.seed}
 
     def folder(self) -> CellFolder:
@@ -76,7 +84,7 @@ class Cell:
         """The same cell without adaptation; None if this is one."""
         if self.config.method["name"] == REFERENCE:
             return None
-        return Cell(self.config.model_copy(update={"method": {"name": REFERENCE}}), self.seed)
+        return Cell.of(self.config.model_copy(update={"method": {"name": REFERENCE}}), self.seed)
 
 
 def run(config: RunConfig, console: Console) -> None:
@@ -98,7 +106,7 @@ def run(config: RunConfig, console: Console) -> None:
     else:
         source = given
     _announce_source(source)
-    for seed in config.seed:
+    for seed in dict.fromkeys(Cell.of(config, seed).seed for seed in config.seed):
         cell = Cell(config, seed)
         reference = cell.reference()
         compared = finish(reference, domains, source, device) if reference is not None else None
@@ -121,8 +129,8 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
         folder.start({"hash": folder.hash, **cell.identity(), "results_root": str(cell.config.results_root)})
         try:
             with run_log(folder.path / "run.log"):
-                rows, summary = compute(cell, domains, source, device)
-                folder.finish(rows, summary)
+                rows, predictions, summary = compute(cell, domains, source, device)
+                folder.finish(rows, predictions, summary)
         except BaseException as error:
             folder.fail(error)
             raise
@@ -132,19 +140,19 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
 
 def compute(
     cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, Predictions], dict[str, Any]]:
     """The experiment: a fresh state per stream, every target image adapted to, predicted and scored.
 
     Returns:
-        The rows of ``per_image.csv`` and the content of ``summary.json``.
+        The rows of ``per_image.csv``, the contents of ``predictions.npz`` and of ``summary.json``.
     """
     config = cell.config
     memory = PeakMemory(device)
     kind = METHODS.get(config.method["name"])
-    network = place(AdaptableNetwork(source.model, kind.branches), device, config.data.image_size)
-    protocol = Protocol(config.protocol.reset, config.protocol.steps, config.protocol.predict)
-    method = kind(network, method_options(config.method), protocol)
-    streams = make_streams(domains, cell.targets, config.protocol.reset)
+    options = method_options(config.method)
+    network = place(AdaptableNetwork(source.model, kind.branches(options)), device, config.data.image_size)
+    method = kind(network, options, Protocol(config.protocol.reset, config.protocol.steps, config.protocol.predict))
+    streams = make_streams(domains, cell.targets, config.protocol.reset, config.protocol.order)
     groups = lockstep_groups(streams, lockstep_width(config, method, device))
     log.info("%s: %s", config.method["name"], method.describe())
     records = adapt_streams(
@@ -158,7 +166,11 @@ def compute(
     if method.skipped:
         log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
     rows = per_image_rows(cell, domains, records)
-    return rows, summarise(cell, rows, domains, source, method, memory.megabytes())
+    updates = sum(len(group[0]) for group in groups)  # an update of side-by-side streams counts once
+    passes = {"forwards_per_image": network.forwards / updates, "backwards_per_image": method.backwards / updates}
+    summary = summarise(cell, rows, domains, source, method) | passes
+    summary["peak_memory_mb"] = round(memory.megabytes(), 1)
+    return rows, predictions_by_target(cell, records), summary
 
 
 def lockstep_width(config: RunConfig, method: TTACallback, device: torch.device) -> int:
@@ -190,11 +202,26 @@ def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[
                 "image": domain.image_names[record.place.index],
                 **dice,
                 "dice": sum(record.dice) / len(record.dice),
+                "position": record.place.position,
                 **record.diagnostics,
                 "seconds": round(record.seconds, 6),
             }
         )
     return rows
+
+
+def predictions_by_target(cell: Cell, records: Sequence[ImageRecord]) -> dict[str, Predictions]:
+    """The binary predictions of each target, images in file order."""
+    return {
+        name: Predictions.of(
+            [record.prediction for record in sorted(records, key=_index) if record.place.domain == name]
+        )
+        for name in cell.targets
+    }
+
+
+def _index(record: ImageRecord) -> int:
+    return record.place.index
 
 
 def summarise(
@@ -203,7 +230,6 @@ def summarise(
     domains: Mapping[str, Domain],
     source: SourceModel,
     method: TTACallback,
-    peak_memory_mb: float,
 ) -> dict[str, Any]:
     """The content of ``summary.json``; averages as in the paper: over images, then classes, then targets."""
     targets = {}
@@ -224,7 +250,6 @@ def summarise(
         "dice": sum(target["dice"] for target in targets.values()) / len(targets),
         "skipped_updates": method.skipped,
         "seconds_per_image": round(sum(row["seconds"] for row in rows) / len(rows), 4),
-        "peak_memory_mb": round(peak_memory_mb, 1),
         "source_checkpoint": {
             "path": str(source.path),
             "sha256": source.sha256,
@@ -236,6 +261,7 @@ def summarise(
             "torch": version("torch"),
             "segmentation_models_pytorch": version("segmentation-models-pytorch"),
             "python": platform.python_version(),
+            "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if _is_cuda(method) else platform.machine(),
         },
     }

@@ -6,7 +6,7 @@ reports all faults at once, each with the nearest valid name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -151,6 +151,15 @@ class AugmentationConfig(Section):
     noise_range: tuple[float, float] = Field(description="standard deviation, in grey levels of 0-255")
 
 
+class BranchWeights(Section):
+    """Weight of each branch's loss beside the segmentation loss of weight 1."""
+
+    reconstruction: float = Field(ge=0)
+    denoising: float = Field(ge=0)
+    super_resolution: float = Field(ge=0)
+    rotation: float = Field(ge=0)
+
+
 class TrainingConfig(Section):
     """How the source model is trained (``conf/training``)."""
 
@@ -167,7 +176,12 @@ class TrainingConfig(Section):
     seed: int = Field(ge=0)
     workers: int = Field(ge=0, description="processes that augment images; changes speed only")
     legacy_unaligned_mask: bool = False
+    branch_weights: BranchWeights
     augmentation: AugmentationConfig
+
+    def content(self, branches: Sequence[str]) -> dict[str, Any]:
+        """All that determines the weights of a network with these branches; labels and speed are left out."""
+        return self.model_dump(mode="json", exclude={"name", "workers"} | (set() if branches else {"branch_weights"}))
 
 
 class ProtocolConfig(Section):
@@ -177,7 +191,14 @@ class ProtocolConfig(Section):
     reset: Literal["target", "image", "never"]
     steps: int = Field(ge=1, description="updates per image")
     predict: Literal["after", "before"]
+    order: int = Field(ge=0, description="0: file order; k: the k-th random permutation of every target")
     threshold: float = Field(gt=0, lt=1)
+
+
+class DiagnosticsConfig(Section):
+    """What is looked at beside the adaptation, without any effect on it."""
+
+    empirical_gradient: bool = False
 
 
 class LoggerConfig(Section):
@@ -202,6 +223,7 @@ class RunConfig(Section):
     model: ModelConfig
     training: TrainingConfig
     protocol: ProtocolConfig
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     logger: LoggerConfig
     results_root: UserPath
     force: bool = False
@@ -219,13 +241,25 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _branches_are_there(self) -> RunConfig:
-        name, present = self.method.get("name"), self.model.branches
-        needed = METHODS.get(name).branches if name in METHODS.names() else ()
-        missing = [branch for branch in needed if branch not in present]
+        try:
+            options = method_options(self.method)
+        except UserError:  # reported with all its faults by validate
+            return self
+        name, present = self.method["name"], self.model.branches
+        missing = [branch for branch in METHODS.get(name).branches(options) if branch not in present]
         if missing:
             raise ValueError(
                 f"method={name} needs a source model with the branch {' and '.join(missing)}: "
-                f"add model.branches=[{','.join((*present, *missing))}]"
+                f"train one with model.branches=[{','.join((*present, *missing))}]"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _empirical_gradient_is_of_one_update(self) -> RunConfig:
+        if self.diagnostics.empirical_gradient and self.protocol.steps > 1:
+            raise ValueError(
+                f"diagnostics.empirical_gradient=true compares gradients at one state: set protocol.steps=1, "
+                f"not {self.protocol.steps}"
             )
         return self
 

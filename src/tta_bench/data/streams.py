@@ -11,15 +11,22 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tta_bench.data.domain import Domain
-from tta_bench.draws import ImageKey
+from tta_bench.draws import ImageKey, seed_of
 
 
 @dataclass(frozen=True)
 class StreamImage:
-    """One place in a stream: image ``index`` of ``domain``."""
+    """One place in a stream.
+
+    Attributes:
+        domain: the target.
+        index: of the image, in file order.
+        position: how many images of this target come before it.
+    """
 
     domain: str
     index: int
+    position: int
 
 
 Stream = tuple[StreamImage, ...]
@@ -44,13 +51,35 @@ class LabelledBatch:
 
 
 def make_streams(
-    domains: Mapping[str, Domain], targets: Sequence[str], reset: Literal["target", "image", "never"]
+    domains: Mapping[str, Domain],
+    targets: Sequence[str],
+    reset: Literal["target", "image", "never"],
+    order: int = 0,
 ) -> list[Stream]:
-    """One stream per target in file order, or a single one through all targets if the state is never reset."""
-    per_target = [tuple(StreamImage(name, index) for index in range(len(domains[name]))) for name in targets]
+    """One stream per target, or a single one through all targets if the state is never reset.
+
+    Args:
+        domains: the prepared targets.
+        targets: their names, in order.
+        reset: see ``conf/protocol``.
+        order: 0 for file order; ``k`` for the ``k``-th permutation of each target, a function of ``k`` and the
+            target's name and size alone.
+    """
+    per_target = [
+        tuple(StreamImage(name, index, position) for position, index in enumerate(_order(order, name, domains[name])))
+        for name in targets
+    ]
     if reset == "never":
         return [tuple(place for stream in per_target for place in stream)]
     return per_target
+
+
+def _order(order: int, name: str, domain: Domain) -> list[int]:
+    """Image indices in the order of the stream."""
+    if order == 0:
+        return list(range(len(domain)))
+    generator = torch.Generator().manual_seed(seed_of("order", order, name))
+    return torch.randperm(len(domain), generator=generator).tolist()
 
 
 def lockstep_groups(streams: Sequence[Stream], width: int) -> list[list[Stream]]:

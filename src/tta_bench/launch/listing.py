@@ -61,7 +61,7 @@ def methods_page() -> str:
             card.adapts,
             card.statistics,
             "needed" if card.needs_source_statistics else "",
-            ", ".join(method.branches),
+            ", ".join(method.branches(method.Options())),
             card.forwards,
             card.backwards,
             card.paper,

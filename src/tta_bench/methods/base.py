@@ -110,8 +110,6 @@ class TTACallback(Callback):
 
     card: ClassVar[Card]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    branches: ClassVar[tuple[str, ...]] = ()
-    """Auxiliary branches that the source model must have; their affine parameters are adapted too."""
     statistics: Statistics = BatchStatistics()
 
     def __init__(
@@ -125,6 +123,11 @@ class TTACallback(Callback):
         self.skipped = 0
 
     # What a method implements
+
+    @classmethod
+    def branches(cls, options: Any) -> tuple[str, ...]:
+        """Auxiliary branches that the source model must have; their affine parameters are adapted too."""
+        return ()
 
     def start(self, streams: int) -> None:
         """Create the state of ``streams`` streams afresh; default: no state."""

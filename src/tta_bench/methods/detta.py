@@ -59,7 +59,11 @@ class DeTTA(GradientMethod):
         stochastic=True,
     )
     Options = DeTTAOptions
-    branches = ("denoising",)
+
+    @classmethod
+    def branches(cls, options: DeTTAOptions) -> tuple[str, ...]:
+        """The denoising branch."""
+        return ("denoising",)
 
     def start(self, streams: int) -> None:
         """Every stream at the source model's affine parameters and statistics, with a fresh optimiser."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
 
@@ -12,7 +13,8 @@ from tta_bench.augment import StrongAugmentation
 from tta_bench.draws import Draws
 from tta_bench.gradients import gradient_cosine
 from tta_bench.methods.base import Diagnostics, GradientMethod, GradientOptions
-from tta_bench.objectives.base import OBJECTIVES, bind_objective
+from tta_bench.objectives.base import OBJECTIVES, bind_objective, branches_of
+from tta_bench.objectives.denoising import NOISE_STD
 from tta_bench.objectives.entropy import EntropyForm
 
 
@@ -24,12 +26,16 @@ class TwoObjectivesOptions(GradientOptions):
         pseudo: the objective that is minimised.
         auxiliary: the objective it is brought into agreement with.
         entropy_form: see :func:`tta_bench.objectives.entropy.entropy`.
+        noise_std: see :func:`tta_bench.objectives.denoising.denoising`.
+        super_resolution_factor: see :func:`tta_bench.objectives.super_resolution.shrink`.
         strong_augmentation: operations of the strong view.
     """
 
     pseudo: str = "consistency"
     auxiliary: str = "entropy"
     entropy_form: EntropyForm = "positive"
+    noise_std: float = NOISE_STD
+    super_resolution_factor: int = 2
     strong_augmentation: StrongAugmentation = field(default_factory=StrongAugmentation)
 
     def __post_init__(self) -> None:
@@ -38,6 +44,10 @@ class TwoObjectivesOptions(GradientOptions):
             OBJECTIVES.get(name)
         if self.pseudo == self.auxiliary:
             raise ValueError(f"pseudo and auxiliary are both '{self.pseudo}': a gradient is aligned with another one")
+        if not 0 <= self.noise_std < math.inf:
+            raise ValueError(f"noise_std={self.noise_std} must not be negative")
+        if self.super_resolution_factor not in (2, 4):
+            raise ValueError(f"super_resolution_factor={self.super_resolution_factor} must be 2 or 4")
 
 
 class TwoObjectivesMethod(GradientMethod):
@@ -45,10 +55,19 @@ class TwoObjectivesMethod(GradientMethod):
 
     Options = TwoObjectivesOptions
 
+    @classmethod
+    def branches(cls, options: TwoObjectivesOptions) -> tuple[str, ...]:
+        """Those of the two objectives."""
+        return branches_of((options.pseudo, options.auxiliary))
+
     def objective_gradient(self, name: str, images: Tensor, draws: Draws, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Losses ``[A]`` of the objective called ``name`` and their gradients ``[A, scalars]`` at ``theta``."""
         objective = bind_objective(
-            name, entropy_form=self.options.entropy_form, strong_augmentation=self.options.strong_augmentation
+            name,
+            entropy_form=self.options.entropy_form,
+            noise_std=self.options.noise_std,
+            super_resolution_factor=self.options.super_resolution_factor,
+            strong_augmentation=self.options.strong_augmentation,
         )
         return self.gradient(lambda network: objective(network, images, draws), theta)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -17,7 +17,34 @@ Objective = Callable[..., Tensor]
 """``objective(network, images [S, 3, H, W], draws, **options) -> losses [S]``, pure: same input, same output."""
 
 OBJECTIVES: Registry[Objective] = Registry("objective", "tta_bench.objectives")
-register_objective = OBJECTIVES.register
+
+
+def register_objective(name: str, *, branch: str | None = None) -> Callable[[Objective], Objective]:
+    """Function decorator: make an objective available by name.
+
+    Args:
+        name: as in ``method.pseudo=``.
+        branch: the auxiliary branch that it needs, if any; the branch's affine parameters are adapted too.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def decorate(objective: Objective) -> Objective:
+        objective.branch = branch  # type: ignore[attr-defined]
+        return OBJECTIVES.register(name)(objective)
+
+    return decorate
+
+
+def branches_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The branches that the objectives called ``names`` need, each once, in this order.
+
+    Raises:
+        UserError: unknown name.
+    """
+    branches = [getattr(OBJECTIVES.get(name), "branch", None) for name in names]
+    return tuple(dict.fromkeys(branch for branch in branches if branch is not None))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ import yaml
 
 from tta_bench.errors import UserError
 from tta_bench.locks import acquire_lock
+from tta_bench.results.predictions import Predictions, predictions_file
 
 CELL_VERSION = 1
 """Part of every cell's hash; raise it when the same configuration would give other numbers."""
@@ -84,7 +85,9 @@ class CellFolder:
         write_atomically(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         self._set_status("running")
 
-    def finish(self, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
+    def finish(
+        self, rows: Sequence[dict[str, Any]], predictions: Mapping[str, Predictions], summary: dict[str, Any]
+    ) -> None:
         """Write the results and, last, the status ``done``."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO(newline="")
@@ -92,6 +95,7 @@ class CellFolder:
         writer.writeheader()
         writer.writerows(rows)
         write_atomically(self.path / "per_image.csv", text.getvalue())
+        write_atomically(self.path / "predictions.npz", predictions_file(predictions))
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         self._set_status("done")
 
@@ -105,7 +109,7 @@ class CellFolder:
         write_atomically(self.path / "status.json", json.dumps(content, indent=2) + "\n")
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name and rename it, so that it is whole or absent.
 
     Raises:
@@ -115,7 +119,7 @@ def write_atomically(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            temporary.write_text(text, encoding="utf-8", newline="")
+            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
             os.replace(temporary, path)
         finally:
             with suppress(OSError):

@@ -9,20 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tta_bench.augment import WEAK_VIEWS
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.objectives.denoising import NOISE_STD
+from tta_bench.objectives.reconstruction import rebuilding_error
+from tta_bench.objectives.rotation import ROTATION_CLASSES, rotated
+from tta_bench.objectives.super_resolution import shrink
 
 SMOOTH = 1.0
 """Pixels added to numerator and denominator of the soft Dice."""
-
-NOISE_STD = 0.1
-"""Of the noise that the denoising branch removes, on the [0, 1] image; from the GraTa authors' code."""
-
-ROTATION_CLASSES = ("horizontal_flip", "vertical_flip", "rotate_90", "rotate_180", "rotate_270", "identity")
-"""What each output of the rotation branch stands for, in the GraTa authors' order."""
-
-BRANCH_WEIGHTS = {"reconstruction": 1.0, "denoising": 1.0, "super_resolution": 1.0, "rotation": 0.1}
-"""Weight of each branch beside the segmentation loss. Our choice: the authors' training is unpublished."""
 
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -74,19 +68,16 @@ def _denoising(model: SegmentationModel, images: Tensor) -> Tensor:
 
 
 def _super_resolution(model: SegmentationModel, images: Tensor) -> Tensor:
-    half = F.interpolate(images, scale_factor=0.5, mode="bilinear", align_corners=True)
-    return _rebuilt("super_resolution", model, half, images)
+    return _rebuilt("super_resolution", model, shrink(images), images)
 
 
 def _rebuilt(name: str, model: SegmentationModel, images: Tensor, target: Tensor) -> Tensor:
-    return F.mse_loss(torch.sigmoid(model.branch(name, images)), target)
+    return rebuilding_error(model.branch(name, images), target).mean()
 
 
 def _rotation(model: SegmentationModel, images: Tensor) -> Tensor:
     labels = torch.randint(len(ROTATION_CLASSES), (len(images),))
-    transforms = [WEAK_VIEWS[ROTATION_CLASSES[label]][0] for label in labels.tolist()]
-    views = torch.stack([transform(image) for transform, image in zip(transforms, images, strict=True)])
-    return F.cross_entropy(model.branch("rotation", views), labels.to(images.device))
+    return F.cross_entropy(model.branch("rotation", rotated(images, labels)), labels.to(images.device))
 
 
 _BRANCH_LOSSES: dict[str, Callable[[SegmentationModel, Tensor], Tensor]] = {

@@ -10,7 +10,7 @@ from tta_bench.config import TrainingConfig
 from tta_bench.draws import seed_of
 from tta_bench.errors import UserError
 from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.source.loss import BRANCH_WEIGHTS, branch_loss, segmentation_loss
+from tta_bench.source.loss import branch_loss, segmentation_loss
 
 
 class SourceTraining(pl.LightningModule):
@@ -41,8 +41,9 @@ class SourceTraining(pl.LightningModule):
         torch.manual_seed(seed_of(self.training_config.seed, "batch", self.current_epoch, batch_idx))
         images, labels = batch
         loss = segmentation_loss(self(images), labels)
+        weights = self.training_config.branch_weights
         for name in self.model.branches:
-            loss = loss + BRANCH_WEIGHTS[name] * branch_loss(name, self.model, images)
+            loss = loss + getattr(weights, name) * branch_loss(name, self.model, images)
         if not torch.isfinite(loss):
             raise UserError(
                 f"training the source model diverged in epoch {self.current_epoch + 1} (loss {loss.item()}): "

@@ -40,7 +40,6 @@ THRESHOLD = 0.5
 """Probability from which a pixel belongs to a class, for the in-domain Dice."""
 
 _PARTIAL_SECONDS = 10.0  # between two partial checkpoints: at most this much work is lost
-_NOT_IN_KEY = {"name", "workers"}  # a label, and speed
 
 
 def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
@@ -80,7 +79,7 @@ def cache_key(config: RunConfig, domain: Domain) -> str:
         "image_size": domain.images.shape[1],
         "classes": [[name, list(values)] for name, values in domain.classes.items()],
         "model": config.model.model_dump(mode="json"),
-        "training": config.training.model_dump(mode="json", exclude=_NOT_IN_KEY),
+        "training": config.training.content(config.model.branches),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

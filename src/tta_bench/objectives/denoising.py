@@ -1,0 +1,28 @@
+"""Denoising of the test image by an auxiliary branch (Table 5 of the GraTa paper)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.objectives.base import BoundNetwork, register_objective
+from tta_bench.objectives.reconstruction import rebuilding_error
+
+NOISE_STD = 0.1
+"""Of the noise on the [0, 1] image; from the GraTa authors' code, where the paper says standard normal (1.0)."""
+
+
+@register_objective("denoising", branch="denoising")
+def denoising(network: BoundNetwork, images: Tensor, draws: Draws, *, noise_std: float = NOISE_STD) -> Tensor:
+    """Error of the image rebuilt from a noisy copy: ``[S]``, in [0, 1].
+
+    Args:
+        network: the network with its state; its source model has the branch ``denoising``.
+        images: ``[S, 3, H, W]`` in [0, 1]; the noisy copy is neither clipped nor scaled back.
+        draws: the noise.
+        noise_std: standard deviation of the Gaussian noise.
+    """
+    generators = draws.generators("noise")
+    noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for generator in generators])
+    return rebuilding_error(network.branch("denoising", images + noise_std * noise.to(images)), images)

@@ -1,0 +1,26 @@
+"""Reconstruction of the test image by an auxiliary branch (Table 5 of the GraTa paper)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.objectives.base import BoundNetwork, register_objective
+
+
+@register_objective("reconstruction", branch="reconstruction")
+def reconstruction(network: BoundNetwork, images: Tensor, draws: Draws) -> Tensor:
+    """Error of the image rebuilt from the bottleneck: ``[S]``, in [0, 1].
+
+    Args:
+        network: the network with its state; its source model has the branch ``reconstruction``.
+        images: ``[S, 3, H, W]`` in [0, 1].
+        draws: not used; part of every objective's signature.
+    """
+    return rebuilding_error(network.branch("reconstruction", images), images)
+
+
+def rebuilding_error(logits: Tensor, images: Tensor) -> Tensor:
+    """Mean squared error of ``sigmoid(logits)`` against ``images``, both ``[S, 3, H, W]``: ``[S]``."""
+    return (torch.sigmoid(logits) - images).square().flatten(1).mean(1)

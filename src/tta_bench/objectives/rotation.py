@@ -1,0 +1,35 @@
+"""Recognition of the test image's orientation by an auxiliary branch (Table 5 of the GraTa paper)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tta_bench.augment import WEAK_VIEWS
+from tta_bench.draws import Draws
+from tta_bench.objectives.base import BoundNetwork, register_objective
+
+ROTATION_CLASSES = ("horizontal_flip", "vertical_flip", "rotate_90", "rotate_180", "rotate_270", "identity")
+"""What each output of the rotation branch stands for, in the GraTa authors' order; the paper names rotations only."""
+
+
+@register_objective("rotation", branch="rotation")
+def rotation(network: BoundNetwork, images: Tensor, draws: Draws) -> Tensor:
+    """Cross-entropy of the transform that was applied to the image: ``[S]``, at least 0; at random ln 6.
+
+    Args:
+        network: the network with its state; its source model has the branch ``rotation``.
+        images: ``[S, 3, H, W]`` in [0, 1], square.
+        draws: the transform of each image, one of :data:`ROTATION_CLASSES` with equal probability.
+    """
+    generators = draws.generators("rotation")
+    labels = torch.cat([torch.randint(len(ROTATION_CLASSES), (1,), generator=generator) for generator in generators])
+    logits = network.branch("rotation", rotated(images, labels))
+    return F.cross_entropy(logits, labels.to(images.device), reduction="none")
+
+
+def rotated(images: Tensor, labels: Tensor) -> Tensor:
+    """Each of the square images ``[N, C, H, W]`` under the transform of its label ``[N]``."""
+    transforms = [WEAK_VIEWS[ROTATION_CLASSES[label]][0] for label in labels.tolist()]
+    return torch.stack([transform(image) for transform, image in zip(transforms, images, strict=True)])

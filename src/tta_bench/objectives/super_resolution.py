@@ -1,0 +1,40 @@
+"""Super-resolution of the shrunk test image by an auxiliary branch (Table 5 of the GraTa paper)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from tta_bench.draws import Draws
+from tta_bench.objectives.base import BoundNetwork, register_objective
+from tta_bench.objectives.reconstruction import rebuilding_error
+
+
+@register_objective("super_resolution", branch="super_resolution")
+def super_resolution(
+    network: BoundNetwork, images: Tensor, draws: Draws, *, super_resolution_factor: int = 2
+) -> Tensor:
+    """Error of the image rebuilt from a shrunk copy: ``[S]``, in [0, 1].
+
+    Args:
+        network: the network with its state; its source model has the branch ``super_resolution``.
+        images: ``[S, 3, H, W]`` in [0, 1].
+        draws: not used; part of every objective's signature.
+        super_resolution_factor: see :func:`shrink`.
+    """
+    return rebuilding_error(network.branch("super_resolution", shrink(images, super_resolution_factor)), images)
+
+
+def shrink(images: Tensor, factor: int = 2) -> Tensor:
+    """What the branch sees, ``[S, 3, H / 2, W / 2]``, since it doubles each side: bilinear with aligned corners.
+
+    The paper's factor of four is, in the authors' code, one of the number of pixels: 2 per side. Read as 4 per
+    side it leaves H / 4 x W / 4 pixels, which are then stretched to the size that the branch doubles.
+
+    Args:
+        images: ``[S, 3, H, W]``.
+        factor: per side, at least 2.
+    """
+    small = F.interpolate(images, scale_factor=1 / factor, mode="bilinear", align_corners=True)
+    half = (images.shape[-2] // 2, images.shape[-1] // 2)
+    return small if small.shape[-2:] == half else F.interpolate(small, half, mode="bilinear", align_corners=True)
