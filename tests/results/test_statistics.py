@@ -1,4 +1,4 @@
-"""The paired bootstrap, against cases that can be computed exactly."""
+"""Bootstrap, signed-rank test and Holm correction, against cases that can be computed exactly."""
 
 import math
 from itertools import product
@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from tta_bench.results.statistics import paired_difference
+from tta_bench.results.statistics import holm, mean_and_std, paired_difference, signed_rank_p
 
 
 def test_the_mean_is_over_images_then_targets():
@@ -74,3 +74,63 @@ def test_two_images_are_enough_for_an_interval():
 def test_nothing_to_average_is_an_error(values):
     with pytest.raises(ValueError, match="at least one image"):
         paired_difference(values)
+
+
+def exact_p(differences):
+    """Two-sided: the share of all signs whose rank sum is at least as far from its mean as the observed one."""
+    ranks = np.argsort(np.argsort(np.abs(differences))) + 1
+    observed = sum(rank for rank, value in zip(ranks, differences, strict=True) if value > 0)
+    middle = ranks.sum() / 2
+    sums = [
+        sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign)
+        for signs in product((0, 1), repeat=len(ranks))
+    ]
+    return np.mean([abs(one - middle) >= abs(observed - middle) for one in sums])
+
+
+@pytest.mark.parametrize(
+    "differences", [[1.5], [1.0, 2.0, 3.0, 4.0, 5.0], [-1.0, 2.0, 3.0, 4.0, -5.0, 6.0, 7.5], [3.0, -1.0, 2.0, -4.0]]
+)
+def test_the_signed_rank_test_of_few_images_is_that_of_every_possible_sign(differences):
+    assert signed_rank_p(differences) == pytest.approx(exact_p(differences))
+
+
+def test_five_gains_out_of_five_are_the_smallest_p_that_five_images_allow():
+    assert signed_rank_p([0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx(2 / 2**5)
+
+
+def test_zero_differences_say_nothing():
+    assert signed_rank_p([0.0, 1.0, 0.0, -2.0, 3.0, 4.0, 0.0]) == pytest.approx(signed_rank_p([1.0, -2.0, 3.0, 4.0]))
+
+
+@pytest.mark.parametrize("differences", [[], [0.0], [0.0] * 30])
+def test_without_any_difference_p_is_one(differences):
+    assert signed_rank_p(differences) == 1.0
+
+
+def test_p_is_the_same_for_a_loss_as_for_a_gain():
+    values = np.random.default_rng(0).normal(0.3, 1, 60)
+    assert signed_rank_p(values) == pytest.approx(signed_rank_p(-values))
+    assert 0 < signed_rank_p(values) < 1
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_methods_and_the_largest_by_one():
+    # sorted: 0.005 * 4, 0.01 * 3, 0.03 * 2, 0.04 * 1, the last raised to its predecessor
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_never_exceeds_one_and_leaves_a_single_p_alone():
+    assert holm([0.6, 0.9, 0.7]) == [1.0, 1.0, 1.0]
+    assert holm([0.03]) == [0.03]
+    assert holm([]) == []
+
+
+def test_equal_p_values_get_the_same_correction():
+    assert holm([0.02, 0.02]) == pytest.approx([0.04, 0.04])
+
+
+def test_the_standard_deviation_over_seeds_is_that_of_a_sample():
+    assert mean_and_std([1.0, 2.0, 6.0]) == (pytest.approx(3.0), pytest.approx(math.sqrt((4 + 1 + 9) / 2)))
+    assert mean_and_std([5.0]) == (5.0, None)
+    with pytest.raises(ValueError, match="nothing to average"):
+        mean_and_std([])
