@@ -1,0 +1,294 @@
+"""Figures of a report: pure functions from numbers to SVG, to stand inline in a page or in a file of their own.
+
+Text and axes are drawn in ``currentColor`` on a transparent background, so that a figure takes the colours of a light
+or a dark page. Marks use :data:`PALETTE`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Literal, NamedTuple
+from xml.sax.saxutils import escape
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter1d
+
+PALETTE: Final = ("#0a7abf", "#d55e00", "#00946c", "#c2569a", "#a67c00", "#3c93cc", "#8273e6", "#808080")
+"""Colours in the order of Okabe and Ito, shifted to a contrast of at least 3 on white and on near-black alike."""
+
+_INK: Final = "#010203"
+"""Stands for ``currentColor`` while Matplotlib draws: a colour that nothing else has."""
+
+_HATCHES: Final = ("", "////", "....", "xxxx")  # with more rows than colours
+_STYLE: Final[Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tta_bench",  # the same numbers give the same file
+    "text.parse_math": False,  # a name with dollar signs is a name
+    "font.family": ["DejaVu Sans"],  # what the layout is measured with; pages may use a narrower one
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.prop_cycle": mpl.cycler(color=PALETTE),
+    "hatch.linewidth": 0.5,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
+    "hatch.color": _INK,
+}
+_WIDTH: Final = 7.5  # inches
+_COLUMNS: Final = 3  # of small multiples
+_CURVE_POINTS: Final = 120
+_PARTS: Final = 40
+
+
+class Estimate(NamedTuple):
+    """A mean with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_of_targets(values: Sequence[ArrayLike]) -> Estimate:
+    """Unweighted mean of the targets' means, with the normal 95 % interval of independent images.
+
+    Args:
+        values: per target, one value per image.
+
+    Returns:
+        The estimate; its interval is NaN where a target has a single image.
+
+    Raises:
+        ValueError: no target, or one without images.
+    """
+    samples = [np.asarray(each, dtype=float) for each in values]
+    if not samples or any(len(each) == 0 for each in samples):
+        raise ValueError("every target needs at least one image")
+    mean = float(np.mean([each.mean() for each in samples]))
+    if any(len(each) < 2 for each in samples):
+        return Estimate(mean, float("nan"), float("nan"))
+    half = 1.96 * float(np.sqrt(sum(each.var(ddof=1) / len(each) for each in samples))) / len(samples)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def running_mean(streams: Sequence[ArrayLike], positions: ArrayLike) -> NDArray[np.float64]:
+    """Mean over streams of the mean of all images so far.
+
+    A stream that has ended keeps its last value: the curve never moves because streams differ in length, and it ends
+    at the unweighted mean over the streams, which is the number in the table.
+
+    Args:
+        streams: one value per image, in stream order; none is empty.
+        positions: ``[points]``, where to look; 0 is the first image.
+
+    Returns:
+        ``[points]``.
+    """
+    curves = []
+    for each in streams:
+        values = np.asarray(each, dtype=float)
+        means = np.cumsum(values) / np.arange(1, len(values) + 1)
+        curves.append(means[np.minimum(positions, len(values) - 1)])
+    return np.asarray(np.mean(curves, axis=0))
+
+
+def by_part(streams: Sequence[ArrayLike], parts: int = _PARTS) -> NDArray[np.float64]:
+    """Median and spread along streams of any length, each cut into equal parts.
+
+    Args:
+        streams: one value per image, in stream order; NaN where an image has none.
+        parts: into how many parts each stream is cut.
+
+    Returns:
+        ``[3, parts]``: median, 10th and 90th percentile of all streams' images in a part; NaN in a part without.
+    """
+    pools: list[list[float]] = [[] for _ in range(parts)]
+    for each in streams:
+        values = np.asarray(each, dtype=float)
+        for position, value in enumerate(values):
+            if np.isfinite(value):
+                pools[position * parts // len(values)].append(value)
+    columns = [np.percentile(pool, (50, 10, 90)) if pool else np.full(3, np.nan) for pool in pools]
+    return np.stack(columns, axis=1)
+
+
+def dice_distributions(dice: Mapping[str, ArrayLike]) -> str:
+    """Per row the distribution of the images' Dice: density, quartiles, median and mean.
+
+    Args:
+        dice: row label -> Dice in percent of every image.
+
+    Returns:
+        The SVG element.
+    """
+    with _style():
+        figure = Figure(figsize=(_WIDTH, 0.75 + 0.42 * len(dice)), layout="constrained")
+        axes = figure.add_subplot()
+        for number, values in enumerate(dice.values()):
+            _distribution(axes, np.asarray(values, dtype=float), number, PALETTE[0])
+        axes.set_yticks(range(len(dice)), list(dice))
+        axes.set_ylim(len(dice) - 0.5, -0.5)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("Dice of an image in %")
+        _grid(axes, "x")
+        parts = ", ".join(
+            f"{label}: median {np.median(np.asarray(values)):.1f}, mean {np.mean(np.asarray(values)):.1f}"
+            for label, values in dice.items()
+        )
+        return _svg(figure, "dice-distributions", "Dice per image", f"Distribution for each row. {parts}.")
+
+
+def running_dice(streams: Mapping[str, Sequence[ArrayLike]], reference: str | None = None) -> str:
+    """Per row the mean Dice of all images so far (:func:`running_mean`), as small multiples.
+
+    Args:
+        streams: row label -> streams; each has the Dice in percent of its images in stream order.
+        reference: row that is drawn dashed into every other panel.
+
+    Returns:
+        The SVG element.
+    """
+    longest = max(len(np.asarray(each)) for row in streams.values() for each in row)
+    positions = np.unique(np.linspace(0, longest - 1, _CURVE_POINTS).round().astype(int))
+    curves = {label: running_mean(row, positions) for label, row in streams.items()}
+    with _style():
+        figure, panels = _small_multiples(list(curves), "images of the stream so far", "mean Dice in %")
+        for label, axes in panels.items():
+            if reference in curves and label != reference:
+                axes.plot(positions + 1, curves[reference], color=_INK, alpha=0.6, linewidth=0.9, linestyle="--")
+            axes.plot(positions + 1, curves[label], color=PALETTE[0], linewidth=1.6)
+        dashed = f" Dashed: {reference}." if reference in curves else ""
+        ends = ", ".join(f"{label} from {curve[0]:.1f} to {curve[-1]:.1f}" for label, curve in curves.items())
+        return _svg(figure, "running-dice", "Mean Dice along the stream", f"{ends}.{dashed}")
+
+
+def traces(streams: Mapping[str, Sequence[ArrayLike]], name: str, quantity: str) -> str:
+    """Per row a diagnostic of the method along the stream (:func:`by_part`), as small multiples.
+
+    Args:
+        streams: row label -> streams; each has one value per image in stream order, NaN where there is none.
+        name: of the figure, unique on its page: letters, digits and hyphens.
+        quantity: the axis label.
+
+    Returns:
+        The SVG element.
+    """
+    centres = (np.arange(_PARTS) + 0.5) * 100 / _PARTS
+    bands = {label: by_part(row) for label, row in streams.items()}
+    with _style():
+        figure, panels = _small_multiples(list(bands), "part of the stream in %", quantity)
+        for label, axes in panels.items():
+            median, low, high = bands[label]
+            some = np.isfinite(median)
+            axes.fill_between(centres[some], low[some], high[some], color=PALETTE[0], alpha=0.25, linewidth=0)
+            axes.plot(centres[some], median[some], color=PALETTE[0], linewidth=1.6)
+            axes.set_xlim(0, 100)
+        medians = ", ".join(f"{label}: {np.nanmedian(band[0]):.3g}" for label, band in bands.items())
+        return _svg(figure, name, f"{quantity} along the stream", f"Median over the stream: {medians}.")
+
+
+def empirical_cosine(rows: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """Cosine between the followed and the supervised gradient, as in Figure 4 of the GraTa paper.
+
+    Args:
+        rows: row label -> source domain -> mean cosine with its interval.
+
+    Returns:
+        The SVG element: a group of bars per source, one bar per row.
+    """
+    sources = list(dict.fromkeys(source for row in rows.values() for source in row))
+    with _style():
+        figure = Figure(figsize=(_WIDTH, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        width = 0.8 / len(rows)
+        for number, (label, row) in enumerate(rows.items()):
+            places = np.array([sources.index(source) for source in row]) - 0.4 + (number + 0.5) * width
+            means = np.array([each.mean for each in row.values()])
+            low, high = (np.array([getattr(each, end) for each in row.values()]) for end in ("low", "high"))
+            axes.bar(
+                places,
+                means,
+                width * 0.92,
+                label=label,
+                color=PALETTE[number % len(PALETTE)],
+                hatch=_HATCHES[number // len(PALETTE) % len(_HATCHES)],
+                yerr=np.nan_to_num(np.stack([means - low, high - means])),
+                error_kw={"ecolor": _INK, "elinewidth": 0.9, "capsize": 2},
+            )
+        axes.axhline(0, color=_INK, linewidth=0.6)
+        axes.set_xticks(range(len(sources)), sources)
+        axes.set_xlabel("source domain")
+        axes.set_ylabel("cosine similarity")
+        _grid(axes, "y")
+        figure.legend(loc="outside upper center", ncols=min(len(rows), 4), frameon=False)
+        told = "; ".join(
+            f"{label}: " + ", ".join(f"{source} {each.mean:.3f}" for source, each in row.items())
+            for label, row in rows.items()
+        )
+        return _svg(figure, "empirical-cosine", "Cosine between followed and supervised gradient", f"{told}.")
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """The look of all figures, without a trace in Matplotlib's global settings."""
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever the user's matplotlibrc says
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def _distribution(axes: Axes, values: NDArray[np.float64], place: int, colour: str) -> None:
+    """A horizontal violin with the quartiles, the median (line) and the mean (ring)."""
+    grid = np.linspace(0, 100, 201)
+    counts, _ = np.histogram(values, bins=len(grid), range=(0, 100))
+    density = gaussian_filter1d(counts.astype(float), 3, mode="constant")  # a standard deviation of 1.5 Dice points
+    density *= 0.4 / density.max() if density.max() > 0 else 0
+    axes.fill_between(grid, place - density, place + density, color=colour, alpha=0.3, linewidth=0)
+    lower, median, upper = np.percentile(values, (25, 50, 75))
+    axes.plot([lower, upper], [place, place], color=colour, linewidth=5, solid_capstyle="butt")
+    axes.plot([median, median], [place - 0.2, place + 0.2], color=_INK, linewidth=1.6)
+    axes.plot([values.mean()], [place], linestyle="", marker="o", markersize=5, color=_INK, markerfacecolor="none")
+
+
+def _small_multiples(labels: Sequence[str], x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
+    """A panel per label, all with the same axes; only this tells dozens of rows apart."""
+    lines = -(-len(labels) // _COLUMNS)
+    figure = Figure(figsize=(_WIDTH, 0.5 + 1.55 * lines), layout="constrained")
+    grid = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(labels) :]:
+        axes.remove()
+    for number, axes in enumerate(grid.flat[: len(labels)]):
+        axes.set_title(labels[number], fontsize=9, loc="left")
+        axes.tick_params(labelbottom=number + _COLUMNS >= len(labels))
+        _grid(axes, "y")
+    figure.supxlabel(x, fontsize=9)
+    figure.supylabel(y, fontsize=9)
+    return figure, dict(zip(labels, grid.flat, strict=False))
+
+
+def _grid(axes: Axes, axis: Literal["x", "y"]) -> None:
+    axes.grid(axis=axis, color=_INK, alpha=0.15, linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _svg(figure: Figure, name: str, title: str, description: str) -> str:
+    """The figure as an SVG element with a title and a description, all of its identifiers beginning with ``name``."""
+    file = io.StringIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=metadata)
+    text = file.getvalue()
+    body = text[text.index(">", text.index("<svg")) + 1 :].replace(_INK, "currentColor")
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
+    width, height = (round(72 * side, 3) for side in figure.get_size_inches())
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" class="figure" role="img" '
+        f'viewBox="0 0 {width} {height}" aria-labelledby="{name}-title {name}-desc">'
+        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>{body}'
+    )
