@@ -89,28 +89,30 @@ def lockstep_groups(streams: Sequence[Stream], width: int) -> list[list[Stream]]
 
 
 class LockstepDataset(Dataset[LabelledBatch]):
-    """Item ``k`` holds the ``k``-th image of every stream that has one.
+    """Item ``k`` holds image ``first + k`` of every stream that has one.
 
     Args:
         domains: the prepared target domains.
         streams: longest first.
         seed: of the run, part of every image's key.
+        first: place in the streams to begin at, below the length of the longest.
     """
 
-    def __init__(self, domains: Mapping[str, Domain], streams: Sequence[Stream], seed: int) -> None:
+    def __init__(self, domains: Mapping[str, Domain], streams: Sequence[Stream], seed: int, first: int = 0) -> None:
         self.domains = domains
         self.streams = streams
         self.seed = seed
+        self.first = first
 
     def __len__(self) -> int:
-        """Length of the longest stream."""
-        return len(self.streams[0])
+        """Length of what is left of the longest stream."""
+        return len(self.streams[0]) - self.first
 
     def __getitem__(self, k: int) -> LabelledBatch:
-        """The images at place ``k`` of the active streams."""
+        """The images at place ``first + k`` of the active streams."""
         if not 0 <= k < len(self):
             raise IndexError(k)
-        places = [stream[k] for stream in self.streams if k < len(stream)]
+        places = [stream[self.first + k] for stream in self.streams if self.first + k < len(stream)]
         return LabelledBatch(
             images=torch.stack([self.domains[p.domain].image(p.index) for p in places]),
             labels=torch.stack([self.domains[p.domain].label(p.index) for p in places]),

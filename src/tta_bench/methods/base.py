@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tta_bench.draws import Draws, ImageKey
-from tta_bench.methods.state import AffineState, OptimizerName, make_optimizer
+from tta_bench.methods.state import AffineState, OptimizerName, make_optimizer, pack, unpack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
@@ -111,6 +111,8 @@ class TTACallback(Callback):
     card: ClassVar[Card]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     statistics: Statistics = BatchStatistics()
+    transient: ClassVar[frozenset[str]] = frozenset()
+    """Names of attributes that the next image does not depend on, or that :meth:`start` makes as they were."""
 
     def __init__(
         self, network: AdaptableNetwork, options: MethodOptions | None = None, protocol: Protocol | None = None
@@ -206,6 +208,29 @@ class TTACallback(Callback):
         _synchronise(images)
         seconds = (time.perf_counter() - begin) / len(images)
         return StepResult(logits, {name: values.tolist() for name, values in diagnostics.items()}, seconds)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next image depends on, so that a killed run goes on to the same numbers: a copy.
+
+        These are the attributes of the method but the arguments of its constructor and :attr:`transient`; with a
+        reset at every image the counters alone. A method overrides this only for attributes that
+        :func:`~tta_bench.methods.state.pack` does not know.
+
+        Raises:
+            TypeError: there is such an attribute.
+        """
+        names = {"backwards", "skipped"}
+        if self.protocol.reset != "image":
+            names = vars(self).keys() - {"network", "options", "protocol"} - self.transient
+        return {name: pack(getattr(self, name)) for name in sorted(names)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, after :meth:`start` with as many streams.
+
+        An attribute that shares its memory with another one is an override's business.
+        """
+        for name, packed in state_dict.items():
+            setattr(self, name, unpack(getattr(self, name, None), packed))
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         """Lightning hook: fresh state for the streams of this run."""

@@ -54,6 +54,7 @@ class CoTTA(GradientMethod):
         stochastic=True,
     )
     Options = CoTTAOptions
+    transient = frozenset({"_source"})
 
     @property
     def source_theta(self) -> Tensor:

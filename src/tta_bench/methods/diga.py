@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tta_bench.draws import Draws, ImageKey
 from tta_bench.methods.base import Card, Diagnostics, MethodOptions, Protocol, StepResult, TTACallback, register
+from tta_bench.methods.state import pack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 
@@ -82,6 +83,7 @@ class DIGA(TTACallback):
         licence="none stated",
     )
     Options = DIGAOptions
+    transient = frozenset({"_latest", "running"})
 
     def __init__(
         self, network: AdaptableNetwork, options: DIGAOptions | None = None, protocol: Protocol | None = None
@@ -99,6 +101,15 @@ class DIGA(TTACallback):
         """One forward pass serves the update and the prediction; see :meth:`TTACallback.step`."""
         self._latest = None
         return super().step(images, keys)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See the base class; the running prototypes are None before the first image."""
+        return super().state_dict() | {"running": pack(self.running and tuple(self.running))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See the base class."""
+        super().load_state_dict(state_dict)
+        self.running = self.running and Prototypes(*self.running)
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """Move the running prototypes towards those of the image, class and side by class and side."""

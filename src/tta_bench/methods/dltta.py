@@ -61,7 +61,7 @@ class DLTTAOptions(GradientOptions):
 
 @dataclass
 class _Latest:
-    """The latest image of each stream, before it enters the memory.
+    """The latest image of each stream, before it enters the memory; no rows before the first.
 
     Attributes:
         images: ``[A, 3, H, W]``.
@@ -95,7 +95,7 @@ class DLTTA(GradientMethod):
         """Every row at the source model, with a fresh optimiser and an empty memory."""
         super().start(streams)
         self.memories = [MemoryBank(self.options.memory) for _ in range(streams)]
-        self._latest: _Latest | None = None
+        self._latest = _Latest(torch.empty(0), torch.empty(0), [])
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """A TENT step whose rate comes from the discrepancy to the memory, which lacks this image itself."""
@@ -118,7 +118,7 @@ class DLTTA(GradientMethod):
     def predict(self, images: Tensor) -> Tensor:
         """Logits ``[A, classes, H, W]``; those of the image just adapted to are kept for the memory."""
         logits = super().predict(images)
-        if self._latest is not None and images is self._latest.images:
+        if images is self._latest.images:
             self._latest.logits = logits
         return logits
 
@@ -140,7 +140,7 @@ class DLTTA(GradientMethod):
     def _remember(self) -> None:
         """Put the image before, with its prediction after the update, into the memory."""
         latest = self._latest
-        if latest is None:
+        if not latest.accepted:
             return
         # Usually it has been predicted; with protocol.predict=before, or none asked for, it has not.
         logits = super().predict(latest.images) if latest.logits is None else latest.logits

@@ -99,6 +99,7 @@ class DomainAdaptor(GradientMethod):
         licence="none",
     )
     Options = DomainAdaptorOptions
+    transient = frozenset({"_adapted", "rectification"})
 
     def __init__(
         self, network: AdaptableNetwork, options: DomainAdaptorOptions | None = None, protocol: Protocol | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,14 @@ class MemoryBank:
     def push(self, key: Tensor, value: Tensor) -> None:
         """Add an image: a key ``[d]`` and a value of any shape; a full memory loses its oldest."""
         self._entries.append((key, value))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The images in the memory, oldest first."""
+        return {"entries": list(self._entries)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the images of a memory of the same capacity."""
+        self._entries = deque(state_dict["entries"], self._entries.maxlen)
 
     def recall(self, key: Tensor, neighbours: int, temperature: float) -> Tensor:
         """Mean value of the most similar images, weighted by :func:`attention`."""

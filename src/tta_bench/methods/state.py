@@ -1,13 +1,16 @@
-"""The adapted parameters of all streams and their optimiser."""
+"""The adapted parameters of all streams and their optimiser, and how a method's state is taken down and restored."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
+
+from tta_bench.models.normalisation import Statistics
 
 OptimizerName = Literal["adam", "sgd"]
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
@@ -69,3 +72,73 @@ class AffineState:
         """Put one stream back to where it started, moments included."""
         self.theta[row] = source
         self.optimizer.state.pop(self._rows[row], None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All rows, with the moments and step counters of each."""
+        return {"theta": self.theta, "optimizer": self.optimizer.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the rows and their optimiser state from as many streams."""
+        self.theta.copy_(state_dict["theta"])
+        self.optimizer.load_state_dict(pack(state_dict["optimizer"]))
+
+
+def pack(value: Any) -> Any:
+    """A deep copy that consists of tensors and plain values, as ``torch.load`` reads with ``weights_only=True``.
+
+    Args:
+        value: a tensor, None, a bool, number or string, a list, tuple or dict of such, a dataclass or statistics
+            policy (packed by attribute), or anything with a ``state_dict`` of its own.
+
+    Raises:
+        TypeError: a value of another kind.
+    """
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    # Exact types: a named tuple or a NumPy number would come back as something else.
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) in (list, tuple):
+        return type(value)(map(pack, value))
+    if type(value) is dict:
+        return {pack(key): pack(item) for key, item in value.items()}
+    if hasattr(value, "state_dict"):
+        return pack(dict(value.state_dict()))
+    if _has_attributes(value):
+        return pack(vars(value))
+    raise TypeError(f"a {type(value).__name__} cannot be kept: give the method a state_dict and load_state_dict")
+
+
+@torch.no_grad()
+def unpack(present: Any, packed: Any) -> Any:
+    """The value that was packed; objects are those that are present, with their content replaced.
+
+    Args:
+        present: what a fresh start has put in the place of the value.
+        packed: from :func:`pack`; left unchanged.
+
+    Raises:
+        TypeError: the content of an object that a fresh start does not make.
+    """
+    if hasattr(present, "load_state_dict"):
+        present.load_state_dict(packed)
+        return present
+    if isinstance(present, nn.Parameter):  # an optimiser holds it
+        present.copy_(packed)
+        return present
+    if _has_attributes(present):
+        vars(present).update({name: unpack(getattr(present, name, None), item) for name, item in packed.items()})
+        return present
+    if type(packed) in (list, tuple) and type(present) is type(packed) and len(present) == len(packed):
+        return type(packed)(map(unpack, present, packed))
+    if type(packed) is dict and type(present) is dict:
+        return {key: unpack(present.get(key), item) for key, item in packed.items()}
+    if type(packed) is dict:
+        raise TypeError("an object that start does not make cannot be restored")
+    return pack(packed)
+
+
+def _has_attributes(value: Any) -> bool:
+    """Whether an object is packed by attribute."""
+    return (is_dataclass(value) and not isinstance(value, type)) or isinstance(value, Statistics)

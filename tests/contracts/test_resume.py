@@ -1,0 +1,184 @@
+"""A method that goes on from its ``state_dict`` in a fresh process cannot be told from one that never stopped."""
+
+import io
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import pytest
+import torch
+from settings import setting_of
+from torch import nn
+
+from tta_bench.config import method_options
+from tta_bench.draws import ImageKey
+from tta_bench.methods.base import METHODS, Card, Protocol, TTACallback
+from tta_bench.methods.state import pack, unpack
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.normalisation import RunningStatistics
+
+LENGTHS = {"B": 4, "C": 3}
+
+every_method = pytest.mark.parametrize("name", METHODS.names())
+
+
+@pytest.fixture(scope="module")
+def streams(images):
+    """Two streams of 4 and 3 images."""
+    return dict(zip(LENGTHS, images[: sum(LENGTHS.values())].split(tuple(LENGTHS.values())), strict=True))
+
+
+def make(name, small_net, protocol):
+    """A method with its canonical options, and a network of its own."""
+    options = method_options({"name": name, **setting_of(name).options})
+    kind = METHODS.get(name)
+    return kind(AdaptableNetwork(small_net, kind.branches(options)), options, protocol)
+
+
+def steps(method, streams, places):
+    """What comes out of the given places of the streams, side by side."""
+    results = []
+    for k in places:
+        active = [domain for domain, images in streams.items() if k < len(images)]
+        batch = torch.stack([streams[domain][k] for domain in active])
+        result = method.step(batch, [ImageKey(0, domain, f"image{k}") for domain in active])
+        results.append((result.logits, result.diagnostics))
+    return results
+
+
+def through_a_file(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def same(first, second):
+    """Equal bit by bit, NaN included."""
+    return all(
+        torch.equal(a[0], b[0])
+        and {k: list(map(repr, v)) for k, v in a[1].items()} == {k: list(map(repr, v)) for k, v in b[1].items()}
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def assert_resumes(uninterrupted, resumed, streams):
+    """The law: two streams, one of which ends after the interruption."""
+    uninterrupted.start(len(streams))
+    steps(uninterrupted, streams, range(2))
+    state = uninterrupted.state_dict()
+    expected = steps(uninterrupted, streams, range(2, 4))  # the state is a copy, which this must not change
+    resumed.start(len(streams))
+    resumed.load_state_dict(through_a_file(state))
+    assert same(steps(resumed, streams, range(2, 4)), expected)
+    assert (resumed.backwards, resumed.skipped) == (uninterrupted.backwards, uninterrupted.skipped)
+    assert torch.equal(resumed.theta(2), uninterrupted.theta(2))
+
+
+@every_method
+@pytest.mark.parametrize("protocol", [Protocol(), Protocol(steps=2, predict="before")], ids=["after", "before"])
+def test_resumed_equals_uninterrupted(small_net, streams, name, protocol):
+    assert_resumes(*(make(name, small_net, protocol) for _ in range(2)), streams)
+
+
+@pytest.mark.parametrize("name", ["tent", "memo", "dltta"])
+def test_with_a_reset_at_every_image_the_counters_alone_are_kept(small_net, streams, name):
+    methods = [make(name, small_net, Protocol(reset="image")) for _ in range(2)]
+    assert_resumes(*methods, streams)
+    assert methods[0].state_dict().keys() == {"backwards", "skipped"}
+
+
+@pytest.mark.parametrize("name", ["tent", "dltta", "vptta", "cotta"])
+def test_one_state_serves_two_methods(small_net, streams, name):
+    method = make(name, small_net, Protocol())
+    method.start(len(streams))
+    steps(method, streams, range(2))
+    state = method.state_dict()
+    results = []
+    for _ in range(2):
+        other = make(name, small_net, Protocol())
+        other.start(len(streams))
+        other.load_state_dict(state)
+        results.append(steps(other, streams, range(2, 4)))
+    assert same(*results)
+
+
+def test_without_the_state_the_rest_differs(small_net, streams):
+    """What the law would miss if it compared nothing: a fresh start in mid-stream."""
+    expected, forgetful = (make("dltta", small_net, Protocol()) for _ in range(2))
+    expected.start(2)
+    forgetful.start(2)
+    assert not same(steps(expected, streams, range(4))[2:], steps(forgetful, streams, range(2, 4)))
+
+
+def test_skipped_updates_are_counted_on(small_net, streams):
+    broken = {domain: images.clone() for domain, images in streams.items()}
+    broken["B"][1] = float("nan")
+    first, resumed = (make("tent", small_net, Protocol()) for _ in range(2))
+    first.start(2)
+    steps(first, broken, range(2))
+    resumed.start(2)
+    resumed.load_state_dict(through_a_file(first.state_dict()))
+    assert resumed.skipped == 1
+
+
+@dataclass
+class Counts:
+    """A dataclass of a plug-in."""
+
+    images: int = 0
+    sums: list = field(default_factory=list)
+
+
+class Plugin(TTACallback):
+    """A method that keeps its state in whatever came to hand, and says nothing of how to keep it."""
+
+    card = Card("everything", "test image", False, True, 1, 1, "a test", "-")
+
+    def start(self, streams):
+        self.rows = self.source_theta.repeat(streams, 1)
+        self.prompt = nn.Parameter(self.source_theta.new_zeros(3))
+        self.optimizer = torch.optim.Adam([self.prompt], lr=0.1)
+        self.means = RunningStatistics(*(part.repeat(streams, 1) for part in self.network.source_statistics))
+        self.counts = Counts()
+        self.past = {}
+        self.last = None
+
+    def adapt(self, images, draws):
+        colours = images.mean(dim=(0, 2, 3))
+        self.prompt.grad = self.prompt.detach() - colours
+        self.optimizer.step()
+        self.counts.images += len(images)
+        self.counts.sums.append(colours)
+        if self.last is not None:
+            self.rows = self.rows * (1 + 0.1 * self.last.mean())
+        self.means.mean.mul_(1.1)
+        self.last = self.past[draws.keys[0].image] = colours
+        return {"value": images.new_full((len(images),), float(sum(self.counts.sums).sum() + len(self.past)))}
+
+    def predict(self, images):
+        count = len(images)
+        means = RunningStatistics(self.means.mean[:count], self.means.variance[:count])
+        return self.network(images + self.prompt[:, None, None], self.rows[:count], means)
+
+
+def test_a_plugin_resumes_without_a_line_of_its_own(small_net, streams):
+    assert_resumes(*(Plugin(AdaptableNetwork(small_net)) for _ in range(2)), streams)
+
+
+class Pair(NamedTuple):
+    """Would come back as a plain tuple."""
+
+    left: int
+    right: int
+
+
+@pytest.mark.parametrize("value", [torch.Generator(), deque([1]), Pair(1, 2), object(), {"a": [object()]}])
+def test_what_cannot_be_kept_is_refused(value):
+    with pytest.raises(TypeError, match="give the method a state_dict and load_state_dict"):
+        pack(value)
+
+
+def test_an_object_that_a_fresh_start_does_not_make_is_refused():
+    with pytest.raises(TypeError, match="cannot be restored"):
+        unpack(None, pack(Counts(3)))
