@@ -129,7 +129,9 @@ def computed(monkeypatch):
 def test_a_cell_leaves_the_files_of_the_contract_and_its_reference(finished):
     config, _ = finished
     files = {path.name for path in folder(config).iterdir()}
-    assert files - {".lock"} == {"config.yaml", "per_image.csv", "summary.json", "status.json", "run.log"}
+    assert files - {".lock"} == {
+        *("config.yaml", "per_image.csv", "predictions.npz", "summary.json", "status.json", "run.log")
+    }
     reference = folder(configure(config.results_root, "+method=no_adapt"))
     assert {path.name for path in (config.results_root / "cells").iterdir()} == {folder(config).name, reference.name}
     assert re.fullmatch(r"[0-9a-f]{16}", folder(config).name)
@@ -140,7 +142,7 @@ def test_per_image_has_one_row_per_image_and_the_columns_in_order(finished):
     table = rows(config)
     assert list(table[0]) == [
         *("source", "target", "method", "seed", "index", "image", "dice_disc", "dice_cup", "dice"),
-        *("loss_auxiliary", "loss_pseudo", "cosine", "lr", "skipped", "seconds"),
+        *("position", "loss_auxiliary", "loss_pseudo", "cosine", "lr", "skipped", "seconds"),
     ]
     assert [(row["target"], row["index"]) for row in table] == [(t, str(i)) for t in "AC" for i in range(4)]
     assert [row["image"] for row in table[:2]] == ["A-0000", "A-0001"]
@@ -383,6 +385,8 @@ RELEVANT = (
     "protocol.steps=2",
     "protocol.reset=never",
     "protocol.predict=before",
+    "protocol.order=1",
+    "diagnostics.empirical_gradient=true",
     "protocol.threshold=0.4",
     "protocol.name=other",
 )
@@ -491,21 +495,22 @@ def test_a_results_folder_without_permission_is_a_sentence(tmp_path):
     [
         (errno.ENOSPC, "config.yaml"),
         (errno.ENOSPC, "per_image.csv"),
+        (errno.ENOSPC, "predictions.npz"),
         (errno.ENOSPC, "summary.json"),
         (errno.EACCES, "per_image.csv"),
     ],
 )
 def test_a_disk_that_takes_no_more_is_a_sentence_and_nothing_half_written(root, monkeypatch, code, name):
     config = configure(root, "+method=no_adapt")
-    write = Path.write_text
+    write = Path.write_bytes
 
-    def refuse(self, text, *args, **options):
+    def refuse(self, content):
         if self.name.startswith(f".{name}"):
-            write(self, text[: len(text) // 2], *args, **options)
+            write(self, content[: len(content) // 2])
             raise OSError(code, os.strerror(code))
-        return write(self, text, *args, **options)
+        return write(self, content)
 
-    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(UserError, match=re.escape(f"cannot write to {folder(config)}: ")) as refused:
         execute(config)
     assert len(refused.value.faults) == 1
@@ -515,6 +520,7 @@ def test_a_disk_that_takes_no_more_is_a_sentence_and_nothing_half_written(root, 
         "run.log",
         "status.json",
         "per_image.csv",
+        "predictions.npz",
     }
     assert Cell(config, 0).folder().summary() is None
     monkeypatch.undo()

@@ -12,7 +12,7 @@ from tta_bench.launch.command_line import check
 from tta_bench.methods.base import METHODS
 from tta_bench.models.checkpoint import SourceModel
 
-SENTENCE = "method=detta needs a source model with the branch denoising: add model.branches=[{}]"
+SENTENCE = "method=detta needs a source model with the branch denoising: train one with model.branches=[{}]"
 
 
 @pytest.mark.parametrize("present", ["", "rotation,", "rotation,reconstruction,"])
@@ -50,4 +50,4 @@ def test_a_cell_adapts_the_affine_parameters_of_the_branch_too(small_net, monkey
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_branch_that_a_method_needs_exists(name):
-    assert set(METHODS.get(name).branches) <= set(BRANCHES)
+    assert set(METHODS.get(name).branches(METHODS.get(name).Options())) <= set(BRANCHES)

@@ -21,13 +21,18 @@ every_method = pytest.mark.parametrize("name", NAMES)
 gradient_methods = pytest.mark.parametrize("name", GRADIENT_NAMES)
 
 
+def branches_of(name):
+    """The branches that a method needs with its canonical options."""
+    return METHODS.get(name).branches(method_options({"name": name, **setting_of(name).options}))
+
+
 @pytest.fixture(scope="module")
 def networks(small_net):
     """Networks by the branches they adapt; shared by all tests, which is part of what they show."""
     made: dict[tuple[str, ...], AdaptableNetwork] = {}
 
     def network(name):
-        branches = METHODS.get(name).branches
+        branches = branches_of(name)
         return made.setdefault(branches, AdaptableNetwork(small_net, branches))
 
     return network
@@ -318,7 +323,7 @@ def test_two_updates_per_image_differ_from_one(networks, streams, name):
 
 @every_method
 def test_float32_agrees_with_float64(small_net, networks, streams, name):
-    single = AdaptableNetwork(copy.deepcopy(small_net).float(), METHODS.get(name).branches)
+    single = AdaptableNetwork(copy.deepcopy(small_net).float(), branches_of(name))
     out = run(make(name, single), {domain: images.float() for domain, images in streams.items()})
     assert all(logits.dtype == torch.float32 for logits in out.logits.values())
     expected = run(make(name, networks(name)), streams)
@@ -327,7 +332,7 @@ def test_float32_agrees_with_float64(small_net, networks, streams, name):
 
 @every_method
 def test_train_and_eval_calls_from_outside_change_nothing_bn11(small_net, networks, streams, name):
-    network = AdaptableNetwork(small_net, METHODS.get(name).branches)
+    network = AdaptableNetwork(small_net, branches_of(name))
     modes = [network.train, network.eval, network.model.train, network.model.eval, network.train]
     disturbed = run(make(name, network), one(streams), after_step=lambda k: modes[k]())
     assert_equal(run(make(name, networks(name)), one(streams)), disturbed)
@@ -335,7 +340,7 @@ def test_train_and_eval_calls_from_outside_change_nothing_bn11(small_net, networ
 
 @every_method
 def test_a_few_images_per_pass_change_neither_numbers_nor_counts(small_net, networks, streams, name):
-    network = AdaptableNetwork(small_net, METHODS.get(name).branches)
+    network = AdaptableNetwork(small_net, branches_of(name))
     network.images_per_pass = 2
     out = run(make(name, network), streams)
     assert_equal(run(make(name, networks(name)), streams), out, atol=1e-9)

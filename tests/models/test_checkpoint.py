@@ -43,6 +43,7 @@ TRAINING = {
     "holdout": 0,
     "seed": 0,
     "workers": 0,
+    "branch_weights": {"reconstruction": 1.0, "denoising": 1.0, "super_resolution": 1.0, "rotation": 0.1},
     "augmentation": AUGMENTATION,
 }
 UNET = {"name": "unet", "encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8]}
@@ -63,6 +64,7 @@ def run_config(model=None, *, source="A", **data) -> RunConfig:
                 "reset": "target",
                 "steps": 1,
                 "predict": "after",
+                "order": 0,
                 "threshold": 0.5,
             },
             "logger": {"name": "none"},

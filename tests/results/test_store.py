@@ -7,13 +7,16 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from tta_bench.errors import UserError
+from tta_bench.results.predictions import Predictions, read_predictions
 from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors, write_atomically
 
 ROWS = [{"target": "A", "index": 0, "image": 'a, "b"\nü', "dice": 0.1 + 0.2}, {"target": "A", "index": 1, "extra": 1}]
+PREDICTIONS = {"A": Predictions.of([np.eye(3, 5, k=k, dtype=bool)[None] for k in range(2)])}
 
 
 @pytest.fixture
@@ -36,18 +39,31 @@ def test_a_cell_goes_from_nothing_over_running_to_done(cell):
     cell.start({"source": "D", "target": ["A"]})
     assert (cell.status(), cell.summary()) == ("running", None)
     assert yaml.safe_load((cell.path / "config.yaml").read_text()) == {"source": "D", "target": ["A"]}
-    cell.finish(ROWS, {"dice": 1.5})
+    cell.finish(ROWS, PREDICTIONS, {"dice": 1.5})
     assert (cell.status(), cell.summary()) == ("done", {"dice": 1.5})
-    assert files(cell.path) == {"config.yaml", "per_image.csv", "status.json", "summary.json"}
+    assert files(cell.path) == {"config.yaml", "per_image.csv", "predictions.npz", "status.json", "summary.json"}
 
 
 def test_rows_come_back_with_all_digits_and_any_name(cell):
     cell.start({})
-    cell.finish(ROWS, {})
+    cell.finish(ROWS, PREDICTIONS, {})
     first, second = cell.rows()
     assert first == {"target": "A", "index": "0", "image": 'a, "b"\nü', "dice": "0.30000000000000004", "extra": ""}
     assert float(first["dice"]) == 0.1 + 0.2
     assert second == {"target": "A", "index": "1", "image": "", "dice": "", "extra": "1"}
+
+
+def test_predictions_come_back_bit_by_bit_and_an_unknown_target_is_a_key_error(cell):
+    masks = np.random.default_rng(0).random((3, 2, 5, 7)) < 0.5
+    cell.start({})
+    cell.finish(ROWS, {"A": Predictions.of(masks), "C": PREDICTIONS["A"]}, {})
+    path = cell.path / "predictions.npz"
+    back = read_predictions(path, "A")
+    assert back.shape == (2, 5, 7)
+    assert all(np.array_equal(back.mask(index), mask) for index, mask in enumerate(masks))
+    assert np.array_equal(read_predictions(path, "C").mask(1), np.eye(3, 5, k=1, dtype=bool)[None])
+    with pytest.raises(KeyError):
+        read_predictions(path, "B")
 
 
 def test_a_failure_is_written_down_with_the_exception(cell):
@@ -61,7 +77,7 @@ def test_a_failure_is_written_down_with_the_exception(cell):
 
 def test_the_old_results_do_not_count_while_a_cell_is_computed_again(cell):
     cell.start({})
-    cell.finish(ROWS, {"dice": 1})
+    cell.finish(ROWS, PREDICTIONS, {"dice": 1})
     cell.start({})
     assert cell.summary() is None
     cell.fail(KeyboardInterrupt())
@@ -71,7 +87,7 @@ def test_the_old_results_do_not_count_while_a_cell_is_computed_again(cell):
 @pytest.mark.parametrize("spoilt", ["", "{", "[]", "null", '{"state": "done"}', '"done"'])
 def test_a_broken_status_is_no_status(cell, spoilt):
     cell.start({})
-    cell.finish(ROWS, {"dice": 1})
+    cell.finish(ROWS, PREDICTIONS, {"dice": 1})
     (cell.path / "status.json").write_text(spoilt)
     assert (cell.status(), cell.summary()) == (None, None)
 
@@ -79,7 +95,7 @@ def test_a_broken_status_is_no_status(cell, spoilt):
 @pytest.mark.parametrize("name", ["per_image.csv", "summary.json"])
 def test_a_done_cell_without_its_files_is_not_done(cell, name):
     cell.start({})
-    cell.finish(ROWS, {"dice": 1})
+    cell.finish(ROWS, PREDICTIONS, {"dice": 1})
     (cell.path / name).unlink()
     assert cell.summary() is None
 
@@ -87,7 +103,7 @@ def test_a_done_cell_without_its_files_is_not_done(cell, name):
 @pytest.mark.parametrize("spoilt", ["", "{", "null", "3"])
 def test_a_broken_summary_is_none(cell, spoilt):
     cell.start({})
-    cell.finish(ROWS, {"dice": 1})
+    cell.finish(ROWS, PREDICTIONS, {"dice": 1})
     (cell.path / "summary.json").write_text(spoilt)
     assert cell.summary() is None
 
@@ -103,13 +119,13 @@ def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
 def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
     write_atomically(path, "old")
-    write = Path.write_text
+    write = Path.write_bytes
 
-    def full(self, text, *args, **options):
-        write(self, text[:1], *args, **options)
+    def full(self, content):
+        write(self, content[:1])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="no space is left on its disk: free some"):
         write_atomically(path, "new")
     assert path.read_text() == "old"

@@ -5,6 +5,7 @@ from tta_bench.config import RunConfig
 from tta_bench.data.domain import Domain
 
 SIZE = 64
+BRANCH_WEIGHTS = {"reconstruction": 1.0, "denoising": 1.0, "super_resolution": 1.0, "rotation": 0.1}
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def make_config():
                     "holdout": 0.25,
                     "seed": 0,
                     "workers": 0,
+                    "branch_weights": BRANCH_WEIGHTS | training.pop("branch_weights", {}),
                     "augmentation": augmentation,
                 }
                 | training,
@@ -48,6 +50,7 @@ def make_config():
                     "reset": "target",
                     "steps": 1,
                     "predict": "after",
+                    "order": 0,
                     "threshold": 0.5,
                 },
                 "logger": {"name": "none"},

@@ -3,15 +3,11 @@ import math
 import pytest
 import torch
 
+from tta_bench.config import BRANCHES
 from tta_bench.models.branches import TRANSFORMS
 from tta_bench.models.build import build_model
-from tta_bench.source.loss import (
-    BRANCH_WEIGHTS,
-    ROTATION_CLASSES,
-    branch_loss,
-    segmentation_loss,
-    soft_dice_loss,
-)
+from tta_bench.objectives.rotation import ROTATION_CLASSES
+from tta_bench.source.loss import branch_loss, segmentation_loss, soft_dice_loss
 
 
 def test_soft_dice_pools_over_batch_and_channels():
@@ -36,7 +32,7 @@ def test_rotation_classes_are_as_many_as_the_branch_has_outputs():
     assert len(ROTATION_CLASSES) == TRANSFORMS
 
 
-@pytest.mark.parametrize("name", BRANCH_WEIGHTS)
+@pytest.mark.parametrize("name", BRANCHES)
 def test_branch_loss_trains_its_branch_and_keeps_the_source_statistics(make_config, name):
     model = build_model(make_config(model={"branches": [name]}).model, 2).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
