@@ -1,4 +1,4 @@
-"""``tta-bench``: look at what there is, check data and checkpoints. Runs themselves are ``python -m tta_bench``."""
+"""``tta-bench``: look at what there is, check data and checkpoints, report tables; runs are ``python -m tta_bench``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tta_bench.config import DataConfig
+    from tta_bench.launch.experiments import Plan
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
@@ -38,6 +39,20 @@ def _parser() -> argparse.ArgumentParser:
     lists.add_argument("what", choices=["methods", "objectives", "data", "experiments"])
     lists.add_argument("--markdown", action="store_true", help="methods: the page of the documentation")
     lists.set_defaults(command=_list)
+
+    overrides = "as for a run: data=folder data.root=DIR results_root=DIR …"
+    for name, command, text in (
+        ("plan", _plan, "list the cells of a table, which of them are finished, and how long the others will take"),
+        ("status", _status, "count the finished, running, failed and missing cells of a table"),
+        ("report", _report, "write a table, finished or not, as Markdown, CSV, LaTeX and HTML"),
+    ):
+        action = commands.add_parser(name, help=text, description=text)
+        action.add_argument("table", metavar="TABLE", help="a name of tta-bench list experiments")
+        action.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
+        action.set_defaults(command=command)
+        if name == "report":
+            action.add_argument("--reference", metavar="ROW", help="row to compare with; default: that of the table")
+            action.add_argument("--out", type=Path, help="folder to write to; default: RESULTS_ROOT/reports/TABLE")
 
     data = commands.add_parser("data", help="check, prepare or preview a data set").add_subparsers(
         required=True, metavar="ACTION"
@@ -81,6 +96,45 @@ def _list(parsed: argparse.Namespace) -> None:
         print(methods_page(), end="")
         return
     Console().print(listing(parsed.what))
+
+
+def _plan(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from tta_bench.results.report import plan_table
+
+    Console().print(plan_table(_planned(parsed)))
+
+
+def _status(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from tta_bench.results.report import failures, status_table
+
+    planned = _planned(parsed)
+    Console().print(status_table(planned))
+    for sentence in failures(planned):
+        print(f"failed: {sentence}")
+
+
+def _report(parsed: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from tta_bench.results.report import summary_table, write_report
+    from tta_bench.results.tables import build_table
+
+    planned = _planned(parsed)
+    table = build_table(planned, parsed.reference)
+    folder = parsed.out or planned.cells[0].cell.config.results_root / "reports" / planned.experiment.name
+    written = write_report(table, folder)
+    Console().print(summary_table(table))
+    print(f"wrote {written[0]}, with {', '.join(path.name for path in written[1:])} beside it")
+
+
+def _planned(parsed: argparse.Namespace) -> Plan:
+    from tta_bench.launch.experiments import plan
+
+    return plan(parsed.table, parsed.overrides)
 
 
 def _data_check(parsed: argparse.Namespace) -> None:

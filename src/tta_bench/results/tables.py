@@ -120,10 +120,11 @@ class Row:
         control: whether the row is there for comparison alone, and not in the paper's table.
         results: per source, in the table's order.
         average: unweighted mean over the sources.
-        paper: percent per source and for ``average``; empty where the paper has none.
+        paper: percent per source and, if the table has the paper's sources, for ``average``; empty where the paper
+            has none.
         minus_paper: measured minus paper, for all that both have.
         vs_reference: difference to the reference row; None for that row itself, and while no cell is in common.
-        vs_bn_only: the same for the row ``bn_only``; None too if there is none or if it is the reference.
+        vs_bn_only: the same for the row ``bn_only``; None too for the reference, and if ``bn_only`` is it.
         costs: time, memory and passes.
         skipped_updates: over all finished cells, because a loss or gradient was not finite.
     """
@@ -279,7 +280,9 @@ def build_table(plan: Plan, reference: str | None = None) -> Table:
         raise UserError(faults)
     sources = tuple(dict.fromkeys(cell.config.source for _, cell in cells))
     vs_reference = _comparisons(labels, reference, finished)
-    vs_bn_only = _comparisons(labels, BN_ONLY, finished) if reference != BN_ONLY else {}
+    # Without the reference: its difference to bn_only is among the others already, with the other sign.
+    methods = [label for label in labels if label != reference]
+    vs_bn_only = _comparisons(methods, BN_ONLY, finished) if reference != BN_ONLY else {}
     rows = []
     for label in labels:
         row = _row(label, plan, sources, cells, finished)
@@ -495,7 +498,9 @@ def _row(
         for source in sources
     }
     average = _average(results, own)
-    paper = plan.experiment.paper.get(label, {})
+    printed = plan.experiment.paper.get(label, {})
+    same_sources = {*printed} == {*sources, AVERAGE}
+    paper = {column: dice for column, dice in printed.items() if column in sources or same_sources}
     measured = {source: result.dice for source, result in results.items()} | {AVERAGE: average.dice}
     return Row(
         label=label,

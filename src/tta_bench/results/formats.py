@@ -1,0 +1,343 @@
+"""A table as Markdown, CSV and LaTeX, and the text that they share."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tta_bench.results.tables import AVERAGE, Comparison, Row, SourceResult, Table
+
+DASH = "\N{EN DASH}"
+"""In the place of a number that is not there."""
+
+INCOMPLETE = "*"
+"""Behind a mean over fewer seeds than planned."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of text.
+
+    Attributes:
+        heading: unescaped.
+        cells: one per row.
+        ranks: 1 for the best, 2 for the second best, else 0; equal where the shown numbers are.
+    """
+
+    heading: str
+    cells: tuple[str, ...]
+    ranks: tuple[int, ...]
+
+
+# Text
+
+
+def number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    """A number, or a dash where there is none; ``sign`` is ``+`` for differences."""
+    return DASH if value is None or not math.isfinite(value) else f"{value:{sign}.{digits}f}"
+
+
+def p_value(p: float) -> str:
+    """Three digits behind the point, or that it is smaller."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def dice(result: SourceResult) -> str:
+    """Mean, standard deviation over several seeds, and a mark if seeds are missing."""
+    text = number(result.dice)
+    if result.dice is None:
+        return text
+    return text + ("" if result.std is None else f" ± {result.std:.2f}") + (INCOMPLETE if result.missing else "")
+
+
+def difference(comparison: Comparison | None) -> str:
+    """Mean and 95 % interval."""
+    if comparison is None:
+        return DASH
+    interval = f" [{comparison.low:+.2f}, {comparison.high:+.2f}]" if math.isfinite(comparison.low) else ""
+    return f"{comparison.mean:+.2f}{interval}"
+
+
+def ranks(values: Sequence[float | None]) -> tuple[int, ...]:
+    """1 for the largest, 2 for the second largest, at two digits; of a single value nothing is best."""
+    shown = [None if value is None or not math.isfinite(value) else round(value, 2) for value in values]
+    if sum(value is not None for value in shown) < 2:
+        return (0,) * len(values)
+    order = sorted({value for value in shown if value is not None}, reverse=True)
+    return tuple(0 if value is None or value not in order[:2] else order.index(value) + 1 for value in shown)
+
+
+def dice_columns(table: Table) -> list[Column]:
+    """Per source and on average: measured, and the paper's number where it has one."""
+    columns = []
+    for name in table.columns:
+        measured = [row.result(name) for row in table.rows]
+        columns.append(Column(name, tuple(map(dice, measured)), ranks([result.dice for result in measured])))
+        printed = [row.paper.get(name) for row in table.rows]
+        if any(value is not None for value in printed):
+            columns.append(Column("paper", tuple(map(number, printed)), ranks(printed)))
+    return columns
+
+
+def other_columns(table: Table) -> list[Column]:
+    """Differences with p-values, distance to the paper, and costs."""
+    columns = []
+
+    def add(heading: str, text: Callable[[Row], str]) -> None:
+        cells = tuple(text(row) for row in table.rows)
+        if any(cell != DASH for cell in cells):
+            columns.append(Column(heading, cells, (0,) * len(cells)))
+
+    def p_holm(comparison: Comparison | None) -> str:
+        return DASH if comparison is None else p_value(comparison.p_holm)
+
+    add(f"minus {table.reference} [95 %]", lambda row: difference(row.vs_reference))
+    add("p (Holm)", lambda row: p_holm(row.vs_reference))
+    add("minus bn_only [95 %]", lambda row: difference(row.vs_bn_only))
+    add("p (Holm)", lambda row: p_holm(row.vs_bn_only))
+    add("minus paper", lambda row: number(row.minus_paper.get(table.columns[-1]), sign="+"))
+    add("ms per image", lambda row: number(row.costs.ms_per_image, 1))
+    add("peak MB", lambda row: number(row.costs.peak_memory_mb, 0))
+    add("forwards", lambda row: number(row.costs.forwards_per_image, 1))
+    add("backwards", lambda row: number(row.costs.backwards_per_image, 1))
+    return columns
+
+
+def notes(table: Table) -> list[str]:
+    """What has to be known to read the numbers, one or two sentences each."""
+    images = {name: max(row.results[name].n for row in table.rows) for name in table.sources}
+    counts = ", ".join(f"{name} {n or DASH}" for name, n in images.items())
+    lines = [
+        f"Dice in percent: mean over images, then classes ({', '.join(table.classes)}), then target domains"
+        + (f"; {AVERAGE}: unweighted mean over the sources." if len(table.sources) > 1 else "."),
+        f"Images per source model: {counts}. Repeats: {len(table.seeds)}"
+        + ("; ± is the sample standard deviation over them." if len(table.seeds) > 1 else "."),
+    ]
+    if any(row.result(name).missing and row.result(name).dice for row in table.rows for name in table.columns):
+        lines.append(f"{INCOMPLETE}: some repeats are missing.")
+    for against, comparisons in _comparisons(table).items():
+        lines += _comparison_notes(against, comparisons, table)
+    skipped = [f"{row.label} {row.skipped_updates}" for row in table.rows if row.skipped_updates]
+    if skipped:
+        lines.append(f"Updates skipped because a loss or gradient was not finite: {', '.join(skipped)}.")
+    if table.missing:
+        lines.append(missing_note(table))
+    if table.has_paper and table.data["name"] != "fundus":
+        lines.append(
+            "The paper's numbers are of other images, five sets of fundus photographs: "
+            "only the order of the rows can be compared."
+        )
+    settings = ", ".join(f"{key} {_values(value)}" for key, value in table.protocol.items() if key != "name")
+    lines.append(f"Protocol {table.protocol_hash}: {settings}, images of {table.data['image_size']} pixels.")
+    return lines
+
+
+def missing_note(table: Table) -> str:
+    """How many cells of which rows have no results, and why."""
+    rows = {row.label: [one for one in table.missing if one.row == row.label] for row in table.rows}
+    parts = []
+    for label, cells in rows.items():
+        states = {state: sum(one.status == state for one in cells) for state in ("missing", "running", "failed")}
+        text = ", ".join(f"{count} {state}" for state, count in states.items() if count)
+        parts += [f"{label} ({text})"] if cells else []
+    total = len({(planned.row, planned.cell.folder().hash) for planned in table.plan.cells})
+    return f"{len(table.missing)} of {total} cells have no results yet: {'; '.join(parts)}."
+
+
+def _comparisons(table: Table) -> dict[str, dict[str, Comparison]]:
+    """Row compared with -> row -> comparison."""
+    found: dict[str, dict[str, Comparison]] = {}
+    for row in table.rows:
+        for comparison in (row.vs_reference, row.vs_bn_only):
+            if comparison is not None:
+                found.setdefault(comparison.against, {})[row.label] = comparison
+    return found
+
+
+def _comparison_notes(against: str, comparisons: dict[str, Comparison], table: Table) -> list[str]:
+    usual = max(comparison.n for comparison in comparisons.values())
+    lines = [
+        f"Minus {against}: paired on the same {usual} images, 95 % bootstrap interval; p: Wilcoxon signed-rank test, "
+        f"Holm-corrected for {len(comparisons)} row{'s' if len(comparisons) > 1 else ''}."
+    ]
+    for label, comparison in comparisons.items():
+        parts = []
+        if comparison.n != usual:
+            parts.append(f"{comparison.n} images")
+        if comparison.excluded:
+            parts.append(f"{comparison.excluded} excluded because a value is missing or not finite")
+        if len(comparison.sources) < len(table.sources):
+            parts.append(f"sources {', '.join(comparison.sources)} alone")
+        lines += [f"{label} minus {against}: {', '.join(parts)}."] if parts else []
+    return lines
+
+
+def _values(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+# Markdown
+
+
+def markdown(table: Table) -> str:
+    """Two pipe tables, best bold and second best underlined, and the notes."""
+    labels = [_markdown_text(row.label) for row in table.rows]
+    lines = [f"# {_markdown_text(table.name)}", "", _markdown_text(table.description), ""]
+    for columns in (dice_columns(table), other_columns(table)):
+        if columns:
+            lines += [*_pipe_table(labels, columns), ""]
+    lines += [f"- {_markdown_text(note)}" for note in notes(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _pipe_table(labels: Sequence[str], columns: Sequence[Column]) -> list[str]:
+    marks = ("{}", "**{}**", "<u>{}</u>")
+    lines = [
+        f"| row | {' | '.join(_markdown_text(column.heading) for column in columns)} |",
+        f"| --- |{' ---: |' * len(columns)}",
+    ]
+    for number_of_row, label in enumerate(labels):
+        cells = [
+            marks[column.ranks[number_of_row]].format(_markdown_text(column.cells[number_of_row])) for column in columns
+        ]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return lines
+
+
+def _markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is; an underscore inside a word is no emphasis."""
+    return re.sub(r"([\\`*|<\[\]~#]|(?<!\w)_|_(?!\w))", r"\\\1", text).replace("\n", " ")
+
+
+# CSV
+
+
+def csv_text(table: Table) -> str:
+    """One line per row and source and one for the average, with all digits.
+
+    Differences, costs and counts of the whole row are on the line of the average.
+    """
+    lines = [_csv_line(table, row, name) for row in table.rows for name in (*table.sources, AVERAGE)]
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _csv_line(table: Table, row: Row, name: str) -> dict[str, Any]:
+    result = row.result(name)
+    line: dict[str, Any] = {
+        "table": table.name,
+        "row": row.label,
+        "method": row.method,
+        "source": name,
+        "dice": result.dice,
+        "std": result.std,
+        "n": result.n,
+        "seeds": len(result.seeds),
+        "missing_seeds": len(result.missing),
+        **{f"dice_{label}": result.classes.get(label) for label in table.classes},
+        "paper": row.paper.get(name),
+        "minus_paper": row.minus_paper.get(name),
+    }
+    if name == AVERAGE:
+        for prefix, comparison in (("reference", row.vs_reference), ("bn_only", row.vs_bn_only)):
+            for key in ("against", "mean", "low", "high", "p", "p_holm", "n", "excluded"):
+                line[f"vs_{prefix}_{key}"] = None if comparison is None else getattr(comparison, key)
+        line |= vars(row.costs) | {"skipped_updates": row.skipped_updates}
+    return line | {"protocol_hash": table.protocol_hash}
+
+
+# LaTeX
+
+
+def latex(table: Table) -> str:
+    r"""A ``table`` environment that needs ``\usepackage{booktabs}`` alone: two tabulars and the notes."""
+    labels = [latex_text(row.label) for row in table.rows]
+    controls = [row.control for row in table.rows]
+    tabulars = [
+        _tabular(labels, controls, columns) for columns in (dice_columns(table), other_columns(table)) if columns
+    ]
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{2.5pt}",
+            rf"\caption{{{latex_text(table.description)}}}",
+            rf"\label{{tab:{re.sub(r'[^A-Za-z0-9]+', '-', table.name)}}}",
+            "\n\\par\\medskip\n".join(tabulars),
+            r"\par\medskip",
+            r"\begin{minipage}{\linewidth}",
+            *(rf"{latex_text(note)}\par" for note in notes(table)),
+            r"\end{minipage}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _tabular(labels: Sequence[str], controls: Sequence[bool], columns: Sequence[Column]) -> str:
+    r"""Best ``\textbf``, second best ``\underline``; a rule before the rows that are there for comparison alone."""
+    marks = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        r"\toprule",
+        f"row & {' & '.join(latex_text(column.heading) for column in columns)} \\\\",
+        r"\midrule",
+    ]
+    for index, label in enumerate(labels):
+        if index and controls[index] and not controls[index - 1]:
+            lines.append(r"\midrule")
+        cells = [marks[column.ranks[index]].format(latex_text(column.cells[index])) for column in columns]
+        # Braces: a label that begins with a bracket would be read as an option of the line before.
+        lines.append(f"{{{label}}} & {' & '.join(cells)} \\\\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+_LATEX = {
+    **{mark: rf"\{mark}" for mark in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\ensuremath{<}",
+    ">": r"\ensuremath{>}",
+    "|": r"\ensuremath{|}",
+    "±": r"\ensuremath{\pm}",
+    "\N{MULTIPLICATION SIGN}": r"\ensuremath{\times}",
+    DASH: "--",
+    "—": "---",
+    "…": r"\ldots{}",
+    "\N{MINUS SIGN}": r"\ensuremath{-}",
+    "→": r"\ensuremath{\rightarrow}",
+    '"': "''",
+    "\n": " ",
+}
+
+
+_GREEK = frozenset(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+    "omega".split()
+)
+
+
+def latex_text(text: str) -> str:
+    """Text that LaTeX shows as it is, of Latin and small Greek letters; a question mark for others."""
+    return "".join(_LATEX.get(mark) or _latex_letter(mark) for mark in text)
+
+
+def _latex_letter(mark: str) -> str:
+    if ord(mark) < 128:
+        return mark if mark.isprintable() else " "
+    name = unicodedata.name(mark, "").lower()
+    greek = name.removeprefix("greek small letter ").replace("lamda", "lambda")  # Unicode's spelling
+    if greek != name and greek in _GREEK:
+        return rf"\ensuremath{{\{greek}}}"
+    accents = ("with grave", "with acute", "with circumflex", "with tilde", "with diaeresis", "with caron")
+    plain = name.startswith("latin ") and name.endswith(accents)
+    return mark if plain or mark in "ßæøåÆØÅçÇłŁ" else "?"

@@ -1,0 +1,157 @@
+"""The files of a report, and what ``tta-bench plan``, ``status`` and ``report`` print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from tta_bench.cell import Cell
+from tta_bench.launch.experiments import Plan
+from tta_bench.results.formats import csv_text, dice, difference, latex, markdown, number, p_value
+from tta_bench.results.store import write_atomically
+from tta_bench.results.tables import Table, cell_status
+
+STATES = ("done", "running", "failed", "missing")
+
+
+def write_report(table: Table, folder: Path) -> list[Path]:
+    """Write ``table.md``, ``table.csv``, ``table.tex`` and ``index.html``.
+
+    Returns:
+        Their paths, Markdown first.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    from tta_bench.results.html import html_page  # figures take a second to import, only here
+
+    files = {
+        "table.md": markdown(table),
+        "table.csv": csv_text(table),
+        "table.tex": latex(table),
+        "index.html": html_page(table),
+    }
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in files]
+
+
+def summary_table(table: Table) -> RichTable:
+    """Dice per source and on average, and the difference to the reference, for a terminal."""
+    printed = _table(
+        title=f"{table.name}: Dice in percent" + (f", {len(table.missing)} cells missing" if table.missing else "")
+    )
+    printed.add_column("row", overflow="fold")
+    for column in table.columns:
+        printed.add_column(escape(column), justify="right", no_wrap=len(column) <= 8, overflow="fold")
+    printed.add_column(f"minus {escape(table.reference)}\n\\[95 % interval]", justify="right")
+    printed.add_column("p\n(Holm)", justify="right", no_wrap=True)
+    for row in table.rows:
+        comparison = row.vs_reference
+        p = "" if comparison is None else p_value(comparison.p_holm)
+        cells = [dice(row.result(column)) for column in table.columns]
+        gain = "" if comparison is None else difference(comparison)
+        printed.add_row(*map(escape, (row.label, *cells, gain, p)))
+    return printed
+
+
+def plan_table(plan: Plan) -> RichTable:
+    """Every cell of a plan with its status, and the time that the others will take."""
+    printed = _table(title=f"{plan.experiment.name}: {len(plan.cells)} cells", caption=remaining_time(plan))
+    printed.add_column("cell", no_wrap=True)
+    printed.add_column("row", overflow="fold")
+    printed.add_column("source", overflow="fold")
+    for heading in ("training\nseed", "order", "seed"):
+        printed.add_column(heading, justify="right", no_wrap=True)
+    printed.add_column("status", no_wrap=True)
+    for planned in plan.cells:
+        cell, config = planned.cell, planned.cell.config
+        seeds = (config.training.seed, config.protocol.order, cell.seed)
+        status, _ = cell_status(cell)
+        printed.add_row(*map(escape, (cell.folder().hash, planned.row, config.source, *map(str, seeds), status)))
+    return printed
+
+
+def remaining_time(plan: Plan) -> str:
+    """The time that unfinished cells will take, from the finished ones of the same row; source training left out."""
+    known: dict[str, list[float]] = {}
+    for planned in plan.cells:
+        seconds = cell_seconds(planned.cell)
+        if seconds is not None:
+            known.setdefault(planned.row, []).append(seconds)
+    open_rows = [planned.row for planned in plan.cells if cell_seconds(planned.cell) is None]
+    if not open_rows:
+        return "all cells are finished"
+    total = sum(sum(known[row]) / len(known[row]) for row in open_rows if row in known)
+    unknown = sum(row not in known for row in open_rows)
+    text = f"{len(open_rows)} cells remain: "
+    if unknown == len(open_rows):
+        return text + "time unknown, no cell of their rows is finished"
+    more = f" and the unknown time of {unknown} cells whose rows have no finished one" if unknown else ""
+    return f"{text}about {duration(total)} one after the other{more}, source training not counted"
+
+
+def cell_seconds(cell: Cell) -> float | None:
+    """Time that a finished cell spent on its images, seconds; None for any other."""
+    summary = cell.folder().summary()
+    if summary is None:
+        return None
+    return float(summary["seconds_per_image"]) * sum(target["n"] for target in summary["targets"].values())
+
+
+def duration(seconds: float) -> str:
+    """Rounded to what matters.
+
+    >>> duration(50), duration(600), duration(9000)
+    ('1 min', '10 min', '2.5 h')
+    """
+    return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{number(seconds / 3600, 1)} h"
+
+
+def status_table(plan: Plan) -> RichTable:
+    """How many cells of every row are done, running, failed and missing."""
+    counts: dict[str, dict[str, int]] = {}
+    for planned in plan.cells:
+        row = counts.setdefault(planned.row, dict.fromkeys(STATES, 0))
+        row[cell_status(planned.cell)[0]] += 1
+    printed = _table(title=f"{plan.experiment.name}: {len(plan.cells)} cells")
+    printed.add_column("row", overflow="fold")
+    for state in STATES:
+        printed.add_column(state, justify="right", no_wrap=True)
+    for label, row in counts.items():
+        printed.add_row(escape(label), *_counts(row))
+    printed.add_section()
+    printed.add_row("all", *_counts({state: sum(row[state] for row in counts.values()) for state in STATES}))
+    return printed
+
+
+def _counts(row: Mapping[str, int]) -> Iterable[str]:
+    return (str(row[state]) for state in STATES)
+
+
+def failures(plan: Plan) -> list[str]:
+    """A sentence per failed cell, with its error and its log."""
+    sentences = []
+    for planned in plan.cells:
+        status, error = cell_status(planned.cell)
+        if status == "failed":
+            config = planned.cell.config
+            log = planned.cell.folder().path / "run.log"
+            sentences.append(f"{planned.row}, source {config.source}, seed {planned.cell.seed}: {error} ({log})")
+    return sentences
+
+
+def _table(title: str, caption: str | None = None) -> RichTable:
+    """A table for a terminal of 80 columns."""
+    return RichTable(
+        box=box.SIMPLE_HEAD,
+        title=escape(title),
+        caption=escape(caption) if caption else None,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )
