@@ -101,7 +101,8 @@ def other_columns(table: Table) -> list[Column]:
     add("p (Holm)", lambda row: p_holm(row.vs_reference))
     add("minus bn_only [95 %]", lambda row: difference(row.vs_bn_only))
     add("p (Holm)", lambda row: p_holm(row.vs_bn_only))
-    add("minus paper", lambda row: number(row.minus_paper.get(table.columns[-1]), sign="+"))
+    if comparable_with_paper(table):
+        add("minus paper", lambda row: number(row.minus_paper.get(table.columns[-1]), sign="+"))
     add("ms per image", lambda row: number(row.costs.ms_per_image, 1))
     add("peak MB", lambda row: number(row.costs.peak_memory_mb, 0))
     add("forwards", lambda row: number(row.costs.forwards_per_image, 1))
@@ -128,7 +129,7 @@ def notes(table: Table) -> list[str]:
         lines.append(f"Updates skipped because a loss or gradient was not finite: {', '.join(skipped)}.")
     if table.missing:
         lines.append(missing_note(table))
-    if table.has_paper and table.data["name"] != "fundus":
+    if table.has_paper and not comparable_with_paper(table):
         lines.append(
             "The paper's numbers are of other images, five sets of fundus photographs: "
             "only the order of the rows can be compared."
@@ -136,6 +137,11 @@ def notes(table: Table) -> list[str]:
     settings = ", ".join(f"{key} {_values(value)}" for key, value in table.protocol.items() if key != "name")
     lines.append(f"Protocol {table.protocol_hash}: {settings}, images of {table.data['image_size']} pixels.")
     return lines
+
+
+def comparable_with_paper(table: Table) -> bool:
+    """Whether the images are the paper's; else its numbers show the order of the rows alone."""
+    return bool(table.data["name"] == "fundus")
 
 
 def missing_note(table: Table) -> str:
@@ -161,19 +167,20 @@ def _comparisons(table: Table) -> dict[str, dict[str, Comparison]]:
 
 
 def _comparison_notes(against: str, comparisons: dict[str, Comparison], table: Table) -> list[str]:
-    usual = max(comparison.n for comparison in comparisons.values())
+    usual = max(comparisons.values(), key=lambda comparison: comparison.n)
+    of_sources = f" of the sources {', '.join(usual.sources)}" if len(usual.sources) < len(table.sources) else ""
     lines = [
-        f"Minus {against}: paired on the same {usual} images, 95 % bootstrap interval; p: Wilcoxon signed-rank test, "
-        f"Holm-corrected for {len(comparisons)} row{'s' if len(comparisons) > 1 else ''}."
+        f"Minus {against}: paired on the same {usual.n} images{of_sources}, 95 % bootstrap interval; p: Wilcoxon "
+        f"signed-rank test, Holm-corrected for {len(comparisons)} row{'s' if len(comparisons) > 1 else ''}."
     ]
     for label, comparison in comparisons.items():
         parts = []
-        if comparison.n != usual:
+        if comparison.n != usual.n:
             parts.append(f"{comparison.n} images")
+        if comparison.sources != usual.sources:
+            parts.append(f"sources {', '.join(comparison.sources)} alone")
         if comparison.excluded:
             parts.append(f"{comparison.excluded} excluded because a value is missing or not finite")
-        if len(comparison.sources) < len(table.sources):
-            parts.append(f"sources {', '.join(comparison.sources)} alone")
         lines += [f"{label} minus {against}: {', '.join(parts)}."] if parts else []
     return lines
 
@@ -320,10 +327,7 @@ _LATEX = {
 }
 
 
-_GREEK = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
-    "omega".split()
-)
+_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi"
 
 
 def latex_text(text: str) -> str:
@@ -336,7 +340,7 @@ def _latex_letter(mark: str) -> str:
         return mark if mark.isprintable() else " "
     name = unicodedata.name(mark, "").lower()
     greek = name.removeprefix("greek small letter ").replace("lamda", "lambda")  # Unicode's spelling
-    if greek != name and greek in _GREEK:
+    if greek != name and greek in (*_GREEK.split(), "omega"):
         return rf"\ensuremath{{\{greek}}}"
     accents = ("with grave", "with acute", "with circumflex", "with tilde", "with diaeresis", "with caron")
     plain = name.startswith("latin ") and name.endswith(accents)

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
-from tta_bench.results.formats import csv_text, dice, difference, latex, markdown, number, p_value
+from tta_bench.results.formats import csv_text, latex, markdown, number, p_value
 from tta_bench.results.store import write_atomically
 from tta_bench.results.tables import Table, cell_status
 
@@ -41,21 +41,19 @@ def write_report(table: Table, folder: Path) -> list[Path]:
 
 
 def summary_table(table: Table) -> RichTable:
-    """Dice per source and on average, and the difference to the reference, for a terminal."""
-    printed = _table(
-        title=f"{table.name}: Dice in percent" + (f", {len(table.missing)} cells missing" if table.missing else "")
-    )
+    """Mean Dice per source and on average, and the difference to the reference, in 80 columns; the files say more."""
+    gaps = f", {len(table.missing)} cells missing" if table.missing else ""
+    printed = _table(title=f"{table.name}: Dice in percent{gaps}")
     printed.add_column("row", overflow="fold")
     for column in table.columns:
-        printed.add_column(escape(column), justify="right", no_wrap=len(column) <= 8, overflow="fold")
-    printed.add_column(f"minus {escape(table.reference)}\n\\[95 % interval]", justify="right")
+        printed.add_column(escape(column), justify="right", min_width=5, overflow="fold")
+    printed.add_column(f"minus\n{escape(table.reference)}", justify="right", min_width=6, overflow="fold")
     printed.add_column("p\n(Holm)", justify="right", no_wrap=True)
     for row in table.rows:
+        cells = [number(row.result(column).dice) for column in table.columns]
         comparison = row.vs_reference
-        p = "" if comparison is None else p_value(comparison.p_holm)
-        cells = [dice(row.result(column)) for column in table.columns]
-        gain = "" if comparison is None else difference(comparison)
-        printed.add_row(*map(escape, (row.label, *cells, gain, p)))
+        gain = ("", "") if comparison is None else (number(comparison.mean, sign="+"), p_value(comparison.p_holm))
+        printed.add_row(*map(escape, (row.label, *cells, *gain)))
     return printed
 
 
