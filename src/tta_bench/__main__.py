@@ -27,11 +27,11 @@ def main() -> None:
     import hydra
 
     from tta_bench.errors import UserError, print_faults
-    from tta_bench.launch.command_line import check, quote_lists, register_configs
+    from tta_bench.launch.command_line import check, quote_lists, register_configs, with_every_source
     from tta_bench.launch.paths import CONFIG_DIR
 
     flags, overrides = _split(sys.argv[1:])
-    overrides = quote_lists(overrides, flags.multirun)
+    overrides = with_every_source(quote_lists(overrides, flags.multirun))
     sys.argv[1:] = [*_words(flags), *overrides]
     only_shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     jobs: list[RunConfig] = []

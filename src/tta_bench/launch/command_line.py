@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from itertools import product
@@ -28,9 +31,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tta_bench.cell import REFERENCE
 from tta_bench.config import DataConfig, RunConfig, as_tuple, nearest_key, validate, validate_data
+from tta_bench.data.prepare import available_domains
 from tta_bench.data.targets import domain_faults, with_targets
 from tta_bench.errors import UserError, nearest
-from tta_bench.launch.paths import CONFIG_DIR, EXPERIMENTS_DIR
+from tta_bench.launch.experiment_files import read_experiments
+from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
 
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
@@ -55,6 +60,8 @@ LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "su
 def register_configs() -> None:
     """Make every file of ``experiments/`` selectable as ``experiment=NAME``, and the methods of plug-ins by name.
 
+    The rows of an experiment become choices of the group ``row``.
+
     A plug-in brings its YAML in ``conf/method/`` beside the module that its entry point names; the module itself is
     not imported for that.
 
@@ -62,8 +69,10 @@ def register_configs() -> None:
         UserError: a plug-in's method has the name of a built-in one.
     """
     store = ConfigStore.instance()
-    for path in sorted(EXPERIMENTS_DIR.glob("*.yaml")):
-        store.store(group="experiment", name=path.stem, node=OmegaConf.load(path), package="_global_")
+    for name, experiment in read_experiments().items():
+        store.store(group="experiment", name=name, node=experiment.sweep_config(), package="_global_")
+        for choice, label in experiment.choices().items():
+            store.store(group="row", name=choice, node=experiment.row_config(label), package="_global_")
     for plugin in entry_points(group=METHODS.package):
         spec = find_spec(plugin.module.partition(".")[0])
         for folder in (spec.submodule_search_locations or ()) if spec else ():
@@ -108,7 +117,25 @@ def _mapping_as_text(key: str, argument: str) -> str:
     return f"{key}=" + ",".join(f"'{json.dumps(each, default=str)}'" for each in values)
 
 
+@dataclass(frozen=True)
+class Job:
+    """One run of a command line.
+
+    Attributes:
+        config: validated, with its targets.
+        row: of the experiment's table, as a choice of the group ``row``; None without an experiment.
+    """
+
+    config: RunConfig
+    row: str | None
+
+
 def check(overrides: Sequence[str], *, multirun: bool = True, config_dir: str | None = None) -> list[RunConfig]:
+    """The configurations of :func:`find_jobs`."""
+    return [job.config for job in find_jobs(overrides, multirun=multirun, config_dir=config_dir)]
+
+
+def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: str | None = None) -> list[Job]:
     """Check a whole command line, every combination of a sweep included.
 
     Args:
@@ -117,7 +144,7 @@ def check(overrides: Sequence[str], *, multirun: bool = True, config_dir: str | 
         config_dir: of Hydra's flag ``--config-dir``: more YAML files, of one's own methods for instance.
 
     Returns:
-        The validated configurations with their targets, one per job.
+        The jobs in the order in which Hydra runs them.
 
     Raises:
         UserError: every fault found.
@@ -127,16 +154,21 @@ def check(overrides: Sequence[str], *, multirun: bool = True, config_dir: str | 
         experiments = [o for o in parsed if o.key_or_group == "experiment"]
         faults += _sweep_faults(parsed, multirun or any(_is_multirun(o, loader) for o in experiments))
         faults += _repeated_groups(parsed, loader)
-        parsed = [*_sweep_of(experiments, loader), *parsed]
+        swept = _sweep_of(experiments, loader)
+        overruled = _overruled_rows(experiments, parsed)
+        if overruled:
+            raise UserError(overruled)
+        parsed = [*swept, *parsed]
         groups = [o for o in parsed if _options(loader, o.key_or_group)]
         sound = []
         for override in groups:
             found = _group_faults(override, loader)
             faults += found
             sound += [] if found else [override]
-        if not any(o.key_or_group == "method" for o in groups) and all(o in sound for o in experiments):
+        has_method = any(o.key_or_group in ("method", "row") for o in groups)
+        if not has_method and all(o in sound for o in experiments):
             faults.append(f"no method is chosen: add +method=NAME, {nearest('', _options(loader, 'method'))}")
-        if not any(o.key_or_group == "method" for o in sound):  # a stand-in, to check the rest
+        if not any(o.key_or_group in ("method", "row") for o in sound):  # a stand-in, to check the rest
             sound += OverridesParser.create().parse_overrides([f"+method={REFERENCE}"])
             parsed = [o for o in parsed if not o.key_or_group.startswith("method.")]
         valid = _valid_keys(sound)
@@ -152,11 +184,26 @@ def check(overrides: Sequence[str], *, multirun: bool = True, config_dir: str | 
                 faults.append(f"'{key}' alone cannot be set: choose the whole group with {plus}{group}=NAME")
             else:
                 sound.append(override)
-        configs, more = _validate_jobs([*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))])
+        jobs, more = _validate_jobs([*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))])
         faults += more
     if faults:
         raise UserError(list(dict.fromkeys(faults)))
-    return configs
+    return jobs
+
+
+def with_every_source(overrides: Sequence[str]) -> list[str]:
+    """The command line with ``source=`` every domain of the data, if it has an experiment and no source.
+
+    Faults of the data are left to :func:`find_jobs`.
+    """
+    keys = [text.partition("=")[0].lstrip("+") for text in overrides]
+    if "experiment" not in keys or "source" in keys:
+        return list(overrides)
+    about_data = [text for key, text in zip(keys, overrides, strict=True) if key.partition(".")[0] == "data"]
+    with suppress(UserError):
+        config, _ = compose_data(about_data)
+        return [*overrides, f"source={','.join(available_domains(config))}"]
+    return list(overrides)
 
 
 def compose_data(overrides: Sequence[str]) -> tuple[DataConfig, Path]:
@@ -301,6 +348,18 @@ def _sweep_of(experiments: Sequence[Override], loader: ConfigLoader) -> list[Ove
     return found
 
 
+def _overruled_rows(experiments: Sequence[Override], parsed: Sequence[Override]) -> list[str]:
+    """Keys of the command line that the rows of the experiment are there to vary."""
+    chosen = [read_experiments()[name] for o in experiments for name in _values(o) if name in read_experiments()]
+    return [
+        f"'{o.input_line}': the rows of experiment={experiment.name} choose {o.key_or_group}; leave it out, or run "
+        "without experiment="
+        for experiment in chosen
+        for o in parsed
+        if any(o.key_or_group in row for row in experiment.rows.values())
+    ]
+
+
 def _experiment(name: str, loader: ConfigLoader) -> DictConfig:
     """The configuration of an experiment, Hydra's own part included."""
     return loader.load_configuration("config", [f"experiment={name}"], run_mode=RunMode.MULTIRUN)
@@ -308,12 +367,22 @@ def _experiment(name: str, loader: ConfigLoader) -> DictConfig:
 
 def _valid_keys(groups: Sequence[Override]) -> set[str]:
     """All keys of the configurations that the chosen groups make."""
-    choices = {o.key_or_group: _values(o) for o in groups}
+    choices = {o.key_or_group: _one_of_each_method(_values(o)) for o in groups}
     valid: set[str] = set()
     for combination in product(*choices.values()):
         chosen = [_choice(group, value) for group, value in zip(choices, combination, strict=True)]
         valid |= set(_paths(_compose(chosen)))
     return valid
+
+
+def _one_of_each_method(values: Sequence[str]) -> list[str]:
+    """One row of each method among rows of an experiment, because their keys are the same; else all values."""
+    methods = {
+        choice: experiment.rows[label]["method"]
+        for experiment in read_experiments().values()
+        for choice, label in experiment.choices().items()
+    }
+    return list({methods.get(value, value): value for value in values}.values())
 
 
 def _key_fault(key: str, valid: set[str]) -> str:
@@ -328,8 +397,8 @@ def _key_fault(key: str, valid: set[str]) -> str:
 
 
 def _choice(group: str, value: str) -> str:
-    """A group's choice as an override; the method is not in the defaults list and has to be added."""
-    return f"+{group}={value}" if group == "method" else f"{group}={value}"
+    """A group's choice as an override; method and row are not in the defaults list and have to be added."""
+    return f"+{group}={value}" if group in ("method", "row") else f"{group}={value}"
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -349,15 +418,20 @@ def _paths(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
             yield from _paths(config[key], f"{path}.")
 
 
-def _validate_jobs(overrides: Sequence[Override]) -> tuple[list[RunConfig], list[str]]:
+def _validate_jobs(overrides: Sequence[Override]) -> tuple[list[Job], list[str]]:
     """Compose and validate every job: the sound ones, and the faults of the others."""
     # As in Hydra's sweeper, the command line overrules an experiment's sweep.
     latest = {o.key_or_group: o for o in overrides if _is_finite(o)}
     faults: list[str] = []
-    configs = []
+    jobs = []
+    compose_once = cache(_compose)  # composing is slow, and the sources of a table differ in one value
     for job in product(*[[_text(o, value) for value in _values(o)] for o in latest.values()]):
+        source = [text for text in job if text.startswith("source=")]
         try:
-            container: Any = OmegaConf.to_container(_compose(job), resolve=True)
+            composed = copy.deepcopy(compose_once(tuple(text for text in job if text not in source)))
+            if source:
+                composed.source = str(OverridesParser.create().parse_override(source[0]).value())
+            container: Any = OmegaConf.to_container(composed, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             faults.append(str(error).splitlines()[0])
             continue
@@ -368,10 +442,11 @@ def _validate_jobs(overrides: Sequence[Override]) -> tuple[list[RunConfig], list
             faults += _place_faults(container)
             continue
         try:
-            configs.append(with_targets(config))
+            row = next((text.removeprefix("+row=") for text in job if text.startswith("+row=")), None)
+            jobs.append(Job(with_targets(config), row))
         except UserError as error:
             faults += error.faults
-    return configs, faults
+    return jobs, faults
 
 
 def _place_faults(container: Mapping[str, Any]) -> list[str]:
@@ -400,5 +475,5 @@ def _is_finite(override: Override) -> bool:
 
 
 def run_section(container: Mapping[Any, Any]) -> dict[str, Any]:
-    """The composed configuration without the entry of the defaults list that only chooses a sweep."""
-    return {str(key): value for key, value in container.items() if key != "experiment"}
+    """The composed configuration without the entries of the defaults list that only choose a sweep."""
+    return {str(key): value for key, value in container.items() if key not in ("experiment", "row")}

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import re
 
-import yaml
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from tta_bench.launch.paths import CONFIG_DIR, EXPERIMENTS_DIR
+from tta_bench.launch.experiment_files import heading, read_experiments
+from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
 from tta_bench.objectives.base import OBJECTIVES
 
@@ -82,27 +82,21 @@ def _objectives() -> Table:
 def _data() -> Table:
     table = _table("data", "what it is")
     for path in sorted((CONFIG_DIR / "data").glob("*.yaml")):
-        table.add_row(path.stem, escape(_heading(path.read_text())))
+        table.add_row(path.stem, escape(heading(path.read_text())))
     return table
 
 
 def _experiments() -> Table:
-    table = _table("experiment", "what it is", "sweeps over")
-    for path in sorted(EXPERIMENTS_DIR.glob("*.yaml")):
-        params = yaml.safe_load(path.read_text())["hydra"]["sweeper"]["params"]
+    table = _table("experiment", "what it is", "rows", "sweeps over")
+    for name, experiment in read_experiments().items():
+        swept = {"source": "all", **experiment.sweep}
+        swept.pop("model.branches", None)
+        rows = len(experiment.rows) - len(experiment.controls)
         table.add_row(
-            path.stem,
-            escape(_heading(path.read_text())),
-            escape("\n".join(f"{k.lstrip('+')}: {str(v).replace(',', ', ')}" for k, v in params.items())),
+            name,
+            escape(experiment.description),
+            f"{rows} + {len(experiment.controls)}",
+            escape("\n".join(f"{key}: {value.replace(',', ', ')}" for key, value in swept.items())),
         )
+    table.caption = "rows: of the table + controls (no_adapt, bn_only) that it does not list itself"
     return table
-
-
-def _heading(text: str) -> str:
-    """The comment at the head of a YAML file."""
-    lines = []
-    for line in text.splitlines():
-        if not line.startswith("# ") or line.startswith("# @"):
-            break
-        lines.append(line[2:])
-    return " ".join(lines)
