@@ -2,15 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from tta_bench.cell import Cell, compute
 from tta_bench.config import BRANCHES
+from tta_bench.data.domain import Domain
 from tta_bench.errors import UserError
 from tta_bench.launch.command_line import check
 from tta_bench.methods.base import METHODS
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import SourceModel
+from tta_bench.objectives.super_resolution import shrink
 
 SENTENCE = "method=detta needs a source model with the branch denoising: train one with model.branches=[{}]"
 
@@ -30,6 +35,31 @@ def test_in_a_sweep_only_the_methods_that_need_it_are_refused():
     assert len(check([*sweep, "model.branches=[denoising]"])) == 3
 
 
+@pytest.mark.parametrize("size", [64, 96, 160])
+def test_an_image_of_which_half_is_too_small_for_super_resolution_is_refused(size):
+    words = ["+method=grata", "source=D", f"data.image_size={size}"]
+    assert check([*words, "model.branches=[rotation,denoising,reconstruction]"])
+    with pytest.raises(UserError) as refused:
+        check([*words, "method.auxiliary=super_resolution", "model.branches=[rotation,super_resolution]"])
+    (sentence,) = refused.value.faults
+    assert sentence.startswith(f"data.image_size={size} is too small or uneven for the branch super_resolution")
+    assert "multiple of 64, at least 128" in sentence
+
+
+@pytest.mark.parametrize("size", [128, 192])
+def test_super_resolution_rebuilds_images_of_the_sizes_that_are_not_refused(size):
+    (config,) = check(["+method=grata", "source=D", f"data.image_size={size}", "model.branches=[super_resolution]"])
+    network = AdaptableNetwork(build_model(config.model, 2), config.model.branches)
+    image = torch.rand(1, 3, size, size)
+    rebuilt = network.branch("super_resolution", shrink(image), network.source_theta[None])
+    assert rebuilt.shape == image.shape
+
+
+def one_image(name):
+    image, mask = np.zeros((1, 64, 64, 3), np.uint8), np.zeros((1, 64, 64), np.uint8)
+    return Domain(name, ("only",), image, mask, {"disc": (1,)}, "")
+
+
 def test_a_cell_adapts_the_affine_parameters_of_the_branch_too(small_net, monkeypatch):
     (config,) = check(["+method=detta", "source=D", "model.branches=[denoising]"])
     made = []
@@ -38,11 +68,10 @@ def test_a_cell_adapts_the_affine_parameters_of_the_branch_too(small_net, monkey
         made.append(method)
         raise InterruptedError
 
-    monkeypatch.setattr("tta_bench.cell.make_streams", lambda *args: [])
     monkeypatch.setattr("tta_bench.cell.adapt_streams", stop_before_the_first_image)
     source = SourceModel(small_net, Path("D.ckpt"), "", "D", {"disc": (1,)}, 64, None, None, None)
     with pytest.raises(InterruptedError):
-        compute(Cell(config, 0), {}, source, torch.device("cpu"))
+        compute(Cell(config, 0), {name: one_image(name) for name in config.target}, source, torch.device("cpu"))
     branches = [name for name in made[0].network.layers if name.startswith("branches.")]
     assert len(branches) == 4
     assert all(name.startswith("branches.denoising.") for name in branches)

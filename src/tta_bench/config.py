@@ -255,6 +255,18 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _super_resolution_sees_enough(self) -> RunConfig:
+        # Its branch is shown half the side: 32 pixels leave one value per channel at the bottleneck, which batch
+        # statistics cannot normalise, and half of 96 pixels is rebuilt as an image of 128.
+        size = self.data.image_size
+        if "super_resolution" in self.model.branches and (size < 128 or size % 64):
+            raise ValueError(
+                f"data.image_size={size} is too small or uneven for the branch super_resolution, which is shown half "
+                "of each side: give a multiple of 64, at least 128, or leave it out of model.branches"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _empirical_gradient_is_of_one_update(self) -> RunConfig:
         if self.diagnostics.empirical_gradient and self.protocol.steps > 1:
             raise ValueError(

@@ -34,7 +34,7 @@ def test_rotation_classes_are_as_many_as_the_branch_has_outputs():
 
 @pytest.mark.parametrize("name", BRANCHES)
 def test_branch_loss_trains_its_branch_and_keeps_the_source_statistics(make_config, name):
-    model = build_model(make_config(model={"branches": [name]}).model, 2).train()
+    model = build_model(make_config().model.model_copy(update={"branches": (name,)}), 2).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     loss = branch_loss(name, model, torch.rand(2, 3, 64, 64))
     loss.backward()

@@ -10,10 +10,11 @@ import torch
 from filelock import FileLock
 
 from tta_bench.errors import UserError
+from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import read_checkpoint
 from tta_bench.source import train
 from tta_bench.source.module import SourceTraining, polynomial_decay
-from tta_bench.source.train import cache_key, source_model
+from tta_bench.source.train import branch_cost, branchless_twin, cache_key, source_model
 
 
 def weights(source) -> dict[str, torch.Tensor]:
@@ -189,6 +190,74 @@ def test_the_key_covers_what_determines_the_weights_and_nothing_else(make_config
         cache_key(make_config(), make_domain(fingerprint="changed")),
     ]
     assert len({key, *different}) == 6
+
+
+def test_the_weights_of_branches_count_only_where_there_are_branches(make_config, make_domain):
+    lighter, branch = {"branch_weights": {"rotation": 0.01}}, {"model": {"branches": ["rotation"]}}
+    assert cache_key(make_config(**lighter), make_domain()) == cache_key(make_config(), make_domain())
+    assert cache_key(make_config(**lighter, **branch), make_domain()) != cache_key(make_config(**branch), make_domain())
+    assert "branch_weights" not in make_config().training.content(())
+    assert make_config(**lighter).training.content(["rotation"])["branch_weights"]["rotation"] == 0.01
+    assert {"name", "workers"}.isdisjoint(make_config().training.content(["rotation"]))
+
+
+def test_a_branch_of_weight_zero_leaves_the_segmentation_the_gradient_it_has_without_it(make_config, make_domain):
+    domain = make_domain()
+    batch = torch.stack([domain.image(i) for i in range(4)]), torch.stack([domain.label(i) for i in range(4)])
+    gradients = []
+    for branches, weight in ((), 0.1), (("rotation",), 0.0), (("rotation",), 0.1):
+        config = make_config(model={"branches": branches}, branch_weights={"rotation": weight})
+        torch.manual_seed(0)
+        model = build_model(config.model, 2)
+        model.load_state_dict(gradients[0][0] if gradients else model.state_dict(), strict=False)
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        training = SourceTraining(model.train(), config.training)
+        # Without a trainer the epoch is 0.
+        training.training_step(batch, 0).backward()
+        gradients.append((state, {name: value.grad for name, value in model.named_parameters()}))
+    plain, switched_off, weighted = (found for _, found in gradients)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(switched_off[name], gradient, rtol=0, atol=0, msg=name)
+    assert not switched_off["branches.rotation.linear3.weight"].any()
+    assert weighted["branches.rotation.linear3.weight"].any()
+    assert not torch.equal(weighted["encoder.conv1.weight"], plain["encoder.conv1.weight"])
+
+
+@pytest.mark.parametrize(("fall", "level"), [(-3.0, "INFO"), (1.0, "INFO"), (1.25, "WARNING")])
+def test_what_branches_cost_the_segmentation_is_said_once_there_is_a_twin_without_them(
+    make_config, make_domain, tmp_path, caplog, monkeypatch, fall, level
+):
+    dice = iter([{"disc": 80.0, "cup": 70.0}, {"disc": 80.0, "cup": 70.0 - 2 * fall}])
+    monkeypatch.setattr(train, "in_domain_dice", lambda *args: next(dice))
+    monkeypatch.setattr(train, "_PARTIAL_SECONDS", 60.0)
+    caplog.set_level(logging.INFO, logger="tta_bench")
+    with_branches = make_config(epochs=1, model={"branches": ["rotation"]}, branch_weights={"rotation": 0.5})
+    plain = source_model(make_config(epochs=1, workers=1, name="other"), make_domain(), tmp_path)
+    assert "branches" not in caplog.text
+    branched = read_checkpoint(source_model(with_branches, make_domain(), tmp_path).path)
+    (record,) = [record for record in caplog.records if "branches cost" in record.message]
+    assert f"source model A: its branches cost {fall:.2f} points" in record.message
+    assert record.levelname == level
+    assert ("training.branch_weights" in record.message) == (level == "WARNING")
+    twin = branchless_twin(branched, tmp_path)
+    assert twin.sha256 == plain.sha256
+    assert branch_cost(branched, twin) == pytest.approx(fall)
+    assert branch_cost(branched, branchless_twin(branched, tmp_path / "elsewhere")) is None
+
+
+def test_without_a_measured_dice_or_a_twin_of_equal_settings_nothing_is_said(
+    make_config, make_domain, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, logger="tta_bench")
+    branch = {"model": {"branches": ["rotation"]}}
+    source_model(make_config(epochs=1, holdout=0.0), make_domain(), tmp_path)
+    unmeasured = read_checkpoint(
+        source_model(make_config(epochs=1, holdout=0.0, **branch), make_domain(), tmp_path).path
+    )
+    assert branch_cost(unmeasured, branchless_twin(unmeasured, tmp_path)) is None
+    other = read_checkpoint(source_model(make_config(epochs=1, seed=1, **branch), make_domain(), tmp_path).path)
+    assert branchless_twin(other, tmp_path) is None
+    assert "branches cost" not in caplog.text
 
 
 def test_polynomial_decay():

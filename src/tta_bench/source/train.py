@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tta_bench.config import RunConfig
+from tta_bench.config import ModelConfig, RunConfig, TrainingConfig
 from tta_bench.data.domain import Domain
 from tta_bench.device import resolve_device
 from tta_bench.errors import UserError
@@ -26,7 +26,14 @@ from tta_bench.lightning import quiet_lightning
 from tta_bench.locks import acquire_lock
 from tta_bench.metrics import dice_score
 from tta_bench.models.build import build_model
-from tta_bench.models.checkpoint import SourceModel, load_checkpoint, save_checkpoint
+from tta_bench.models.checkpoint import (
+    Checkpoint,
+    SourceModel,
+    load_checkpoint,
+    mean_dice,
+    read_checkpoint,
+    save_checkpoint,
+)
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.source.dataset import split, training_batches
 from tta_bench.source.module import SourceTraining
@@ -38,6 +45,9 @@ TRAINING_VERSION = 1
 
 THRESHOLD = 0.5
 """Probability from which a pixel belongs to a class, for the in-domain Dice."""
+
+LARGEST_BRANCH_COST = 1.0
+"""Points of in-domain Dice that auxiliary branches may cost before there is a warning."""
 
 _PARTIAL_SECONDS = 10.0  # between two partial checkpoints: at most this much work is lost
 
@@ -66,6 +76,8 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
         try:
             if not path.exists():  # another process may have made it in the meantime
                 _train(config, domain, folder)
+                if config.model.branches:
+                    _report_branch_cost(read_checkpoint(path), root)
         finally:
             lock.release()
     return load_checkpoint(path, config)
@@ -73,15 +85,79 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
 
 def cache_key(config: RunConfig, domain: Domain) -> str:
     """Hash of all that determines the weights: data, network, training and this code's version."""
+    return _key(domain.fingerprint, domain.images.shape[1], domain.classes, config.model, config.training)
+
+
+def _key(
+    fingerprint: str | None,
+    image_size: int | None,
+    classes: Mapping[str, Sequence[int]],
+    model: ModelConfig,
+    training: TrainingConfig,
+) -> str:
     content = {
         "version": TRAINING_VERSION,
-        "domain": domain.fingerprint,
-        "image_size": domain.images.shape[1],
-        "classes": [[name, list(values)] for name, values in domain.classes.items()],
-        "model": config.model.model_dump(mode="json"),
-        "training": config.training.content(config.model.branches),
+        "domain": fingerprint,
+        "image_size": image_size,
+        "classes": [[name, list(values)] for name, values in classes.items()],
+        "model": model.model_dump(mode="json"),
+        "training": training.content(model.branches),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def branchless_twin(checkpoint: Checkpoint, root: Path) -> Checkpoint | None:
+    """The source model without branches whose data, network and training are otherwise those of ``checkpoint``.
+
+    Args:
+        checkpoint: of a source model that was trained here.
+        root: folder of all results.
+
+    Returns:
+        None if there is no such model in ``root``.
+
+    Raises:
+        UserError: its file is damaged.
+    """
+    if checkpoint.training is None:
+        return None
+    model = ModelConfig.model_validate({**checkpoint.architecture, "branches": ()})
+    training = TrainingConfig.model_validate(checkpoint.training)
+    key = _key(checkpoint.fingerprint, checkpoint.image_size, checkpoint.classes, model, training)
+    path = root / "source_models" / key / "model.ckpt"
+    return read_checkpoint(path) if path.exists() else None
+
+
+def branch_cost(checkpoint: Checkpoint, twin: Checkpoint | None) -> float | None:
+    """Points of in-domain Dice that the branches cost: that of the twin without them minus that with them.
+
+    Args:
+        checkpoint: of a source model with branches.
+        twin: see :func:`branchless_twin`.
+
+    Returns:
+        Percentage points, negative for a gain; None without a twin, or where a Dice was not measured.
+    """
+    with_branches = mean_dice(checkpoint.dice_in_domain_per_class)
+    without = mean_dice(twin.dice_in_domain_per_class) if twin is not None else None
+    return None if with_branches is None or without is None else without - with_branches
+
+
+def _report_branch_cost(checkpoint: Checkpoint, root: Path) -> None:
+    """Say what the branches cost the segmentation, where that is known."""
+    cost = branch_cost(checkpoint, branchless_twin(checkpoint, root))
+    if cost is None:
+        return
+    if cost <= LARGEST_BRANCH_COST:
+        log.info("source model %s: its branches cost %.2f points of in-domain Dice", checkpoint.domain, cost)
+    else:
+        log.warning(
+            "source model %s: its branches cost %.2f points of in-domain Dice, more than %g: lower "
+            "training.branch_weights",
+            checkpoint.domain,
+            cost,
+            LARGEST_BRANCH_COST,
+        )
 
 
 def in_domain_dice(
