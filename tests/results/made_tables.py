@@ -1,0 +1,141 @@
+"""Plans whose cells are real folders with made-up numbers."""
+
+import functools
+import math
+from pathlib import Path
+
+import numpy as np
+
+from tta_bench.cell import Cell
+from tta_bench.launch.command_line import check
+from tta_bench.launch.experiments import Experiment, Plan, PlannedCell
+from tta_bench.results.predictions import Predictions
+
+TARGETS = ("C", "D")
+IMAGES = 3
+CLASSES = ("disc", "cup")
+
+
+@functools.cache
+def base():
+    """A composed configuration, changed by the plans below."""
+    (config,) = check(["+method=no_adapt", "source=A", "target=[C,D]", "data.image_size=64"], multirun=False)
+    return config
+
+
+def changed(config, values):
+    """The configuration with dotted keys set, ``method`` by its name."""
+    for key, value in values.items():
+        section, _, leaf = key.partition(".")
+        if key == "method":
+            config = config.model_copy(update={"method": {"name": value}})
+        elif section == "method":
+            config = config.model_copy(update={"method": {**config.method, leaf: value}})
+        elif leaf:
+            part = getattr(config, section).model_copy(update={leaf: value})
+            config = config.model_copy(update={section: part})
+        else:
+            config = config.model_copy(update={key: value})
+    return config
+
+
+def planned(root, label, values, source="A", seed=0):
+    """One cell of a row."""
+    config = changed(base(), {"results_root": Path(root), "source": source, **values})
+    return PlannedCell(label, Cell.of(config, seed))
+
+
+def finish(cell, dice, **more):
+    """Write the files of a finished cell.
+
+    Args:
+        cell: to finish.
+        dice: (target, index) -> percent; both classes have it.
+        more: entries of the summary to replace.
+    """
+    rows, targets = [], {}
+    for target in cell.targets:
+        values = [dice(target, index) for index in range(IMAGES)]
+        mean = sum(values) / IMAGES
+        targets[target] = {"n": IMAGES, **{f"dice_{name}": mean for name in CLASSES}, "dice": mean}
+        rows += [
+            {
+                "source": cell.config.source,
+                "target": target,
+                "index": index,
+                "image": f"{target}-{index:04d}",
+                **{f"dice_{name}": value for name in CLASSES},
+                "dice": value,
+                "position": index,
+                "seconds": 0.5,
+            }
+            for index, value in enumerate(values)
+        ]
+    size = cell.config.data.image_size
+    masks = {target: Predictions.of([np.zeros((len(CLASSES), size, size), bool)] * IMAGES) for target in cell.targets}
+    summary = {
+        "cell": cell.folder().hash,
+        "method": cell.config.method["name"],
+        "source": cell.config.source,
+        "seed": cell.seed,
+        "protocol": cell.config.protocol.model_dump(mode="json"),
+        "targets": targets,
+        "dice": sum(target["dice"] for target in targets.values()) / len(targets),
+        "skipped_updates": 0,
+        "seconds_per_image": 0.5,
+        "peak_memory_mb": 100.0,
+        "forwards_per_image": 2.0,
+        "backwards_per_image": 1.0,
+        "source_checkpoint": {
+            "path": f"models/{cell.config.source}{cell.config.training.seed}.ckpt",
+            "sha256": f"{cell.config.source}{cell.config.training.seed}" * 32,
+            "dice_in_domain": 90.0,
+        },
+        "data": {target: target * 32 for target in cell.targets},
+        "versions": {"tta_bench": "0.1.0", "device": "x86_64"},
+    }
+    folder = cell.folder()
+    folder.start({"hash": folder.hash})
+    folder.finish(rows, masks, summary | more)
+
+
+def made_plan(cells, *, name="made", rows=None, controls=(), sweep=(), paper=None, reference="no_adapt", overrides=()):
+    """A plan of given cells; ``rows`` default to what the labels say."""
+    labels = dict.fromkeys(one.row for one in cells)
+    experiment = Experiment(
+        name=name,
+        description="What a table of made-up numbers shows.",
+        rows=rows or {label: {"method": label} for label in labels},
+        controls=tuple(controls),
+        sweep=dict(sweep),
+        paper=paper or {},
+        reference=reference,
+    )
+    return Plan(experiment, tuple(cells), tuple(overrides))
+
+
+def simple_plan(root, gains, sources=("A", "B"), **options):
+    """Every row on every source, finished, at ``50 + gain + a little per target and image``.
+
+    Args:
+        root: results root.
+        gains: label, also the method's name -> gain over 50, or a function of (source, seed, target, index).
+        sources: names of the sources.
+        options: of :func:`made_plan`; ``seeds`` are those of methods that draw at random.
+    """
+    seeds = options.pop("seeds", (0,))
+    cells = []
+    for label, gain in gains.items():
+        for source in sources:
+            for seed in seeds:
+                one = planned(root, label, {"method": label}, source, seed)
+                if one in cells:
+                    continue
+                cells.append(one)
+
+                def dice(target, index, gain=gain, source=source, seed=one.cell.seed):
+                    extra = gain(source, seed, target, index) if callable(gain) else gain
+                    return 50 + extra + 10 * (target == "D") + math.sqrt(index)
+
+                finish(one.cell, dice)
+    return made_plan(cells, **options)
