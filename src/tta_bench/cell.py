@@ -6,24 +6,28 @@ experiment itself.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
 from tta_bench import __version__
-from tta_bench.adaptation import ImageRecord, adapt_streams
+from tta_bench.adaptation import ImageRecord, SnapshotFile, adapt_streams
 from tta_bench.config import RunConfig, method_options
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
-from tta_bench.data.streams import lockstep_groups, make_streams
+from tta_bench.data.streams import Stream, lockstep_groups, make_streams
 from tta_bench.data.targets import with_targets
 from tta_bench.device import resolve_device
+from tta_bench.errors import UserError
 from tta_bench.memory import PeakMemory, keep_freed_memory
 from tta_bench.methods.base import METHODS, Protocol, TTACallback
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -126,13 +130,19 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
                 log_to_wandb(cell.config.logger, folder)
                 return summary, folder.rows()
             log.info("%s, seed %d: computed again, because %s changed since", method, cell.seed, changed)
+        if cell.config.force:
+            folder.delete_snapshot()
         folder.start({"hash": folder.hash, **cell.identity(), "results_root": str(cell.config.results_root)})
         try:
             with run_log(folder.path / "run.log"):
                 rows, predictions, summary = compute(cell, domains, source, device)
                 folder.finish(rows, predictions, summary)
+                folder.delete_snapshot()
         except BaseException as error:
             folder.fail(error)
+            # What an interruption, or a place that takes no results, has stopped may go on; an error begins anew.
+            if isinstance(error, Exception) and not isinstance(error, UserError):
+                folder.delete_snapshot()
             raise
         log_to_wandb(cell.config.logger, folder, again=True)
         return summary, folder.rows()
@@ -162,6 +172,7 @@ def compute(
         seed=cell.seed,
         threshold=config.protocol.threshold,
         title=f"{config.method['name']} {config.source} ->",
+        snapshots=SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, method, groups)),
     )
     if method.skipped:
         log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
@@ -256,15 +267,49 @@ def summarise(
             "dice_in_domain": source.dice_in_domain,
         },
         "data": {name: domains[name].fingerprint for name in cell.targets},
-        "versions": {
-            "tta_bench": __version__,
-            "torch": version("torch"),
-            "segmentation_models_pytorch": version("segmentation-models-pytorch"),
-            "python": platform.python_version(),
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if _is_cuda(method) else platform.machine(),
-        },
+        "versions": versions(method),
     }
+
+
+def versions(method: TTACallback) -> dict[str, Any]:
+    """Software and hardware, on which the last digits of a result depend."""
+    return {
+        "tta_bench": __version__,
+        "torch": version("torch"),
+        "segmentation_models_pytorch": version("segmentation-models-pytorch"),
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if _is_cuda(method) else platform.machine(),
+    }
+
+
+def snapshot_key(
+    cell: Cell,
+    domains: Mapping[str, Domain],
+    source: SourceModel,
+    method: TTACallback,
+    groups: Sequence[Sequence[Stream]],
+) -> dict[str, Any]:
+    """All that must be as it was for a killed run to go on to the numbers of one that was not killed."""
+    return {
+        "the cell": cell.folder().hash,
+        "the source model": source.sha256,
+        "the images": {name: domains[name].fingerprint for name in cell.targets},
+        "the code": code_digest(type(method)),
+        "versions": versions(method),
+        "the device": str(method.network.source_theta.device),
+        "streams side by side": [[len(stream) for stream in group] for group in groups],
+    }
+
+
+def code_digest(kind: type) -> str:
+    """SHA-256 of the source files of this package and of those that define a method's classes."""
+    modules = (sys.modules.get(each.__module__) for each in kind.__mro__)
+    files = {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
+    digest = hashlib.sha256()
+    for file in sorted(files | set(Path(__file__).parent.rglob("*.py"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def show(cell: Cell, result: Result, reference: Result | None, console: Console) -> None:

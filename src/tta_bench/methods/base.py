@@ -28,6 +28,9 @@ try:
 except ModuleNotFoundError:  # benchmarks call the methods directly, on machines that have torch alone
     Callback = object  # type: ignore[assignment, misc]
 
+_NOT_STATE = {"network", "options", "protocol", "log", "log_dict"}
+"""Attributes of a method that are its constructor's arguments, and those that Lightning's trainer adds."""
+
 Diagnostics = dict[str, Tensor]
 """What a method reports of one update: name -> ``[A]`` values, columns of ``per_image.csv``."""
 
@@ -210,18 +213,18 @@ class TTACallback(Callback):
         return StepResult(logits, {name: values.tolist() for name, values in diagnostics.items()}, seconds)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next image depends on, so that a killed run goes on to the same numbers: a copy.
+        """All that the next image depends on, so that a killed run goes on to the same numbers.
 
         These are the attributes of the method but the arguments of its constructor and :attr:`transient`; with a
-        reset at every image the counters alone. A method overrides this only for attributes that
-        :func:`~tta_bench.methods.state.pack` does not know.
+        reset at every image the counters alone. The tensors are those of the method, not copies. A method overrides
+        this only for attributes that :func:`~tta_bench.methods.state.pack` does not know.
 
         Raises:
             TypeError: there is such an attribute.
         """
         names = {"backwards", "skipped"}
         if self.protocol.reset != "image":
-            names = vars(self).keys() - {"network", "options", "protocol"} - self.transient
+            names = vars(self).keys() - _NOT_STATE - self.transient
         return {name: pack(getattr(self, name)) for name in sorted(names)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

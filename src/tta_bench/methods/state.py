@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import Any, Literal
@@ -81,11 +82,13 @@ class AffineState:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the rows and their optimiser state from as many streams."""
         self.theta.copy_(state_dict["theta"])
-        self.optimizer.load_state_dict(pack(state_dict["optimizer"]))
+        self.optimizer.load_state_dict(copy.deepcopy(state_dict["optimizer"]))
 
 
 def pack(value: Any) -> Any:
-    """A deep copy that consists of tensors and plain values, as ``torch.load`` reads with ``weights_only=True``.
+    """The same as tensors and plain values alone, which ``torch.load`` reads with ``weights_only=True``.
+
+    As in the ``state_dict`` of a module the tensors share their memory with those of the value.
 
     Args:
         value: a tensor, None, a bool, number or string, a list, tuple or dict of such, a dataclass or statistics
@@ -95,7 +98,7 @@ def pack(value: Any) -> Any:
         TypeError: a value of another kind.
     """
     if isinstance(value, Tensor):
-        return value.detach().clone()
+        return value.detach()
     # Exact types: a named tuple or a NumPy number would come back as something else.
     if value is None or type(value) in (bool, int, float, str):
         return value
@@ -136,7 +139,7 @@ def unpack(present: Any, packed: Any) -> Any:
         return {key: unpack(present.get(key), item) for key, item in packed.items()}
     if type(packed) is dict:
         raise TypeError("an object that start does not make cannot be restored")
-    return pack(packed)
+    return copy.deepcopy(packed)
 
 
 def _has_attributes(value: Any) -> bool:

@@ -48,6 +48,16 @@ class CellFolder:
         """The cell's hash."""
         return self.path.name
 
+    @property
+    def snapshot(self) -> Path:
+        """Where an unfinished run keeps how far it has come."""
+        return self.path / "snapshot.pt"
+
+    def delete_snapshot(self) -> None:
+        """Remove it, and what a run that was killed while it wrote one has left."""
+        for path in self.path.glob(f"{self.snapshot.stem}.*"):
+            path.unlink(missing_ok=True)
+
     def status(self) -> str | None:
         """``running``, ``done`` or ``failed``; None if the cell was never started."""
         try:

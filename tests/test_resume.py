@@ -1,0 +1,271 @@
+"""A cell that was killed in mid-stream goes on where it stopped, to the numbers of one that was not."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import tta_bench.adaptation as adaptation
+import tta_bench.cell as cell_module
+from test_cell import configure, execute, folder, numbers, status, summary
+from tta_bench.adaptation import ImageRecord, Snapshot, SnapshotFile
+from tta_bench.data.streams import StreamImage
+from tta_bench.methods.base import METHODS
+
+RUN = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+import test_cell
+import tta_bench.adaptation as adaptation
+from tta_bench.adaptation import SnapshotFile
+adaptation.SNAPSHOT_SECONDS = 0
+adaptation.SNAPSHOT_SHARE = float("inf")
+keep, calls = SnapshotFile.keep, []
+def kill(self, snapshot):
+    keep(self, snapshot)
+    calls.append(snapshot)
+    if len(calls) == {kill_after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+SnapshotFile.keep = kill
+test_cell.execute(test_cell.configure({root!r}, *{words!r}))
+"""
+
+
+def killed(root, kill_after, *words):
+    """Run a cell in a process of its own, which kills itself right after a snapshot."""
+    script = RUN.format(path=[str(Path(__file__).parent)], root=str(root), kill_after=kill_after, words=words)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A results folder with a source model, prepared images and finished references."""
+    root = tmp_path_factory.mktemp("trained")
+    for reset in ("target", "never", "image"):
+        execute(configure(root, "+method=no_adapt", f"protocol.reset={reset}"))
+    return root
+
+
+@pytest.fixture
+def root(tmp_path, trained):
+    """A copy of one's own."""
+    shutil.copytree(trained, tmp_path / "results")
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def images(monkeypatch):
+    """The images that are adapted to in this process, in order."""
+    seen = []
+    step = METHODS.get("tent").step
+
+    def spy(self, batch, keys):
+        seen.extend(key.image for key in keys)
+        return step(self, batch, keys)
+
+    monkeypatch.setattr("tta_bench.methods.base.TTACallback.step", spy)
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def _log(caplog):
+    caplog.set_level("INFO", logger="tta_bench")
+
+
+def passes(config):
+    content = summary(config)
+    return content["forwards_per_image"], content["backwards_per_image"], content["skipped_updates"]
+
+
+def interrupt(config, after):
+    """Compute a cell up to its snapshot number ``after``, as Ctrl-C stops it: quicker than a process of its own."""
+    keep, calls = SnapshotFile.keep, []
+
+    def stop(self, snapshot):
+        keep(self, snapshot)
+        calls.append(snapshot)
+        if len(calls) == after:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adaptation, "SNAPSHOT_SECONDS", 0)
+        patch.setattr(adaptation, "SNAPSHOT_SHARE", float("inf"))
+        patch.setattr(SnapshotFile, "keep", stop)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            execute(config)
+
+
+@pytest.fixture
+def stopped(root):
+    """A TENT cell that was interrupted after three images."""
+    config = configure(root, "+method=tent")
+    interrupt(config, after=3)
+    return config
+
+
+def assert_goes_on(config, images, caplog, left):
+    """The rest of the cell is computed, and cannot be told from the same part of an uninterrupted one."""
+    assert (folder(config) / "snapshot.pt").is_file()
+    images.clear()
+    execute(config)
+    assert images == left
+    assert f"going on after {8 - len(left)} of 8 images" in caplog.text
+    assert status(config)["status"] == "done"
+    assert not (folder(config) / "snapshot.pt").exists()
+    resumed, counted, saved = numbers(config), passes(config), (folder(config) / "predictions.npz").read_bytes()
+    shutil.rmtree(folder(config))
+    images.clear()
+    execute(config)
+    assert len(images) == 8
+    assert resumed == numbers(config)
+    assert counted == passes(config)
+    assert saved == (folder(config) / "predictions.npz").read_bytes()
+
+
+DLTTA = ("+method=dltta", "method.memory=2", "method.neighbours=1", "method.rate_scale=0.1")
+
+
+def test_a_killed_cell_goes_on_to_the_numbers_of_an_uninterrupted_one(root, images, caplog):
+    killed(root, 2, *DLTTA)
+    config = configure(root, *DLTTA)
+    assert status(config)["status"] == "running"
+    assert_goes_on(config, images, caplog, ["A-0002", "A-0003", "C-0000", "C-0001", "C-0002", "C-0003"])
+
+
+@pytest.mark.parametrize(
+    ("words", "after", "left"),
+    [
+        (DLTTA, 5, ["C-0002", "C-0003"]),
+        (("+method=tent", "protocol.reset=never"), 6, ["C-0002", "C-0003"]),
+        (("+method=grata", "lockstep=2"), 2, ["A-0002", "C-0002", "A-0003", "C-0003"]),
+        (("+method=tent", "protocol.reset=image"), 4, ["C-0001", "C-0002", "C-0003"]),
+    ],
+    ids=["second stream", "one stream", "side by side", "episodic"],
+)
+def test_an_interrupted_cell_goes_on(root, images, caplog, words, after, left):
+    config = configure(root, *words)
+    interrupt(config, after)
+    assert_goes_on(config, images, caplog, left)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a snapshot", None])
+def test_a_broken_snapshot_is_ignored_with_a_warning(stopped, images, caplog, damage):
+    path = folder(stopped) / "snapshot.pt"
+    path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    execute(stopped)
+    assert "it cannot be read" in caplog.text
+    assert len(images) == 8
+    assert not path.exists()
+
+
+def test_a_snapshot_that_holds_anything_but_tensors_and_plain_values_is_not_opened(stopped, images, caplog):
+    torch.save({"key": Path("somewhere")}, folder(stopped) / "snapshot.pt")
+    execute(stopped)
+    assert "it cannot be read, UnpicklingError" in caplog.text
+    assert len(images) == 8
+
+
+def test_another_source_model_starts_anew(stopped, images, caplog):
+    (model,) = stopped.results_root.glob("source_models/*/model.ckpt")
+    content = torch.load(model, weights_only=True)
+    torch.save(content | {"dice_in_domain_per_class": None}, model)
+    execute(stopped)
+    assert "it differs in the source model" in caplog.text
+    assert images.count("A-0000") == 2, "the reference is computed again too"
+
+
+def test_other_code_starts_anew(stopped, images, caplog, monkeypatch):
+    monkeypatch.setattr(cell_module, "code_digest", lambda kind: "of tomorrow")
+    execute(stopped)
+    assert "it differs in the code" in caplog.text
+    assert len(images) == 8
+
+
+def test_the_digest_of_the_code_covers_the_module_of_a_plugin(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "plugin_of_a_test.py").write_text("class Method: pass\n")
+    from plugin_of_a_test import Method
+
+    before = cell_module.code_digest(Method)
+    assert before == cell_module.code_digest(Method)
+    (tmp_path / "plugin_of_a_test.py").write_text("class Method: ...\n")
+    assert cell_module.code_digest(Method) != before
+
+
+def test_force_starts_anew(stopped, images):
+    execute(configure(stopped.results_root, "+method=tent", "force=true"))
+    assert len(images) == 16, "the reference too"
+    assert not (folder(stopped) / "snapshot.pt").exists()
+
+
+def test_after_an_error_a_cell_starts_anew(stopped, images, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(METHODS.get("tent"), "adapt", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            execute(stopped)
+    images.clear()
+    execute(stopped)
+    assert len(images) == 8
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Snapshots after every image."""
+    monkeypatch.setattr(adaptation, "SNAPSHOT_SECONDS", 0)
+    monkeypatch.setattr(adaptation, "SNAPSHOT_SHARE", float("inf"))
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("error", [TypeError("a Generator cannot be kept"), OSError("no space"), RuntimeError("zip")])
+def test_a_cell_that_cannot_keep_snapshots_is_computed_all_the_same(root, caplog, monkeypatch, error):
+    def refuse(self):
+        raise error
+
+    monkeypatch.setattr(METHODS.get("tent"), "state_dict", refuse)
+    config = configure(root, "+method=tent")
+    execute(config)
+    assert caplog.text.count(f"cannot be resumed if it is killed: {error}") == 1
+    assert status(config)["status"] == "done"
+
+
+def a_snapshot():
+    record = ImageRecord(StreamImage("A", 0, 0), (50.0,), torch.rand(1, 5, 3).numpy() > 0.5, {"x": 1.0}, 0.5)
+    return Snapshot(0, 1, [record], {"theta": torch.ones(2)}, forwards=3)
+
+
+def test_a_snapshot_comes_back_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptation, "SNAPSHOT_SECONDS", 0)
+    file, kept = SnapshotFile(tmp_path / "snapshot.pt", {"a": [1]}), a_snapshot()
+    file.keep(lambda: kept)
+    back = file.read()
+    assert (back.group, back.steps, back.forwards) == (0, 1, 3)
+    assert torch.equal(back.state["theta"], torch.ones(2))
+    (record,) = back.records
+    assert (record.prediction == kept.records[0].prediction).all()
+    assert record.prediction.shape == (1, 5, 3)
+    assert vars(record) | {"prediction": 0} == vars(kept.records[0]) | {"prediction": 0}
+
+
+def test_snapshots_are_seconds_apart(tmp_path, monkeypatch):
+    now, written = [100.0], []
+    monkeypatch.setattr(adaptation, "monotonic", lambda: now[0])
+
+    def slow():
+        now[0] += 1.0  # writing takes a second, so the next one is due after fifty
+        written.append(now[0])
+        return a_snapshot()
+
+    file = SnapshotFile(tmp_path / "snapshot.pt", {})
+    for _ in range(100):
+        now[0] += 1.0
+        file.keep(slow)
+    assert written == [111.0, 162.0]
