@@ -85,29 +85,44 @@ def dice_columns(table: Table) -> list[Column]:
     return columns
 
 
-def other_columns(table: Table) -> list[Column]:
-    """Differences with p-values, distance to the paper, and costs."""
-    columns = []
-
-    def add(heading: str, text: Callable[[Row], str]) -> None:
-        cells = tuple(text(row) for row in table.rows)
-        if any(cell != DASH for cell in cells):
-            columns.append(Column(heading, cells, (0,) * len(cells)))
+def difference_columns(table: Table) -> list[Column]:
+    """Differences with p-values, and the distance to the paper."""
 
     def p_holm(comparison: Comparison | None) -> str:
         return DASH if comparison is None else p_value(comparison.p_holm)
 
-    add(f"minus {table.reference} [95 %]", lambda row: difference(row.vs_reference))
-    add("p (Holm)", lambda row: p_holm(row.vs_reference))
-    add("minus bn_only [95 %]", lambda row: difference(row.vs_bn_only))
-    add("p (Holm)", lambda row: p_holm(row.vs_bn_only))
+    columns = [
+        _column(f"minus {table.reference} [95 %]", table, lambda row: difference(row.vs_reference)),
+        _column("p (Holm)", table, lambda row: p_holm(row.vs_reference)),
+        _column("minus bn_only [95 %]", table, lambda row: difference(row.vs_bn_only)),
+        _column("p (Holm)", table, lambda row: p_holm(row.vs_bn_only)),
+    ]
     if comparable_with_paper(table):
-        add("minus paper", lambda row: number(row.minus_paper.get(table.columns[-1]), sign="+"))
-    add("ms per image", lambda row: number(row.costs.ms_per_image, 1))
-    add("peak MB", lambda row: number(row.costs.peak_memory_mb, 0))
-    add("forwards", lambda row: number(row.costs.forwards_per_image, 1))
-    add("backwards", lambda row: number(row.costs.backwards_per_image, 1))
+        last = table.columns[-1]
+        columns.append(_column("minus paper", table, lambda row: number(row.minus_paper.get(last), sign="+")))
     return columns
+
+
+def cost_columns(table: Table) -> list[Column]:
+    """Time, memory and passes."""
+    return [
+        _column("ms per image", table, lambda row: number(row.costs.ms_per_image, 1)),
+        _column("peak MB", table, lambda row: number(row.costs.peak_memory_mb, 0)),
+        _column("forwards", table, lambda row: number(row.costs.forwards_per_image, 1)),
+        _column("backwards", table, lambda row: number(row.costs.backwards_per_image, 1)),
+    ]
+
+
+def column_groups(table: Table) -> list[list[Column]]:
+    """Dice, differences and costs, each narrow enough for a page; without columns and groups that say nothing."""
+    groups = [dice_columns(table)]
+    for columns in (difference_columns(table), cost_columns(table)):
+        groups.append([column for column in columns if any(cell != DASH for cell in column.cells)])
+    return [group for group in groups if group]
+
+
+def _column(heading: str, table: Table, text: Callable[[Row], str]) -> Column:
+    return Column(heading, tuple(text(row) for row in table.rows), (0,) * len(table.rows))
 
 
 def notes(table: Table) -> list[str]:
@@ -193,12 +208,11 @@ def _values(value: Any) -> str:
 
 
 def markdown(table: Table) -> str:
-    """Two pipe tables, best bold and second best underlined, and the notes."""
+    """Pipe tables, best bold and second best underlined, and the notes."""
     labels = [_markdown_text(row.label) for row in table.rows]
     lines = [f"# {_markdown_text(table.name)}", "", _markdown_text(table.description), ""]
-    for columns in (dice_columns(table), other_columns(table)):
-        if columns:
-            lines += [*_pipe_table(labels, columns), ""]
+    for columns in column_groups(table):
+        lines += [*_pipe_table(labels, columns), ""]
     lines += [f"- {_markdown_text(note)}" for note in notes(table)]
     return "\n".join(lines) + "\n"
 
@@ -266,12 +280,10 @@ def _csv_line(table: Table, row: Row, name: str) -> dict[str, Any]:
 
 
 def latex(table: Table) -> str:
-    r"""A ``table`` environment that needs ``\usepackage{booktabs}`` alone: two tabulars and the notes."""
+    r"""A ``table`` environment that needs ``\usepackage{booktabs}`` alone: tabulars and the notes."""
     labels = [latex_text(row.label) for row in table.rows]
     controls = [row.control for row in table.rows]
-    tabulars = [
-        _tabular(labels, controls, columns) for columns in (dice_columns(table), other_columns(table)) if columns
-    ]
+    tabulars = [_tabular(labels, controls, columns) for columns in column_groups(table)]
     return "\n".join(
         [
             r"\begin{table}",

@@ -1,0 +1,195 @@
+"""Markdown, CSV and LaTeX: the same numbers, every label as it is, and nothing that hides what is missing."""
+
+import csv
+import io
+import math
+import re
+import shutil
+import subprocess
+
+import pytest
+from made_tables import finish, made_plan, planned, simple_plan
+
+from tta_bench.results.formats import DASH, csv_text, latex, latex_text, markdown, notes, number, p_value, ranks
+from tta_bench.results.tables import build_table
+
+HARD = r"100% of a_b & $x^2$ #1 {~} \ relu max(0,x) | η<β> é 日 [1]"
+
+
+def lines_of(text, label):
+    return [line for line in text.splitlines() if line.startswith(f"| {label} |")]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Three rows on two sources; the last has two seeds, and one of its cells is missing."""
+
+    def gain(source, seed, target, index):
+        return 5.0 + seed
+
+    paper = {"no_adapt": {"A": 60.0, "B": 61.0, "average": 60.5}, "grata": {"A": 70.0, "B": 71.0, "average": 70.5}}
+    gains = {"no_adapt": 0.0, "bn_only": 2.0, "grata": gain}
+    plan = simple_plan(tmp_path, gains, seeds=(0, 1), paper=paper, controls=("bn_only",), name="made_up")
+    return build_table(plan)
+
+
+# text
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.005, "1.00"), (None, DASH), (math.nan, DASH), (-0.5, "-0.50")])
+def test_numbers_have_two_digits_and_a_dash_for_none(value, text):
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(1.0, "1.000"), (0.0314, "0.031"), (0.001, "0.001"), (0.00099, "<0.001")])
+def test_small_p_values_are_bounds(p, text):
+    assert p_value(p) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([1.0, 3.0, 2.0], (0, 1, 2)),
+        ([3.001, 3.004, 2.0, 1.0], (1, 1, 2, 0)),
+        ([None, 3.0, math.nan, 4.0], (0, 2, 0, 1)),
+        ([None, 3.0], (0, 0)),
+        ([], ()),
+    ],
+)
+def test_best_and_second_best_are_of_the_shown_numbers(values, expected):
+    assert ranks(values) == expected
+
+
+# Markdown
+
+
+def test_markdown_marks_the_best_bold_and_the_second_underlined(table):
+    text = markdown(table)
+    assert "| row | A | paper | B | paper | average | paper |" in text
+    assert lines_of(text, "grata")[0].startswith("| grata | **61.30 ± 0.71** | **70.00** | **61.30 ± 0.71** |")
+    assert lines_of(text, "bn_only")[0].startswith(f"| bn_only | <u>57.80</u> | {DASH} |")
+    assert lines_of(text, "no_adapt")[0].startswith("| no_adapt | 55.80 | <u>60.00</u> |")
+
+
+def test_markdown_has_differences_p_values_and_costs(table):
+    text = markdown(table)
+    assert r"| row | minus no_adapt \[95 %\] | p (Holm) | minus bn_only \[95 %\] | p (Holm) |" in text
+    assert r"| bn_only | +2.00 \[+2.00, +2.00\] | \<0.001 |" in text
+    assert "| row | ms per image | peak MB | forwards | backwards |" in text
+    assert "| grata | 500.0 | 100 | 2.0 | 1.0 |" in text
+
+
+@pytest.fixture
+def hard(tmp_path):
+    """A label with all that markup could trip over, and failures and gaps beside it."""
+    cells = [planned(tmp_path, label, {"method": name}) for label, name in (("no_adapt", "no_adapt"), (HARD, "tent"))]
+    cells.append(planned(tmp_path, "lost", {"method": "grata"}))
+    finish(cells[0].cell, lambda *_: 50.0)
+    finish(cells[1].cell, lambda target, index: 51.0 + index, skipped_updates=4)
+    return build_table(made_plan(cells, rows={one.row: {"method": "tent"} for one in cells}, name="hard_1"))
+
+
+def test_a_label_breaks_no_row_of_markdown(hard):
+    rows = [line for line in markdown(hard).splitlines() if line.startswith("| 100% of")]
+    assert len(rows) == 3
+    head = next(line for line in markdown(hard).splitlines() if line.startswith("| row |"))
+    assert len(re.findall(r"(?<!\\)\|", rows[0])) == head.count("|")
+    assert r"max(0,x) \| η\<β>" in rows[0]
+
+
+def test_missing_and_skipped_are_said_in_the_notes(hard):
+    text = "\n".join(notes(hard))
+    assert f"Updates skipped because a loss or gradient was not finite: {HARD} 4." in text
+    assert "1 of 3 cells have no results yet: lost (1 missing)." in text
+    assert f"| lost | {DASH} |" in markdown(hard)
+
+
+def test_the_notes_say_how_to_read_the_numbers(table):
+    text = "\n".join(notes(table))
+    assert "mean over images, then classes (disc, cup), then target domains" in text
+    assert "Images per source model: A 6, B 6. Repeats: 2; ± is the sample standard deviation over them." in text
+    assert "Minus no_adapt: paired on the same 12 images, 95 % bootstrap interval" in text
+    assert "Holm-corrected for 2 rows" in text
+    assert "Minus bn_only: paired" in text
+    assert "only the order of the rows can be compared" in text
+    assert f"Protocol {table.protocol_hash}: reset target, steps 1" in text
+    assert "missing" not in text
+
+
+def test_a_mean_over_fewer_seeds_than_planned_is_marked(tmp_path):
+    plan = simple_plan(tmp_path, {"no_adapt": 0.0, "grata": 1.0}, ("A",), seeds=(0, 1))
+    lost = plan.cells[-1].cell
+    lost.folder().start({})
+    table = build_table(plan)
+    assert r"56.80\*" in lines_of(markdown(table), "grata")[0]
+    assert "*: some repeats are missing." in notes(table)
+
+
+def test_images_left_out_are_counted_in_the_notes(tmp_path):
+    plan = simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0}, ("A",))
+    path = plan.cells[1].cell.folder().path / "per_image.csv"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    text = "\n".join(notes(build_table(plan)))
+    assert "tent minus no_adapt: 1 excluded because a value is missing or not finite." in text
+
+
+# CSV
+
+
+def test_csv_has_a_line_per_row_and_source_and_the_average_with_all_digits(table):
+    lines = list(csv.DictReader(io.StringIO(csv_text(table))))
+    assert [(line["row"], line["source"]) for line in lines[:3]] == [
+        (table.rows[0].label, s) for s in ("A", "B", "average")
+    ]
+    grata = {line["source"]: line for line in lines if line["row"] == "grata"}
+    expected = next(row for row in table.rows if row.label == "grata")
+    assert float(grata["A"]["dice"]) == expected.results["A"].dice
+    assert float(grata["average"]["std"]) == expected.average.std
+    assert float(grata["average"]["vs_reference_mean"]) == expected.vs_reference.mean
+    assert grata["A"]["vs_reference_mean"] == "", "of the whole row, not of a source"
+    assert float(grata["B"]["minus_paper"]) == pytest.approx(expected.results["B"].dice - 71)
+    assert {line["protocol_hash"] for line in lines} == {table.protocol_hash}
+
+
+def test_csv_leaves_missing_numbers_empty_and_labels_whole(hard):
+    lines = list(csv.DictReader(io.StringIO(csv_text(hard))))
+    lost = next(line for line in lines if line["row"] == "lost")
+    assert (lost["dice"], lost["n"], lost["missing_seeds"]) == ("", "0", "1")
+    assert HARD in {line["row"] for line in lines}
+
+
+# LaTeX
+
+
+def test_latex_marks_the_best_and_puts_the_controls_behind_a_rule(table):
+    text = latex(table)
+    assert r"{grata} & \textbf{61.30 \ensuremath{\pm} 0.71} & \textbf{70.00}" in text
+    assert r"\midrule" + "\n" + r"{bn\_only} & \underline{57.80} & --" in text
+    assert r"\label{tab:made-up}" in text
+
+
+def test_latex_text_has_no_mark_with_a_meaning_left():
+    assert latex_text(r"a_b & 5% #1 {x} ~ ^ \ λ") == (
+        r"a\_b \& 5\% \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \ensuremath{\lambda}"
+    )
+    assert latex_text("日") == "?"
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.parametrize("which", ["table", "hard"])
+def test_latex_compiles_with_booktabs_alone(which, request, tmp_path):
+    found = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True)
+    if not found.stdout.strip():
+        pytest.skip("booktabs is not installed")
+    source = (
+        "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
+        + latex(request.getfixturevalue(which))
+        + "\\end{document}\n"
+    )
+    (tmp_path / "table.tex").write_text(source, encoding="utf-8")
+    command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "table.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
+    output = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, output
+    assert (tmp_path / "table.pdf").stat().st_size > 1000
+    assert "Overfull" not in output or which == "hard"
