@@ -28,13 +28,17 @@ import tta_bench.cell as cell_module
 from plain_grata import adapt_stream
 from tta_bench.cell import Cell, run
 from tta_bench.data.domain import Domain
+from tta_bench.data.prepare import prepare
+from tta_bench.data.streams import make_streams
 from tta_bench.data.targets import with_targets
 from tta_bench.errors import UserError
 from tta_bench.launch.command_line import check, quote_lists
 from tta_bench.methods.base import METHODS, Card, TTACallback
+from tta_bench.metrics import dice_score
 from tta_bench.models.checkpoint import load_checkpoint, to_official
 from tta_bench.models.resunet import ResUNet
 from tta_bench.models.unet import UNet
+from tta_bench.results.predictions import read_predictions
 
 TINY = (
     "data.image_size=64",
@@ -170,7 +174,42 @@ def test_the_summary_averages_images_then_classes_then_targets(finished):
     assert content["dice"] == pytest.approx((means["A"] + means["C"]) / 2)
 
 
-def test_targets_of_different_sizes_count_equally(root, tmp_path):
+def test_the_predictions_of_a_cell_give_every_dice_of_its_table(finished):
+    config, _ = finished
+    domains = prepare(config.data, config.target, config.results_root / "data")
+    for name, domain in domains.items():
+        kept = read_predictions(folder(config) / "predictions.npz", name)
+        own = [row for row in rows(config) if row["target"] == name]
+        assert (len(own), kept.shape) == (len(domain), (2, 64, 64))
+        for row in own:
+            mask, label = torch.from_numpy(kept.mask(int(row["index"]))), domain.label(int(row["index"]))
+            assert [float(row["dice_disc"]), float(row["dice_cup"])] == dice_score(mask, label).tolist()
+
+
+def test_the_passes_per_image_are_those_of_the_method_s_card(finished):
+    card, content = METHODS.get("grata").card, summary(finished[0])
+    assert (content["forwards_per_image"], content["backwards_per_image"]) == (card.forwards, card.backwards) == (9, 2)
+
+
+def test_the_passes_per_image_are_the_same_for_streams_of_unequal_length_side_by_side(root, unequal_targets):
+    for method in ("grata", "no_adapt"):
+        config = configure(
+            root,
+            "data=folder",
+            f"data.root={unequal_targets}",
+            f"+method={method}",
+            "lockstep=2",
+            "data.classes={a: [1]}",
+        )
+        execute(config)
+        card, content = METHODS.get(method).card, summary(config)
+        passes = content["forwards_per_image"], content["backwards_per_image"]
+        assert passes == (card.forwards, card.backwards), method
+
+
+@pytest.fixture
+def unequal_targets(tmp_path):
+    """A folder of images: four of the source D, one of A and three of C."""
     images = tmp_path / "images"
     for name, count in (("D", 4), ("A", 1), ("C", 3)):
         for kind in ("image", "mask"):
@@ -179,7 +218,11 @@ def test_targets_of_different_sizes_count_equally(root, tmp_path):
             draw = np.random.default_rng([ord(name), index])
             Image.fromarray(draw.integers(0, 255, (64, 64, 3), np.uint8)).save(images / f"{name}/image/{index}.png")
             Image.fromarray(draw.integers(0, 2, (64, 64), np.uint8)).save(images / f"{name}/mask/{index}.png")
-    config = configure(root, "data=folder", f"data.root={images}", "+method=bn_only")
+    return images
+
+
+def test_targets_of_different_sizes_count_equally(root, unequal_targets):
+    config = configure(root, "data=folder", f"data.root={unequal_targets}", "+method=bn_only")
     printed = execute(config)
     content = summary(config)
     assert {name: target["n"] for name, target in content["targets"].items()} == {"A": 1, "C": 3}
@@ -317,6 +360,38 @@ def test_a_list_of_seeds_makes_a_cell_each_whose_draws_differ(root):
     assert ("seed 0" in printed, "seed 1" in printed) == (True, True)
     assert [row["seed"] for row in rows(config, 1)] == ["1"] * 4
     assert [row["loss_pseudo"] for row in rows(config, 0)] != [row["loss_pseudo"] for row in rows(config, 1)]
+
+
+def test_a_method_that_draws_nothing_has_one_cell_for_all_seeds(root, computed):
+    tent, grata = (configure(root, f"+method={method}", "seed=0,1", "target=A") for method in ("tent", "grata"))
+    assert [Cell.of(with_targets(tent), seed).seed for seed in (0, 1)] == [0, 0]
+    assert [Cell.of(with_targets(grata), seed).seed for seed in (0, 1)] == [0, 1]
+    assert Cell.of(with_targets(grata), 1).reference() == Cell.of(with_targets(grata), 0).reference()
+    printed = execute(tent)
+    assert computed == ["no_adapt", "tent"]
+    assert ("seed 0" in printed, "seed 1" in printed) == (True, False)
+    assert not folder(tent, 1).exists()
+
+
+def test_another_order_shows_the_images_in_another_order_and_keeps_the_rows_in_file_order(root):
+    found = {}
+    for order in (0, 1, 2):
+        config = configure(root, "+method=tent", "method.learning_rate=0.05", f"protocol.order={order}")
+        execute(config)
+        assert [(row["target"], row["index"]) for row in rows(config)] == [(t, str(i)) for t in "AC" for i in range(4)]
+        found[order] = [int(row["position"]) for row in rows(config)]
+        domains = prepare(config.data, config.target, config.results_root / "data")
+        (stream, other) = make_streams(domains, ("A", "C"), "target", order)
+        for place in (*stream, *other):
+            assert found[order][4 * (place.domain == "C") + place.index] == place.position
+        # The first image of a stream is adapted to from the source model, whatever its index.
+        losses = [float(row["loss_entropy"]) for row in rows(config)]
+        episodic = configure(root, "+method=tent", "method.learning_rate=0.05", "protocol.reset=image")
+        execute(episodic)
+        first = found[order].index(0)
+        assert losses[first] == float(rows(episodic)[first]["loss_entropy"])
+    assert found[0] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert len({tuple(positions) for positions in found.values()}) == 3
 
 
 def test_a_target_has_the_same_numbers_alone_and_beside_others(finished, tmp_path):

@@ -1,0 +1,57 @@
+"""The order in which images come: a function of its number and of the target alone."""
+
+import numpy as np
+import pytest
+
+from tta_bench.data.domain import Domain
+from tta_bench.data.streams import lockstep_groups, make_streams
+
+
+def domain(name, count):
+    pixels = np.zeros((count, 1, 1), np.uint8)
+    names = tuple(f"image{index}" for index in range(count))
+    return Domain(name, names, np.stack([pixels] * 3, axis=-1), pixels, {"disc": (1,)}, "")
+
+
+DOMAINS = {"A": domain("A", 20), "C": domain("C", 20), "B": domain("B", 7)}
+
+
+def indices(order, *names, reset="target", domains=DOMAINS):
+    return [[place.index for place in stream] for stream in make_streams(domains, names, reset, order)]
+
+
+def test_order_0_is_that_of_the_files():
+    assert indices(0, "A", "B") == [list(range(20)), list(range(7))]
+    assert make_streams(DOMAINS, ("B",), "target") == make_streams(DOMAINS, ("B",), "target", 0)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_an_order_is_a_permutation_that_depends_on_its_number_and_the_target_s_name_alone(order):
+    (first,) = indices(order, "A")
+    assert sorted(first) == list(range(20))
+    assert first != list(range(20))
+    assert indices(order, "C", "A", "B")[1] == first, "the same beside other targets"
+    assert indices(order, "A", domains={"A": domain("A", 20)}) == [first], "the same for other images of this name"
+    assert indices(order, "C") != [first]
+    assert indices(order + 1, "A") != [first]
+
+
+def test_the_orders_are_the_same_on_every_machine():
+    assert indices(1, "B") == [[4, 3, 6, 2, 0, 1, 5]]
+    assert indices(2, "B") == [[6, 0, 1, 3, 2, 5, 4]]
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_positions_count_the_images_of_each_target_from_0_also_in_one_stream_through_all(order):
+    (stream,) = make_streams(DOMAINS, ("B", "A"), "never", order)
+    assert [(place.domain, place.position) for place in stream] == [
+        *(("B", position) for position in range(7)),
+        *(("A", position) for position in range(20)),
+    ]
+    assert [place.index for place in stream] == [index for stream in indices(order, "B", "A") for index in stream]
+
+
+def test_groups_are_of_the_width_asked_for_and_longest_first():
+    streams = make_streams(DOMAINS, ("B", "A", "C"), "target", 1)
+    assert [[stream[0].domain for stream in group] for group in lockstep_groups(streams, 2)] == [["A", "C"], ["B"]]
+    assert lockstep_groups(streams, 1) == [[stream] for stream in sorted(streams, key=len, reverse=True)]
