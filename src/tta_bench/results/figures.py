@@ -259,14 +259,15 @@ def _distribution(axes: Axes, values: NDArray[np.float64], place: int, colour: s
 
 def _small_multiples(labels: Sequence[str], x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
     """A panel per label, all with the same axes; only this tells dozens of rows apart."""
-    lines = -(-len(labels) // _COLUMNS)
-    figure = Figure(figsize=(_WIDTH, 0.5 + 1.55 * lines), layout="constrained")
-    grid = figure.subplots(lines, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+    columns = 2 if len(labels) == 4 else min(_COLUMNS, len(labels))
+    lines = -(-len(labels) // columns)
+    figure = Figure(figsize=(0.4 + (_WIDTH - 0.4) * columns / _COLUMNS, 0.5 + 1.55 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(labels) :]:
         axes.remove()
     for number, axes in enumerate(grid.flat[: len(labels)]):
         axes.set_title(labels[number], fontsize=9, loc="left")
-        axes.tick_params(labelbottom=number + _COLUMNS >= len(labels))
+        axes.tick_params(labelbottom=number + columns >= len(labels))
         _grid(axes, "y")
     figure.supxlabel(x, fontsize=9)
     figure.supylabel(y, fontsize=9)
@@ -288,8 +289,9 @@ def _svg(figure: Figure, name: str, title: str, description: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
     width, height = (round(72 * side, 3) for side in figure.get_size_inches())
+    style = f"width: 100%; min-width: {width}px; max-width: {1.6 * width:.0f}px"
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" class="figure" role="img" '
-        f'viewBox="0 0 {width} {height}" aria-labelledby="{name}-title {name}-desc">'
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" class="figure" role="img" '
+        f'viewBox="0 0 {width} {height}" style="{style}" aria-labelledby="{name}-title {name}-desc">'
         f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(description)}</desc>{body}'
     )

@@ -29,10 +29,10 @@ MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
 
 _TRACES = {
-    "cosine": ("trace-cosine", "cosine of auxiliary and pseudo gradient"),
-    "lr": ("trace-lr", "learning rate"),
+    "cosine": ("trace-cosine", "cosine", "Cosine of auxiliary and pseudo gradient along the stream"),
+    "lr": ("trace-lr", "learning rate", "Learning rate along the stream"),
 }
-"""Column of ``per_image.csv`` -> name and axis label of its figure."""
+"""Column of ``per_image.csv`` -> name, axis label and title of its figure."""
 
 _RESETS = {
     "target": "The state starts anew from the source model on every target domain.",
@@ -147,16 +147,15 @@ def figures(table: Table, streams: Mapping[str, Sequence[Stream]]) -> list[Figur
             "keeps its last value.",
         ),
     ]
-    for column, (name, quantity) in _TRACES.items():
+    for column, (name, quantity, title) in _TRACES.items():
         values = {label: [stream.column(column) for stream in own] for label, own in streams.items()}
         values = {label: own for label, own in values.items() if any(np.isfinite(each).any() for each in own)}
         if values:
             caption = (
-                "Each stream is cut into 40 equal parts. Line: median of all streams' images; band: from the 10th to the "
-                "90th percentile."
+                "Each stream is cut into 40 equal parts. Line: median of all streams' images; band: 10th to 90th "
+                "percentile."
             )
-            title = quantity[0].upper() + quantity[1:]
-            drawn.append(Figure(f"{title} along the stream", Markup(traces(values, name, quantity)), caption))
+            drawn.append(Figure(title, Markup(traces(values, name, quantity)), caption))
     cosines = _empirical_cosines(table, streams)
     if cosines:
         drawn.append(
@@ -164,8 +163,8 @@ def figures(table: Table, streams: Mapping[str, Sequence[Stream]]) -> list[Figur
                 "Cosine with the supervised gradient",
                 Markup(empirical_cosine(cosines)),
                 "Cosine between the gradient that a row follows and that of the supervised cross-entropy, which no "
-                "method sees: mean over targets with its 95 % interval, images taken as independent. As Figure 4 of "
-                "the GraTa paper.",
+                "method sees: mean over targets with its 95\N{NO-BREAK SPACE}% interval, images as independent. As "
+                "Figure 4 of the GraTa paper.",
             )
         )
     return drawn
