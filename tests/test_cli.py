@@ -10,12 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
+from made_tables import finish
 from tta_bench.cli import main
+from tta_bench.launch.experiments import plan
 from tta_bench.methods.base import METHODS
 from tta_bench.models.checkpoint import save_checkpoint, to_official
 from tta_bench.models.resunet import ResUNet
 from tta_bench.models.unet import UNet
 from tta_bench.objectives.base import OBJECTIVES
+from tta_bench.results.report import duration
 
 WIDTHS = (16, 16, 8, 8, 8)
 
@@ -243,3 +246,88 @@ def test_the_installed_program_answers():
     assert done.stderr == (
         "error: checkpoint none.ckpt does not exist: check the path; without checkpoint= one is trained\n"
     )
+
+
+# plan, status, report
+
+SMALL = ("data.image_size=64", "data.limit=3", "source=A", "target=[C,D]", "results_root=kept")
+
+
+@pytest.fixture
+def started():
+    """The table ``first_look``: no_adapt and tent are finished, bn_only failed, grata is not begun."""
+    planned = plan("first_look", SMALL).cells
+    for one in planned:
+        if one.row in ("no_adapt", "tent"):
+            finish(one.cell, lambda target, index, gain=2.0 * (one.row == "tent"): 60 + gain + index)
+        if one.row == "bn_only":
+            one.cell.folder().start({})
+            one.cell.folder().fail(MemoryError("no [memory] left"))
+    return {one.row: one.cell for one in planned}
+
+
+def test_plan_lists_every_cell_with_its_status_and_says_that_some_time_is_unknown(capsys, started):
+    main(["plan", "first_look", *SMALL])
+    text = capsys.readouterr().out
+    assert max(map(len, text.split("\n"))) <= 80
+    for row, status in (("no_adapt", "done"), ("bn_only", "failed"), ("tent", "done"), ("grata", "missing")):
+        assert re.search(rf"^{started[row].folder().hash} +{row} +A +0 +0 +0 +{status}", text, re.MULTILINE)
+    assert "2 cells remain: time unknown, no cell of their rows is finished" in " ".join(text.split())
+
+
+def test_plan_estimates_the_time_from_finished_cells_of_the_same_row(capsys, started):
+    """A finished cell took 6 images of half a second; the two others of its row will take as long."""
+    main(["plan", "first_look", *SMALL, "training.seed=0,1,2"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "10 cells remain: about 1 min one after the other and the unknown time of 6 cells" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3, "1 min"), (600, "10 min"), (5399, "90 min"), (9000, "2.5 h")])
+def test_times_are_rounded_to_what_matters(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_status_counts_per_row_and_says_why_a_cell_failed(capsys, started):
+    main(["status", "first_look", *SMALL])
+    text = capsys.readouterr().out
+    assert re.search(r"^row +done +running +failed +missing", text, re.MULTILINE)
+    for row, counts in (("no_adapt", "1 0 0 0"), ("bn_only", "0 0 1 0"), ("grata", "0 0 0 1"), ("all", "2 0 1 1")):
+        assert re.search(rf"^{row} +{' +'.join(counts.split())} *$", text, re.MULTILINE)
+    log = started["bn_only"].folder().path / "run.log"
+    assert f"failed: bn_only, source A, seed 0: MemoryError: no [memory] left ({log})" in text
+
+
+def test_report_writes_an_unfinished_table_in_every_format(capsys, started):
+    main(["report", "first_look", *SMALL])
+    text = capsys.readouterr().out
+    folder = Path("kept/reports/first_look")
+    assert {each.name for each in folder.iterdir()} == {"table.md", "table.csv", "table.tex", "index.html"}
+    assert f"wrote {folder}/table.md, with table.csv, table.tex, index.html beside it" in text
+    assert max(map(len, text.partition("wrote")[0].split("\n"))) <= 80
+    assert re.search(r"^tent +63.00 +\+2.00 +0.031 *$", text, re.MULTILINE), "of 6 equal gains, 2 / 2^6"
+    assert (
+        "2 of 4 cells have no results yet: bn_only (1 failed); grata (1 missing)." in (folder / "table.md").read_text()
+    )
+    assert "MemoryError" in (folder / "index.html").read_text()
+
+
+def test_report_compares_with_the_asked_for_row_in_the_asked_for_folder(capsys, started):
+    main(["report", "first_look", *SMALL, "--reference", "tent", "--out", "elsewhere"])
+    assert "minus tent" in Path("elsewhere/table.md").read_text()
+    assert re.search(r"^no_adapt +61.00 +-2.00 ", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["status", "first_lok"], "error: unknown table 'first_lok': did you mean 'first_look'?"),
+        (["plan", "first_look", "data.limt=3"], "error: unknown key 'data.limt': did you mean 'data.limit'?"),
+        (
+            ["report", "first_look", *SMALL, "--reference", "tnt"],
+            "error: there is no row 'tnt' to compare",
+        ),
+        (["report"], "usage: tta-bench report"),
+    ],
+)
+def test_bad_input_of_the_table_commands_is_a_sentence(capsys, words, sentence):
+    assert sentence in refuse(capsys, *words)

@@ -6,8 +6,8 @@ import json
 import math
 
 import pytest
-from made_tables import IMAGES, finish, made_plan, planned, simple_plan
 
+from made_tables import IMAGES, finish, made_plan, planned, simple_plan
 from tta_bench.errors import UserError
 from tta_bench.results.store import write_atomically
 from tta_bench.results.tables import AVERAGE, Seed, build_table

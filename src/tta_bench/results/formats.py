@@ -287,7 +287,7 @@ def latex(table: Table) -> str:
     return "\n".join(
         [
             r"\begin{table}",
-            r"\centering\scriptsize\setlength{\tabcolsep}{2.5pt}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
             rf"\caption{{{latex_text(table.description)}}}",
             rf"\label{{tab:{re.sub(r'[^A-Za-z0-9]+', '-', table.name)}}}",
             "\n\\par\\medskip\n".join(tabulars),
@@ -305,6 +305,7 @@ def _tabular(labels: Sequence[str], controls: Sequence[bool], columns: Sequence[
     r"""Best ``\textbf``, second best ``\underline``; a rule before the rows that are there for comparison alone."""
     marks = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
     lines = [
+        r"\makebox[\linewidth]{% what is wider than the text reaches into both margins alike",
         rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
         r"\toprule",
         f"row & {' & '.join(latex_text(column.heading) for column in columns)} \\\\",
@@ -316,7 +317,7 @@ def _tabular(labels: Sequence[str], controls: Sequence[bool], columns: Sequence[
         cells = [marks[column.ranks[index]].format(latex_text(column.cells[index])) for column in columns]
         # Braces: a label that begins with a bracket would be read as an option of the line before.
         lines.append(f"{{{label}}} & {' & '.join(cells)} \\\\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"])
 
 
 _LATEX = {
