@@ -16,6 +16,7 @@ from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.unet import UNet
+from tta_bench.objectives.base import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,6 +40,23 @@ def test_the_example_of_add_a_method_runs_as_printed(tmp_path, monkeypatch):
         assert (method.network.forwards, method.backwards) == (method.card.forwards, method.card.backwards)
     finally:
         METHODS._items.pop("self_training", None)
+
+
+def test_the_objective_of_add_a_method_works_as_printed(tmp_path, monkeypatch, small_net, images):
+    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add_a_method.md").read_text(), re.DOTALL)
+    (tmp_path / "impurity.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    OBJECTIVES.names()  # the built-in ones first, so that the example comes last
+    try:
+        importlib.import_module("impurity")
+        options = method_options({"name": "grata", "auxiliary": "impurity"})
+        method = METHODS.get("grata")(AdaptableNetwork(small_net, METHODS.get("grata").branches(options)), options)
+        method.start(2)
+        diagnostics = method.step(images[:2], [ImageKey(0, "A", "1"), ImageKey(0, "B", "1")]).diagnostics
+        assert all(0 < loss <= 0.25 for loss in diagnostics["loss_auxiliary"])
+        assert diagnostics["skipped"] == [False, False]
+    finally:
+        OBJECTIVES._items.pop("impurity", None)
 
 
 @pytest.mark.parametrize("name", METHODS.names())
