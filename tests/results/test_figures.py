@@ -97,6 +97,7 @@ def test_every_label_is_written_as_it_is_called(figure):
 def test_a_figure_takes_the_colours_of_its_page(figure):
     svg = figures()[figure]
     assert "currentColor" in svg
+    assert "<style" not in svg, "it would hold for the whole page"
     colours = set(re.findall(r"#[0-9a-f]{6}\b", svg))
     assert colours <= {*PALETTE}, "ink is currentColor, the background is not drawn"
     texts = ElementTree.fromstring(svg).iter(f"{SVG}text")

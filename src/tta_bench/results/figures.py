@@ -286,10 +286,11 @@ def _svg(figure: Figure, name: str, title: str, description: str) -> str:
     figure.savefig(file, format="svg", transparent=True, metadata=metadata)
     text = file.getvalue()
     body = text[text.index(">", text.index("<svg")) + 1 :].replace(_INK, "currentColor")
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    # Its style sheet speaks of all elements, which inside a page are those of the page.
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
     width, height = (round(72 * side, 3) for side in figure.get_size_inches())
-    style = f"width: 100%; min-width: {width}px; max-width: {1.6 * width:.0f}px"
+    style = f"width: 100%; min-width: {width}px; max-width: {1.6 * width:.0f}px; stroke-linejoin: round"
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" class="figure" role="img" '
         f'viewBox="0 0 {width} {height}" style="{style}" aria-labelledby="{name}-title {name}-desc">'
