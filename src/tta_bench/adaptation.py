@@ -169,23 +169,23 @@ class AdaptationModule(pl.LightningModule):
         self.streams = streams
         self.threshold = threshold
         self.records: list[ImageRecord] = []
-        self._withheld: LabelledBatch | None = None
+        self.withheld: LabelledBatch | None = None
 
     def transfer_batch_to_device(
         self, batch: LabelledBatch, device: torch.device, dataloader_idx: int
     ) -> UnlabelledBatch:
         """Lightning hook before every callback: the labels stay behind, only images travel."""
-        self._withheld = batch
+        self.withheld = batch
         return UnlabelledBatch(batch.images.to(device), batch.keys)
 
     def test_step(self, batch: UnlabelledBatch, batch_idx: int) -> None:
         """Score the method's prediction of each stream's image."""
         assert batch.result is not None, "no TTACallback has predicted this batch"
-        assert self._withheld is not None
+        assert self.withheld is not None
         result = batch.result
         predictions = (torch.sigmoid(result.logits) >= self.threshold).cpu()
-        scores = dice_score(predictions, self._withheld.labels).tolist()
-        for row, (place, dice) in enumerate(zip(self._withheld.places, scores, strict=True)):
+        scores = dice_score(predictions, self.withheld.labels).tolist()
+        for row, (place, dice) in enumerate(zip(self.withheld.places, scores, strict=True)):
             diagnostics = {name: float(values[row]) for name, values in result.diagnostics.items()}
             prediction = predictions[row].numpy()
             self.records.append(ImageRecord(place, tuple(dice), prediction, diagnostics, result.seconds))
@@ -281,6 +281,7 @@ def adapt_streams(
     threshold: float,
     title: str,
     snapshots: SnapshotFile,
+    observers: Sequence[pl.Callback] = (),
 ) -> list[ImageRecord]:
     """Run ``method`` along every stream, the streams of one group side by side, from the latest snapshot on.
 
@@ -292,6 +293,7 @@ def adapt_streams(
         threshold: probability from which a pixel belongs to a class.
         title: of the progress bar.
         snapshots: of this run, and of one before it that was killed.
+        observers: callbacks that look on, called before the method.
 
     Returns:
         A record per image; streams in the order of ``groups``, side by side within a group.
@@ -321,7 +323,7 @@ def adapt_streams(
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
-                callbacks=[method, resumption, AdaptationProgress(bar, task)],
+                callbacks=[*observers, method, resumption, AdaptationProgress(bar, task)],
             )
             trainer.test(module, loader, verbose=False)
             records += module.records

@@ -27,6 +27,7 @@ from tta_bench.data.prepare import prepare
 from tta_bench.data.streams import Stream, lockstep_groups, make_streams
 from tta_bench.data.targets import with_targets
 from tta_bench.device import resolve_device
+from tta_bench.empirical_gradient import EmpiricalGradient
 from tta_bench.errors import UserError
 from tta_bench.memory import PeakMemory, keep_freed_memory
 from tta_bench.methods.base import METHODS, Protocol, TTACallback
@@ -172,6 +173,7 @@ def compute(
         seed=cell.seed,
         threshold=config.protocol.threshold,
         title=f"{config.method['name']} {config.source} ->",
+        observers=[EmpiricalGradient(method)] if config.diagnostics.empirical_gradient else [],
         snapshots=SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, method, groups)),
     )
     if method.skipped:

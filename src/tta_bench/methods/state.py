@@ -68,6 +68,11 @@ class AffineState:
         self.optimizer.step()
         return ~finite
 
+    def followed_gradient(self, streams: int) -> Tensor:
+        """The gradients of the last :meth:`step` of the first streams, ``[A, scalars]``; NaN where it was skipped."""
+        rows = [torch.full_like(row, torch.nan) if row.grad is None else row.grad for row in self._rows[:streams]]
+        return torch.stack(rows)
+
     @torch.no_grad()
     def reset_row(self, row: int, source: Tensor) -> None:
         """Put one stream back to where it started, moments included."""
