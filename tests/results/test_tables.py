@@ -221,6 +221,17 @@ def test_orders_and_training_seeds_are_repeats(tmp_path):
     assert len(table.source_models) == 2
 
 
+def test_only_repeats_that_both_rows_have_are_compared(tmp_path):
+    """Order 1 gains 20 points, but of the reference only order 0 is finished, where the gain is 1."""
+    cells = []
+    for label, gains in (("no_adapt", (0.0, None)), ("tent", (1.0, 20.0))):
+        for order, gain in enumerate(gains):
+            cells.append(planned(tmp_path, label, {"method": label, "protocol.order": order}))
+            if gain is not None:
+                finish(cells[-1].cell, lambda *_, g=gain: 50 + g)
+    assert row(build_table(made_plan(cells)), "tent").vs_reference.mean == pytest.approx(1)
+
+
 def test_a_row_may_vary_the_protocol_on_purpose(tmp_path):
     rows = {"no_adapt": {"method": "no_adapt"}, "two": {"method": "tent", "protocol.steps": 2}}
     cells = [planned(tmp_path, label, values) for label, values in rows.items()]
