@@ -84,8 +84,7 @@ def test_the_lists_of_data_and_experiments_say_what_each_is(capsys):
     assert all(re.search(rf"^{name} +\S", text, re.MULTILINE) for name in ("folder", "fundus", "synthetic"))
     main(["list", "experiments"])
     text = capsys.readouterr().out
-    assert re.search(r"^first_look +No adaptation.*method: no_adapt, bn_only", text, re.MULTILINE)
-    assert "source: A, B, C, D, E" in text
+    assert re.search(r"^first_look +No adaptation.* 4 \+ 0 +source: all", text, re.MULTILINE)
 
 
 def test_a_broken_plug_in_is_listed_with_its_error(capsys, monkeypatch):
