@@ -149,6 +149,7 @@ def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: st
     Raises:
         UserError: every fault found.
     """
+    overrides = with_every_source(overrides)
     with _hydra(config_dir) as loader:
         parsed, faults = _parse(overrides, loader)
         experiments = [o for o in parsed if o.key_or_group == "experiment"]
@@ -197,7 +198,8 @@ def with_every_source(overrides: Sequence[str]) -> list[str]:
     Faults of the data are left to :func:`find_jobs`.
     """
     keys = [text.partition("=")[0].lstrip("+") for text in overrides]
-    if "experiment" not in keys or "source" in keys:
+    known = any(f"experiment={name}" in overrides for name in read_experiments())
+    if not known or "source" in keys:
         return list(overrides)
     about_data = [text for key, text in zip(keys, overrides, strict=True) if key.partition(".")[0] == "data"]
     with suppress(UserError):

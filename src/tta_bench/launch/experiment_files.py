@@ -73,9 +73,10 @@ class Experiment:
         return {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
 
 
-def read_experiments() -> dict[str, Experiment]:
-    """All experiments by name."""
-    return {path.stem: _read(path) for path in sorted(EXPERIMENTS_DIR.glob("*.yaml"))}
+@cache
+def read_experiments() -> Mapping[str, Experiment]:
+    """All experiments by name, read once."""
+    return MappingProxyType({path.stem: _read(path) for path in sorted(EXPERIMENTS_DIR.glob("*.yaml"))})
 
 
 def _read(path: Path) -> Experiment:

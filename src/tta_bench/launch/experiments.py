@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, nearest
-from tta_bench.launch.command_line import find_jobs, quote_lists, with_every_source
+from tta_bench.launch.command_line import find_jobs, quote_lists
 from tta_bench.launch.experiment_files import Experiment, read_experiments
 
 
@@ -50,7 +50,7 @@ def plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     experiment = experiments[name]
     labels = experiment.choices()
     cells = []
-    for job in find_jobs(with_every_source(quote_lists([f"experiment={name}", *overrides], multirun=True))):
+    for job in find_jobs(quote_lists([f"experiment={name}", *overrides], multirun=True)):
         assert job.row is not None
         for seed in dict.fromkeys(Cell.of(job.config, seed).seed for seed in job.config.seed):
             cells.append(PlannedCell(labels[job.row], Cell(job.config, seed)))

@@ -45,7 +45,7 @@ class TwoObjectivesOptions(GradientOptions):
         if self.pseudo == self.auxiliary:
             raise ValueError(f"pseudo and auxiliary are both '{self.pseudo}': a gradient is aligned with another one")
         if not 0 <= self.noise_std < math.inf:
-            raise ValueError(f"noise_std={self.noise_std} must not be negative")
+            raise ValueError(f"noise_std={self.noise_std} must be finite and not negative")
         if self.super_resolution_factor not in (2, 4):
             raise ValueError(f"super_resolution_factor={self.super_resolution_factor} must be 2 or 4")
 
