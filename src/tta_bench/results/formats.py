@@ -150,8 +150,25 @@ def notes(table: Table) -> list[str]:
             "only the order of the rows can be compared."
         )
     settings = ", ".join(f"{key} {_values(value)}" for key, value in table.protocol.items() if key != "name")
-    lines.append(f"Protocol {table.protocol_hash}: {settings}, images of {table.data['image_size']} pixels.")
+    limit = table.data["limit"]
+    images_used = f"images of {table.data['image_size']} pixels" + (
+        f", the first {limit} of each domain" if limit else ""
+    )
+    lines.append(f"Protocol {table.protocol_hash}: {settings}, {images_used}.")
+    if table.source_models:
+        lines.append(source_models_note(table))
     return lines
+
+
+def source_models_note(table: Table) -> str:
+    """In-domain Dice of every source model, and what auxiliary branches cost it where that is known."""
+    several = len({model.training_seed for model in table.source_models}) > 1
+    parts = []
+    for model in table.source_models:
+        name = f"{model.source}, training seed {model.training_seed}" if several else model.source
+        cost = "" if model.branch_cost is None else f" (branches cost {number(model.branch_cost, sign='+')})"
+        parts.append(f"{name} {number(model.dice_in_domain)}{cost}")
+    return f"In-domain Dice of the source models on held-out images: {'; '.join(parts)}."
 
 
 def comparable_with_paper(table: Table) -> bool:

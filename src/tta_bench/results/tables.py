@@ -8,12 +8,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS
+from tta_bench.models.checkpoint import read_checkpoint
 from tta_bench.results.statistics import holm, mean_and_std, paired_difference, signed_rank_p
+from tta_bench.source.train import branch_cost, branchless_twin
 
 if TYPE_CHECKING:
     from tta_bench.launch.experiments import Plan
@@ -177,6 +180,8 @@ class SourceModelRecord:
         path: of the checkpoint.
         sha256: of the file.
         dice_in_domain: percent on held-out source images; None if not measured.
+        branch_cost: points of it that auxiliary branches cost; None if there is no model without them to compare
+            with in the results folder, see :func:`tta_bench.source.train.branch_cost`.
     """
 
     source: str
@@ -184,6 +189,7 @@ class SourceModelRecord:
     path: str
     sha256: str
     dice_in_domain: float | None
+    branch_cost: float | None
 
 
 @dataclass(frozen=True)
@@ -653,8 +659,16 @@ def _protocol_hash(protocol: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _source_models(finished: Sequence[FinishedCell]) -> tuple[SourceModelRecord, ...]:
-    records = {
-        SourceModelRecord(one.cell.config.source, one.seed.training, **one.summary["source_checkpoint"])
-        for one in finished
-    }
-    return tuple(sorted(records, key=lambda record: (record.source, record.training_seed, record.path)))
+    """Each source model once, with what its branches cost where that is known."""
+    cells = {}
+    for one in finished:
+        checkpoint = one.summary["source_checkpoint"]
+        cells[one.cell.config.source, one.seed.training, checkpoint["path"]] = one
+    records = []
+    for (source, training_seed, path), one in sorted(cells.items()):
+        cost = None
+        if one.cell.config.model.branches and Path(path).exists():
+            checkpoint = read_checkpoint(Path(path))
+            cost = branch_cost(checkpoint, branchless_twin(checkpoint, one.cell.config.results_root))
+        records.append(SourceModelRecord(source, training_seed, **one.summary["source_checkpoint"], branch_cost=cost))
+    return tuple(records)
