@@ -300,8 +300,9 @@ def test_report_writes_an_unfinished_table_in_every_format(capsys, started):
     main(["report", "first_look", *SMALL])
     text = capsys.readouterr().out
     folder = Path("kept/reports/first_look")
-    assert {each.name for each in folder.iterdir()} == {"table.md", "table.csv", "table.tex", "index.html"}
-    assert f"wrote {folder}/table.md, with table.csv, table.tex, index.html beside it" in text
+    assert {each.name for each in folder.iterdir()} == {"table.md", "table.csv", "table.tex", "index.html", "figures"}
+    assert f"wrote {folder}/table.md, with table.csv, table.tex, index.html and figures/ beside it" in text
+    assert {path.name for path in (folder / "figures").iterdir()} >= {"dice_of_every_image.svg"}
     assert max(map(len, text.partition("wrote")[0].split("\n"))) <= 80
     assert re.search(r"^tent +63.00 +\+2.00 +0.031 *$", text, re.MULTILINE), "of 6 equal gains, 2 / 2^6"
     assert (
@@ -319,6 +320,8 @@ def test_report_compares_with_the_asked_for_row_in_the_asked_for_folder(capsys, 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["report", "first_look", *SMALL, "--panels", "Q"], "error: source=Q is not in table first_look:"),
+        (["report", "first_look", *SMALL, "--image", "A"], "'A' names no image: write TARGET/NAME"),
         (["status", "first_lok"], "error: unknown table 'first_lok': did you mean 'first_look'?"),
         (["plan", "first_look", "data.limt=3"], "error: unknown key 'data.limt': did you mean 'data.limit'?"),
         (

@@ -53,6 +53,14 @@ def _parser() -> argparse.ArgumentParser:
         if name == "report":
             action.add_argument("--reference", metavar="ROW", help="row to compare with; default: that of the table")
             action.add_argument("--out", type=Path, help="folder to write to; default: RESULTS_ROOT/reports/TABLE")
+            action.add_argument("--panels", metavar="SOURCE", help="source domain whose predictions are shown")
+            action.add_argument(
+                "--image",
+                metavar="TARGET/NAME",
+                type=_image,
+                action="append",
+                help="an image to show; repeat for more; default: an easy, a median and a hard one",
+            )
 
     data = commands.add_parser("data", help="check, prepare or preview a data set").add_subparsers(
         required=True, metavar="ACTION"
@@ -126,9 +134,10 @@ def _report(parsed: argparse.Namespace) -> None:
     planned = _planned(parsed)
     table = build_table(planned, parsed.reference)
     folder = parsed.out or planned.cells[0].cell.config.results_root / "reports" / planned.experiment.name
-    written = write_report(table, folder)
+    written = write_report(table, folder, parsed.panels, parsed.image)
     Console().print(summary_table(table))
-    print(f"wrote {written[0]}, with {', '.join(path.name for path in written[1:])} beside it")
+    beside = [path.name for path in written[1:] if path.parent == folder]
+    print(f"wrote {written[0]}, with {', '.join(beside)} and figures/ beside it")
 
 
 def _planned(parsed: argparse.Namespace) -> Plan:
@@ -181,6 +190,13 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError("is empty: name domains, separated by commas, or leave it out")
     return names
+
+
+def _image(text: str) -> tuple[str, str]:
+    target, slash, name = text.partition("/")
+    if not (target and slash and name):
+        raise argparse.ArgumentTypeError(f"'{text}' names no image: write TARGET/NAME, for instance A/A_007")
+    return target, name
 
 
 def _positive(text: str) -> int:

@@ -62,8 +62,14 @@ def test_predictions_come_back_bit_by_bit_and_an_unknown_target_is_a_key_error(c
     assert back.shape == (2, 5, 7)
     assert all(np.array_equal(back.mask(index), mask) for index, mask in enumerate(masks))
     assert np.array_equal(read_predictions(path, "C").mask(1), np.eye(3, 5, k=1, dtype=bool)[None])
-    with pytest.raises(KeyError):
+    with pytest.raises(UserError, match="force=true"):
         read_predictions(path, "B")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(UserError, match="cannot be read"):
+        read_predictions(path, "A")
+    path.unlink()
+    with pytest.raises(UserError, match="cannot be read"):
+        read_predictions(path, "A")
 
 
 def test_a_failure_is_written_down_with_the_exception(cell):

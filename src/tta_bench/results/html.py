@@ -79,17 +79,22 @@ class Stream:
         return np.array([float(row.get(name) or "nan") for row in self.rows])
 
 
-def html_page(table: Table) -> str:
+def html_page(table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None) -> str:
     """A whole page that shows a table, finished or not.
 
     Args:
         table: with the plan, whose cell folders have the values of the figures.
+        source: of the panels, see :func:`tta_bench.results.panels.panels`.
+        images: of the panels, likewise.
 
     Returns:
         The text of an HTML file; all that it needs is inside.
+
+    Raises:
+        UserError: the source or images asked for cannot be shown.
     """
     streams = read_streams(table)
-    shown, panels_fault = _panels(table)
+    shown, panels_fault = _panels(table, source, images)
     environment = Environment(
         loader=PackageLoader("tta_bench.results"),
         autoescape=True,
@@ -112,6 +117,16 @@ def html_page(table: Table) -> str:
         planned=len(table.plan.cells),
         comparable=table.data.get("name") == "fundus",
     )
+
+
+def figure_files(
+    table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None
+) -> dict[str, str | bytes]:
+    """The figures of the page as files of their own, by name: SVG, and the panels as WebP; arguments as there."""
+    drawn = figures(table, read_streams(table))
+    files: dict[str, str | bytes] = {f"{figure.title.lower().replace(' ', '_')}.svg": figure.svg for figure in drawn}
+    shown, _ = _panels(table, source, images)
+    return files if shown is None else files | {"panels.webp": shown.webp()}
 
 
 def read_streams(table: Table) -> dict[str, list[Stream]]:
@@ -182,11 +197,13 @@ def _empirical_cosines(table: Table, streams: Mapping[str, Sequence[Stream]]) ->
     return rows
 
 
-def _panels(table: Table) -> tuple[Panels | None, str]:
-    """The panels, or why there are none."""
+def _panels(table: Table, source: str | None, images: Sequence[tuple[str, str]] | None) -> tuple[Panels | None, str]:
+    """The panels, or why there are none; what was asked for by name has to be there."""
     try:
-        return panels(table), ""
+        return panels(table, source, images), ""
     except UserError as error:
+        if source is not None or images is not None:
+            raise
         return None, " ".join(f"{fault[0].upper()}{fault[1:]}." for fault in error.faults)
 
 

@@ -86,11 +86,15 @@ class Panels:
     caption: str
     alt: str
 
-    def data_uri(self) -> str:
-        """The picture as WebP in a ``data:`` address."""
+    def webp(self) -> bytes:
+        """The picture as a WebP file."""
         file = BytesIO()
         Image.fromarray(self.picture).save(file, "WEBP", quality=85, method=4)
-        return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+        return file.getvalue()
+
+    def data_uri(self) -> str:
+        """The picture as WebP in a ``data:`` address."""
+        return f"data:image/webp;base64,{base64.b64encode(self.webp()).decode()}"
 
 
 def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None) -> Panels:

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
+
+from tta_bench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,12 @@ def read_predictions(path: Path, target: str) -> Predictions:
     """The predictions of one target.
 
     Raises:
-        FileNotFoundError: the cell has none.
-        KeyError: it has none of this target.
+        UserError: the file is gone or damaged, or has none of this target.
     """
-    with np.load(path, allow_pickle=False) as file:
-        return Predictions(file[f"{target}/bits"], tuple(file[f"{target}/shape"].tolist()))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Predictions(file[f"{target}/bits"], tuple(file[f"{target}/shape"].tolist()))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise UserError(
+            f"{path} cannot be read ({type(error).__name__}): compute the cell again with force=true"
+        ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
@@ -18,22 +18,31 @@ from tta_bench.results.tables import Table, cell_status
 STATES = ("done", "running", "failed", "missing")
 
 
-def write_report(table: Table, folder: Path) -> list[Path]:
-    """Write ``table.md``, ``table.csv``, ``table.tex`` and ``index.html``.
+def write_report(
+    table: Table, folder: Path, source: str | None = None, images: Sequence[tuple[str, str]] | None = None
+) -> list[Path]:
+    """Write ``table.md``, ``table.csv``, ``table.tex``, ``index.html`` and its figures in ``figures/``.
+
+    Args:
+        table: finished or not.
+        folder: to write to.
+        source: of the panels, see :func:`tta_bench.results.panels.panels`.
+        images: of the panels, likewise.
 
     Returns:
-        Their paths, Markdown first.
+        The paths, Markdown first.
 
     Raises:
-        UserError: the folder cannot be written to.
+        UserError: the folder cannot be written to, or the panels asked for cannot be shown.
     """
-    from tta_bench.results.html import html_page  # figures take a second to import, only here
+    from tta_bench.results.html import figure_files, html_page  # figures take a second to import, only here
 
-    files = {
+    files: dict[str, str | bytes] = {
         "table.md": markdown(table),
         "table.csv": csv_text(table),
         "table.tex": latex(table),
-        "index.html": html_page(table),
+        "index.html": html_page(table, source, images),
+        **{f"figures/{name}": content for name, content in figure_files(table, source, images).items()},
     }
     for name, content in files.items():
         write_atomically(folder / name, content)
