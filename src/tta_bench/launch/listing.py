@@ -30,13 +30,19 @@ def _table(*columns: str) -> Table:
 
 def _methods() -> Table:
     """From the cards of the classes; broken plug-ins are named with their error."""
-    table = _table("method", "adapts", "statistics of", "passes", "paper")
+    table = _table("method", "adapts", "needs", "passes", "paper (licence of its code)")
     table.caption = "passes: images forward + passes backward, per test image"
     for name in METHODS.names():
-        card = METHODS.get(name).card
+        method = METHODS.get(name)
+        card = method.card
+        needs = [
+            *(["source statistics"] if card.needs_source_statistics else []),
+            *(["gradients"] if card.needs_gradients else []),
+            *(f"{branch} branch" for branch in method.branches(method.Options())),
+        ]
         what = card.adapts.replace(" of normalisation", "").replace("normalisation ", "")
         passes = f"{card.forwards} + {card.backwards}"
-        table.add_row(*map(escape, (name, what, card.statistics, passes, card.paper)))
+        table.add_row(*map(escape, (name, what, ", ".join(needs), passes, f"{card.paper} ({card.licence})")))
     for name, error in METHODS.broken_plugins.items():
         table.add_row(f"[red]{escape(name)}[/red]", escape(f"plug-in cannot be imported: {error}"))
     return table

@@ -87,7 +87,7 @@ class DLTTA(GradientMethod):
         forwards=2,
         backwards=1,
         paper="Yang et al., TMI 2022",
-        licence="none",
+        licence="none stated",
     )
     Options = DLTTAOptions
 

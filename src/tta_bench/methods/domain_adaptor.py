@@ -96,7 +96,7 @@ class DomainAdaptor(GradientMethod):
         forwards=2,
         backwards=1,
         paper="Zhang et al., ICCV 2023",
-        licence="none",
+        licence="none stated",
     )
     Options = DomainAdaptorOptions
     transient = frozenset({"_adapted", "rectification"})

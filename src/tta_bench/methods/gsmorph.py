@@ -35,7 +35,7 @@ class GSMorph(CombinedGradientsMethod):
         forwards=9,
         backwards=2,
         paper="Dou et al., MICCAI 2023",
-        licence="none",
+        licence="none stated",
         stochastic=True,
     )
     Options = GSMorphOptions
