@@ -235,8 +235,13 @@ def test_an_experiment_is_run_as_its_file_says(typed, started):
     assert typed("experiment=first_look", "source=A,B")[0] == 0
     assert len({(config.method["name"], config.source) for config in started}) == len(started) == 8
     del started[:]
-    assert typed("+experiment=first_look", "source=D", "+method=grata")[0] == 0
-    assert [(config.method["name"], config.source) for config in started] == [("grata", "D")]
+    assert typed("+experiment=first_look", "target=A,C")[0] == 2, "A and C are sources too"
+    assert not started
+    assert typed("+experiment=first_look", "target=A", "source=B,D", "seed=3,4")[0] == 0
+    assert {(config.source, config.target, config.seed) for config in started} == {
+        ("B", ("A",), (3, 4)),
+        ("D", ("A",), (3, 4)),
+    }
 
 
 def test_nothing_starts_if_one_job_of_many_is_bad(typed, started):
