@@ -8,8 +8,8 @@ import shutil
 import subprocess
 
 import pytest
-from made_tables import finish, made_plan, planned, simple_plan
 
+from made_tables import finish, made_plan, planned, simple_plan
 from tta_bench.results.formats import DASH, csv_text, latex, latex_text, markdown, notes, number, p_value, ranks
 from tta_bench.results.tables import build_table
 
