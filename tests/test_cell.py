@@ -474,6 +474,12 @@ def test_the_hash_ignores_what_changes_speed_place_or_display(finished):
     assert hashes == {folder(finished[0]).name}
 
 
+def test_the_same_option_written_as_an_integer_is_the_same_cell():
+    words = ["+method=grata", "source=D"]
+    cells = [check([*words, f"method.perturbation={zero}"], multirun=False)[0] for zero in ("0", "0.0")]
+    assert len({folder(cell).name for cell in cells}) == 1
+
+
 def test_the_hash_changes_with_everything_else(finished):
     root = finished[0].results_root
     hashes = [folder(configure(root, word)).name for word in ("source=D", *RELEVANT)]

@@ -11,7 +11,7 @@ import logging
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,9 @@ class Cell:
     def identity(self) -> dict[str, Any]:
         """All that determines the numbers; what only changes speed, place or display is left out."""
         config = self.config
-        content = config.model_dump(mode="json", include={"method", "source", "target", "data", "model", "protocol"})
+        content = config.model_dump(mode="json", include={"source", "target", "data", "model", "protocol"})
+        # As typed values: 0 and 0.0 for the same option are the same cell.
+        content["method"] = config.method | asdict(method_options(config.method))
         if config.checkpoint is None:
             content["training"] = config.training.content(config.model.branches)
         else:
