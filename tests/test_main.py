@@ -131,7 +131,7 @@ def test_wandb_offline_keeps_one_finished_run_per_cell_in_the_cells_folder(tmp_p
     assert done.returncode == 0, done.stdout + done.stderr
     assert "wandb" not in (done.stdout + done.stderr).lower().replace("logger=wandb", "")
     cells = list((tmp_path / "outputs/cells").iterdir())
-    assert len(cells) == 4
+    assert len(cells) == 2, "TENT and its reference draw nothing: one cell for both seeds"
     for cell in cells:
         (run,) = (cell / "wandb").glob("offline-run-*")
         assert run.name.endswith(cell.name), "the run's id is the cell's hash"

@@ -119,7 +119,7 @@ def test_a_wheel_runs_from_an_empty_folder(installed, tmp_path):
 def test_a_wheel_finds_its_experiments(installed, tmp_path):
     shown = _run(installed, tmp_path, "-m", "tta_bench", "experiment=first_look", "--cfg", "all")
     assert shown.returncode == 0, shown.stderr
-    assert "+method: no_adapt,bn_only,tent,grata" in shown.stdout
+    assert "+row: first_look_01,first_look_02,first_look_03,first_look_04" in shown.stdout
     listed = _run(installed, tmp_path, "-m", "tta_bench.cli", "list", "experiments")
     assert "first_look" in listed.stdout
     assert list(tmp_path.iterdir()) == []

@@ -31,9 +31,11 @@ def main() -> None:
     from tta_bench.launch.paths import CONFIG_DIR
 
     flags, overrides = _split(sys.argv[1:])
-    overrides = with_every_source(quote_lists(overrides, flags.multirun))
-    sys.argv[1:] = [*_words(flags), *overrides]
+    overrides = quote_lists(overrides, flags.multirun)
     only_shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
+    if not only_shows:
+        overrides = with_every_source(overrides)
+    sys.argv[1:] = [*_words(flags), *overrides]
     jobs: list[RunConfig] = []
     try:
         register_configs()
