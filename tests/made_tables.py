@@ -73,7 +73,21 @@ def finish(cell, dice, **more):
         ]
     size = cell.config.data.image_size
     masks = {target: Predictions.of([np.zeros((len(CLASSES), size, size), bool)] * IMAGES) for target in cell.targets}
-    summary = {
+    folder = cell.folder()
+    folder.start({"hash": folder.hash})
+    folder.finish(rows, masks, summary_of(cell, targets, **more))
+
+
+def summary_of(cell, targets, **more):
+    """The content of ``summary.json``.
+
+    Args:
+        cell: that is finished.
+        targets: target -> n and mean Dice.
+        more: entries to replace.
+    """
+    source = f"{cell.config.source}{cell.config.training.seed}"
+    return {
         "cell": cell.folder().hash,
         "method": cell.config.method["name"],
         "source": cell.config.source,
@@ -86,17 +100,11 @@ def finish(cell, dice, **more):
         "peak_memory_mb": 100.0,
         "forwards_per_image": 2.0,
         "backwards_per_image": 1.0,
-        "source_checkpoint": {
-            "path": f"models/{cell.config.source}{cell.config.training.seed}.ckpt",
-            "sha256": f"{cell.config.source}{cell.config.training.seed}" * 32,
-            "dice_in_domain": 90.0,
-        },
-        "data": {target: target * 32 for target in cell.targets},
-        "versions": {"tta_bench": "0.1.0", "device": "x86_64"},
+        "source_checkpoint": {"path": f"models/{source}.ckpt", "sha256": source * 32, "dice_in_domain": 90.0},
+        "data": {target: target * 32 for target in targets},
+        "versions": {"tta_bench": "0.1.0", "torch": "2.15.0", "device": "x86_64"},
+        **more,
     }
-    folder = cell.folder()
-    folder.start({"hash": folder.hash})
-    folder.finish(rows, masks, summary | more)
 
 
 def made_plan(cells, *, name="made", rows=None, controls=(), sweep=(), paper=None, reference="no_adapt", overrides=()):

@@ -106,7 +106,7 @@ def _outcomes_elsewhere(jobs: Sequence[RunConfig]) -> list[int]:
     """Exit codes of jobs that ran in the processes of a launcher, told by what they left behind."""
     from tta_bench.cell import Cell
 
-    finished = [all(Cell.of(config, seed).folder().status() == "done" for seed in config.seed) for config in jobs]
+    finished = [all(cell.folder().status() == "done" for cell in Cell.all_of(config)) for config in jobs]
     return [0 if done else CRASH for done in finished]
 
 

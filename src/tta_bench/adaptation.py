@@ -11,7 +11,6 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from rich.console import Console
@@ -56,14 +55,14 @@ class ImageRecord:
     Attributes:
         place: the image.
         dice: percent per class, in the order of the domain's classes.
-        prediction: bool ``[classes, H, W]``.
+        prediction: of this image alone, packed at once: as many as a data set has would not fit into memory.
         diagnostics: what the method reports of its update.
         seconds: wall time of adaptation and prediction.
     """
 
     place: StreamImage
     dice: tuple[float, ...]
-    prediction: np.ndarray
+    prediction: Predictions
     diagnostics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -87,8 +86,8 @@ class Snapshot:
     forwards: int
 
     def content(self) -> dict[str, Any]:
-        """The same as tensors and plain values; the predictions are packed to bits."""
-        masks = Predictions.of([record.prediction for record in self.records])
+        """The same as tensors and plain values."""
+        masks = Predictions.joined([record.prediction for record in self.records])
         scores = [
             {"place": vars(r.place), "dice": r.dice, "diagnostics": r.diagnostics, "seconds": r.seconds}
             for r in self.records
@@ -101,10 +100,14 @@ class Snapshot:
         """The snapshot with this content."""
         parts = dict(content)
         predictions = parts.pop("predictions")
-        masks = Predictions(predictions["bits"].numpy(), predictions["shape"])
+        masks = predictions["bits"].split(1)
         records = [
-            ImageRecord(**{**scores, "place": StreamImage(**scores["place"]), "prediction": masks.mask(index)})
-            for index, scores in enumerate(parts.pop("records"))
+            ImageRecord(
+                place=StreamImage(**scores.pop("place")),
+                prediction=Predictions(bits.numpy(), predictions["shape"]),
+                **scores,
+            )
+            for bits, scores in zip(masks, parts.pop("records"), strict=True)
         ]
         return cls(records=records, **parts)
 
@@ -187,7 +190,7 @@ class AdaptationModule(pl.LightningModule):
         scores = dice_score(predictions, self.withheld.labels).tolist()
         for row, (place, dice) in enumerate(zip(self.withheld.places, scores, strict=True)):
             diagnostics = {name: float(values[row]) for name, values in result.diagnostics.items()}
-            prediction = predictions[row].numpy()
+            prediction = Predictions.of([predictions[row].numpy()])
             self.records.append(ImageRecord(place, tuple(dice), prediction, diagnostics, result.seconds))
 
 

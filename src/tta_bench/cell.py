@@ -63,6 +63,11 @@ class Cell:
         """The cell of a seed; a method that draws nothing at random has one cell, that of seed 0, for all seeds."""
         return cls(config, seed if METHODS.get(config.method["name"]).card.stochastic else 0)
 
+    @classmethod
+    def all_of(cls, config: RunConfig) -> list[Cell]:
+        """The cells of a configuration, one per seed that matters."""
+        return [cls(config, seed) for seed in dict.fromkeys(cls.of(config, seed).seed for seed in config.seed)]
+
     @property
     def targets(self) -> tuple[str, ...]:
         """The target domains, in order."""
@@ -113,8 +118,7 @@ def run(config: RunConfig, console: Console) -> None:
     else:
         source = given
     _announce_source(source)
-    for seed in dict.fromkeys(Cell.of(config, seed).seed for seed in config.seed):
-        cell = Cell(config, seed)
+    for cell in Cell.all_of(config):
         reference = cell.reference()
         compared = finish(reference, domains, source, device) if reference is not None else None
         show(cell, finish(cell, domains, source, device), compared, console)
@@ -228,7 +232,7 @@ def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[
 def predictions_by_target(cell: Cell, records: Sequence[ImageRecord]) -> dict[str, Predictions]:
     """The binary predictions of each target, images in file order."""
     return {
-        name: Predictions.of(
+        name: Predictions.joined(
             [record.prediction for record in sorted(records, key=_index) if record.place.domain == name]
         )
         for name in cell.targets

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -331,16 +332,22 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
     """
     if "name" not in method:
         raise UserError(f"no method is chosen: add +method=NAME, {nearest('', METHODS.names())}")
-    options = METHODS.get(method["name"]).Options
+    options: Any = METHODS.get(method["name"]).Options
     if method.get("preset", PRESETS[0]) not in PRESETS:
         raise UserError(f"unknown method.preset={method['preset']}: {nearest(str(method['preset']), PRESETS)}")
     values = {key: value for key, value in method.items() if key not in ("name", "preset")}
     try:
-        return TypeAdapter(options).validate_python(values)
+        return _adapter(options).validate_python(values)
     except ValidationError as error:
         raise UserError(
             [_sentence(fault, lambda path: _option_names(options, path), "method") for fault in error.errors()]
         ) from None
+
+
+@cache
+def _adapter(options: Any) -> TypeAdapter[Any]:
+    """Building one takes milliseconds, and a report asks for the options of every cell several times."""
+    return TypeAdapter(options)
 
 
 def _sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str = "") -> str:

@@ -159,7 +159,7 @@ def test_source_models_and_versions_are_listed_once(tmp_path):
         ("A", 0, 90.0),
         ("B", 0, 90.0),
     ]
-    assert table.versions == ({"tta_bench": "0.1.0", "device": "x86_64"},)
+    assert table.versions == ({"tta_bench": "0.1.0", "torch": "2.15.0", "device": "x86_64"},)
 
 
 # unfinished tables

@@ -52,6 +52,5 @@ def plan(name: str, overrides: Sequence[str] = ()) -> Plan:
     cells = []
     for job in find_jobs(quote_lists([f"experiment={name}", *overrides], multirun=True)):
         assert job.row is not None
-        for seed in dict.fromkeys(Cell.of(job.config, seed).seed for seed in job.config.seed):
-            cells.append(PlannedCell(labels[job.row], Cell(job.config, seed)))
+        cells += [PlannedCell(labels[job.row], cell) for cell in Cell.all_of(job.config)]
     return Plan(experiment, tuple(cells), tuple(overrides))

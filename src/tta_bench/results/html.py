@@ -21,6 +21,7 @@ from tta_bench.results.figures import (
     running_dice,
     traces,
 )
+from tta_bench.results.formats import comparable_with_paper
 from tta_bench.results.panels import Panels, panels
 from tta_bench.results.store import CellFolder
 from tta_bench.results.tables import BN_ONLY, Table
@@ -79,22 +80,53 @@ class Stream:
         return np.array([float(row.get(name) or "nan") for row in self.rows])
 
 
-def html_page(table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None) -> str:
-    """A whole page that shows a table, finished or not.
+@dataclass(frozen=True)
+class Drawings:
+    """All that is drawn of a table.
+
+    Attributes:
+        figures: that the finished cells have values for.
+        panels: the segmentations; None if there are none.
+        panels_fault: why there are none, else empty.
+    """
+
+    figures: Sequence[Figure]
+    panels: Panels | None
+    panels_fault: str
+
+    def files(self) -> dict[str, str | bytes]:
+        """Each as a file of its own, by name: SVG, and the panels as WebP."""
+        files: dict[str, str | bytes] = {
+            f"{figure.title.lower().replace(' ', '_')}.svg": figure.svg for figure in self.figures
+        }
+        return files if self.panels is None else files | {"panels.webp": self.panels.webp()}
+
+
+def draw(table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None) -> Drawings:
+    """Draw a table, finished or not.
 
     Args:
         table: with the plan, whose cell folders have the values of the figures.
         source: of the panels, see :func:`tta_bench.results.panels.panels`.
         images: of the panels, likewise.
 
-    Returns:
-        The text of an HTML file; all that it needs is inside.
-
     Raises:
         UserError: the source or images asked for cannot be shown.
     """
-    streams = read_streams(table)
-    shown, panels_fault = _panels(table, source, images)
+    return Drawings(figures(table, read_streams(table)), *_panels(table, source, images))
+
+
+def html_page(table: Table, drawn: Drawings | None = None) -> str:
+    """A whole page that shows a table, finished or not.
+
+    Args:
+        table: with the plan.
+        drawn: what is shown of it; None to draw it now.
+
+    Returns:
+        The text of an HTML file; all that it needs is inside.
+    """
+    drawn = drawn or draw(table)
     environment = Environment(
         loader=PackageLoader("tta_bench.results"),
         autoescape=True,
@@ -108,25 +140,15 @@ def html_page(table: Table, source: str | None = None, images: Sequence[tuple[st
         bn_only=BN_ONLY,
         nothing=NOTHING,
         best=best_rows(table),
-        figures=figures(table, streams),
-        panels=shown,
-        panels_fault=panels_fault,
+        figures=drawn.figures,
+        panels=drawn.panels,
+        panels_fault=drawn.panels_fault,
         protocol=protocol_sentences(table.protocol, table.data),
         commands=commands(table),
         with_bn_only=any(row.vs_bn_only for row in table.rows),
         planned=len(table.plan.cells),
-        comparable=table.data.get("name") == "fundus",
+        comparable=comparable_with_paper(table),
     )
-
-
-def figure_files(
-    table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None
-) -> dict[str, str | bytes]:
-    """The figures of the page as files of their own, by name: SVG, and the panels as WebP; arguments as there."""
-    drawn = figures(table, read_streams(table))
-    files: dict[str, str | bytes] = {f"{figure.title.lower().replace(' ', '_')}.svg": figure.svg for figure in drawn}
-    shown, _ = _panels(table, source, images)
-    return files if shown is None else files | {"panels.webp": shown.webp()}
 
 
 def read_streams(table: Table) -> dict[str, list[Stream]]:

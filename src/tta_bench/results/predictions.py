@@ -30,6 +30,11 @@ class Predictions:
         """Pack bool masks ``[classes, H, W]``."""
         return cls(np.stack([np.packbits(mask) for mask in masks]), masks[0].shape)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Predictions]) -> Predictions:
+        """All images of several, in order; masks of one shape."""
+        return cls(np.concatenate([part.bits for part in parts]), parts[0].shape)
+
     def mask(self, index: int) -> np.ndarray:
         """Bool ``[classes, H, W]`` of one image."""
         return np.unpackbits(self.bits[index], count=int(np.prod(self.shape))).reshape(self.shape).astype(bool)

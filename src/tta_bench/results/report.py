@@ -35,14 +35,15 @@ def write_report(
     Raises:
         UserError: the folder cannot be written to, or the panels asked for cannot be shown.
     """
-    from tta_bench.results.html import figure_files, html_page  # figures take a second to import, only here
+    from tta_bench.results.html import draw, html_page  # figures take a second to import, only here
 
+    drawn = draw(table, source, images)
     files: dict[str, str | bytes] = {
         "table.md": markdown(table),
         "table.csv": csv_text(table),
         "table.tex": latex(table),
-        "index.html": html_page(table, source, images),
-        **{f"figures/{name}": content for name, content in figure_files(table, source, images).items()},
+        "index.html": html_page(table, drawn),
+        **{f"figures/{name}": content for name, content in drawn.files().items()},
     }
     for name, content in files.items():
         write_atomically(folder / name, content)
@@ -86,11 +87,13 @@ def plan_table(plan: Plan) -> RichTable:
 def remaining_time(plan: Plan) -> str:
     """The time that unfinished cells will take, from the finished ones of the same row; source training left out."""
     known: dict[str, list[float]] = {}
+    open_rows = []
     for planned in plan.cells:
         seconds = cell_seconds(planned.cell)
-        if seconds is not None:
+        if seconds is None:
+            open_rows.append(planned.row)
+        else:
             known.setdefault(planned.row, []).append(seconds)
-    open_rows = [planned.row for planned in plan.cells if cell_seconds(planned.cell) is None]
     if not open_rows:
         return "all cells are finished"
     total = sum(sum(known[row]) / len(known[row]) for row in open_rows if row in known)
