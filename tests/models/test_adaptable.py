@@ -1,4 +1,5 @@
 import copy
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,7 @@ from tta_bench.models.normalisation import (
     SourceStatistics,
 )
 from tta_bench.models.resunet import ResUNet
+from tta_bench.models.unet import UNet
 
 IMAGE_BRANCHES = ("reconstruction", "denoising", "super_resolution")
 UNUSED_FC = 513_000
@@ -171,6 +173,18 @@ def test_source_statistics_are_those_of_all_layers_in_order(small_net, branched)
     mean, variance = branched.source_statistics
     assert torch.equal(mean, torch.cat([layer.running_mean for layer in layers]))
     assert torch.equal(variance, torch.cat([layer.running_var for layer in layers]))
+
+
+@pytest.mark.parametrize(
+    "build", [ResUNet, partial(UNet, "resnet18", encoder_weights=None, decoder_channels=(64, 32, 16, 8, 4))]
+)
+def test_branches_do_not_change_the_weights_the_rest_starts_from(build):
+    torch.manual_seed(0)
+    without = build(classes=2).state_dict()
+    torch.manual_seed(0)
+    branched = build(classes=2, branches=("denoising", "rotation")).state_dict()
+    assert {name for name in branched if not name.startswith("branches.")} == set(without)
+    assert all(torch.equal(branched[name], weight) for name, weight in without.items())
 
 
 @pytest.mark.parametrize(("branch", "shape"), [("reconstruction", (3, 64, 64)), ("super_resolution", (3, 128, 128))])

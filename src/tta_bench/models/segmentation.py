@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,7 +16,8 @@ class SegmentationModel(nn.Module):
     """A network with named intermediate outputs.
 
     Subclasses implement :meth:`encode`, :meth:`decode` and :meth:`classify`. Logits have one sigmoid channel
-    per class, at the resolution of the input.
+    per class, at the resolution of the input. Under one random seed, the rest of the network starts from the same
+    weights with branches and without.
 
     Args:
         bottleneck_channels: channels of the deepest feature map, the input of every branch.
@@ -25,7 +27,8 @@ class SegmentationModel(nn.Module):
 
     def __init__(self, bottleneck_channels: int, branches: Sequence[str] = ()) -> None:
         super().__init__()
-        self.branches = nn.ModuleDict({name: build_branch(name, bottleneck_channels) for name in branches})
+        with torch.random.fork_rng(devices=[]):
+            self.branches = nn.ModuleDict({name: build_branch(name, bottleneck_channels) for name in branches})
 
     @abstractmethod
     def encode(self, images: Tensor) -> list[Tensor]:

@@ -40,7 +40,7 @@ from tta_bench.source.module import SourceTraining
 
 log = logging.getLogger(__name__)
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Part of the cache key; raise it whenever the same configuration would give other weights."""
 
 THRESHOLD = 0.5
