@@ -26,3 +26,14 @@ def acquire_lock(path: Path, does_the_same: str) -> FileLock:
         log.info("waiting for another process that %s (%s)", does_the_same, path.parent)
         lock.acquire()
     return lock
+
+
+def is_free(path: Path) -> bool:
+    """Whether no process holds a lock file; False also where that cannot be found out."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return False
+    lock.release()
+    return True

@@ -192,7 +192,9 @@ def test_a_missing_seed_is_named_and_the_others_count(tmp_path):
     assert grata.results["A"].dice == pytest.approx(50 + LEVEL)
     assert grata.average.dice == pytest.approx((50 + 51) / 2 + LEVEL)
     assert (grata.average.seeds, grata.average.missing) == ((Seed(0, 0, 0),), (Seed(0, 0, 1),))
-    assert [one.status for one in table.missing] == ["running"]
+    assert [one.status for one in table.missing] == ["killed"]
+    with lost.folder().locked():
+        assert [one.status for one in build_table(plan).missing] == ["running"]
 
 
 def test_a_table_without_any_result_has_rows_and_no_numbers(tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tta_bench.results.tables import AVERAGE, Comparison, Row, SourceResult, Table
+from tta_bench.results.tables import AVERAGE, STATES, Comparison, Row, SourceResult, Table
 
 DASH = "\N{EN DASH}"
 """In the place of a number that is not there."""
@@ -181,7 +181,7 @@ def missing_note(table: Table) -> str:
     rows = {row.label: [one for one in table.missing if one.row == row.label] for row in table.rows}
     parts = []
     for label, cells in rows.items():
-        states = {state: sum(one.status == state for one in cells) for state in ("missing", "running", "failed")}
+        states = {state: sum(one.status == state for one in cells) for state in STATES}
         text = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         parts += [f"{label} ({text})"] if cells else []
     total = len({(planned.row, planned.cell.folder().hash) for planned in table.plan.cells})

@@ -13,9 +13,7 @@ from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.results.formats import csv_text, latex, markdown, number, p_value
 from tta_bench.results.store import write_atomically
-from tta_bench.results.tables import Table, cell_status
-
-STATES = ("done", "running", "failed", "missing")
+from tta_bench.results.tables import STATES, Table, cell_status
 
 
 def write_report(
@@ -123,7 +121,7 @@ def duration(seconds: float) -> str:
 
 
 def status_table(plan: Plan) -> RichTable:
-    """How many cells of every row are done, running, failed and missing."""
+    """How many cells of every row are in each of the states."""
     counts: dict[str, dict[str, int]] = {}
     for planned in plan.cells:
         row = counts.setdefault(planned.row, dict.fromkeys(STATES, 0))

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from tta_bench.errors import UserError
-from tta_bench.locks import acquire_lock
+from tta_bench.locks import acquire_lock, is_free
 from tta_bench.results.predictions import Predictions, predictions_file
 
 CELL_VERSION = 1
@@ -79,12 +79,20 @@ class CellFolder:
         with (self.path / "per_image.csv").open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
+    @property
+    def _lock(self) -> Path:
+        return self.path / ".lock"
+
+    def is_abandoned(self) -> bool:
+        """Whether the status is ``running`` but no process works on the cell: its run was killed."""
+        return self.status() == "running" and is_free(self._lock)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold this cell: a second process waits, and the system frees the lock of a killed one."""
         with translate_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = acquire_lock(self.path / ".lock", "computes the same cell")
+            lock = acquire_lock(self._lock, "computes the same cell")
         try:
             yield
         finally:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 AVERAGE = "average"
 """The key of the mean over sources, beside the names of the sources."""
 
+STATES = ("done", "running", "killed", "failed", "missing")
+"""Of a cell, see :func:`cell_status`."""
+
 BN_ONLY = "bn_only"
 """The row that shows what test-image statistics gain alone; methods that use them are compared with it too."""
 
@@ -158,7 +161,7 @@ class MissingCell:
         source: name of the source domain.
         seed: of the repeat.
         hash: name of its folder.
-        status: ``running``, ``failed`` or ``missing`` (never started, or its files are gone).
+        status: ``running``, ``killed``, ``failed`` or ``missing`` (never started, or its files are gone).
         error: of a failed cell, else empty.
     """
 
@@ -339,7 +342,7 @@ def _read(cells: Sequence[tuple[str, Cell]]) -> tuple[list[FinishedCell], list[M
 
 
 def cell_status(cell: Cell) -> tuple[str, str]:
-    """``done``, ``running``, ``failed`` or ``missing``, and the error of a failed cell (else empty).
+    """``done``, ``running``, ``killed``, ``failed`` or ``missing``, and the error of a failed cell (else empty).
 
     A cell that says ``done`` but whose results cannot be read is ``missing``: the next run computes it again.
     """
@@ -348,7 +351,7 @@ def cell_status(cell: Cell) -> tuple[str, str]:
     if status == "done":
         return ("missing" if folder.summary() is None else "done"), ""
     if status != "failed":
-        return status or "missing", ""
+        return ("killed" if folder.is_abandoned() else status or "missing"), ""
     return status, str(json.loads((folder.path / "status.json").read_text()).get("error", ""))
 
 
