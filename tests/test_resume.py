@@ -10,22 +10,22 @@ from pathlib import Path
 import pytest
 import torch
 
-import tta_bench.adaptation as adaptation
 import tta_bench.cell as cell_module
+import tta_bench.snapshots as snapshots
 from test_cell import configure, execute, folder, numbers, status, summary
-from tta_bench.adaptation import ImageRecord, Snapshot, SnapshotFile
 from tta_bench.data.streams import StreamImage
 from tta_bench.methods.base import METHODS
 from tta_bench.results.predictions import Predictions
+from tta_bench.snapshots import ImageRecord, Snapshot, SnapshotFile
 
 RUN = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 import test_cell
-import tta_bench.adaptation as adaptation
-from tta_bench.adaptation import SnapshotFile
-adaptation.SNAPSHOT_SECONDS = 0
-adaptation.SNAPSHOT_SHARE = float("inf")
+import tta_bench.snapshots as snapshots
+from tta_bench.snapshots import SnapshotFile
+snapshots.SNAPSHOT_SECONDS = 0
+snapshots.SNAPSHOT_SHARE = float("inf")
 keep, calls = SnapshotFile.keep, []
 def kill(self, snapshot):
     keep(self, snapshot)
@@ -98,8 +98,8 @@ def interrupt(config, after):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adaptation, "SNAPSHOT_SECONDS", 0)
-        patch.setattr(adaptation, "SNAPSHOT_SHARE", float("inf"))
+        patch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
+        patch.setattr(snapshots, "SNAPSHOT_SHARE", float("inf"))
         patch.setattr(SnapshotFile, "keep", stop)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             execute(config)
@@ -216,7 +216,7 @@ def a_snapshot():
 
 
 def test_a_snapshot_comes_back_as_it_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(adaptation, "SNAPSHOT_SECONDS", 0)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
     file, kept = SnapshotFile(tmp_path / "snapshot.pt", {"a": [1]}), a_snapshot()
     file.keep(lambda: kept)
     back = file.read()
@@ -240,7 +240,7 @@ def test_what_is_no_snapshot_is_ignored_with_a_warning(tmp_path, caplog, damage)
 
 
 def test_a_snapshot_of_another_version_of_the_key_is_ignored_with_a_warning(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(adaptation, "SNAPSHOT_SECONDS", 0)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
     SnapshotFile(tmp_path / "snapshot.pt", {"a": 1, "b": 2}).keep(a_snapshot)
     assert SnapshotFile(tmp_path / "snapshot.pt", {"a": 1, "c": 2}).read() is None
     assert "it differs in b, c" in caplog.text
@@ -251,7 +251,7 @@ def test_where_no_snapshot_can_be_kept_the_run_goes_on(tmp_path, caplog, monkeyp
     def refuse():
         raise error
 
-    monkeypatch.setattr(adaptation, "SNAPSHOT_SECONDS", 0)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
     file = SnapshotFile(tmp_path / "snapshot.pt", {})
     file.keep(refuse)
     file.keep(refuse)
@@ -260,7 +260,7 @@ def test_where_no_snapshot_can_be_kept_the_run_goes_on(tmp_path, caplog, monkeyp
 
 def test_snapshots_are_seconds_apart(tmp_path, monkeypatch):
     now, written = [100.0], []
-    monkeypatch.setattr(adaptation, "monotonic", lambda: now[0])
+    monkeypatch.setattr(snapshots, "monotonic", lambda: now[0])
 
     def slow():
         now[0] += 1.0  # writing takes a second, so the next one is due after fifty

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 
 from tta_bench import __version__
-from tta_bench.adaptation import ImageRecord, SnapshotFile, adapt_streams
+from tta_bench.adaptation import adapt_streams
 from tta_bench.config import RunConfig, method_options
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
@@ -39,6 +39,7 @@ from tta_bench.results.predictions import Predictions
 from tta_bench.results.run_log import run_log
 from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors
 from tta_bench.results.wandb_sink import log_to_wandb
+from tta_bench.snapshots import ImageRecord, SnapshotFile
 from tta_bench.source.train import source_model
 
 log = logging.getLogger(__name__)
