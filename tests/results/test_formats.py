@@ -6,11 +6,23 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from made_tables import finish, made_plan, planned, simple_plan
-from tta_bench.results.formats import DASH, csv_text, latex, latex_text, markdown, notes, number, p_value, ranks
+from tta_bench.results.formats import (
+    DASH,
+    csv_text,
+    latex,
+    latex_text,
+    markdown,
+    notes,
+    number,
+    p_value,
+    planned_cells,
+    ranks,
+)
 from tta_bench.results.tables import build_table
 
 HARD = r"100% of a_b & $x^2$ #1 {~} \ relu max(0,x) | η<β> é 日 [1]"
@@ -102,6 +114,12 @@ def test_missing_and_skipped_are_said_in_the_notes(hard):
     assert f"Updates skipped because a loss or gradient was not finite: {HARD} 4." in text
     assert "1 of 3 cells have no results yet: lost (1 missing)." in text
     assert f"| lost | {DASH} |" in markdown(hard)
+
+
+def test_a_cell_that_serves_several_seeds_is_planned_once(table):
+    cells = table.plan.cells
+    twice = replace(table, plan=replace(table.plan, cells=(*cells, cells[0])))
+    assert planned_cells(twice) == planned_cells(table) == len(cells)
 
 
 def test_the_notes_say_how_to_read_the_numbers(table):

@@ -176,6 +176,11 @@ def comparable_with_paper(table: Table) -> bool:
     return bool(table.data["name"] == "fundus")
 
 
+def planned_cells(table: Table) -> int:
+    """How many cells a table needs; one that stands for several seeds of a row counts once."""
+    return len({(planned.row, planned.cell.folder().hash) for planned in table.plan.cells})
+
+
 def missing_note(table: Table) -> str:
     """How many cells of which rows have no results, and why."""
     rows = {row.label: [one for one in table.missing if one.row == row.label] for row in table.rows}
@@ -184,8 +189,7 @@ def missing_note(table: Table) -> str:
         states = {state: sum(one.status == state for one in cells) for state in STATES}
         text = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         parts += [f"{label} ({text})"] if cells else []
-    total = len({(planned.row, planned.cell.folder().hash) for planned in table.plan.cells})
-    return f"{len(table.missing)} of {total} cells have no results yet: {'; '.join(parts)}."
+    return f"{len(table.missing)} of {planned_cells(table)} cells have no results yet: {'; '.join(parts)}."
 
 
 def _comparisons(table: Table) -> dict[str, dict[str, Comparison]]:
