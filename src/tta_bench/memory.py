@@ -28,6 +28,12 @@ def keep_freed_memory() -> bool:
         return False
 
 
+def _give_back_freed_memory() -> None:
+    """Return what glibc keeps, for one's own high-water mark not to contain that of the work before."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 class PeakMemory:
     """Peak memory since construction: of the GPU if ``device`` is one, else of this process.
 
@@ -40,6 +46,7 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         else:
+            _give_back_freed_memory()
             with contextlib.suppress(OSError):  # Linux: start the high-water mark anew
                 Path("/proc/self/clear_refs").write_text("5")
 

@@ -13,6 +13,14 @@ def test_the_mean_is_over_images_then_targets():
     assert paired_difference([[1.0, 3.0], [10.0] * 5]).mean == pytest.approx((2 + 10) / 2)
 
 
+def test_targets_can_have_weights():
+    values = [[1.0, 3.0, 2.0], [10.0, 14.0]]
+    weighted = paired_difference(values, weights=[3, 1])
+    assert weighted.mean == pytest.approx((3 * 2 + 12) / 4)
+    assert weighted.low < weighted.mean < weighted.high
+    assert paired_difference(values, weights=[2, 2]) == pytest.approx(paired_difference(values))
+
+
 def test_the_interval_agrees_with_every_possible_resample():
     """Three images have 27 equally likely resamples; the bootstrap draws from exactly these."""
     values = [0.0, 1.0, 5.0]

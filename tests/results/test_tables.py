@@ -78,6 +78,37 @@ def test_p_of_six_gains_of_different_size_is_the_smallest_possible(tmp_path):
     assert comparison.mean == pytest.approx(2.05)
 
 
+def test_an_image_counts_once_however_many_source_models_predict_it(tmp_path):
+    """Two models that gain 1 less and 1 more than the image's own gain: n, p and interval are those of the images."""
+
+    def own(source, seed, target, index):
+        return 1 + index + 0.1 * (target == "D")
+
+    def shifted(source, *place):
+        return own(source, *place) + {"A": -1, "B": 1}[source]
+
+    (tmp_path / "one").mkdir()
+    one = row(build_table(simple_plan(tmp_path / "one", {"no_adapt": 0.0, "tent": own}, ("A",))), "tent").vs_reference
+    two = row(build_table(simple_plan(tmp_path, {"no_adapt": 0.0, "tent": shifted})), "tent").vs_reference
+    assert (two.n, two.excluded, two.sources) == (2 * IMAGES, 0, ("A", "B"))
+    assert (two.mean, two.low, two.high, two.p) == pytest.approx((one.mean, one.low, one.high, one.p))
+
+
+def test_pairs_of_source_and_target_count_equally(tmp_path):
+    """C has one source model and D two: (1 + (2 + 6)) / 3, not the (1 + 4) / 2 of the targets."""
+    cells = [
+        planned(tmp_path, label, {"method": label, "target": targets}, source)
+        for label in ("no_adapt", "tent")
+        for source, targets in (("A", ("C", "D")), ("B", ("D",)))
+    ]
+    gains = {("A", "C"): 1, ("A", "D"): 2, ("B", "D"): 6}
+    for one in cells:
+        source = one.cell.config.source if one.row == "tent" else None
+        finish(one.cell, lambda target, index, source=source: 50 + index + gains.get((source, target), 0))
+    comparison = row(build_table(made_plan(cells)), "tent").vs_reference
+    assert (comparison.mean, comparison.n) == (pytest.approx(3), 2 * IMAGES)
+
+
 def test_p_values_are_corrected_for_all_rows_but_the_reference(tmp_path):
     def better(source, seed, target, index):
         return 1 + index + 0.1 * (target == "D")

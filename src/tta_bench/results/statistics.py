@@ -19,13 +19,16 @@ class Difference(NamedTuple):
     high: float
 
 
-def paired_difference(differences: Sequence[Sequence[float]], seed: int = 0) -> Difference:
+def paired_difference(
+    differences: Sequence[Sequence[float]], *, weights: Sequence[float] | None = None, seed: int = 0
+) -> Difference:
     """Mean of the per-target means of paired differences, and its bootstrap interval.
 
-    Images are resampled within each target; targets count equally, as in the paper's averages.
+    Images are resampled within each target; targets count equally, as in the paper's averages, or by their weights.
 
     Args:
         differences: per target, one value per image: method minus reference on the same image.
+        weights: of the targets, positive.
         seed: of the resampling.
 
     Returns:
@@ -37,12 +40,12 @@ def paired_difference(differences: Sequence[Sequence[float]], seed: int = 0) -> 
     samples = [np.asarray(values, dtype=float) for values in differences]
     if not samples or any(len(values) == 0 for values in samples):
         raise ValueError("every target needs at least one image")
-    mean = float(np.mean([values.mean() for values in samples]))
+    mean = float(np.average([values.mean() for values in samples], weights=weights))
     if any(len(values) < 2 for values in samples):
         return Difference(mean, float("nan"), float("nan"))
 
     def mean_of_means(*resampled: np.ndarray, axis: int = -1) -> np.ndarray:
-        return np.mean([values.mean(axis=axis) for values in resampled], axis=0)
+        return np.average([values.mean(axis=axis) for values in resampled], axis=0, weights=weights)
 
     interval = bootstrap(
         tuple(samples),

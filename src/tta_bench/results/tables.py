@@ -81,9 +81,9 @@ class Comparison:
         mean: of the means per source and target.
         low: end of the 95 % bootstrap interval; NaN where there is nothing to resample.
         high: its other end.
-        p: Wilcoxon signed-rank test over the pooled images, two-sided.
+        p: Wilcoxon signed-rank test over the images, two-sided.
         p_holm: ``p`` corrected for all rows compared with ``against`` (Holm).
-        n: images compared.
+        n: images compared; one that several source models predict counts once, with its mean over them.
         excluded: images left out because their value is missing or not finite in either row.
         sources: that both rows have results of.
     """
@@ -211,8 +211,8 @@ class Table:
         missing: planned cells without results.
         protocol: the protocol section; a value that the experiment varies is a tuple of all its values.
         data: the data section, in the same way.
-        protocol_hash: 12 hexadecimal digits of both without the folder of the images and the protocol's name:
-            equal hashes mean comparable numbers, on any machine.
+        protocol_hash: 12 hexadecimal digits of both without the folder of the images and the protocol's name, the
+            same on any machine. Tables compare if hash, target domains and source models are the same.
         source_models: that finished cells used.
         versions: distinct records of software and device over the finished cells.
         plan: the cells behind it all.
@@ -594,29 +594,33 @@ def _comparisons(labels: Sequence[str], against: str, finished: Sequence[Finishe
 def compare(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -> Comparison | None:
     """The paired differences of two rows; ``p_holm`` is still ``p``.
 
-    An image's value is its mean over the seeds that both rows have of its source; a cell of a method that draws
-    nothing serves every seed of the same source model and order.
+    An image has one value however many models predict it, because their differences on it are alike: the mean over
+    the source models that both rows have of the mean over the seeds that both have. A cell of a method that draws
+    nothing serves every seed of the same source model and order. An image without a Dice in any of them is excluded.
 
     Returns:
         None if no source, seed and image is in common.
     """
-    values: dict[tuple[str, ImageKey], list[float]] = defaultdict(list)
+    differences: dict[ImageKey, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in method:
         for other in reference:
             if one.cell.config.source == other.cell.config.source and _same_seed(one.seed, other.seed):
                 for image in dict.fromkeys((*one.dice, *other.dice)):
                     difference = one.dice.get(image, math.nan) - other.dice.get(image, math.nan)
-                    values[one.cell.config.source, image].append(difference)
-    means = {key: sum(differences) / len(differences) for key, differences in values.items()}
-    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for (source, (target, _)), mean in means.items():
-        if math.isfinite(mean):
-            groups[source, target].append(mean)
-    if not groups:
+                    differences[image][one.cell.config.source].append(difference)
+    values: dict[str, list[float]] = defaultdict(list)
+    models: dict[str, int] = {}
+    for (target, _), by_source in differences.items():
+        value = _mean(_mean(seeds) for seeds in by_source.values())
+        if math.isfinite(value):
+            values[target].append(value)
+            models[target] = len(by_source)
+    if not values:
         return None
-    pooled = [value for group in groups.values() for value in group]
+    pooled = [value for target in values.values() for value in target]
     p = signed_rank_p(pooled)
-    mean, low, high = paired_difference(list(groups.values()))
+    # Pairs of source and target count equally, as in the table.
+    mean, low, high = paired_difference(list(values.values()), weights=list(models.values()))
     return Comparison(
         against=reference[0].row,
         mean=mean,
@@ -625,8 +629,8 @@ def compare(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -
         p=p,
         p_holm=p,
         n=len(pooled),
-        excluded=len(means) - len(pooled),
-        sources=tuple(dict.fromkeys(source for source, _ in groups)),
+        excluded=len(differences) - len(pooled),
+        sources=tuple(dict.fromkeys(source for by_source in differences.values() for source in by_source)),
     )
 
 
