@@ -7,12 +7,18 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from made_tables import finish, made_plan, planned, simple_plan
+from made_tables import changed, finish, made_plan, planned, simple_plan
+from tta_bench.cell import Cell
+from tta_bench.launch.command_line import check
+from tta_bench.launch.experiment_files import read_experiments
+from tta_bench.launch.experiments import PlannedCell
 from tta_bench.results.formats import (
     DASH,
+    comparable_with_paper,
     csv_text,
     latex,
     latex_text,
@@ -86,7 +92,7 @@ def test_markdown_marks_the_best_bold_and_the_second_underlined(table):
 def test_markdown_has_differences_p_values_and_costs(table):
     text = markdown(table)
     assert r"| row | minus no_adapt \[95 %\] | p (Holm) | minus bn_only \[95 %\] | p (Holm) |" in text
-    assert r"| bn_only | +2.00 \[+2.00, +2.00\] | \<0.001 |" in text
+    assert r"| bn_only | +2.00 \[+2.00, +2.00\] | 0.062 |" in text
     assert "| row | ms per image | peak MB | forwards | backwards |" in text
     assert "| grata | 500.0 | 100 | 2.0 | 1.0 |" in text
 
@@ -126,12 +132,74 @@ def test_the_notes_say_how_to_read_the_numbers(table):
     text = "\n".join(notes(table))
     assert "mean over images, then classes (disc, cup), then target domains" in text
     assert "Images per source model: A 6, B 6. Repeats: 2; ± is the sample standard deviation over them." in text
-    assert "Minus no_adapt: paired on the same 12 images, 95 % bootstrap interval" in text
+    assert "Minus no_adapt: paired on the same 6 images, 95 % bootstrap interval" in text
     assert "Holm-corrected for 2 rows" in text
     assert "Minus bn_only: paired" in text
     assert "only the order of the rows can be compared" in text
     assert f"Protocol {table.protocol_hash}: reset target, steps 1" in text
     assert "missing" not in text
+
+
+@pytest.fixture(scope="module")
+def fundus(tmp_path_factory):
+    """The paper's images, network and protocol, from source D to all other domains."""
+    root = tmp_path_factory.mktemp("fundus")
+    for prefix in ("RIM_ONE_r3", "REFUGE", "ORIGA", "REFUGE_Valid", "Drishti_GS"):
+        (root / f"{prefix}_train.csv").touch()
+    (config,) = check(["+method=no_adapt", "data=fundus", f"data.root={root}", "source=D"], multirun=False)
+    return config.model_copy(update={"results_root": root})
+
+
+def table_of(config, **changes):
+    """A table of two unfinished rows, the second with changed keys."""
+    cells = [PlannedCell(label, Cell.of(config, 0)) for label in ("no_adapt", "tent")]
+    cells[1] = PlannedCell("tent", Cell.of(changed(config, {"method": "tent", **changes}), 0))
+    paper = {"no_adapt": {"D": 54.07}, "tent": {"D": 60.0}}
+    return build_table(made_plan(cells, paper=paper, overrides=[f"{key}=" for key in changes]))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"protocol.name": "mine", "data.seed": 1},
+        {"training.epochs": 3, "training.seed": 1, "model.encoder_weights": None},
+        {"checkpoint": Path("mine.ckpt"), "model.branches": ("rotation",)},
+        {"target": ("E", "C", "B", "A")},
+    ],
+)
+def test_the_paper_is_comparable_however_the_source_model_was_trained(fundus, changes):
+    table = table_of(changed(fundus, changes))
+    assert comparable_with_paper(table)
+    assert "The paper's numbers" not in "\n".join(notes(table))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"data.name": "folder"},
+        {"data.limit": 24},
+        {"data.image_size": 256},
+        {"data.classes": {"disc": (1, 2)}},
+        {"data.domains": {"A": "RIM_ONE_r3", "B": "REFUGE", "C": "ORIGA", "D": "REFUGE_Valid", "E": "mine"}},
+        {"protocol.reset": "image"},
+        {"protocol.steps": 2},
+        {"protocol.predict": "before"},
+        {"protocol.order": 1},
+        {"protocol.threshold": 0.4},
+        {"target": ("C",)},
+        {"model.name": "unet"},
+    ],
+)
+def test_the_paper_is_not_comparable_with_other_images_targets_protocol_or_network(fundus, changes):
+    table = table_of(changed(fundus, changes))
+    assert not comparable_with_paper(table)
+    assert "of other images or settings" in "\n".join(notes(table))
+
+
+@pytest.mark.parametrize("changes", [{"protocol.steps": 2}, {"model.name": "unet"}])
+def test_a_single_row_with_another_setting_is_enough(fundus, changes):
+    assert not comparable_with_paper(table_of(fundus, **changes))
 
 
 def test_a_mean_over_fewer_seeds_than_planned_is_marked(tmp_path):
@@ -193,21 +261,96 @@ def test_latex_text_has_no_mark_with_a_meaning_left():
     assert latex_text("日") == "?"
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-@pytest.mark.parametrize("which", ["table", "hard"])
-def test_latex_compiles_with_booktabs_alone(which, request, tmp_path):
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """Five sources and their average, each with a deviation over two seeds and the paper's number."""
+
+    def gain(source, seed, target, index):
+        return -20.0 + 3 * seed + 7 * index
+
+    names = (*"ABCDE", "average")
+    paper = {label: dict.fromkeys(names, 70.0) for label in ("no_adapt", "grata")}
+    root = tmp_path_factory.mktemp("wide")
+    gains = {"no_adapt": 0.0, "bn_only": 2.0, "grata": gain}
+    return build_table(simple_plan(root, gains, names[:-1], seeds=(0, 1), paper=paper))
+
+
+def with_labels(table, name, rows=None):
+    """The last row repeated under the labels of an experiment, or of its first rows."""
+    experiment = read_experiments()[name]
+    repeated = [replace(table.rows[-1], label=label) for label in list(experiment.rows)[:rows]]
+    return replace(table, name=name, description=experiment.description, rows=tuple(repeated))
+
+
+def test_a_long_latex_table_has_a_float_per_group_of_columns_and_the_notes_in_the_last(wide):
+    floats = latex(with_labels(wide, "table5")).split("\\end{table}\n")[:-1]
+    parts = [(r"tab:table5}", "1 of 3: Dice"), (r"tab:table5-differences}", "2 of 3: differences")]
+    parts.append((r"tab:table5-costs}", "3 of 3: costs"))
+    for text, (label, part) in zip(floats, parts, strict=True):
+        assert rf"\label{{{label}" in text
+        assert f"auxiliary one. Part {part}." in text
+    assert [r"\begin{minipage}" in text for text in floats] == [False, False, True]
+
+
+def test_a_short_latex_table_is_one_float(wide):
+    text = latex(with_labels(wide, "table1"))
+    assert text.count(r"\begin{table}") == text.count(r"\label") == 1
+    assert "Part" not in text
+
+
+def test_a_long_latex_label_takes_two_lines(wide):
+    text = latex(with_labels(wide, "table2"))
+    assert (
+        r"\begin{tabular}[t]{@{}l@{}}{consistency aligned with}\\"
+        r"{entropy \ensuremath{|} constant beta/4}\end{tabular} & "
+    ) in text
+    assert "{consistency \\ensuremath{|} constant beta} & " in text
+
+
+MEASURE = r"""
+\makeatletter
+\def\makebox[#1]#2{\setbox0\hbox{#2}\ifdim\wd0>210mm\errmessage{wider than the page}\fi\hbox to#1{\hss\box0\hss}}
+\makeatother
+"""
+r"""``\makebox`` lets its content stick out without a word; a page of A4 is 210 mm wide."""
+
+
+def compile_latex(text, folder):
+    """The output of pdflatex."""
     found = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True)
     if not found.stdout.strip():
         pytest.skip("booktabs is not installed")
-    source = (
-        "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
-        + latex(request.getfixturevalue(which))
-        + "\\end{document}\n"
-    )
-    (tmp_path / "table.tex").write_text(source, encoding="utf-8")
+    source = "\\documentclass{article}\n\\usepackage{booktabs}" + MEASURE + "\\begin{document}\n" + text
+    (folder / "table.tex").write_text(source + "\\end{document}\n", encoding="utf-8")
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "table.tex"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120)
     output = done.stdout.decode(errors="replace")
     assert done.returncode == 0, output
-    assert (tmp_path / "table.pdf").stat().st_size > 1000
+    assert (folder / "table.pdf").stat().st_size > 1000
+    return output
+
+
+needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+
+
+@needs_latex
+@pytest.mark.parametrize("which", ["table", "hard"])
+def test_latex_compiles_with_booktabs_alone(which, request, tmp_path):
+    output = compile_latex(latex(request.getfixturevalue(which)), tmp_path)
     assert "Overfull" not in output or which == "hard"
+
+
+@needs_latex
+@pytest.mark.parametrize(
+    ("name", "rows"), [("table5", None), ("extended", None), ("table5", 14), ("table5", 12), ("table1", None)]
+)
+def test_latex_cuts_nothing_off(name, rows, wide, tmp_path):
+    output = compile_latex(latex(with_labels(wide, name, rows)), tmp_path)
+    assert "Float too large" not in output
+    assert "Overfull" not in output
+
+
+@needs_latex
+@pytest.mark.parametrize("name", ["table2", "table3", "table4"])
+def test_latex_with_long_labels_is_no_wider_than_the_page(name, wide, tmp_path):
+    assert "Overfull" not in compile_latex(latex(with_labels(wide, name)), tmp_path)

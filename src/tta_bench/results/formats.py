@@ -6,11 +6,16 @@ import csv
 import io
 import math
 import re
+import textwrap
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import yaml
+
+from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.results.tables import AVERAGE, STATES, Comparison, Row, SourceResult, Table
 
 DASH = "\N{EN DASH}"
@@ -113,12 +118,12 @@ def cost_columns(table: Table) -> list[Column]:
     ]
 
 
-def column_groups(table: Table) -> list[list[Column]]:
+def column_groups(table: Table) -> dict[str, list[Column]]:
     """Dice, differences and costs, each narrow enough for a page; without columns and groups that say nothing."""
-    groups = [dice_columns(table)]
-    for columns in (difference_columns(table), cost_columns(table)):
-        groups.append([column for column in columns if any(cell != DASH for cell in column.cells)])
-    return [group for group in groups if group]
+    groups = {"Dice": dice_columns(table)}
+    for name, columns in (("differences", difference_columns(table)), ("costs", cost_columns(table))):
+        groups[name] = [column for column in columns if any(cell != DASH for cell in column.cells)]
+    return {name: group for name, group in groups.items() if group}
 
 
 def _column(heading: str, table: Table, text: Callable[[Row], str]) -> Column:
@@ -146,8 +151,8 @@ def notes(table: Table) -> list[str]:
         lines.append(missing_note(table))
     if table.has_paper and not comparable_with_paper(table):
         lines.append(
-            "The paper's numbers are of other images, five sets of fundus photographs: "
-            "only the order of the rows can be compared."
+            "The paper's numbers are of other images or settings, its own network and protocol on five whole sets of "
+            "fundus photographs: only the order of the rows can be compared."
         )
     settings = ", ".join(f"{key} {_values(value)}" for key, value in table.protocol.items() if key != "name")
     limit = table.data["limit"]
@@ -172,8 +177,29 @@ def source_models_note(table: Table) -> str:
 
 
 def comparable_with_paper(table: Table) -> bool:
-    """Whether the images are the paper's; else its numbers show the order of the rows alone."""
-    return bool(table.data["name"] == "fundus")
+    """Whether images, targets, network and protocol are the paper's; else its numbers show the order of rows alone.
+
+    How the source models were trained is left open: that is what a difference to the paper may be due to.
+    """
+    data = _defaults("data/fundus", "defaults", "root", "seed")  # the seed is that of generated images
+    domains = {*data["domains"]}
+    return (
+        _has(table.data, data)
+        and _has(table.protocol, _defaults("protocol/online", "name"))
+        and all({*targets} == domains - {source} for source, targets in table.targets.items())
+        and all(planned.cell.config.model.name == "resunet34" for planned in table.plan.cells)
+    )
+
+
+@cache
+def _defaults(path: str, *without: str) -> dict[str, Any]:
+    """What a file of ``conf/`` sets, without keys that change no number; the shipped ones are the paper's settings."""
+    content = yaml.safe_load((CONFIG_DIR / f"{path}.yaml").read_text(encoding="utf-8"))
+    return {key: value for key, value in content.items() if key not in without}
+
+
+def _has(section: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
+    return all(section[key] == value for key, value in expected.items())
 
 
 def planned_cells(table: Table) -> int:
@@ -232,7 +258,7 @@ def markdown(table: Table) -> str:
     """Pipe tables, best bold and second best underlined, and the notes."""
     labels = [_markdown_text(row.label) for row in table.rows]
     lines = [f"# {_markdown_text(table.name)}", "", _markdown_text(table.description), ""]
-    for columns in column_groups(table):
+    for columns in column_groups(table).values():
         lines += [*_pipe_table(labels, columns), ""]
     lines += [f"- {_markdown_text(note)}" for note in notes(table)]
     return "\n".join(lines) + "\n"
@@ -300,26 +326,57 @@ def _csv_line(table: Table, row: Row, name: str) -> dict[str, Any]:
 # LaTeX
 
 
+_PAGE_LINES = 62
+"""Of ``\\scriptsize``, as fit on a page of the class ``article`` below a caption."""
+
+_LABEL_CHARACTERS = 30
+"""In one line: with a longer one beside the paper's numbers, a table would be wider than the paper."""
+
+
 def latex(table: Table) -> str:
-    r"""A ``table`` environment that needs ``\usepackage{booktabs}`` alone: tabulars and the notes."""
-    labels = [latex_text(row.label) for row in table.rows]
+    r"""Tabulars and notes that need ``\usepackage{booktabs}`` alone.
+
+    One ``table`` environment where they fit on a page, else one per group of columns, the notes in the last.
+    """
+    labels = [_latex_label(row.label) for row in table.rows]
     controls = [row.control for row in table.rows]
-    tabulars = [_tabular(labels, controls, columns) for columns in column_groups(table)]
+    groups = {name: _tabular(labels, controls, columns) for name, columns in column_groups(table).items()}
+    texts = notes(table)
+    below = "\n".join(
+        [r"\begin{minipage}{\linewidth}", *(rf"{latex_text(note)}\par" for note in texts), r"\end{minipage}"]
+    )
+    # Rules and gaps are as high as three lines, and a line holds about a hundred characters.
+    height = sum(tabular.count(r"\\") + 3 for tabular in groups.values()) + sum(1 + len(text) // 100 for text in texts)
+    caption, label = latex_text(table.description), re.sub(r"[^A-Za-z0-9]+", "-", table.name)
+    if height <= _PAGE_LINES:
+        return _float(caption, label, [*groups.values(), below])
+    blocks = [[tabular] for tabular in groups.values()]
+    blocks[-1].append(below)
+    return "\n".join(
+        _float(f"{caption} Part {part} of {len(groups)}: {name}.", label if part == 1 else f"{label}-{name}", content)
+        for part, (name, content) in enumerate(zip(groups, blocks, strict=True), 1)
+    )
+
+
+def _float(caption: str, label: str, blocks: Sequence[str]) -> str:
     return "\n".join(
         [
             r"\begin{table}",
-            r"\centering\scriptsize\setlength{\tabcolsep}{2pt}",
-            rf"\caption{{{latex_text(table.description)}}}",
-            rf"\label{{tab:{re.sub(r'[^A-Za-z0-9]+', '-', table.name)}}}",
-            "\n\\par\\medskip\n".join(tabulars),
-            r"\par\medskip",
-            r"\begin{minipage}{\linewidth}",
-            *(rf"{latex_text(note)}\par" for note in notes(table)),
-            r"\end{minipage}",
+            r"\centering\scriptsize\setlength{\tabcolsep}{2pt}\setlength{\belowcaptionskip}{4pt}",
+            rf"\caption{{{caption}}}",
+            rf"\label{{tab:{label}}}",
+            "\n\\par\\medskip\n".join(blocks),
             r"\end{table}",
             "",
         ]
     )
+
+
+def _latex_label(label: str) -> str:
+    """Broken into lines where it is long; braces, because a bracket would be an option of the line break before it."""
+    lines = textwrap.wrap(label, _LABEL_CHARACTERS, break_long_words=False, break_on_hyphens=False)
+    text = r"\\".join(f"{{{latex_text(line)}}}" for line in lines)
+    return text if len(lines) == 1 else rf"\begin{{tabular}}[t]{{@{{}}l@{{}}}}{text}\end{{tabular}}"
 
 
 def _tabular(labels: Sequence[str], controls: Sequence[bool], columns: Sequence[Column]) -> str:
@@ -336,8 +393,7 @@ def _tabular(labels: Sequence[str], controls: Sequence[bool], columns: Sequence[
         if index and controls[index] and not controls[index - 1]:
             lines.append(r"\midrule")
         cells = [marks[column.ranks[index]].format(latex_text(column.cells[index])) for column in columns]
-        # Braces: a label that begins with a bracket would be read as an option of the line before.
-        lines.append(f"{{{label}}} & {' & '.join(cells)} \\\\")
+        lines.append(f"{label} & {' & '.join(cells)} \\\\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"])
 
 
