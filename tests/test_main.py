@@ -244,6 +244,12 @@ def test_an_experiment_is_run_as_its_file_says(typed, started):
     }
 
 
+def test_an_option_of_some_rows_methods_is_given_to_these_alone(typed, started):
+    assert typed("experiment=table2", "source=A", "method.entropy_form=binary")[0] == 0
+    chosen = [(config.method["name"], config.method.get("entropy_form")) for config in started]
+    assert chosen == [("no_adapt", None), *[("grata", "binary")] * 4, ("bn_only", None)]
+
+
 def test_nothing_starts_if_one_job_of_many_is_bad(typed, started):
     code, out, error = typed("-m", "+method=tent,grta", "source=A,Z")
     assert (code, out, started) == (2, "", [])

@@ -27,14 +27,14 @@ def main() -> None:
     import hydra
 
     from tta_bench.errors import UserError, print_faults
-    from tta_bench.launch.command_line import check, quote_lists, register_configs, with_every_source
+    from tta_bench.launch.command_line import check, complete_experiment, quote_lists, register_configs
     from tta_bench.launch.paths import CONFIG_DIR
 
     flags, overrides = _split(sys.argv[1:])
     overrides = quote_lists(overrides, flags.multirun)
     only_shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     if not only_shows:
-        overrides = with_every_source(overrides)
+        overrides = complete_experiment(overrides)
     sys.argv[1:] = [*_words(flags), *overrides]
     jobs: list[RunConfig] = []
     try:

@@ -1,5 +1,6 @@
 """The tables and figures of the paper as files: their rows, their cells, and the paper's numbers beside them."""
 
+import re
 from itertools import permutations
 
 import pytest
@@ -128,6 +129,35 @@ def test_an_unknown_table_is_refused_with_the_nearest_name():
 def test_what_the_rows_are_there_to_vary_cannot_be_overruled(override):
     with pytest.raises(UserError, match="the rows of experiment=table5 choose"):
         plan("table5", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "unchanged"),
+    [
+        ("method.preset=official", {"no_adapt", "bn_only", "medbn"}),
+        ("method.strong_augmentation.blur.p=1.0", {"no_adapt", "bn_only", "medbn", "diga", "tent", "sar"}),
+    ],
+)
+def test_an_option_changes_the_rows_whose_method_has_it(override, unchanged):
+    cells = [
+        [(p.row, p.cell.folder().path) for p in plan("table1", ["source=D", *more]).cells] for more in ([], [override])
+    ]
+    same = {row for row, _ in set(cells[0]) & set(cells[1])}
+    assert unchanged <= same
+    assert "grata" not in same
+
+
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("method.entrpy_form=binary", "unknown key 'method.entrpy_form': did you mean 'method.entropy_form'?"),
+        ("method.entropy_form=binry", "method.entropy_form='binry': input should be 'positive' or 'binary'"),
+        ("method.name=tent", "'method.name' alone cannot be set"),
+    ],
+)
+def test_a_wrong_option_of_an_experiment_is_refused(override, fault):
+    with pytest.raises(UserError, match=re.escape(fault)):
+        plan("table2", ["source=D", override])
 
 
 def test_what_all_rows_share_can_be_overruled():

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -149,7 +149,7 @@ def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: st
     Raises:
         UserError: every fault found.
     """
-    overrides = with_every_source(overrides)
+    overrides = complete_experiment(overrides)
     with _hydra(config_dir) as loader:
         parsed, faults = _parse(overrides, loader)
         experiments = [o for o in parsed if o.key_or_group == "experiment"]
@@ -192,20 +192,24 @@ def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: st
     return jobs
 
 
-def with_every_source(overrides: Sequence[str]) -> list[str]:
-    """The command line with ``source=`` every domain of the data, if it has an experiment and no source.
+def complete_experiment(overrides: Sequence[str]) -> list[str]:
+    """The command line with what an experiment leaves open; one without an experiment as it is.
+
+    Without ``source=``, every domain of the data is a source. An option ``method.KEY=VALUE`` may be one of some rows'
+    methods alone: it is added to all rows, and :func:`run_section` takes it from the others again.
 
     Faults of the data are left to :func:`find_jobs`.
     """
-    keys = [text.partition("=")[0].lstrip("+") for text in overrides]
-    known = any(f"experiment={name}" in overrides for name in read_experiments())
-    if not known or "source" in keys:
+    if not any(f"experiment={name}" in overrides for name in read_experiments()):
         return list(overrides)
-    about_data = [text for key, text in zip(keys, overrides, strict=True) if key.partition(".")[0] == "data"]
-    with suppress(UserError):
-        config, _ = compose_data(about_data)
-        return [*overrides, f"source={','.join(available_domains(config))}"]
-    return list(overrides)
+    keys = [text.partition("=")[0].lstrip("+") for text in overrides]
+    pairs = list(zip(keys, overrides, strict=True))
+    completed = [f"++{text.lstrip('+')}" if key.startswith("method.") else text for key, text in pairs]
+    if "source" not in keys:
+        with suppress(UserError):
+            config, _ = compose_data([text for key, text in pairs if key.partition(".")[0] == "data"])
+            completed.append(f"source={','.join(available_domains(config))}")
+    return completed
 
 
 def compose_data(overrides: Sequence[str]) -> tuple[DataConfig, Path]:
@@ -354,7 +358,7 @@ def _overruled_rows(experiments: Sequence[Override], parsed: Sequence[Override])
     """Keys of the command line that the rows of the experiment are there to vary."""
     chosen = [read_experiments()[name] for o in experiments for name in _values(o) if name in read_experiments()]
     return [
-        f"'{o.input_line}': the rows of experiment={experiment.name} choose {o.key_or_group}; leave it out, or run "
+        f"'{o.key_or_group}': the rows of experiment={experiment.name} choose it; leave it out, or run "
         "without experiment="
         for experiment in chosen
         for o in parsed
@@ -477,5 +481,13 @@ def _is_finite(override: Override) -> bool:
 
 
 def run_section(container: Mapping[Any, Any]) -> dict[str, Any]:
-    """The composed configuration without the entries of the defaults list that only choose a sweep."""
-    return {str(key): value for key, value in container.items() if key not in ("experiment", "row")}
+    """The composed configuration of a run, without what only an experiment needs.
+
+    A row of an experiment keeps those options of the command line that its method has.
+    """
+    section = {str(key): value for key, value in container.items() if key not in ("experiment", "row")}
+    if "row" in container:
+        options = [field.name for field in fields(METHODS.get(section["method"]["name"]).Options)]
+        known = ["name", "preset", *options] if options else ["name"]
+        section["method"] = {key: value for key, value in section["method"].items() if key in known}
+    return section

@@ -55,10 +55,10 @@ class Experiment:
         return {f"{self.name}_{number:02d}": label for number, label in enumerate(self.rows, 1)}
 
     def row_config(self, label: str) -> dict[str, Any]:
-        """The config of a row: its method's, with what the row sets."""
+        """The config of a row: its method's, with what the row sets; ``row`` says that it is one."""
         values = dict(self.rows[label])
         method = values.pop("method")
-        config: dict[str, Any] = {"defaults": [{"/method@_global_.method": method}, "_self_"]}
+        config: dict[str, Any] = {"defaults": [{"/method@_global_.method": method}, "_self_"], "row": label}
         for key, value in values.items():
             *parents, leaf = key.split(".")
             section = config
