@@ -9,8 +9,10 @@ import pytest
 
 from made_tables import IMAGES, finish, made_plan, planned, simple_plan
 from tta_bench.errors import UserError
+from tta_bench.models.checkpoint import read_checkpoint, save_checkpoint
 from tta_bench.results.store import write_atomically
 from tta_bench.results.tables import AVERAGE, Seed, build_table
+from tta_bench.source.train import branchless_path
 
 LEVEL = (0 + 1 + math.sqrt(2)) / 3 + 5
 """What the made-up images have besides 50 and the gain: the mean of sqrt(index), and 10 on every second target."""
@@ -191,6 +193,38 @@ def test_source_models_and_versions_are_listed_once(tmp_path):
         ("B", 0, 90.0),
     ]
     assert table.versions == ({"tta_bench": "0.1.0", "torch": "2.15.0", "device": "x86_64"},)
+
+
+@pytest.mark.parametrize(
+    ("dice", "twin", "cost", "lacks"),
+    [(90.0, 91.5, 1.5, False), (90.0, None, None, True), (None, None, None, False)],
+)
+def test_what_branches_cost_is_known_once_the_model_without_them_is_there(tmp_path, dice, twin, cost, lacks):
+    one = planned(tmp_path, "no_adapt", {"method": "no_adapt", "model.branches": ("rotation",)})
+
+    def keep(path, branches, in_domain):
+        save_checkpoint(
+            path,
+            {},
+            architecture=one.cell.config.model.model_dump(mode="json") | {"branches": branches},
+            classes={"disc": (1, 2), "cup": (2,)},
+            image_size=64,
+            domain="A",
+            fingerprint="aa",
+            training=one.cell.config.training.model_dump(mode="json"),
+            dice_in_domain_per_class=None if in_domain is None else {"disc": in_domain, "cup": in_domain},
+        )
+        return read_checkpoint(path)
+
+    branched = keep(tmp_path / "model.ckpt", ["rotation"], dice)
+    if twin is not None:
+        path = branchless_path(branched, tmp_path)
+        path.parent.mkdir(parents=True)
+        keep(path, [], twin)
+    record = {"path": str(branched.path), "sha256": branched.sha256, "dice_in_domain": dice}
+    finish(one.cell, lambda *_: 50.0, source_checkpoint=record)
+    (found,) = build_table(made_plan([one])).source_models
+    assert (found.branch_cost, found.lacks_twin) == (cost, lacks)
 
 
 # unfinished tables

@@ -245,7 +245,7 @@ def test_what_branches_cost_the_segmentation_is_said_once_there_is_a_twin_withou
     assert branch_cost(branched, branchless_twin(branched, tmp_path / "elsewhere")) is None
 
 
-def test_without_a_measured_dice_or_a_twin_of_equal_settings_nothing_is_said(
+def test_without_a_twin_of_equal_settings_it_is_said_how_to_get_one_and_without_a_dice_nothing(
     make_config, make_domain, tmp_path, caplog
 ):
     caplog.set_level(logging.INFO, logger="tta_bench")
@@ -255,9 +255,10 @@ def test_without_a_measured_dice_or_a_twin_of_equal_settings_nothing_is_said(
         source_model(make_config(epochs=1, holdout=0.0, **branch), make_domain(), tmp_path).path
     )
     assert branch_cost(unmeasured, branchless_twin(unmeasured, tmp_path)) is None
+    assert "branches" not in caplog.text
     other = read_checkpoint(source_model(make_config(epochs=1, seed=1, **branch), make_domain(), tmp_path).path)
     assert branchless_twin(other, tmp_path) is None
-    assert "branches cost" not in caplog.text
+    assert "run +method=no_adapt with model.branches=[] to know what its branches cost" in caplog.text
 
 
 def test_polynomial_decay():

@@ -161,7 +161,7 @@ def notes(table: Table) -> list[str]:
     )
     lines.append(f"Protocol {table.protocol_hash}: {settings}, {images_used}.")
     if table.source_models:
-        lines.append(source_models_note(table))
+        lines += [source_models_note(table), *branch_notes(table)]
     return lines
 
 
@@ -174,6 +174,17 @@ def source_models_note(table: Table) -> str:
         cost = "" if model.branch_cost is None else f" (branches cost {number(model.branch_cost, sign='+')})"
         parts.append(f"{name} {number(model.dice_in_domain)}{cost}")
     return f"In-domain Dice of the source models on held-out images: {'; '.join(parts)}."
+
+
+def branch_notes(table: Table) -> list[str]:
+    """Of which source models it is not known what their branches cost, and how to know; no line if it is of all."""
+    sources = ", ".join(dict.fromkeys(model.source for model in table.source_models if model.lacks_twin))
+    if not sources:
+        return []
+    return [
+        f"What the branches of {sources} cost is not known: run +method=no_adapt with model.branches=[] and the same "
+        "settings otherwise, which trains the source models without them."
+    ]
 
 
 def comparable_with_paper(table: Table) -> bool:
@@ -231,8 +242,9 @@ def _comparisons(table: Table) -> dict[str, dict[str, Comparison]]:
 def _comparison_notes(against: str, comparisons: dict[str, Comparison], table: Table) -> list[str]:
     usual = max(comparisons.values(), key=lambda comparison: comparison.n)
     of_sources = f" of the sources {', '.join(usual.sources)}" if len(usual.sources) < len(table.sources) else ""
+    mean = ", each with its mean over the source models" if len(usual.sources) > 1 else ""
     lines = [
-        f"Minus {against}: paired on the same {usual.n} images{of_sources}, 95 % bootstrap interval; p: Wilcoxon "
+        f"Minus {against}: paired on the same {usual.n} images{of_sources}{mean}, 95 % bootstrap interval; p: Wilcoxon "
         f"signed-rank test, Holm-corrected for {len(comparisons)} row{'s' if len(comparisons) > 1 else ''}."
     ]
     for label, comparison in comparisons.items():

@@ -185,6 +185,7 @@ class SourceModelRecord:
         dice_in_domain: percent on held-out source images; None if not measured.
         branch_cost: points of it that auxiliary branches cost; None if there is no model without them to compare
             with in the results folder, see :func:`tta_bench.source.train.branch_cost`.
+        lacks_twin: whether training that model would tell.
     """
 
     source: str
@@ -193,6 +194,7 @@ class SourceModelRecord:
     sha256: str
     dice_in_domain: float | None
     branch_cost: float | None
+    lacks_twin: bool
 
 
 @dataclass(frozen=True)
@@ -673,9 +675,12 @@ def _source_models(finished: Sequence[FinishedCell]) -> tuple[SourceModelRecord,
         cells[one.cell.config.source, one.seed.training, checkpoint["path"]] = one
     records = []
     for (source, training_seed, path), one in sorted(cells.items()):
-        cost = None
+        record = one.summary["source_checkpoint"]
+        cost, lacks_twin = None, False
         if one.cell.config.model.branches and Path(path).exists():
             checkpoint = read_checkpoint(Path(path))
-            cost = branch_cost(checkpoint, branchless_twin(checkpoint, one.cell.config.results_root))
-        records.append(SourceModelRecord(source, training_seed, **one.summary["source_checkpoint"], branch_cost=cost))
+            twin = branchless_twin(checkpoint, one.cell.config.results_root)
+            cost = branch_cost(checkpoint, twin)
+            lacks_twin = twin is None and checkpoint.training is not None and record["dice_in_domain"] is not None
+        records.append(SourceModelRecord(source, training_seed, **record, branch_cost=cost, lacks_twin=lacks_twin))
     return tuple(records)

@@ -119,13 +119,18 @@ def branchless_twin(checkpoint: Checkpoint, root: Path) -> Checkpoint | None:
     Raises:
         UserError: its file is damaged.
     """
+    path = branchless_path(checkpoint, root)
+    return read_checkpoint(path) if path is not None and path.exists() else None
+
+
+def branchless_path(checkpoint: Checkpoint, root: Path) -> Path | None:
+    """Where the model of :func:`branchless_twin` lies once it is trained; None if ``checkpoint`` was given."""
     if checkpoint.training is None:
         return None
     model = ModelConfig.model_validate({**checkpoint.architecture, "branches": ()})
     training = TrainingConfig.model_validate(checkpoint.training)
     key = _key(checkpoint.fingerprint, checkpoint.image_size, checkpoint.classes, model, training)
-    path = root / "source_models" / key / "model.ckpt"
-    return read_checkpoint(path) if path.exists() else None
+    return root / "source_models" / key / "model.ckpt"
 
 
 def branch_cost(checkpoint: Checkpoint, twin: Checkpoint | None) -> float | None:
@@ -144,11 +149,16 @@ def branch_cost(checkpoint: Checkpoint, twin: Checkpoint | None) -> float | None
 
 
 def _report_branch_cost(checkpoint: Checkpoint, root: Path) -> None:
-    """Say what the branches cost the segmentation, where that is known."""
-    cost = branch_cost(checkpoint, branchless_twin(checkpoint, root))
+    """Say what the branches cost the segmentation, or how to know; nothing where no Dice was measured."""
+    twin = branchless_twin(checkpoint, root)
+    cost = branch_cost(checkpoint, twin)
     if cost is None:
-        return
-    if cost <= LARGEST_BRANCH_COST:
+        if twin is None and checkpoint.dice_in_domain_per_class is not None:
+            log.info(
+                "source model %s: run +method=no_adapt with model.branches=[] to know what its branches cost",
+                checkpoint.domain,
+            )
+    elif cost <= LARGEST_BRANCH_COST:
         log.info("source model %s: its branches cost %.2f points of in-domain Dice", checkpoint.domain, cost)
     else:
         log.warning(
