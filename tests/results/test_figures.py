@@ -17,6 +17,7 @@ from tta_bench.results.figures import (
     mean_of_targets,
     running_dice,
     running_mean,
+    standalone,
     traces,
 )
 
@@ -102,6 +103,22 @@ def test_a_figure_takes_the_colours_of_its_page(figure):
     assert colours <= {*PALETTE}, "ink is currentColor, the background is not drawn"
     texts = ElementTree.fromstring(svg).iter(f"{SVG}text")
     assert all("currentColor" in text.get("style", "") for text in texts)
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_file_of_its_own_has_colours_of_its_own_on_light_and_dark_pages(figure):
+    inline = figures()[figure]
+    root = ElementTree.fromstring(standalone(inline))
+    title, description, style, ground = list(root)[:4]
+    assert [each.tag for each in (title, description, ground)] == [f"{SVG}title", f"{SVG}desc", f"{SVG}rect"]
+    assert (ground.get("width"), ground.get("height")) == ("100%", "100%"), "below all that is drawn"
+    assert "prefers-color-scheme: dark" in style.text
+    for ink, page in zip(
+        re.findall(r"[{ ]color: (#\w{6})", style.text), re.findall(r"fill: (#\w{6})", style.text), strict=True
+    ):
+        bright, dark = sorted((luminance(ink), luminance(page)), reverse=True)
+        assert (bright + 0.05) / (dark + 0.05) >= 7
+    assert len(root) == len(ElementTree.fromstring(inline)) + 2, "all else is as it was"
 
 
 def test_identifiers_are_unique_over_all_figures_of_a_page_and_every_reference_is_kept():

@@ -1,14 +1,33 @@
 """The HTML report: complete, escaped, and usable in a browser of any width and colour scheme."""
 
+import base64
+import io
 import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from fabricated import fabricated_plan, fabricated_table
+from PIL import Image
 
-from tta_bench.results.html import NOTHING, best_rows, commands, html_page, number, p_value, protocol_sentences, signed
+from made_tables import finish, made_plan, planned
+from tta_bench.results.html import (
+    NOTHING,
+    Stream,
+    StreamKey,
+    best_rows,
+    commands,
+    draw,
+    figures,
+    html_page,
+    number,
+    p_value,
+    protocol_sentences,
+    read_streams,
+    signed,
+)
 from tta_bench.results.tables import build_table
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -21,8 +40,13 @@ def table(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(table):
-    return html_page(table)
+def drawn(table):
+    return draw(table)
+
+
+@pytest.fixture(scope="module")
+def page(table, drawn):
+    return html_page(table, drawn)
 
 
 class Outline(HTMLParser):
@@ -121,6 +145,121 @@ def test_the_figures_are_those_that_there_are_values_for(page, table, tmp_path):
     ]
 
 
+SEED_1 = {"training.seed": 1}
+
+
+def made_table(root, *cells):
+    """A table of (method, source, Dice in percent or None if not finished, what its configuration changes) each."""
+    plan_cells = []
+    for method, source, dice, *more in cells:
+        one = planned(root, method, {"method": method} | dict(*more), source)
+        plan_cells.append(one)
+        if dice is not None:
+            finish(one.cell, lambda target, index, dice=dice: dice)
+    return build_table(made_plan(plan_cells, sweep={"training.seed": "0,1"}))
+
+
+def told(figure):
+    """What the description of a figure says of the rows."""
+    return re.search("<desc[^>]*>(.*?)</desc>", figure.svg)[1]
+
+
+def left_out(figure):
+    """The sentence of its caption on what is not drawn."""
+    _, _, found = figure.caption.partition("Not drawn, because not every row has finished the same streams: ")
+    return found
+
+
+def test_rows_are_drawn_over_the_streams_that_all_of_them_have_finished(tmp_path):
+    table = made_table(
+        tmp_path,
+        ("no_adapt", "A", 90),
+        ("no_adapt", "B", 20),
+        ("grata", "A", 92),
+        ("grata", "B", None),
+        ("tent", "A", None),
+    )
+    distributions, curves = figures(table, read_streams(table))
+    assert told(distributions).endswith("no_adapt: median 90.0, mean 90.0, grata: median 92.0, mean 92.0.")
+    assert told(curves) == "no_adapt from 90.0 to 90.0, grata from 92.0 to 92.0. Dashed: no_adapt."
+    assert left_out(distributions) == left_out(curves) == "row tent; source B."
+
+
+def test_a_row_without_a_stream_in_common_is_left_out_alone(tmp_path):
+    table = made_table(
+        tmp_path,
+        ("no_adapt", "A", 50),
+        ("no_adapt", "A", 60, SEED_1),
+        ("tent", "A", None),
+        ("tent", "A", 70, SEED_1),
+        ("grata", "B", 80),
+    )
+    _, curves = figures(table, read_streams(table))
+    assert told(curves) == "no_adapt from 60.0 to 60.0, tent from 70.0 to 70.0. Dashed: no_adapt."
+    assert left_out(curves) == "row grata; source B; some repeats of source A."
+
+
+def test_without_the_reference_the_others_are_drawn_and_nothing_is_said_to_be_dashed(tmp_path):
+    table = made_table(tmp_path, ("no_adapt", "A", None), ("tent", "A", 70), ("grata", "A", 80))
+    _, curves = figures(table, read_streams(table))
+    assert told(curves) == "tent from 70.0 to 70.0, grata from 80.0 to 80.0."
+    assert "Dashed" not in curves.caption
+    assert left_out(curves) == "row no_adapt."
+
+
+def test_a_stream_counts_once_however_many_of_its_adaptation_seeds_are_finished(tmp_path):
+    table = made_table(tmp_path, ("no_adapt", "A", 50), ("no_adapt", "B", 50), ("grata", "A", 0), ("grata", "B", 0))
+    streams = read_streams(table)
+    streams["grata"] = [
+        Stream(key, [{"dice": dice}] * 3)
+        for key in (stream.key for stream in streams["no_adapt"])
+        for dice in (["70", "80", "90"] if key.source == "A" else ["40"])
+    ]
+    distributions, curves = figures(table, streams)
+    assert "grata from 60.0 to 60.0" in told(curves)
+    assert "grata: median 60.0, mean 60.0" in told(distributions)
+    assert left_out(curves) == ""
+
+
+def test_bars_of_a_source_are_of_the_same_streams(tmp_path):
+    table = made_table(tmp_path, ("no_adapt", "A", 50), ("tent", "A", 50), ("grata", "A", 50), ("grata", "B", 50))
+
+    def stream(source, training, cosine):
+        return Stream(StreamKey(source, "C", training, 0), [{"dice": "50", "cosine_empirical": cosine}] * 2)
+
+    streams = {
+        "no_adapt": [stream("A", 0, "")],
+        "tent": [stream("A", 0, "0.25")],
+        "grata": [stream("A", 0, "0.5"), stream("A", 1, "0.75"), stream("B", 0, "1")],
+    }
+    assert told(figures(table, streams)[-1]) == "tent: A 0.250; grata: A 0.500, B 1.000."
+
+
+def test_files_of_figures_have_colours_of_their_own_and_those_of_the_page_take_its(drawn, page):
+    files = {name: content for name, content in drawn.files().items() if name.endswith(".svg")}
+    assert len(files) == 5
+    assert all('<rect class="ground"' in content for content in files.values())
+    assert 'class="ground"' not in page
+
+
+def test_a_cell_that_stands_for_several_seeds_counts_once(table):
+    twice = replace(table.plan, cells=table.plan.cells * 2)
+    assert "7 of 8 cells are finished" in words(html_page(build_table(twice)))
+
+
+def test_no_two_buttons_of_the_table_are_called_the_same(page):
+    names = [re.sub("<.*?>", "", text) for text in re.findall("<button[^>]*>(.*?)</button>", page)]
+    assert len(names) == len(set(names)) == 13
+    assert {"p of minus no_adapt", "p of minus bn_only"} <= {*names}
+
+
+def test_the_page_says_what_has_to_be_the_same_for_numbers_to_be_compared(page, table):
+    assert (
+        "comparable where this hash of protocol and data preparation, the images of the target domains and the source "
+        f"models are the same: {table.protocol_hash}"
+    ) in words(page)
+
+
 def test_a_table_without_any_result_is_a_page_too(tmp_path):
     planned = fabricated_plan(tmp_path)
     page = html_page(build_table(planned))
@@ -149,7 +288,7 @@ def test_the_papers_numbers_stand_beside_the_measured_ones(table):
     text = words(html_page(replace(table, rows=(*table.rows[:3], row))))
     assert "paper 76.61 (+1.25)" in text
     assert "paper 74.34 (\N{MINUS SIGN}0.50)" in text
-    assert "other images than the paper" in text
+    assert "other images or other settings than the paper" in text
     assert "paper" not in words(html_page(table)).replace("GraTa paper", "")
 
 
@@ -271,6 +410,27 @@ def test_the_page_fits_and_reads_well(look, width, scheme):
     assert {text: ratio for text, ratio in contrasts.items() if ratio < 4.5} == {}
     dark = "rgb(20, 23, 26)"
     assert (tab.evaluate("getComputedStyle(document.body).backgroundColor") == dark) == (scheme == "dark")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_file_of_a_figure_can_be_read_on_any_page(chromium, drawn, scheme):
+    tab = chromium.new_page(color_scheme=scheme)
+    for name, svg in drawn.files().items():
+        if name.endswith(".svg"):
+            address = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+            tab.set_content(f'<body style="background: black"><img src="{address}">')
+            with Image.open(io.BytesIO(tab.locator("img").screenshot())) as picture:
+                grey = np.asarray(picture.convert("L")).astype(int)
+            assert abs(grey[2, 2] - (255 if scheme == "light" else 22)) < 3, name
+            assert np.sum(abs(grey - grey[2, 2]) > 180) > 1000, f"{name}: text and axes stand out"
+
+
+@pytest.mark.browser
+def test_sort_buttons_have_names_of_their_own(look):
+    tab = look()
+    for row in ("no_adapt", "bn_only"):
+        assert tab.get_by_role("button", name=f"p of minus {row}").count() == 1
 
 
 @pytest.mark.browser

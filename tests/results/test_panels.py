@@ -78,6 +78,27 @@ def test_the_default_source_is_the_one_with_most_rows(table):
     assert panels(table).caption.startswith("Source B.")
 
 
+def test_all_rows_of_a_picture_start_from_the_same_source_model(tmp_path):
+    planned = fabricated_plan(tmp_path, "source=B", "training.seed=0,1")
+    gone = {("no_adapt", 1), ("tent", 0), ("grata", 0)}
+
+    def finished(*left_out):
+        for one in planned.cells:
+            if (one.row, one.cell.config.training.seed) not in left_out:
+                finish(one, shift=2 + 8 * one.cell.config.training.seed)
+        return panels(build_table(planned))
+
+    shown = finished(*gone)
+    assert shown.caption.startswith("Source B, training seed 0, order 0. ")
+    assert shown.caption.endswith("Without predictions yet: tent, grata."), "most rows are of seed 1, without reference"
+    assert "bn_only" in shown.alt
+    assert "grata" not in shown.alt
+    shown = finished(*gone - {("no_adapt", 1)})
+    assert shown.caption.startswith("Source B, training seed 1, order 0. "), "most rows"
+    assert "Without predictions" not in shown.caption
+    assert finished().caption.startswith("Source B, training seed 0, order 0. "), "the first"
+
+
 def test_images_can_be_named_and_the_dice_told_are_those_of_the_files(table):
     name = f"C-{IMAGES - 1:04d}"
     shown = panels(table, "B", [("C", name)])

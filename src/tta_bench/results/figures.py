@@ -1,7 +1,7 @@
 """Figures of a report: pure functions from numbers to SVG, to stand inline in a page or in a file of their own.
 
 Text and axes are drawn in ``currentColor`` on a transparent background, so that a figure takes the colours of a light
-or a dark page. Marks use :data:`PALETTE`.
+or a dark page; :func:`standalone` gives it colours of its own. Marks use :data:`PALETTE`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,13 @@ PALETTE: Final = ("#0a7abf", "#d55e00", "#00946c", "#c2569a", "#a67c00", "#3c93c
 
 _INK: Final = "#010203"
 """Stands for ``currentColor`` while Matplotlib draws: a colour that nothing else has."""
+
+_GROUND: Final = (
+    "<style>svg { color: #1c2126 } .ground { fill: #ffffff } @media (prefers-color-scheme: dark) "
+    "{ svg { color: #e7eaed } .ground { fill: #14171a } }</style>"
+    '<rect class="ground" width="100%" height="100%"/>'
+)
+"""Where there is no page to take the colours from: those of the report."""
 
 _HATCHES: Final = ("", "////", "....", "xxxx")  # with more rows than colours
 _STYLE: Final[Any] = {
@@ -233,6 +240,14 @@ def empirical_cosine(rows: Mapping[str, Mapping[str, Estimate]]) -> str:
             for label, row in rows.items()
         )
         return _svg(figure, "empirical-cosine", "Cosine between followed and supervised gradient", f"{told}.")
+
+
+def standalone(svg: str) -> str:
+    """A figure as a file of its own, light or dark as its reader prefers.
+
+    Inside ``<img>`` nothing of the page around it is known, so it brings its background along.
+    """
+    return svg.replace("</desc>", f"</desc>{_GROUND}", 1)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -19,11 +19,11 @@ from tta_bench.results.figures import (
     empirical_cosine,
     mean_of_targets,
     running_dice,
+    standalone,
     traces,
 )
-from tta_bench.results.formats import comparable_with_paper
+from tta_bench.results.formats import comparable_with_paper, planned_cells
 from tta_bench.results.panels import Panels, panels
-from tta_bench.results.store import CellFolder
 from tta_bench.results.tables import BN_ONLY, Table
 
 MINUS = "\N{MINUS SIGN}"
@@ -61,18 +61,32 @@ class Figure:
     caption: str
 
 
-@dataclass(frozen=True)
-class Stream:
-    """The rows of one target of one finished cell, in stream order.
+class StreamKey(NamedTuple):
+    """What streams have to share for their numbers to be compared image by image.
 
     Attributes:
         source: name of the source domain.
         target: name of the target domain.
-        rows: of ``per_image.csv``.
+        training: seed of the source model.
+        order: of the images, as ``protocol.order``.
     """
 
     source: str
     target: str
+    training: int
+    order: int
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One target of one finished cell.
+
+    Attributes:
+        key: what it is a stream of.
+        rows: of ``per_image.csv``, in stream order.
+    """
+
+    key: StreamKey
     rows: Sequence[Mapping[str, str]]
 
     def column(self, name: str) -> NDArray[np.float64]:
@@ -97,7 +111,7 @@ class Drawings:
     def files(self) -> dict[str, str | bytes]:
         """Each as a file of its own, by name: SVG, and the panels as WebP."""
         files: dict[str, str | bytes] = {
-            f"{figure.title.lower().replace(' ', '_')}.svg": figure.svg for figure in self.figures
+            f"{figure.title.lower().replace(' ', '_')}.svg": standalone(str(figure.svg)) for figure in self.figures
         }
         return files if self.panels is None else files | {"panels.webp": self.panels.webp()}
 
@@ -146,7 +160,7 @@ def html_page(table: Table, drawn: Drawings | None = None) -> str:
         protocol=protocol_sentences(table.protocol, table.data),
         commands=commands(table),
         with_bn_only=any(row.vs_bn_only for row in table.rows),
-        planned=len(table.plan.cells),
+        planned=planned_cells(table),
         comparable=comparable_with_paper(table),
     )
 
@@ -155,42 +169,76 @@ def read_streams(table: Table) -> dict[str, list[Stream]]:
     """Row label -> the streams of its finished cells; rows without any are left out."""
     found: dict[str, list[Stream]] = {row.label: [] for row in table.rows}
     for planned in table.plan.cells:
-        folder: CellFolder = planned.cell.folder()
+        config, folder = planned.cell.config, planned.cell.folder()
         if folder.summary() is None:
             continue
         rows = folder.rows()
         for target in dict.fromkeys(row["target"] for row in rows):
             own = sorted((row for row in rows if row["target"] == target), key=lambda row: int(row["position"]))
-            found[planned.row].append(Stream(planned.cell.config.source, target, own))
+            key = StreamKey(config.source, target, config.training.seed, config.protocol.order)
+            found[planned.row].append(Stream(key, own))
     return {label: streams for label, streams in found.items() if streams}
+
+
+def shared_streams(streams: Mapping[str, Sequence[Stream]], reference: str) -> dict[str, list[list[Stream]]]:
+    """The streams on which rows can be compared: those that all of them have finished.
+
+    Rows that share no stream with the others are left out; the reference is kept first, then those with most streams.
+
+    Args:
+        streams: row label -> all of its streams.
+        reference: label of the row that others are compared with, finished or not.
+
+    Returns:
+        Row label -> per shared stream those of its adaptation seeds, of which rows may have different ones.
+    """
+    found: dict[str, dict[StreamKey, list[Stream]]] = {label: {} for label in streams}
+    for label, own in streams.items():
+        for stream in own:
+            found[label].setdefault(stream.key, []).append(stream)
+    shared: set[StreamKey] = set()
+    for label in sorted(found, key=lambda label: (label != reference, -len(found[label]))):
+        shared = shared & found[label].keys() or shared or set(found[label])
+    return {
+        label: [seeds for key, seeds in own.items() if key in shared]
+        for label, own in found.items()
+        if shared <= own.keys()
+    }
 
 
 def figures(table: Table, streams: Mapping[str, Sequence[Stream]]) -> list[Figure]:
     """The figures that the finished cells have values for."""
     if not streams:
         return []
-    dice = {label: [stream.column("dice") for stream in own] for label, own in streams.items()}
+    shared = shared_streams(streams, table.reference)
+    dice = {label: [_mean_over_seeds(seeds, "dice") for seeds in own] for label, own in shared.items()}
+    left_out = _left_out(table, shared)
+    dashed = f" Dashed: {table.reference}." if table.reference in shared else ""
     drawn = [
         Figure(
             "Dice of every image",
             Markup(dice_distributions({label: np.concatenate(values) for label, values in dice.items()})),
-            "All images of all finished cells of a row. Shade: density; bar: the middle half; line: median; ring: mean "
-            "over images, which differs from the table's mean where targets differ in size.",
+            "All images of the streams that every row drawn has finished, each at its mean over adaptation seeds. "
+            "Shade: density; bar: the middle half; line: median; ring: mean over images, which differs from the "
+            f"table's mean where targets differ in size.{left_out}",
         ),
         Figure(
             "Mean Dice along the stream",
             Markup(running_dice(dice, table.reference)),
-            f"Mean over streams of the Dice of all images so far. Dashed: {table.reference}. A stream that has ended "
-            "keeps its last value.",
+            "Dice of all images so far, mean over the streams that every row drawn has finished. A stream that has "
+            f"ended keeps its last value.{dashed}{left_out}",
         ),
     ]
     for column, (name, quantity, title) in _TRACES.items():
-        values = {label: [stream.column(column) for stream in own] for label, own in streams.items()}
-        values = {label: own for label, own in values.items() if any(np.isfinite(each).any() for each in own)}
+        values = {
+            label: [stream.column(column) for stream in own]
+            for label, own in streams.items()
+            if any(_has(stream, column) for stream in own)
+        }
         if values:
             caption = (
-                "Each stream is cut into 40 equal parts. Line: median of all streams' images; band: 10th to 90th "
-                "percentile."
+                "Each stream is cut into 40 equal parts. Line: median of all finished streams' images; band: 10th "
+                "to 90th percentile."
             )
             drawn.append(Figure(title, Markup(traces(values, name, quantity)), caption))
     cosines = _empirical_cosines(table, streams)
@@ -200,8 +248,8 @@ def figures(table: Table, streams: Mapping[str, Sequence[Stream]]) -> list[Figur
                 "Cosine with the supervised gradient",
                 Markup(empirical_cosine(cosines)),
                 "Cosine between the gradient that a row follows and that of the supervised cross-entropy, which no "
-                "method sees: mean over targets with its 95\N{NO-BREAK SPACE}% interval, images as independent. As "
-                "Figure 4 of the GraTa paper.",
+                "method sees: mean over targets with its 95\N{NO-BREAK SPACE}% interval, images as independent. Bars "
+                "of a source are of the same streams. As Figure 4 of the GraTa paper.",
             )
         )
     return drawn
@@ -210,13 +258,44 @@ def figures(table: Table, streams: Mapping[str, Sequence[Stream]]) -> list[Figur
 def _empirical_cosines(table: Table, streams: Mapping[str, Sequence[Stream]]) -> dict[str, dict[str, Any]]:
     """Row label -> source -> estimate, for rows that have the diagnostic."""
     rows: dict[str, dict[str, Any]] = {}
-    for label, own in streams.items():
-        for source in table.sources:
-            values = [stream.column("cosine_empirical") for stream in own if stream.source == source]
+    for source in table.sources:
+        measured = {
+            label: [each for each in own if each.key.source == source and _has(each, "cosine_empirical")]
+            for label, own in streams.items()
+        }
+        for label, shared in shared_streams(measured, table.reference).items():
+            values = [_mean_over_seeds(seeds, "cosine_empirical") for seeds in shared]
             finite = [each[np.isfinite(each)] for each in values]
             if any(len(each) for each in finite):
                 rows.setdefault(label, {})[source] = mean_of_targets([each for each in finite if len(each)])
-    return rows
+    return {label: rows[label] for label in streams if label in rows}
+
+
+def _has(stream: Stream, column: str) -> bool:
+    return bool(np.isfinite(stream.column(column)).any())
+
+
+def _mean_over_seeds(streams: Sequence[Stream], column: str) -> NDArray[np.float64]:
+    """``[images]``: so that a row counts every stream once, however many of its adaptation seeds are finished."""
+    return np.asarray(np.mean([stream.column(column) for stream in streams], axis=0))
+
+
+def _left_out(table: Table, shared: Mapping[str, Sequence[Sequence[Stream]]]) -> str:
+    """A sentence on what is planned but not among the shared streams, after a space; empty if all is there."""
+    drawn = {seeds[0].key for own in shared.values() for seeds in own}
+    planned = {
+        StreamKey(config.source, target, config.training.seed, config.protocol.order)
+        for config in (planned.cell.config for planned in table.plan.cells)
+        for target in table.targets[config.source]
+    }
+    with_any, with_gaps = ({key.source for key in keys} for keys in (drawn, planned - drawn))
+    names = {
+        "row": [row.label for row in table.rows if row.label not in shared],
+        "source": [source for source in table.sources if source not in with_any],
+        "some repeats of source": [source for source in table.sources if source in with_any & with_gaps],
+    }
+    parts = [f"{kind}{'s' * (len(found) > 1)} {', '.join(found)}" for kind, found in names.items() if found]
+    return f" Not drawn, because not every row has finished the same streams: {'; '.join(parts)}." if parts else ""
 
 
 def _panels(table: Table, source: str | None, images: Sequence[tuple[str, str]] | None) -> tuple[Panels | None, str]:

@@ -98,7 +98,9 @@ class Panels:
 
 
 def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None) -> Panels:
-    """The panels of a table's finished cells for one source; of several seeds, the first finished one is shown.
+    """The panels of a table's finished cells for one source model and one order of the images.
+
+    Of several, those that most rows have finished are shown; of several adaptation seeds, a row's first.
 
     Args:
         table: with its plan.
@@ -110,11 +112,10 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
     """
     finished = _finished(table)
     if source is None:
-        counts = {name: len(finished.get(name, {})) for name in table.sources}
-        source = max(table.sources, key=lambda name: (counts[name], name == PAPER_SOURCE))
+        source = max(table.sources, key=lambda name: (len(finished[name]), name == PAPER_SOURCE))
     elif source not in table.sources:
         raise UserError(f"source={source} is not in table {table.name}: {nearest(source, table.sources)}")
-    cells = finished.get(source, {})
+    cells = finished[source]
     if table.reference not in cells:
         raise UserError(
             f"table {table.name} has no predictions of row '{table.reference}' with source={source}, from which the "
@@ -134,14 +135,16 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
         if images is None
         else "Images chosen by name."
     )
+    several = len({seed[:2] for seed in table.seeds}) > 1
+    shown = f"{source}, training seed {config.training.seed}, order {config.protocol.order}" if several else source
     caption = (
-        f"Source {source}. Fill and contour: {', '.join(config.data.classes)}; boxes: the ground truth; number: "
+        f"Source {shown}. Fill and contour: {', '.join(config.data.classes)}; boxes: the ground truth; number: "
         f"Dice in percent. {how}" + (f" Without predictions yet: {', '.join(absent)}." if absent else "")
     )
     told = "; ".join(
         f"{line.title}: " + ", ".join(f"{label} {value:.1f}" for label, value in line.dice.items()) for line in lines
     )
-    alt = f"Segmentations with source {source}, beside image and ground truth. Dice in percent: {told}."
+    alt = f"Segmentations with source {shown}, beside image and ground truth. Dice in percent: {told}."
     return Panels(draw(lines, list(config.data.classes)), caption, alt)
 
 
@@ -221,15 +224,22 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
 
 
 def _finished(table: Table) -> dict[str, dict[str, Cell]]:
-    """Source -> row label -> the first finished cell that has its predictions, rows in the table's order."""
-    found: dict[str, dict[str, Cell]] = {}
+    """Source -> row label -> a finished cell that has its predictions, rows in the table's order.
+
+    All cells of a source are of one training seed and order: those with most rows, among equals the first, and with
+    the reference row, without which there are none.
+    """
+    found: dict[str, dict[tuple[int, int], dict[str, Cell]]] = {source: {} for source in table.sources}
     order = [row.label for row in table.rows]
     for planned in sorted(table.plan.cells, key=lambda planned: order.index(planned.row)):
-        own = found.setdefault(planned.cell.config.source, {})
-        folder = planned.cell.folder()
-        if planned.row not in own and folder.summary() is not None and (folder.path / "predictions.npz").is_file():
-            own[planned.row] = planned.cell
-    return found
+        config, folder = planned.cell.config, planned.cell.folder()
+        if folder.summary() is not None and (folder.path / "predictions.npz").is_file():
+            repeat = found[config.source].setdefault((config.training.seed, config.protocol.order), {})
+            repeat.setdefault(planned.row, planned.cell)
+    return {
+        source: max((repeats[key] for key in sorted(repeats) if table.reference in repeats[key]), key=len, default={})
+        for source, repeats in found.items()
+    }
 
 
 def _dice(cell: Cell) -> dict[str, list[float]]:
