@@ -13,6 +13,7 @@ from fabricated import fabricated_plan, fabricated_table
 from PIL import Image
 
 from made_tables import finish, made_plan, planned
+from tta_bench.results.formats import notes
 from tta_bench.results.html import (
     NOTHING,
     Stream,
@@ -96,6 +97,15 @@ def test_every_number_of_the_table_is_on_the_page(page, table):
     assert all(model.sha256[:12] in text and "91.25" in text for model in table.source_models)
     assert "1,234" in text, "megabytes"
     assert "torch 2.15.0" in text
+
+
+def test_a_cost_of_branches_that_is_not_known_is_named(table):
+    models = [replace(model, lacks_twin=model.source == "A") for model in table.source_models]
+    sentence = "What the branches of A cost is not known: run +method=no_adapt with model.branches=[]"
+    unknown = replace(table, source_models=tuple(models))
+    assert sentence in words(html_page(unknown))
+    assert sentence in "\n".join(notes(unknown))
+    assert "What the branches" not in words(html_page(table))
 
 
 def test_what_is_missing_is_marked_and_listed(page, table):

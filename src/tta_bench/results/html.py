@@ -22,7 +22,7 @@ from tta_bench.results.figures import (
     standalone,
     traces,
 )
-from tta_bench.results.formats import comparable_with_paper, planned_cells
+from tta_bench.results.formats import branch_notes, comparable_with_paper, planned_cells
 from tta_bench.results.panels import Panels, panels
 from tta_bench.results.tables import BN_ONLY, Table
 
@@ -161,6 +161,7 @@ def html_page(table: Table, drawn: Drawings | None = None) -> str:
         commands=commands(table),
         with_bn_only=any(row.vs_bn_only for row in table.rows),
         planned=planned_cells(table),
+        branch_notes=branch_notes(table),
         comparable=comparable_with_paper(table),
     )
 
