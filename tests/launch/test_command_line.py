@@ -96,7 +96,7 @@ def test_an_experiment_is_a_sweep_that_the_command_line_overrules():
         "tent",
         "grata",
     ]
-    with pytest.raises(UserError, match="the rows of experiment=first_look choose method"):
+    with pytest.raises(UserError, match="'method': the rows of experiment=first_look choose it"):
         jobs("experiment=first_look +method=tent source=A,B")
     assert {config.seed for config in jobs("experiment=first_look source=D seed=3,4")} == {(3, 4)}
 

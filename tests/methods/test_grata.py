@@ -156,7 +156,7 @@ def aligned_with_itself(objective, network, image, name, function, perturbation)
 @pytest.mark.parametrize(("name", "function"), [("entropy", entropy), ("consistency", consistency)])
 def test_an_objective_is_aligned_with_itself_and_takes_a_plain_adam_step_g4(objective, small, images, name, function):
     method, diagnostics = aligned_with_itself(objective, small, images[:1], name, function, 0.0)
-    assert diagnostics["cosine"][0] == pytest.approx(1, abs=1e-9)
+    assert diagnostics["cosine"][0] == pytest.approx(1, abs=1e-7)  # 1e-12 is added to a small product of norms
     assert diagnostics["lr"][0] == pytest.approx(BETA, abs=1e-12)
     parameter = torch.nn.Parameter(small.source_theta.clone())
     loss, gradient = method.gradient(lambda net: function(net, images[:1], Draws(KEYS[:1])), parameter[None])
