@@ -159,3 +159,12 @@ def test_forty_rows_and_equal_values_can_be_drawn():
     assert len(svg) < 500_000
     assert "median 50.0" in dice_distributions({label: [50.0, 50.0] for label in labels})
     assert empirical_cosine({label: {"A": mean_of_targets([[0.1]])} for label in labels}).count("<text") > 40
+
+
+def test_a_legend_of_long_labels_does_not_leave_the_figure():
+    labels = ["entropy", "entropy aligned with consistency", "consistency", "consistency aligned with entropy"]
+    svg = empirical_cosine({label: {"A": mean_of_targets([[0.1, 0.2]])} for label in labels})
+    legend = svg[svg.index('id="empirical-cosine-legend_1"') :]
+    keys = [float(x) for x in re.findall(r"M (-?[\d.]+)", legend)]
+    assert len(keys) == len(labels)
+    assert min(keys) > 0

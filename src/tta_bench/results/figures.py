@@ -234,12 +234,20 @@ def empirical_cosine(rows: Mapping[str, Mapping[str, Estimate]]) -> str:
         axes.set_xlabel("source domain")
         axes.set_ylabel("cosine similarity")
         _grid(axes, "y")
-        figure.legend(loc="outside upper center", ncols=min(len(rows), 4), frameon=False)
+        columns = _legend_columns(list(rows), figure.get_figwidth())
+        figure.legend(loc="outside upper center", ncols=columns, frameon=False)
         told = "; ".join(
             f"{label}: " + ", ".join(f"{source} {each.mean:.3f}" for source, each in row.items())
             for label, row in rows.items()
         )
         return _svg(figure, "empirical-cosine", "Cosine between followed and supervised gradient", f"{told}.")
+
+
+def _legend_columns(labels: Sequence[str], inches: float) -> int:
+    """How many columns of a legend fit into a width; a letter is taken to be 0.6 of its size, a key 3 letters."""
+    letter = 0.6 * float(mpl.rcParams["font.size"]) / 72
+    longest = max(len(label) for label in labels)
+    return max(1, min(len(labels), int(inches / (letter * (longest + 6)))))
 
 
 def standalone(svg: str) -> str:
