@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from tta_bench.launch.paths import CONFIG_DIR
-from tta_bench.results.tables import AVERAGE, STATES, Comparison, Row, SourceResult, Table
+from tta_bench.results.tables import AVERAGE, STATES, Comparison, Row, SourceResult, Table, distinct_cells
 
 DASH = "\N{EN DASH}"
 """In the place of a number that is not there."""
@@ -215,7 +215,7 @@ def _has(section: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
 
 def planned_cells(table: Table) -> int:
     """How many cells a table needs; one that stands for several seeds of a row counts once."""
-    return len({(planned.row, planned.cell.folder().hash) for planned in table.plan.cells})
+    return len(distinct_cells(table.plan))
 
 
 def missing_note(table: Table) -> str:

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from tta_bench.config import RunConfig
 from tta_bench.errors import UserError
 from tta_bench.results.figures import (
     dice_distributions,
@@ -75,6 +76,11 @@ class StreamKey(NamedTuple):
     target: str
     training: int
     order: int
+
+    @classmethod
+    def of(cls, config: RunConfig, target: str) -> StreamKey:
+        """The key of one target of a cell with this configuration."""
+        return cls(config.source, target, config.training.seed, config.protocol.order)
 
 
 @dataclass(frozen=True)
@@ -170,14 +176,13 @@ def read_streams(table: Table) -> dict[str, list[Stream]]:
     """Row label -> the streams of its finished cells; rows without any are left out."""
     found: dict[str, list[Stream]] = {row.label: [] for row in table.rows}
     for planned in table.plan.cells:
-        config, folder = planned.cell.config, planned.cell.folder()
+        folder = planned.cell.folder()
         if folder.summary() is None:
             continue
         rows = folder.rows()
         for target in dict.fromkeys(row["target"] for row in rows):
             own = sorted((row for row in rows if row["target"] == target), key=lambda row: int(row["position"]))
-            key = StreamKey(config.source, target, config.training.seed, config.protocol.order)
-            found[planned.row].append(Stream(key, own))
+            found[planned.row].append(Stream(StreamKey.of(planned.cell.config, target), own))
     return {label: streams for label, streams in found.items() if streams}
 
 
@@ -285,7 +290,7 @@ def _left_out(table: Table, shared: Mapping[str, Sequence[Sequence[Stream]]]) ->
     """A sentence on what is planned but not among the shared streams, after a space; empty if all is there."""
     drawn = {seeds[0].key for own in shared.values() for seeds in own}
     planned = {
-        StreamKey(config.source, target, config.training.seed, config.protocol.order)
+        StreamKey.of(config, target)
         for config in (planned.cell.config for planned in table.plan.cells)
         for target in table.targets[config.source]
     }

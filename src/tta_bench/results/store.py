@@ -83,9 +83,9 @@ class CellFolder:
     def _lock(self) -> Path:
         return self.path / ".lock"
 
-    def is_abandoned(self) -> bool:
-        """Whether the status is ``running`` but no process works on the cell: its run was killed."""
-        return self.status() == "running" and is_free(self._lock)
+    def is_held(self) -> bool:
+        """Whether a process works on the cell; True also where that cannot be found out."""
+        return not is_free(self._lock)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -16,7 +16,7 @@ from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS
 from tta_bench.models.checkpoint import read_checkpoint
 from tta_bench.results.statistics import holm, mean_and_std, paired_difference, signed_rank_p
-from tta_bench.source.train import branch_cost, branchless_twin
+from tta_bench.source.train import branch_cost, branchless_twin, lacks_twin
 
 if TYPE_CHECKING:
     from tta_bench.launch.experiments import Plan
@@ -284,7 +284,7 @@ def build_table(plan: Plan, reference: str | None = None) -> Table:
     reference = plan.experiment.reference if reference is None else reference
     if reference not in labels:
         raise UserError(f"there is no row '{reference}' to compare with: {nearest(reference, labels)}")
-    cells = _planned(plan)
+    cells = distinct_cells(plan)
     finished, missing = _read(cells)
     faults = [*_repeat_faults(cells), *_config_faults(plan, cells), *_summary_faults(finished)]
     if faults:
@@ -322,8 +322,8 @@ def build_table(plan: Plan, reference: str | None = None) -> Table:
     )
 
 
-def _planned(plan: Plan) -> list[tuple[str, Cell]]:
-    """Rows and cells; a cell that stands for several seeds is there once."""
+def distinct_cells(plan: Plan) -> list[tuple[str, Cell]]:
+    """Rows and cells of a plan; a cell that stands for several seeds is there once."""
     unique = {(planned.row, planned.cell.folder().hash): planned.cell for planned in plan.cells}
     return [(row, cell) for (row, _), cell in unique.items()]
 
@@ -353,7 +353,8 @@ def cell_status(cell: Cell) -> tuple[str, str]:
     if status == "done":
         return ("missing" if folder.summary() is None else "done"), ""
     if status != "failed":
-        return ("killed" if folder.is_abandoned() else status or "missing"), ""
+        killed = status == "running" and not folder.is_held()
+        return ("killed" if killed else status or "missing"), ""
     return status, str(json.loads((folder.path / "status.json").read_text()).get("error", ""))
 
 
@@ -675,12 +676,11 @@ def _source_models(finished: Sequence[FinishedCell]) -> tuple[SourceModelRecord,
         cells[one.cell.config.source, one.seed.training, checkpoint["path"]] = one
     records = []
     for (source, training_seed, path), one in sorted(cells.items()):
-        record = one.summary["source_checkpoint"]
-        cost, lacks_twin = None, False
+        cost, unknown = None, False
         if one.cell.config.model.branches and Path(path).exists():
             checkpoint = read_checkpoint(Path(path))
             twin = branchless_twin(checkpoint, one.cell.config.results_root)
-            cost = branch_cost(checkpoint, twin)
-            lacks_twin = twin is None and checkpoint.training is not None and record["dice_in_domain"] is not None
-        records.append(SourceModelRecord(source, training_seed, **record, branch_cost=cost, lacks_twin=lacks_twin))
+            cost, unknown = branch_cost(checkpoint, twin), lacks_twin(checkpoint, twin)
+        record = one.summary["source_checkpoint"]
+        records.append(SourceModelRecord(source, training_seed, **record, branch_cost=cost, lacks_twin=unknown))
     return tuple(records)

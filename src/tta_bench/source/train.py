@@ -148,17 +148,23 @@ def branch_cost(checkpoint: Checkpoint, twin: Checkpoint | None) -> float | None
     return None if with_branches is None or without is None else without - with_branches
 
 
+def lacks_twin(checkpoint: Checkpoint, twin: Checkpoint | None) -> bool:
+    """Whether training the twin would tell what the branches cost; arguments as for :func:`branch_cost`."""
+    return twin is None and checkpoint.training is not None and checkpoint.dice_in_domain_per_class is not None
+
+
 def _report_branch_cost(checkpoint: Checkpoint, root: Path) -> None:
     """Say what the branches cost the segmentation, or how to know; nothing where no Dice was measured."""
     twin = branchless_twin(checkpoint, root)
     cost = branch_cost(checkpoint, twin)
+    if lacks_twin(checkpoint, twin):
+        log.info(
+            "source model %s: run +method=no_adapt with model.branches=[] to know what its branches cost",
+            checkpoint.domain,
+        )
     if cost is None:
-        if twin is None and checkpoint.dice_in_domain_per_class is not None:
-            log.info(
-                "source model %s: run +method=no_adapt with model.branches=[] to know what its branches cost",
-                checkpoint.domain,
-            )
-    elif cost <= LARGEST_BRANCH_COST:
+        return
+    if cost <= LARGEST_BRANCH_COST:
         log.info("source model %s: its branches cost %.2f points of in-domain Dice", checkpoint.domain, cost)
     else:
         log.warning(
