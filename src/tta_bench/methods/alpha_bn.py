@@ -41,6 +41,7 @@ class AlphaBN(TTACallback):
         backwards=0,
         paper="Schneider et al., NeurIPS 2020; You et al., 2021",
         licence="Apache-2.0",
+        needs_batch_norm=True,
     )
     Options = AlphaBNOptions
 

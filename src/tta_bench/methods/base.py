@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tta_bench.draws import Draws, ImageKey
+from tta_bench.errors import UserError
 from tta_bench.methods.state import AffineState, OptimizerName, make_optimizer, pack, unpack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
@@ -48,6 +49,8 @@ class Card:
         paper: author, venue, year.
         licence: of the original code.
         stochastic: whether another seed gives other predictions.
+        needs_batch_norm: whether it has nothing to work on in a network without BatchNorm layers, because the
+            statistics of other layers are always the image's own.
     """
 
     adapts: str
@@ -58,6 +61,7 @@ class Card:
     paper: str
     licence: str
     stochastic: bool = False
+    needs_batch_norm: bool = False
 
     @property
     def needs_gradients(self) -> bool:
@@ -109,6 +113,9 @@ class TTACallback(Callback):
         network: the adaptable network; shared, never changed.
         options: hyper-parameters; default those of the method's YAML.
         protocol: reset rule, updates per image, order of update and prediction.
+
+    Raises:
+        UserError: the method cannot work on this network.
     """
 
     card: ClassVar[Card]
@@ -126,6 +133,11 @@ class TTACallback(Callback):
         self.protocol = protocol or Protocol()
         self.backwards = 0
         self.skipped = 0
+        if self.card.needs_batch_norm and not network.batch_norm_layers:
+            raise UserError(
+                f"{type(self).__name__} works on the statistics of BatchNorm layers, and this network has none "
+                f"({network.describe()}): choose another method, or another model.encoder"
+            )
 
     # What a method implements
 
@@ -247,10 +259,10 @@ class TTACallback(Callback):
 
     def describe(self) -> str:
         """What is adapted and how, for the start of a run."""
-        text = f"adapts {self.card.adapts}; statistics of the {self.card.statistics}"
+        text = f"adapts {self.card.adapts}; statistics of the {self.card.statistics}; {self.network.describe()}"
         if self.card.needs_gradients:
-            layers, affine = len(self.network.layers), self.network.source_theta.numel()
-            text += f"; {layers} normalisation layers, {affine:,} affine scalars"
+            affine = self.network.source_theta.numel()
+            text += f"; {affine:,} affine scalars"
             others = self.source_theta.numel() - affine
             text += f", {others:,} other parameters" if others else ""
         return text

@@ -21,6 +21,7 @@ class BatchNormOnly(TTACallback):
         backwards=0,
         paper="Nado et al., arXiv 2020",
         licence="Apache-2.0",
+        needs_batch_norm=True,
     )
     statistics = BatchStatistics()
 

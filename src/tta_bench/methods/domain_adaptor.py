@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import compress
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tta_bench.draws import Draws
+from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.normalisation import MixedStatistics, RectifiedStatistics
+from tta_bench.models.normalisation import MixedStatistics, NormalisationLayer, RectifiedStatistics
 from tta_bench.objectives.entropy import binary_entropy
 
 SMALLEST_TEMPERATURE = 1e-3
@@ -49,10 +51,10 @@ class Rectification:
     ``weight' = scale * weight``, ``bias' = bias + shift * weight``, with rows ``[A, scalars]`` on either side.
 
     Attributes:
-        scale: ``[A, adapted channels]``, positive.
-        shift: ``[A, adapted channels]``.
-        weights: ``[adapted channels]``, which columns of a row are scales of a layer.
-        biases: ``[adapted channels]``, which are shifts.
+        scale: ``[A, channels]``, positive, of the adapted BatchNorm layers.
+        shift: ``[A, channels]``.
+        weights: ``[channels]``, which columns of a row are scales of these layers.
+        biases: ``[channels]``, which are shifts. All other columns stay as they are.
     """
 
     scale: Tensor
@@ -63,20 +65,20 @@ class Rectification:
     def apply(self, theta: Tensor) -> Tensor:
         """The rectified parameters of ``theta``."""
         weight = theta[:, self.weights]
-        return self._row(self.scale * weight, theta[:, self.biases] + self.shift * weight)
+        return self._row(theta, self.scale * weight, theta[:, self.biases] + self.shift * weight)
 
     def undo(self, rectified: Tensor) -> Tensor:
         """The parameters whose rectified ones are given."""
         weight = rectified[:, self.weights] / self.scale
-        return self._row(weight, rectified[:, self.biases] - self.shift * weight)
+        return self._row(rectified, weight, rectified[:, self.biases] - self.shift * weight)
 
     def gradient(self, gradient: Tensor) -> Tensor:
         """The gradient with respect to the rectified parameters, from that with respect to the parameters."""
         bias = gradient[:, self.biases]
-        return self._row((gradient[:, self.weights] - self.shift * bias) / self.scale, bias)
+        return self._row(gradient, (gradient[:, self.weights] - self.shift * bias) / self.scale, bias)
 
-    def _row(self, weight: Tensor, bias: Tensor) -> Tensor:
-        row = torch.cat([weight, bias], dim=1)
+    def _row(self, row: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        row = row.clone()
         row[:, self.weights], row[:, self.biases] = weight, bias
         return row
 
@@ -97,6 +99,7 @@ class DomainAdaptor(GradientMethod):
         backwards=1,
         paper="Zhang et al., ICCV 2023",
         licence="none stated",
+        needs_batch_norm=True,
     )
     Options = DomainAdaptorOptions
     transient = frozenset({"_adapted", "rectification"})
@@ -105,10 +108,18 @@ class DomainAdaptor(GradientMethod):
         self, network: AdaptableNetwork, options: DomainAdaptorOptions | None = None, protocol: Protocol | None = None
     ) -> None:
         super().__init__(network, options, protocol)
+        unfit = [name for name, layer in network.batch_norm_layers.items() if name in network.reused or not layer.affine]
+        if unfit:
+            raise UserError(
+                "DomainAdaptor writes the statistics of an image into the scale and shift of each BatchNorm layer, but "
+                f"{', '.join(unfit[:3])} {'has' if len(unfit) == 1 else 'have'} none or normalise in several places: "
+                "choose another method, or another model.encoder"
+            )
         self.statistics = MixedStatistics(self.options.source_weight, unbiased=True)
         columns = torch.arange(network.source_theta.numel(), device=network.source_theta.device)
         parts = [columns[tensor] for tensor in network.tensor_slices()]
-        self._weights, self._biases = torch.cat(parts[::2]), torch.cat(parts[1::2])
+        is_mixed = [isinstance(layer, NormalisationLayer) for layer in network.layers.values()]
+        self._weights, self._biases = (torch.cat(list(compress(parts[k::2], is_mixed))) for k in (0, 1))
 
     def start(self, streams: int) -> None:
         """Every row at the source model, with a fresh optimiser."""
@@ -148,7 +159,8 @@ class DomainAdaptor(GradientMethod):
 
     def _rectification(self, transforms: RectifiedStatistics) -> Rectification:
         """The transforms of the adapted layers, in the order of a row of theta."""
-        slices = [layer.channel_slice for layer in self.network.layers.values()]
+        layers = self.network.layers.values()
+        slices = [layer.channel_slice for layer in layers if isinstance(layer, NormalisationLayer)]
         scale, shift = (
             torch.cat([each[:, part] for part in slices], dim=1) for each in (transforms.scale, transforms.shift)
         )

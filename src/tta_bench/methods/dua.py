@@ -68,6 +68,7 @@ class DUA(TTACallback):
         paper="Mirza et al., CVPR 2022",
         licence="none stated",
         stochastic=True,
+        needs_batch_norm=True,
     )
     Options = DUAOptions
 

@@ -21,6 +21,7 @@ class MedBN(TTACallback):
         backwards=0,
         paper="Park et al., CVPR 2024",
         licence="none stated",
+        needs_batch_norm=True,
     )
     statistics = MedianStatistics()
 

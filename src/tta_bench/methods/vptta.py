@@ -66,6 +66,7 @@ class VPTTA(TTACallback):
         backwards=1,
         paper="Chen et al., CVPR 2024",
         licence="MIT",
+        needs_batch_norm=True,
     )
     Options = VPTTAOptions
 
@@ -110,9 +111,9 @@ class VPTTA(TTACallback):
 
     def describe(self) -> str:
         """See the base class."""
-        scalars, layers = self.source_theta.numel(), len(self.network.layers)
         return (
-            f"adapts {self.card.adapts}, {scalars} scalars; {layers} layers, statistics of the {self.card.statistics}"
+            f"adapts {self.card.adapts}, {self.source_theta.numel()} scalars; "
+            f"statistics of the {self.card.statistics}; {self.network.describe()}"
         )
 
     def _begin(self, images: Tensor) -> None:

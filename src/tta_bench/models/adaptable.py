@@ -10,6 +10,7 @@ Even then the shared network is never written to: each row stands in for its par
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -20,7 +21,9 @@ from torch.func import functional_call
 
 from tta_bench.errors import UserError
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
+from tta_bench.models.probe import check_probe, take_probe
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.models.wrapping import OwnStatisticsLayer, wrap_normalisation
 
 
 class Activations(NamedTuple):
@@ -37,45 +40,86 @@ class Activations(NamedTuple):
 class AdaptableNetwork(nn.Module):
     """A frozen copy of a source model whose affine normalisation parameters are an argument.
 
+    Under the source statistics and parameters it is the source model: their outputs are compared on a probe image.
+
     Args:
         model: the source model; it is copied, never changed.
         branches: auxiliary branches whose normalisation layers are adapted too, in this order after the
             segmentation path.
+        image_size: side of the square images, pixels, of a model that takes no others; the probe has 64 where it may.
 
     Raises:
-        UserError: no BatchNorm2d layer to adapt, or a branch that the source model does not have.
+        UserError: no normalisation layer that can be adapted, a branch that the source model does not have, a model
+            that takes no image, or one that the copy is not equal to.
 
     Attributes:
         layers: adapted normalisation layers by name, in module order within the segmentation path and each branch.
+        left: normalisation layers that stay as they are, name -> kind and reason.
+        reused: names of layers that one pass runs several times.
         source_theta: ``[scalars]``, per layer first the scale, then the shift of all its channels.
         forwards: images per stream that have passed through the network since construction.
     """
 
     source_theta: Tensor
 
-    def __init__(self, model: SegmentationModel, branches: Sequence[str] = ()) -> None:
+    def __init__(
+        self, model: SegmentationModel, branches: Sequence[str] = (), *, image_size: int | None = None
+    ) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._all_layers = _replace_batch_norm(self.model)
-        parts = self._all_layers.items()
-        self.layers = {name: layer for name, layer in parts if not name.startswith("branches.")}
+        probe = take_probe(self.model, image_size)
+        wrapped = wrap_normalisation(self.model)
+        self._all_layers, self.left = wrapped.layers, wrapped.left
+        self.layers = self._adapted(branches)
+        affine = [value for layer in self.layers.values() for value in (layer.source_weight, layer.source_bias)]
+        self._sizes = [value.numel() for value in affine]
+        self.register_buffer("source_theta", torch.cat(affine))
+        self.images_per_pass: int | None = None
+        self.forwards = 0
+        calls = check_probe(probe, self, self.source_theta)
+        self.reused = {name for name, layer in self._all_layers.items() if calls[layer] > 1}
+        self.forwards = 0
+        if probe.dtype is not None:
+            self.to(probe.dtype)
+
+    def _adapted(self, branches: Sequence[str]) -> dict[str, NormalisationLayer | OwnStatisticsLayer]:
+        """The layers with affine parameters of the segmentation path, then those of each branch."""
         for branch in branches:
             if branch not in self.model.branches:
                 raise UserError(f"the source model has no branch '{branch}': train one with model.branches=[{branch}]")
-            self.layers |= {name: layer for name, layer in parts if name.startswith(f"branches.{branch}.")}
-        affine = [value for layer in self.layers.values() for value in (layer.source_weight, layer.source_bias)]
-        self.register_buffer("source_theta", torch.cat(affine))
-        self._sizes = [value.numel() for value in affine]
-        self.images_per_pass: int | None = None
-        self.forwards = 0
+        affine = {name: layer for name, layer in self._all_layers.items() if layer.affine}
+        layers = {name: layer for name, layer in affine.items() if not name.startswith("branches.")}
+        if not layers:
+            left = f" ({listed(self.left)})" if self.left else ""
+            raise UserError(
+                f"the network has no normalisation layer that can be adapted{left}: choose model.encoder=resnet18 or "
+                "another with one"
+            )
+        for branch in branches:
+            layers |= {name: layer for name, layer in affine.items() if name.startswith(f"branches.{branch}.")}
+        return layers
+
+    @property
+    def batch_norm_layers(self) -> dict[str, NormalisationLayer]:
+        """By name, all layers whose statistics are a policy, those of branches and those without affine included."""
+        return {name: layer for name, layer in self._all_layers.items() if isinstance(layer, NormalisationLayer)}
 
     @property
     def source_statistics(self) -> tuple[Tensor, Tensor]:
-        """Source mean and variance of all layers, each ``[channels of all layers]``."""
-        layers = self._all_layers.values()
-        return torch.cat([layer.source_mean for layer in layers]), torch.cat(
-            [layer.source_variance for layer in layers]
+        """Source mean and variance of :attr:`batch_norm_layers`, each ``[channels of all of them]``."""
+        layers, none = self.batch_norm_layers.values(), self.source_theta[:0]
+        return torch.cat([none, *(layer.source_mean for layer in layers)]), torch.cat(
+            [none, *(layer.source_variance for layer in layers)]
         )
+
+    def describe(self) -> str:
+        """How many layers of which kind are adapted, and which are not and why."""
+        kinds = Counter(layer.kind for layer in self.layers.values())
+        text = f"{len(self.layers)} normalisation layers ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})"
+        own = sum(isinstance(layer, OwnStatisticsLayer) for layer in self.layers.values())
+        text += f", {own} of them always with the image's own statistics" if own else ""
+        left = {name: why for name, why in self.left.items() if not name.startswith("branches.")}
+        return text + (f", {len(left)} more left as they are: {listed(left)}" if left else "")
 
     @property
     def source_parameters(self) -> Tensor:
@@ -156,8 +200,8 @@ class AdaptableNetwork(nn.Module):
         tensors = theta.split(self._sizes, dim=1)
         for layer in self._all_layers.values():
             layer.statistics = statistics
-        for layer, weight, bias in zip(self.layers.values(), tensors[::2], tensors[1::2], strict=True):
-            layer.weight_rows, layer.bias_rows = weight, bias
+        for adapted, weight, bias in zip(self.layers.values(), tensors[::2], tensors[1::2], strict=True):
+            adapted.weight_rows, adapted.bias_rows = weight, bias
         try:
             yield
         finally:
@@ -167,18 +211,7 @@ class AdaptableNetwork(nn.Module):
             self.forwards += images // len(theta)
 
 
-def _replace_batch_norm(model: nn.Module) -> dict[str, NormalisationLayer]:
-    """Replace every ``BatchNorm2d`` in place; returns the new layers by name, in module order."""
-    replaced: dict[str, NormalisationLayer] = {}
-    offset = 0
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.BatchNorm2d):
-            layer = NormalisationLayer(module, offset)
-            model.set_submodule(name, layer)
-            replaced[name] = layer
-            offset += layer.channels
-    if not replaced:
-        raise UserError(
-            "the network has no BatchNorm2d layer to adapt: choose model.encoder=resnet18 or another with one"
-        )
-    return replaced
+def listed(left: dict[str, tuple[str, str]]) -> str:
+    """``3 BatchNorm1d, 1 LayerNorm``, each kind with its reason."""
+    counts = Counter(left.values())
+    return ", ".join(f"{count} {kind} ({reason})" for (kind, reason), count in counts.items())

@@ -20,6 +20,7 @@ Every policy computes ``weight * (x - mean) / sqrt(variance + eps) + bias``; the
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,11 +32,13 @@ class NormalisationLayer(nn.Module):
     """Replaces a ``BatchNorm2d`` and keeps its source statistics and affine parameters untouched.
 
     :class:`~tta_bench.models.adaptable.AdaptableNetwork` sets ``statistics``, ``weight_rows`` and ``bias_rows``
-    for the duration of one forward pass.
+    for the duration of one forward pass. Where a layer sees a single value per channel, behind a global pooling for
+    instance, there are no statistics to measure: whatever the policy, those of the source model normalise.
 
     Args:
-        source: the trained layer; must have running statistics and affine parameters.
+        source: the trained layer; must have running statistics.
         channel_offset: position of this layer's first channel among the channels of all layers.
+        after: what the trained layer does besides normalising (dropout, an activation), in order.
     """
 
     source_mean: Tensor
@@ -43,17 +46,21 @@ class NormalisationLayer(nn.Module):
     source_weight: Tensor
     source_bias: Tensor
 
-    def __init__(self, source: nn.BatchNorm2d, channel_offset: int) -> None:
+    def __init__(self, source: nn.Module, channel_offset: int, after: Sequence[nn.Module] = ()) -> None:
         super().__init__()
-        if source.running_mean is None or source.running_var is None or not source.affine:
-            raise ValueError("a normalisation layer without running statistics or affine cannot be adapted")
-        self.register_buffer("source_mean", source.running_mean.detach().clone())
-        self.register_buffer("source_variance", source.running_var.detach().clone())
-        self.register_buffer("source_weight", source.weight.detach().clone())
-        self.register_buffer("source_bias", source.bias.detach().clone())
-        self.eps = source.eps
-        self.channels = source.num_features
-        self.channel_slice = slice(channel_offset, channel_offset + source.num_features)
+        mean, variance, weight, bias = (getattr(source, name, None) for name in _TENSORS)
+        if mean is None or variance is None:
+            raise ValueError("a layer without running statistics cannot be adapted by a policy of statistics")
+        self.kind = type(source).__name__
+        self.affine = weight is not None
+        self.register_buffer("source_mean", mean.detach().clone())
+        self.register_buffer("source_variance", variance.detach().clone())
+        self.register_buffer("source_weight", torch.ones_like(mean) if weight is None else weight.detach().clone())
+        self.register_buffer("source_bias", torch.zeros_like(mean) if bias is None else bias.detach().clone())
+        self.eps: float = source.eps  # type: ignore[assignment]
+        self.channels = len(mean)
+        self.channel_slice = slice(channel_offset, channel_offset + self.channels)
+        self.after = nn.Sequential(*after)
         self.statistics: Statistics = SourceStatistics()
         self.weight_rows: Tensor | None = None
         self.bias_rows: Tensor | None = None
@@ -62,7 +69,12 @@ class NormalisationLayer(nn.Module):
         """Normalise ``[S * V, C, H, W]`` by the policy and affine rows in force."""
         weight = self.source_weight[None] if self.weight_rows is None else self.weight_rows
         bias = self.source_bias[None] if self.bias_rows is None else self.bias_rows
-        return self.statistics.normalise(x, weight, bias, self)
+        pooled = len(x) // len(weight) if self.statistics.pools_views else 1
+        statistics = self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
+        return self.after(statistics.normalise(x, weight, bias, self))
+
+
+_TENSORS = ("running_mean", "running_var", "weight", "bias")
 
 
 class Statistics:
@@ -70,6 +82,9 @@ class Statistics:
 
     per_image = True
     """Whether an image's result is independent of the other images and of its stream's place in the batch."""
+
+    pools_views = False
+    """Whether the views of a stream are measured together."""
 
     @abstractmethod
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
@@ -94,13 +109,13 @@ class BatchStatistics(Statistics):
     """
 
     def __init__(self, pool_views: bool = False) -> None:
-        self.pool_views = pool_views
+        self.pools_views = pool_views
         self.per_image = not pool_views
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
         views = x.shape[0] // weight.shape[0]
-        if not self.pool_views:
+        if not self.pools_views:
             weight, bias, views = _per_image(weight, views), _per_image(bias, views), 1
         folded, weight, bias = _fold(x, views), weight.reshape(-1), bias.reshape(-1)
         if views == 1 and x.device.type == "cpu" and folded.is_contiguous():
@@ -202,6 +217,7 @@ class RunningStatistics(Statistics):
     momentum: float | Tensor | None = None
 
     per_image = False
+    pools_views = True
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""

@@ -1,0 +1,152 @@
+"""The probe: a wrapped network is run on two small images and compared with the source model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tta_bench.errors import UserError
+from tta_bench.models.normalisation import SourceStatistics
+from tta_bench.models.wrapping import calls_of, is_normalisation
+
+PROBE_SIZE = 64
+"""Side of the probe images, pixels, where the network takes them."""
+
+TOLERANCE, TOLERANCE_IN_LESS = 1e-5, 1e-3
+"""Largest difference, relative to the largest output: in float64, and where there is no float64."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the source model says.
+
+    Attributes:
+        images: ``[2, 3, H, W]`` in [0, 1].
+        expected: ``[1, classes, H, W]``, its output for the first image.
+        dtype: that it had before it was converted to float64; None if it was not converted.
+    """
+
+    images: Tensor
+    expected: Tensor
+    dtype: torch.dtype | None
+
+
+def take_probe(model: nn.Module, image_size: int | None) -> Probe:
+    """Run the source model in eval mode; it is left in float64 where it and its device have that.
+
+    Args:
+        model: the source model, not yet wrapped.
+        image_size: the only size that it may take, in pixels, or None.
+
+    Raises:
+        UserError: it takes no image, or its output is not finite.
+    """
+    tensors = [value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
+    dtypes = {value.dtype for value in tensors} or {torch.get_default_dtype()}
+    device = tensors[0].device if tensors else torch.device("cpu")
+    own = next(iter(dtypes))
+    precisions = [own] if len(dtypes) > 1 or device.type == "mps" else list(dict.fromkeys((torch.float64, own)))
+    fault: Exception | None = None
+    for dtype in precisions:
+        if len(dtypes) == 1:
+            model.to(dtype)
+        for size in dict.fromkeys((PROBE_SIZE, image_size or PROBE_SIZE)):
+            images = probe_images(size).to(device, dtype)
+            try:
+                expected = _undisturbed(lambda images=images: model(images[:1]))
+                if not isinstance(expected, Tensor) or expected.dim() != 4:
+                    raise TypeError("its output is not logits [N, classes, H, W]")
+            except Exception as error:  # of code that is not ours, for reasons that it alone knows
+                fault = error
+                continue
+            if not expected.isfinite().all():
+                raise UserError("the source model's output is not finite (NaN or infinity): train it again")
+            return Probe(images, expected, own if dtype != own else None)
+    raise UserError(
+        f"the network cannot take an image of {image_size or PROBE_SIZE} x {image_size or PROBE_SIZE} pixels "
+        f"({told(fault)}): choose another model.encoder or data.image_size"
+    )
+
+
+@torch.no_grad()
+def check_probe(probe: Probe, network: nn.Module, theta: Tensor) -> Counter[nn.Module]:
+    """Compare a wrapped network with the source model, and two streams side by side with one on its own.
+
+    Args:
+        probe: of the source model.
+        network: ``network(images, theta, statistics)``, in the precision of the probe.
+        theta: the source model's row, ``[scalars]``.
+
+    Returns:
+        How often one pass calls each module.
+
+    Raises:
+        UserError: it differs, or does not run.
+    """
+    other = 0.9 * theta + 0.01
+
+    def run(images: Tensor, *rows: Tensor) -> Tensor:
+        return _undisturbed(lambda: network(images, torch.stack(rows), SourceStatistics()))
+
+    try:
+        together, calls = calls_of(lambda: run(probe.images, theta, other))
+        inside = set(network.modules())
+        outside = [type(module).__name__ for module in calls if is_normalisation(module) and module not in inside]
+        if outside:
+            raise UserError(
+                f"the network calls a {outside[0]} that is none of its submodules, so that it cannot be adapted: "
+                "assign the layer to an attribute of its module"
+            )
+        alone = run(probe.images[1:], other)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the network cannot be adapted: with its normalisation layers replaced it does not run ({told(error)}); "
+            "choose another model.encoder"
+        ) from error
+    tolerance = TOLERANCE if probe.images.dtype == torch.float64 else TOLERANCE_IN_LESS
+    difference = relative_difference(together[:1], probe.expected)
+    if not difference <= tolerance:
+        raise UserError(
+            "the network cannot be adapted: with its normalisation layers replaced its output under source statistics "
+            f"is not that of the source model (relative difference {difference:.1g}); choose another model.encoder"
+        )
+    difference = relative_difference(together[1:], alone)
+    if not difference <= tolerance:
+        raise UserError(
+            "the network cannot be adapted: its output for one image depends on the others of a batch "
+            f"(relative difference {difference:.1g}); choose another model.encoder"
+        )
+    return calls
+
+
+def probe_images(size: int) -> Tensor:
+    """Two different images with edges and gradients, the same at every call: ``[2, 3, size, size]`` in [0, 1]."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(2, 3, size, size, generator=generator, dtype=torch.float64)
+    ramp = torch.linspace(0, 1, size, dtype=torch.float64)
+    disc = (ramp[:, None] - 0.5).square() + (ramp - 0.5).square() < torch.tensor([0.04, 0.1])[:, None, None]
+    return 0.5 * disc[:, None] + 0.3 * ramp + 0.2 * noise
+
+
+def relative_difference(value: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference, as a fraction of the largest expected value."""
+    difference = float((value - expected).abs().max())
+    return difference / float(expected.abs().max()) if difference else 0.0
+
+
+def told(error: Exception | None) -> str:
+    """The first line of an exception, for a sentence."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def _undisturbed(run: Callable[[], Tensor]) -> Tensor:
+    """Run without gradients, and leave the random state as it was."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        return run()
