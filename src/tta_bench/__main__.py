@@ -29,6 +29,7 @@ def main() -> None:
     from tta_bench.errors import UserError, print_faults
     from tta_bench.launch.command_line import check, complete_experiment, quote_lists, register_configs
     from tta_bench.launch.paths import CONFIG_DIR
+    from tta_bench.network_check import check_networks
 
     flags, overrides = _split(sys.argv[1:])
     overrides = quote_lists(overrides, flags.multirun)
@@ -41,6 +42,7 @@ def main() -> None:
         register_configs()
         if not only_shows and flags.experimental_rerun is None:
             jobs = check(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
+            check_networks(jobs)
     except UserError as error:
         print_faults(error)
         sys.exit(USER_ERROR)

@@ -168,7 +168,8 @@ def compute(
     memory = PeakMemory(device)
     kind = METHODS.get(config.method["name"])
     options = method_options(config.method)
-    network = place(AdaptableNetwork(source.model, kind.branches(options)), device, config.data.image_size)
+    size = config.data.image_size
+    network = place(AdaptableNetwork(source.model, kind.branches(options), image_size=size), device, size)
     method = kind(network, options, Protocol(config.protocol.reset, config.protocol.steps, config.protocol.predict))
     streams = make_streams(domains, cell.targets, config.protocol.reset, config.protocol.order)
     groups = lockstep_groups(streams, lockstep_width(config, method, device))

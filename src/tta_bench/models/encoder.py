@@ -9,11 +9,27 @@ from tta_bench.errors import UserError, nearest
 
 
 def check_encoder(name: str) -> None:
-    """Raise UserError with the nearest valid name if the library has no such encoder."""
-    from segmentation_models_pytorch.encoders import encoders
+    """Raise UserError with the nearest valid name if there is no such encoder.
 
-    if name not in encoders and not name.startswith("tu-"):
-        raise UserError(f"unknown encoder model.encoder={name}: {nearest(name, encoders)}")
+    ``tu-NAME`` is the model NAME of timm, with or without the tag of its weights.
+    """
+    import timm
+    from segmentation_models_pytorch.encoders import encoders, is_equivalent_to_timm_universal
+
+    if name in encoders:
+        return
+    if is_equivalent_to_timm_universal(name):  # as the library translates it
+        model = name.removeprefix("timm-").replace("mobilenetv3", "tf_mobilenetv3")
+    else:
+        model = name.removeprefix("tu-") if name.startswith("tu-") else ""
+    if not timm.is_model(model):
+        known = [f"tu-{model}" for model in timm.list_models()] if name.startswith("tu-") else encoders
+        # The list of all is no help: hundreds of names.
+        hint = nearest(name, known)
+        raise UserError(
+            f"unknown encoder model.encoder={name}: "
+            + (hint if hint.startswith("did") else "see the encoders of segmentation-models-pytorch, or tu-NAME of timm")
+        )
 
 
 def build_encoder(name: str, weights: str | None) -> nn.Module:

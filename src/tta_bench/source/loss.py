@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,13 +91,25 @@ _BRANCH_LOSSES: dict[str, Callable[[SegmentationModel, Tensor], Tensor]] = {
 
 @contextmanager
 def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Normalise by the batch as before, but leave the running statistics alone."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
+    """Normalise by the batch as before, but leave the running statistics alone.
+
+    The count of batches goes on, except where it decides the weight of the next batch: without a momentum the
+    statistics are the mean over all batches.
+    """
+    layers: list[Any] = [layer for layer in module.modules() if _has_running_statistics(layer)]
     momenta = [layer.momentum for layer in layers]
+    counts = [layer.num_batches_tracked.clone() if layer.momentum is None else None for layer in layers]
     try:
         for layer in layers:
             layer.momentum = 0.0
         yield
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
+        for layer, momentum, count in zip(layers, momenta, counts, strict=True):
             layer.momentum = momentum
+            if count is not None:
+                layer.num_batches_tracked.copy_(count)
+
+
+def _has_running_statistics(layer: nn.Module) -> bool:
+    """Whether it is a normalisation layer, of torch or of another library, whose statistics follow its momentum."""
+    return hasattr(layer, "momentum") and any(name.startswith("running_") for name, _ in layer.named_buffers("", False))
