@@ -259,8 +259,8 @@ def test_images_that_do_not_divide_into_the_streams_are_refused(branched, images
         branched(images[:3], theta_rows(branched, 2))
 
 
-def test_a_network_without_batch_norm_is_refused():
-    with pytest.raises(UserError, match="no BatchNorm2d layer to adapt"):
+def test_a_network_without_normalisation_is_refused():
+    with pytest.raises(UserError, match="no normalisation layer that can be adapted"):
         AdaptableNetwork(nn.Sequential(nn.Conv2d(3, 2, 1)))
 
 

@@ -1,7 +1,9 @@
+import copy
 import math
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 
 from tta_bench.config import BRANCHES
 from tta_bench.models.branches import TRANSFORMS
@@ -44,3 +46,18 @@ def test_branch_loss_trains_its_branch_and_keeps_the_source_statistics(make_conf
     assert running
     assert all(torch.equal(before[key], model.state_dict()[key]) for key in running)
     assert all(layer.momentum == 0.1 for layer in model.modules() if hasattr(layer, "momentum"))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_branch_loss_keeps_the_statistics_of_every_kind_of_batch_norm(make_config, momentum):
+    model = build_model(make_config().model.model_copy(update={"branches": ("denoising",)}), 2).train()
+    for name, layer in list(model.encoder.named_modules()):
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            model.encoder.set_submodule(name, BatchNormAct2d(layer.num_features, momentum=momentum))
+    model(torch.rand(2, 3, 64, 64))
+    twin = copy.deepcopy(model)
+    branch_loss("denoising", model, torch.rand(2, 3, 64, 64))
+    images = torch.rand(2, 3, 64, 64)
+    model(images), twin(images)  # the next plain batch weighs as much as it would have
+    running = [key for key in model.state_dict() if key.startswith("encoder.") and "running" in key]
+    assert all(torch.equal(model.state_dict()[key], twin.state_dict()[key]) for key in running)

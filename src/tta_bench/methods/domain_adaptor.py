@@ -108,11 +108,13 @@ class DomainAdaptor(GradientMethod):
         self, network: AdaptableNetwork, options: DomainAdaptorOptions | None = None, protocol: Protocol | None = None
     ) -> None:
         super().__init__(network, options, protocol)
-        unfit = [name for name, layer in network.batch_norm_layers.items() if name in network.reused or not layer.affine]
+        unfit = [
+            name for name, layer in network.batch_norm_layers.items() if name in network.reused or not layer.affine
+        ]
         if unfit:
             raise UserError(
                 "DomainAdaptor writes the statistics of an image into the scale and shift of each BatchNorm layer, but "
-                f"{', '.join(unfit[:3])} {'has' if len(unfit) == 1 else 'have'} none or normalise in several places: "
+                f"{', '.join(unfit[:3])} lacks them, or normalises in several places: "
                 "choose another method, or another model.encoder"
             )
         self.statistics = MixedStatistics(self.options.source_weight, unbiased=True)

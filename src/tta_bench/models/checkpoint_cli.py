@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
@@ -19,6 +17,8 @@ from tta_bench.models.checkpoint import (
     save_checkpoint,
     state_faults,
 )
+from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.models.wrapping import wrap_normalisation
 
 OFFICIAL_MASK_VALUES = {"disc": (1, 2), "cup": (2,)}
 """Values of the authors' masks after decoding, as in ``conf/data/fundus.yaml``."""
@@ -31,8 +31,7 @@ def verify(path: Path) -> str:
         UserError: whatever makes it unusable.
     """
     checkpoint = read_checkpoint(path)
-    _check_network(checkpoint)
-    layers, scalars = affine_size(checkpoint.state)
+    layers, scalars = affine_size(_network(checkpoint))
     architecture = checkpoint.architecture
     per_class = checkpoint.dice_in_domain_per_class
     dice = "not measured"
@@ -89,21 +88,20 @@ def import_official(official: Path, out: Path, domain: str) -> Checkpoint:
     return read_checkpoint(out)
 
 
-def affine_size(state: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Number of batch normalisation layers of a state dict, and of their affine scalars."""
-    layers = [key.removesuffix("running_mean") for key in state if key.endswith("running_mean")]
-    scalars = sum(state[layer + name].numel() for layer in layers for name in ("weight", "bias"))
-    return len(layers), scalars
+def affine_size(network: SegmentationModel) -> tuple[int, int]:
+    """Number of normalisation layers that can be adapted, those of branches included, and of their affine scalars."""
+    layers = [layer for layer in wrap_normalisation(network).layers.values() if layer.affine]
+    return len(layers), sum(layer.source_weight.numel() + layer.source_bias.numel() for layer in layers)
 
 
-def _check_network(checkpoint: Checkpoint) -> None:
-    """Raise UserError if the weights do not fit the architecture that the file names."""
+def _network(checkpoint: Checkpoint) -> SegmentationModel:
+    """The network that the file names; raises UserError if its weights do not fit."""
     from tta_bench.config import ModelConfig
 
-    with torch.device("meta"):  # shapes alone, no memory
-        network = build_model(
-            ModelConfig.model_validate(checkpoint.architecture), len(checkpoint.classes), pretrained=False
-        )
+    config = ModelConfig.model_validate(checkpoint.architecture)
+    with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state
+        network = build_model(config, len(checkpoint.classes), pretrained=False)
     faults = state_faults(checkpoint.state, network.state_dict())
     if faults:
         raise UserError([f"checkpoint {checkpoint.path}: {fault}: the file is damaged" for fault in faults])
+    return network

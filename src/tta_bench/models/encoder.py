@@ -24,12 +24,10 @@ def check_encoder(name: str) -> None:
         model = name.removeprefix("tu-") if name.startswith("tu-") else ""
     if not timm.is_model(model):
         known = [f"tu-{model}" for model in timm.list_models()] if name.startswith("tu-") else encoders
-        # The list of all is no help: hundreds of names.
         hint = nearest(name, known)
-        raise UserError(
-            f"unknown encoder model.encoder={name}: "
-            + (hint if hint.startswith("did") else "see the encoders of segmentation-models-pytorch, or tu-NAME of timm")
-        )
+        if not hint.startswith("did you mean"):  # a list of hundreds is no help
+            hint = "see the encoders of segmentation-models-pytorch, or tu-NAME for one of timm"
+        raise UserError(f"unknown encoder model.encoder={name}: {hint}")
 
 
 def build_encoder(name: str, weights: str | None) -> nn.Module:

@@ -19,7 +19,6 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from tta_bench.errors import UserError
 from tta_bench.models.normalisation import NormalisationLayer, Statistics
 
 AFFINE = ("weight", "bias")
