@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ def take_probe(model: nn.Module, image_size: int | None) -> Probe:
         for size in dict.fromkeys((PROBE_SIZE, image_size or PROBE_SIZE)):
             images = probe_images(size).to(device, dtype)
             try:
-                expected = _undisturbed(lambda images=images: model(images[:1]))
+                expected = _undisturbed(partial(model, images[:1]))
                 if not isinstance(expected, Tensor) or expected.dim() != 4:
                     raise TypeError("its output is not logits [N, classes, H, W]")
             except Exception as error:  # of code that is not ours, for reasons that it alone knows
