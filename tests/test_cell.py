@@ -869,3 +869,17 @@ def test_a_unet_is_refused_as_an_official_checkpoint(tmp_path):
     torch.save(UNet("resnet18", 2, decoder_channels=(16, 16, 8, 8, 8)).state_dict(), tmp_path / "other.pth")
     with pytest.raises(UserError, match="neither a checkpoint of tta_bench nor the GraTa authors' ResUNet-34"):
         execute(configure(tmp_path / "results", f"checkpoint={tmp_path / 'other.pth'}"))
+
+
+@pytest.mark.parametrize("encoder", ["timm-efficientnet-b0", "mit_b0"])
+def test_without_adaptation_a_cell_has_the_numbers_of_the_source_model_in_eval_mode(tmp_path, encoder):
+    config = with_targets(configure(tmp_path, "+method=no_adapt", "target=A", f"model.encoder={encoder}"))
+    execute(config)
+    (path,) = tmp_path.glob("source_models/*/model.ckpt")
+    model = load_checkpoint(path, config).model.eval()
+    domain = prepare(config.data, ("A",), tmp_path / "data")["A"]
+    for row in rows(config):
+        with torch.no_grad():
+            logits = model(domain.image(int(row["index"]))[None])[0]
+        expected = dice_score(torch.sigmoid(logits) >= config.protocol.threshold, domain.label(int(row["index"])))
+        assert [float(row["dice_disc"]), float(row["dice_cup"])] == pytest.approx(expected.tolist(), abs=0.05)

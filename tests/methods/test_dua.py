@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -50,7 +51,8 @@ def run(method, images):
 
 
 def momenta(count, **options):
-    return DUA(None, DUAOptions(**options)).momentum(torch.arange(1, count + 1))
+    network = SimpleNamespace(batch_norm_layers={"one": None})
+    return DUA(network, DUAOptions(**options)).momentum(torch.arange(1, count + 1))
 
 
 def test_the_momentum_decays_to_the_floor_bn5():
