@@ -79,7 +79,8 @@ class MethodOptions:
 
     def without_identity(self) -> set[str]:
         """The options that are no part of what identifies a cell: those that are :func:`later` and at their default."""
-        return {each.name for each in fields(self) if "later" in each.metadata and getattr(self, each.name) == each.default}
+        added = (each for each in fields(self) if "later" in each.metadata)
+        return {each.name for each in added if getattr(self, each.name) == each.default}
 
 
 @dataclass(frozen=True)

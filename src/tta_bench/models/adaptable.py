@@ -148,7 +148,9 @@ class AdaptableNetwork(nn.Module):
         with self._in_force(len(images), theta, statistics or BatchStatistics()):
             return self.model.branch(name, images)
 
-    def branch_and_logits(self, name: str, images: Tensor, theta: Tensor, statistics: Statistics) -> tuple[Tensor, Tensor]:
+    def branch_and_logits(
+        self, name: str, images: Tensor, theta: Tensor, statistics: Statistics
+    ) -> tuple[Tensor, Tensor]:
         """Output of an auxiliary branch and logits, from one pass of the encoder; arguments as in :meth:`branch`."""
         with self._in_force(len(images), theta, statistics):
             features = self.model.encode(images)
