@@ -31,11 +31,11 @@ def all_parameters(model):
     return affine + [p for m in others for p in m.parameters(recurse=False)]
 
 
-def adapt_stream(model, images, *, learning_rate, strong=lambda image: image):
+def adapt_stream(model, images, *, learning_rate, strong=lambda image: image, optimizer=torch.optim.Adam):
     """Adapt to images ``[1, 3, H, W]`` one after the other; returns a record per image."""
     model = with_batch_statistics(model)
     parameters = affine_parameters(model)
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate)
+    optimizer = optimizer(parameters, lr=learning_rate)
     records = []
     for x in images:
         p = torch.sigmoid(model(x))

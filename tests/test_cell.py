@@ -362,11 +362,28 @@ def test_a_list_of_seeds_makes_a_cell_each_whose_draws_differ(root):
     assert [row["loss_pseudo"] for row in rows(config, 0)] != [row["loss_pseudo"] for row in rows(config, 1)]
 
 
+@pytest.mark.parametrize("name", METHODS.names())
+def test_an_option_that_came_later_leaves_the_cells_at_its_default_as_they_were(root, name):
+    branches = [f"model.branches=[{','.join(METHODS.get(name).branches(METHODS.get(name).Options()))}]"]
+    content = Cell.of(with_targets(configure(root, f"+method={name}", *branches)), 0).identity()["method"]
+    options = METHODS.get(name).Options()
+    later = {field.name for field in fields(options) if "later" in field.metadata}
+    assert later == {field.name for field in fields(options)} - content.keys()
+    if "nesterov" in later:
+        changes = ["method.optimizer=sgd", "method.momentum=0.9", "method.nesterov=true"]
+        changed = Cell.of(with_targets(configure(root, f"+method={name}", *branches, *changes)), 0)
+        assert changed.identity()["method"]["nesterov"] is True
+
+
 def test_a_method_that_draws_nothing_has_one_cell_for_all_seeds(root, computed):
     tent, grata = (configure(root, f"+method={method}", "seed=0,1", "target=A") for method in ("tent", "grata"))
     assert [Cell.of(with_targets(tent), seed).seed for seed in (0, 1)] == [0, 0]
     assert [Cell.of(with_targets(grata), seed).seed for seed in (0, 1)] == [0, 1]
     assert Cell.of(with_targets(grata), 1).reference() == Cell.of(with_targets(grata), 0).reference()
+    drawn = configure(root, "+method=cotta", "seed=0,1", "target=A", "method.restore=0.5")
+    certain = configure(root, "+method=cotta", "seed=0,1", "target=A", "method.restore=0")
+    assert [cell.seed for cell in Cell.all_of(with_targets(drawn))] == [0, 1]
+    assert [cell.seed for cell in Cell.all_of(with_targets(certain))] == [0]
     printed = execute(tent)
     assert computed == ["no_adapt", "tent"]
     assert ("seed 0" in printed, "seed 1" in printed) == (True, False)

@@ -5,6 +5,7 @@ Follows Eq. 2 of the GraTa paper and the ranges of its official code (batchgener
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -86,6 +87,33 @@ class StrongAugmentation:
     noise: Operation = field(default_factory=lambda: Operation(0.5, (0.0, 0.05)))
     blur: Operation = field(default_factory=lambda: Operation(0.5, (0.5, 1.5)))
     blur_channel_p: float = 0.5
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two draws of the strong view can differ."""
+        blur = self.blur
+        return (
+            _varies(self.brightness.p, self.brightness.range, identity=1)
+            or _varies(self.contrast.p, self.contrast.range, constant_from=1)
+            or _varies(self.gamma.p, self.gamma.range, constant_from=1)
+            or _varies(self.noise.p, self.noise.range, constant_from=math.inf, identity=0)
+            or _varies(blur.p * self.blur_channel_p, blur.range, identity=0)
+        )
+
+
+def _varies(p: float, range: tuple[float, float], *, constant_from: float = 0, identity: float | None = None) -> bool:
+    """Whether what an operation does to an image is drawn.
+
+    Args:
+        p: probability that it is applied.
+        range: of its parameter.
+        constant_from: a parameter with one possible value is a constant from here on.
+        identity: the parameter that leaves every image as it is, bit by bit.
+    """
+    low, high = range
+    if p == 0 or low == high == identity:
+        return False
+    return p < 1 or low < max(high, constant_from)
 
 
 def strong_views(images: Tensor, generators: Sequence[torch.Generator], settings: StrongAugmentation) -> Tensor:

@@ -61,13 +61,18 @@ class Cell:
 
     @classmethod
     def of(cls, config: RunConfig, seed: int) -> Cell:
-        """The cell of a seed; a method that draws nothing at random has one cell, that of seed 0, for all seeds."""
-        return cls(config, seed if METHODS.get(config.method["name"]).card.stochastic else 0)
+        """The cell of a seed; where nothing is drawn at random there is one cell, that of seed 0, for all seeds."""
+        return cls(config, seed if cls(config, seed).is_stochastic else 0)
 
     @classmethod
     def all_of(cls, config: RunConfig) -> list[Cell]:
         """The cells of a configuration, one per seed that matters."""
         return [cls(config, seed) for seed in dict.fromkeys(cls.of(config, seed).seed for seed in config.seed)]
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether another seed gives other numbers."""
+        return METHODS.get(self.config.method["name"]).is_stochastic(method_options(self.config.method))
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -80,7 +85,9 @@ class Cell:
         config = self.config
         content = config.model_dump(mode="json", include={"source", "target", "data", "model", "protocol"})
         # As typed values: 0 and 0.0 for the same option are the same cell.
-        content["method"] = config.method | asdict(method_options(config.method))
+        options = method_options(config.method)
+        method, left_out = config.method | asdict(options), options.without_identity()
+        content["method"] = {key: value for key, value in method.items() if key not in left_out}
         if config.checkpoint is None:
             content["training"] = config.training.content(config.model.branches)
         else:

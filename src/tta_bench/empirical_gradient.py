@@ -15,8 +15,6 @@ from torch import Tensor
 
 from tta_bench.gradients import gradient_cosine
 from tta_bench.methods.base import TTACallback
-from tta_bench.methods.state import AffineState
-from tta_bench.objectives.base import BoundNetwork
 
 if TYPE_CHECKING:
     from tta_bench.adaptation import AdaptationModule, UnlabelledBatch
@@ -25,22 +23,25 @@ COLUMN = "cosine_empirical"
 """Of ``per_image.csv``: cosine in [-1, 1] between the followed and the empirical gradient; NaN for a skipped update."""
 
 
-def empirical_gradient(method: TTACallback, images: Tensor, labels: Tensor, theta: Tensor) -> Tensor:
-    """Gradient ``[A, scalars]`` of the supervised binary cross-entropy, the mean over pixels and classes.
+def empirical_gradient(method: TTACallback, images: Tensor, labels: Tensor, theta: Tensor) -> Tensor | None:
+    """Gradient of the supervised binary cross-entropy, the mean over pixels and classes.
 
     Args:
-        method: gives the network and the statistics that normalise; its counters stay as they are.
+        method: says which coordinates the gradient is taken in; its counters stay as they are.
         images: ``[A, 3, H, W]`` in [0, 1].
         labels: bool ``[A, classes, H, W]``.
         theta: ``[A, scalars]``, where the gradient is taken.
+
+    Returns:
+        ``[A, scalars]``; None, at no cost, of a method that follows no gradient of the network's parameters.
     """
     counters = method.network.forwards, method.backwards
 
-    def supervised(network: BoundNetwork) -> Tensor:
-        losses = F.binary_cross_entropy_with_logits(network(images), labels.to(images), reduction="none")
+    def supervised(logits: Tensor) -> Tensor:
+        losses = F.binary_cross_entropy_with_logits(logits, labels.to(images), reduction="none")
         return losses.flatten(1).mean(1)
 
-    _, gradient = method.gradient(supervised, theta)
+    gradient = method.gradient_as_followed(supervised, images, theta)
     method.network.forwards, method.backwards = counters
     return gradient
 
@@ -69,8 +70,6 @@ class EmpiricalGradient(pl.Callback):
         """Take the gradient of the labels at the state before the update."""
         count, resets = len(batch.images), self.method.protocol.reset == "image"
         theta = self.method.source_theta.expand(count, -1) if resets else self.method.theta(count)
-        if theta.shape[1] < self.method.network.source_theta.numel():  # a prompt, for instance
-            return
         assert pl_module.withheld is not None
         labels = pl_module.withheld.labels.to(batch.images.device)
         self._gradient = empirical_gradient(self.method, batch.images, labels, theta)
@@ -85,10 +84,9 @@ class EmpiricalGradient(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Compare with the gradient that the update followed."""
-        state = getattr(self.method, "state", None)
-        if self._gradient is None or not isinstance(state, AffineState):
+        if self._gradient is None:
             return
-        followed = state.followed_gradient(len(batch.images))
+        followed = self.method.followed_gradient(len(batch.images))
         cosines = torch.where(followed.isfinite().all(1), gradient_cosine(followed, self._gradient), torch.nan)
         for record, cosine in zip(pl_module.records[-len(batch.images) :], cosines.tolist(), strict=True):
             record.diagnostics[COLUMN] = cosine

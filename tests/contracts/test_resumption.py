@@ -88,9 +88,11 @@ def test_resumed_equals_uninterrupted(small_net, streams, name, protocol):
     [
         ("detta", {"running_momentum": 0.1}),
         ("grata", {"optimizer": "sgd", "momentum": 0.9}),
+        ("grata", {"optimizer": "sgd", "momentum": 0.99, "nesterov": True}),
         ("dua", {"max_updates": 3}),
+        ("dltta", {"compared_network": "source"}),
     ],
-    ids=["running statistics", "momentum of SGD", "number of updates"],
+    ids=["running statistics", "momentum of SGD", "Nesterov's momentum", "number of updates", "memory of the source"],
 )
 def test_state_that_other_options_bring_into_play_is_kept(small_net, streams, name, overrides):
     assert_resumes(*(make(name, small_net, Protocol(), **overrides) for _ in range(2)), streams)

@@ -3,9 +3,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 
 from plain_grata import all_parameters, with_batch_statistics
+from tta_bench.config import method_options
 from tta_bench.draws import Draws, ImageKey
+from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.cotta import CoTTA, CoTTAOptions, chosen
@@ -181,6 +184,13 @@ def test_every_stream_chooses_its_own_target_and_its_own_places(network, images)
         alone.step(images[row : row + 1], keys[row : row + 1])
         torch.testing.assert_close(together.theta(2)[row], alone.theta(1)[0], rtol=0, atol=1e-12)
         torch.testing.assert_close(together.teacher[row], alone.teacher[0], rtol=0, atol=1e-12)
+
+
+def test_the_official_preset():
+    settings = OmegaConf.load(CONFIG_DIR / "method" / "cotta.yaml")
+    settings.preset = "official"
+    options = method_options(OmegaConf.to_container(settings, resolve=True))
+    assert options == CoTTAOptions(learning_rate=1e-3, confidence=0.92)
 
 
 def test_an_image_that_is_not_finite_moves_neither_student_nor_teacher(network, images):

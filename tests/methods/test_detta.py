@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 from plain_grata import affine_parameters, with_batch_statistics
@@ -182,15 +183,27 @@ def test_the_official_preset_is_torch_s_training_mode_then_evaluation_mode(small
     model = copy.deepcopy(small_net)
     optimizer = torch.optim.Adam(affine_parameters(model), lr=1e-3, betas=(0.9, 0.99))
     method = start(network, learning_rate=1e-3, betas=(0.9, 0.99), running_momentum=0.1)
+    before = network.forwards
     for k, result in enumerate(run(method, images[:3])):
         x = images[k : k + 1]
         noisy, mask = corrupt(x, blind_spots(k))
-        denoised = torch.sigmoid(model.train().branch("denoising", noisy))
+        # As in the official network both decoders run on one pass of the encoder; only one of them has a loss.
+        features = model.train().encode(noisy)
+        model.classify(model.decode(features))
+        denoised = torch.sigmoid(model.branches["denoising"](F.relu(features[-1])))
         optimizer.zero_grad()
         ((denoised - x)[mask].abs().sum() / x.numel()).backward()
         optimizer.step()
         with torch.no_grad():
             torch.testing.assert_close(result.logits, model.eval()(x), rtol=0, atol=1e-8)
+    mean, variance = network.source_statistics
+    moved = (method.running.mean[0] != mean) & (method.running.variance[0] != variance)
+    for name, layer in network._all_layers.items():
+        used = not name.startswith("branches.") or name.startswith("branches.denoising.")
+        assert moved[layer.channel_slice].all() == used, name
+        assert moved[layer.channel_slice].any() == used, name
+    # One pass of the encoder serves both decoders.
+    assert network.forwards - before == 2 * 3
 
 
 def test_running_statistics_of_a_stream_do_not_see_its_neighbours_nor_a_faulty_image(network, images):

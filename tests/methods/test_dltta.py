@@ -205,6 +205,29 @@ def test_without_discrepancy_and_warm_up_it_is_bn_only(network, images):
         torch.testing.assert_close(result.logits, expected.logits, rtol=0, atol=1e-12)
 
 
+def test_the_official_memory_holds_keys_and_predictions_of_a_network_that_stays(network, images):
+    method = start(network, learning_rate=1e-2, compared_network="source", **FOLLOWING)
+    results = run(method, images[:4])
+    with torch.no_grad():
+        source = [network.activations(x, network.source_theta[None], method.statistics) for x in images[:4].split(1)]
+    for k, result in enumerate(results[1:], start=1):
+        expected = discrepancy(source[k].logits[0], source[k - 1].logits[0]).item()
+        assert result.diagnostics["discrepancy"][0] == pytest.approx(expected, abs=1e-12)
+    key, logits = method.memories[0]._entries[-1]
+    torch.testing.assert_close(key, source[2].bottleneck.mean(dim=(2, 3))[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(logits, source[2].logits[0], rtol=0, atol=1e-12)
+    assert (results[2].logits - source[2].logits).abs().max() > 1e-3
+
+
+def test_the_key_is_from_before_the_update_and_the_prediction_from_after_it(network, images):
+    method = start(network, learning_rate=1e-2, **FOLLOWING)
+    (result, _) = run(method, images[:2])
+    key, logits = method.memories[0]._entries[0]
+    torch.testing.assert_close(key, key_of(network, images[:1], network.source_theta[None]), rtol=0, atol=1e-12)
+    assert torch.equal(logits, result.logits[0])
+    assert (logits - network(images[:1], network.source_theta[None])).abs().max() > 1e-4
+
+
 def test_a_skipped_image_is_not_remembered(network, images):
     method = start(network, streams=2, neighbours=1)
     faulty = images[:2].clone()
@@ -226,6 +249,7 @@ def test_the_official_preset_warms_up_linearly_and_follows_an_exponential(networ
         prediction_temperature=4.0,
         rate_function="exponential",
         largest_rate=math.inf,
+        compared_network="source",
     )
     method = DLTTA(network, options)
     method.start(1)

@@ -253,6 +253,28 @@ def test_grata_equals_the_plain_reference_with_strong_operations(unet, network, 
     torch.testing.assert_close(method.theta(1)[0], records[-1]["theta"], rtol=0, atol=1e-9)
 
 
+def test_the_authors_sgd_is_torch_s_with_nesterov_s_momentum(unet, network, images):
+    options = {"optimizer": "sgd", "momentum": 0.99, "nesterov": True, "learning_rate": 1e-2}
+    method = start(network, **options, strong_augmentation=NO_STRONG)
+    results = run(method, images[:2])
+    sgd = partial(torch.optim.SGD, momentum=0.99, nesterov=True)
+    records = adapt_stream(unet, images[:2].split(1), learning_rate=1e-2, optimizer=sgd)
+    assert_equals_plain(records, results, 1e-8)
+    torch.testing.assert_close(method.theta(1)[0], records[-1]["theta"], rtol=0, atol=1e-9)
+
+
+def test_streams_side_by_side_have_a_nesterov_momentum_each(small, images):
+    options = {"optimizer": "sgd", "momentum": 0.99, "nesterov": True, "learning_rate": 1e-2}
+    together = start(small, 2, **options)
+    for k in range(3):
+        together.step(images[[k, 6 + k]], [ImageKey(0, domain, f"image{k}") for domain in "BC"])
+    for row, domain in enumerate("BC"):
+        alone = start(small, **options)
+        for k in range(3):
+            alone.step(images[6 * row + k][None], [ImageKey(0, domain, f"image{k}")])
+        torch.testing.assert_close(together.theta(2)[row], alone.theta(1)[0], rtol=0, atol=1e-10)
+
+
 def test_float32_cosines_agree_with_the_plain_reference_in_float64(unet, images):
     single = AdaptableNetwork(copy.deepcopy(unet).float())
     results = run(start(single, strong_augmentation=NO_STRONG), images[:4].float())
@@ -270,6 +292,8 @@ def test_float32_cosines_agree_with_the_plain_reference_in_float64(unet, images)
         ({"perturbation": -1.0}, "perturbation"),
         ({"perturbation": float("inf")}, "perturbation"),
         ({"learning_rate": -1.0}, "learning_rate"),
+        ({"nesterov": True, "momentum": 0.9}, "nesterov=true needs optimizer=sgd"),
+        ({"nesterov": True, "optimizer": "sgd"}, "nesterov=true needs .* momentum above 0"),
     ],
 )
 def test_impossible_options_are_refused(options, match):

@@ -6,14 +6,20 @@ from torch import nn
 
 from tta_bench.methods.state import AffineState, make_optimizer
 
-OPTIMIZERS = {"adam": ("adam", 0.0), "sgd": ("sgd", 0.0), "sgd with momentum": ("sgd", 0.9)}
+OPTIMIZERS = {
+    "adam": {"name": "adam"},
+    "sgd": {"name": "sgd"},
+    "sgd with momentum": {"name": "sgd", "momentum": 0.9},
+    "sgd with Nesterov's momentum": {"name": "sgd", "momentum": 0.99, "nesterov": True},
+}
 
 
 def torch_optimizer(name, parameter):
     """The optimiser of one stream on its own."""
     if name == "adam":
         return torch.optim.Adam([parameter], lr=1.0)
-    return torch.optim.SGD([parameter], lr=1.0, momentum=OPTIMIZERS[name][1])
+    settings = {key: value for key, value in OPTIMIZERS[name].items() if key != "name"}
+    return torch.optim.SGD([parameter], lr=1.0, **settings)
 
 
 def random(*shape, seed=0):
@@ -21,7 +27,7 @@ def random(*shape, seed=0):
 
 
 def new_state(name="adam", streams=3, scalars=5):
-    return AffineState(random(scalars), streams, make_optimizer(*OPTIMIZERS[name]))
+    return AffineState(random(scalars), streams, make_optimizer(**OPTIMIZERS[name]))
 
 
 def optimizer_state(state, row):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tta_bench.draws import Draws, ImageKey
 from tta_bench.errors import UserError
-from tta_bench.methods.state import AffineState, OptimizerName, make_optimizer, pack, unpack
+from tta_bench.methods.state import AffineState, MakeOptimizer, OptimizerName, make_optimizer, pack, unpack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
@@ -48,7 +48,8 @@ class Card:
         backwards: backward passes per test image.
         paper: author, venue, year.
         licence: of the original code.
-        stochastic: whether another seed gives other predictions.
+        stochastic: whether another seed gives other numbers with the default options; see
+            :meth:`TTACallback.is_stochastic`.
         needs_batch_norm: whether it has nothing to work on in a network without BatchNorm layers, because the
             statistics of other layers are always the image's own.
     """
@@ -69,11 +70,21 @@ class Card:
         return self.backwards > 0
 
 
+def later(default: Any) -> Any:
+    """A field of options that came when there were finished cells already: at its default they stay what they are."""
+    return field(default=default, metadata={"later": True})
+
+
 @dataclass(frozen=True)
 class MethodOptions:
     """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    def without_identity(self) -> set[str]:
+        """The options that are no part of what identifies a cell: those that are :func:`later` and at their default."""
+        added = (each for each in fields(self) if "later" in each.metadata)
+        return {each.name for each in added if getattr(self, each.name) == each.default}
 
 
 @dataclass(frozen=True)
@@ -146,6 +157,11 @@ class TTACallback(Callback):
         """Auxiliary branches that the source model must have; their affine parameters are adapted too."""
         return ()
 
+    @classmethod
+    def is_stochastic(cls, options: Any) -> bool:
+        """Whether another seed gives other numbers with these options; if not, one seed stands for all."""
+        return cls.card.stochastic
+
     def start(self, streams: int) -> None:
         """Create the state of ``streams`` streams afresh; default: no state."""
 
@@ -173,6 +189,27 @@ class TTACallback(Callback):
     def theta(self, streams: int) -> Tensor:
         """The adapted parameters of the first streams, ``[A, scalars]``; default: the source model's."""
         return self.source_theta.expand(streams, -1)
+
+    def gradient_as_followed(self, loss: Callable[[Tensor], Tensor], images: Tensor, theta: Tensor) -> Tensor | None:
+        """The gradient of a loss of the prediction, in the coordinates of the gradient that an update follows.
+
+        Args:
+            loss: ``logits [A, classes, H, W] -> losses [A]``.
+            images: ``[A, 3, H, W]``.
+            theta: ``[A, scalars]``, the state before the update.
+
+        Returns:
+            ``[A, scalars]``, comparable with :meth:`followed_gradient`; None, without a pass through the network, for
+            a method that follows no gradient of the network's parameters (the default).
+        """
+        return None
+
+    def followed_gradient(self, streams: int) -> Tensor:
+        """The gradient that the last update followed, ``[A, scalars]``; NaN in the rows that were skipped.
+
+        Asked only of a method that implements :meth:`gradient_as_followed`.
+        """
+        raise NotImplementedError
 
     # What methods use
 
@@ -280,17 +317,21 @@ class GradientOptions(MethodOptions):
         learning_rate: of the optimiser, not negative.
         optimizer: ``adam`` or ``sgd``.
         momentum: of SGD.
+        nesterov: whether the momentum of SGD is Nesterov's.
     """
 
     learning_rate: float = 1e-4
     optimizer: OptimizerName = "adam"
     momentum: float = 0.0
+    nesterov: bool = later(False)
 
     def __post_init__(self) -> None:
         if self.learning_rate < 0:
             raise ValueError(f"learning_rate={self.learning_rate} must not be negative")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum={self.momentum} must lie in [0, 1)")
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
+            raise ValueError("nesterov=true needs optimizer=sgd and a momentum above 0")
 
 
 class GradientMethod(TTACallback):
@@ -300,12 +341,28 @@ class GradientMethod(TTACallback):
 
     def start(self, streams: int) -> None:
         """Every row at the source model's parameters, with a fresh optimiser."""
-        optimizer = make_optimizer(self.options.optimizer, self.options.momentum)
-        self.state = AffineState(self.source_theta, streams, optimizer)
+        self.state = AffineState(self.source_theta, streams, self.make_optimizer())
+
+    def make_optimizer(self, **others: Any) -> MakeOptimizer:
+        """The optimiser of the options; ``others`` are further arguments of a method that has options for them."""
+        options = self.options
+        return make_optimizer(options.optimizer, options.momentum, nesterov=options.nesterov, **others)
 
     def theta(self, streams: int) -> Tensor:
         """The adapted parameters of the first streams, ``[A, scalars]``."""
         return self.state.theta[:streams]
+
+    def gradient_as_followed(self, loss: Callable[[Tensor], Tensor], images: Tensor, theta: Tensor) -> Tensor | None:
+        """See the base class: by the adapted parameters, under the statistics of an update.
+
+        A method overrides this if its updates follow the gradient in other coordinates, or in a part of them.
+        """
+        _, gradient = self.gradient(lambda network: loss(network(images)), theta)
+        return gradient
+
+    def followed_gradient(self, streams: int) -> Tensor:
+        """See the base class."""
+        return self.state.followed_gradient(streams)
 
 
 def _synchronise(images: Tensor) -> None:

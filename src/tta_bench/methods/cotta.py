@@ -56,6 +56,11 @@ class CoTTA(GradientMethod):
     Options = CoTTAOptions
     transient = frozenset({"_source"})
 
+    @classmethod
+    def is_stochastic(cls, options: CoTTAOptions) -> bool:
+        """Whether it is drawn which scalars are restored: all and none are not."""
+        return 0 < options.restore < 1
+
     @property
     def source_theta(self) -> Tensor:
         """All parameters of the source model, ``[scalars]``."""

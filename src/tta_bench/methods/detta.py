@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
-from tta_bench.methods.state import AffineState, make_optimizer
+from tta_bench.methods.state import AffineState
 from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
 
@@ -23,8 +23,9 @@ class DeTTAOptions(GradientOptions):
         betas: of Adam.
         masked: pixels drawn per channel, as a fraction of all, in (0, 1]; a pixel may be drawn twice.
         radius: largest distance in rows and in columns, in pixels, of the neighbour that replaces a drawn pixel.
-        running_momentum: weight of the image, in (0, 1], in running statistics that the prediction uses; None
-            normalises every pass by the image's own statistics.
+        running_momentum: weight of the image, in (0, 1], in running statistics that the prediction uses, of the
+            branch and of the segmentation decoder, which the corrupted image passes through as well; None normalises
+            every pass by the image's own statistics.
     """
 
     betas: tuple[float, float] = (0.9, 0.999)
@@ -67,20 +68,25 @@ class DeTTA(GradientMethod):
 
     def start(self, streams: int) -> None:
         """Every stream at the source model's affine parameters and statistics, with a fresh optimiser."""
-        optimizer = make_optimizer(self.options.optimizer, self.options.momentum, self.options.betas)
-        self.state = AffineState(self.network.source_theta, streams, optimizer)
+        self.state = AffineState(self.network.source_theta, streams, self.make_optimizer(betas=self.options.betas))
         mean, variance = self.network.source_statistics
         self.running = RunningStatistics(mean.repeat(streams, 1), variance.repeat(streams, 1))
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """``theta <- theta - lr * Adam(grad masked error of the denoised image)``."""
         noisy, mask = corrupt(images, draws.generators("blind spots"), self.options.masked, self.options.radius)
+        keeps_statistics = self.options.running_momentum is not None
 
         def objective(network: BoundNetwork) -> Tensor:
-            return masked_error(torch.sigmoid(network.branch("denoising", noisy)), images, mask)
+            if keeps_statistics:
+                # No gradient comes from the segmentation, but its statistics move as those of the branch do.
+                denoised, _ = self.network.branch_and_logits("denoising", noisy, network.theta, network.statistics)
+            else:
+                denoised = network.branch("denoising", noisy)
+            return masked_error(torch.sigmoid(denoised), images, mask)
 
         moved = self._running(len(images), self.options.running_momentum)
-        statistics = self.statistics if self.options.running_momentum is None else moved
+        statistics = moved if keeps_statistics else self.statistics
         losses, gradient = self.gradient(objective, self.theta(len(images)), statistics)
         rate = torch.full_like(losses, self.options.learning_rate)
         skipped = self.state.step(gradient, rate, losses)

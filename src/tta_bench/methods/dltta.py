@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tta_bench.draws import Draws
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, later, register
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import EntropyForm, mean_entropy
@@ -35,6 +35,8 @@ class DLTTAOptions(GradientOptions):
             :func:`discrepancy`.
         rate_scale: not negative.
         largest_rate: limit of the learning rate after the first images, not negative.
+        compared_network: whose keys and predictions are compared and remembered: the ``adapted`` network's, or the
+            ``source`` model's with the statistics of the image, which no update moves.
     """
 
     entropy_form: EntropyForm = "positive"
@@ -46,6 +48,7 @@ class DLTTAOptions(GradientOptions):
     rate_function: Literal["linear", "exponential"] = "linear"
     rate_scale: float = 1e-3
     largest_rate: float = 1e-3
+    compared_network: Literal["adapted", "source"] = later("adapted")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +70,7 @@ class _Latest:
         images: ``[A, 3, H, W]``.
         keys: ``[A, d]``.
         accepted: whether its update was carried out.
-        logits: ``[A, classes, H, W]`` after the update, once they have been computed.
+        logits: ``[A, classes, H, W]``, of the adapted network those after the update, once they have been computed.
     """
 
     images: Tensor
@@ -110,15 +113,19 @@ class DLTTA(GradientMethod):
             return mean_entropy(activations.logits, self.options.entropy_form)
 
         losses, gradient = self.gradient(objective, self.theta(len(images)))
+        of_source = self.options.compared_network == "source"
+        if of_source:
+            source = self.network.activations(images, self.source_theta.expand(len(images), -1), self.statistics)
+            keys, logits = source.bottleneck.mean(dim=(2, 3)), source.logits
         rate, discrepancies = self._compare(keys, logits)
         skipped = self.state.step(gradient, rate, losses)
-        self._latest = _Latest(images, keys, (~skipped).tolist())
+        self._latest = _Latest(images, keys, (~skipped).tolist(), logits if of_source else None)
         return {"loss_entropy": losses, "discrepancy": discrepancies, "lr": rate, "skipped": skipped}
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits ``[A, classes, H, W]``; those of the image just adapted to are kept for the memory."""
         logits = super().predict(images)
-        if images is self._latest.images:
+        if images is self._latest.images and self._latest.logits is None:
             self._latest.logits = logits
         return logits
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import compress
 from typing import Literal
@@ -131,18 +132,21 @@ class DomainAdaptor(GradientMethod):
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """Transform, one step in the transformed parameters, and back."""
         theta = self.theta(len(images)).clone()
-        transforms = self._no_transforms(len(images))
-        losses, gradient = self.gradient(
-            lambda network: generalised_entropy(network(images), self.options.temperature), theta, transforms
+        losses, gradient, self.rectification = self._rectified_gradient(
+            lambda logits: generalised_entropy(logits, self.options.temperature), images, theta
         )
-        self.rectification = self._rectification(transforms)
         rate = torch.full_like(losses, self.options.learning_rate)
-        skipped = self.state.step(self.rectification.gradient(gradient), rate, losses)
+        skipped = self.state.step(gradient, rate, losses)
         # The optimiser's step does not depend on where it starts, and the transform is linear: the step comes back.
         step = self.rectification.undo(self.theta(len(images)) - theta)
         self.state.theta[: len(images)] = torch.where(skipped[:, None], theta, theta + step)
         self._adapted = images
         return {"loss_gem": losses, "lr": rate, "skipped": skipped}
+
+    def gradient_as_followed(self, loss: Callable[[Tensor], Tensor], images: Tensor, theta: Tensor) -> Tensor | None:
+        """See the base class: by the rectified parameters."""
+        _, gradient, _ = self._rectified_gradient(loss, images, theta)
+        return gradient
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits ``[A, classes, H, W]``.
@@ -154,10 +158,15 @@ class DomainAdaptor(GradientMethod):
             return super().predict(images)
         return self.network(images, self.rectification.apply(self.theta(len(images))), IMAGE_STATISTICS)
 
-    def _no_transforms(self, streams: int) -> RectifiedStatistics:
-        """Statistics that record the transform of every layer, as yet the identity."""
-        shift = torch.zeros_like(self.network.source_statistics[0]).repeat(streams, 1)
-        return RectifiedStatistics(self.options.source_weight, torch.ones_like(shift), shift)
+    def _rectified_gradient(
+        self, loss: Callable[[Tensor], Tensor], images: Tensor, theta: Tensor
+    ) -> tuple[Tensor, Tensor, Rectification]:
+        """Losses ``[A]`` of the logits, their gradients by the rectified parameters, and the images' transform."""
+        shift = torch.zeros_like(self.network.source_statistics[0]).repeat(len(images), 1)
+        transforms = RectifiedStatistics(self.options.source_weight, torch.ones_like(shift), shift)
+        losses, gradient = self.gradient(lambda network: loss(network(images)), theta, transforms)
+        rectification = self._rectification(transforms)
+        return losses, rectification.gradient(gradient), rectification
 
     def _rectification(self, transforms: RectifiedStatistics) -> Rectification:
         """The transforms of the adapted layers, in the order of a row of theta."""

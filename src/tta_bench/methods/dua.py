@@ -72,6 +72,13 @@ class DUA(TTACallback):
     )
     Options = DUAOptions
 
+    @classmethod
+    def is_stochastic(cls, options: DUAOptions) -> bool:
+        """Whether there are updates, and copies that differ."""
+        moves = options.max_updates != 0 and (options.initial_momentum * options.decay > 0 or options.floor > 0)
+        drawn = {"flip", "rotate", "crop"} if options.padding else {"flip", "rotate"}
+        return moves and not drawn.isdisjoint(options.augmentations)
+
     def start(self, streams: int) -> None:
         """Every stream at the source statistics."""
         mean, variance = self.network.source_statistics

@@ -45,6 +45,11 @@ class SAGM(GradientMethod):
     )
     Options = SAGMOptions
 
+    @classmethod
+    def is_stochastic(cls, options: SAGMOptions) -> bool:
+        """Whether the strong view is drawn."""
+        return options.strong_augmentation.is_random
+
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """``g = (g0 + grad L(theta + (rho / |g0| - alpha) g0)) / 2``; one step from theta."""
 

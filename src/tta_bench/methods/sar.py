@@ -125,6 +125,11 @@ class SAR(GradientMethod):
             "skipped": left_out & ~empty,
         }
 
+    def gradient_as_followed(self, loss: Callable[[Tensor], Tensor], images: Tensor, theta: Tensor) -> Tensor | None:
+        """See the base class: by the parameters of the layers that are not skipped."""
+        _, gradient = self.gradient(lambda network: loss(network(images)), theta)
+        return gradient * self._adapted
+
     def _recover(self, losses: Tensor, accepted: Tensor) -> Tensor:
         """Put streams back whose loss has become suspiciously small: bool ``[A]``."""
         count = len(losses)

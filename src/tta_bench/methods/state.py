@@ -18,12 +18,15 @@ MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 
 
 def make_optimizer(
-    name: OptimizerName, momentum: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)
+    name: OptimizerName,
+    momentum: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.999),
+    nesterov: bool = False,
 ) -> MakeOptimizer:
     """A constructor of a torch optimiser over parameter groups; the learning rate is set at every step."""
     if name == "adam":
         return lambda groups: Adam(groups, lr=0.0, betas=betas)
-    return lambda groups: SGD(groups, lr=0.0, momentum=momentum)
+    return lambda groups: SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov)
 
 
 class AffineState:

@@ -13,7 +13,7 @@ from tta_bench.augment import StrongAugmentation
 from tta_bench.draws import Draws
 from tta_bench.gradients import gradient_cosine
 from tta_bench.methods.base import Diagnostics, GradientMethod, GradientOptions
-from tta_bench.objectives.base import OBJECTIVES, bind_objective, branches_of
+from tta_bench.objectives.base import OBJECTIVES, bind_objective, branches_of, draws_at_random
 from tta_bench.objectives.denoising import NOISE_STD
 from tta_bench.objectives.entropy import EntropyForm
 
@@ -59,6 +59,11 @@ class TwoObjectivesMethod(GradientMethod):
     def branches(cls, options: TwoObjectivesOptions) -> tuple[str, ...]:
         """Those of the two objectives."""
         return branches_of((options.pseudo, options.auxiliary))
+
+    @classmethod
+    def is_stochastic(cls, options: TwoObjectivesOptions) -> bool:
+        """Whether one of the two objectives is."""
+        return any(draws_at_random(name, **vars(options)) for name in (options.pseudo, options.auxiliary))
 
     def objective_gradient(self, name: str, images: Tensor, draws: Draws, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Losses ``[A]`` of the objective called ``name`` and their gradients ``[A, scalars]`` at ``theta``."""

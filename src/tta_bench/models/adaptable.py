@@ -192,6 +192,15 @@ class AdaptableNetwork(nn.Module):
         with self._in_force(len(images), theta, statistics or BatchStatistics()):
             return self.model.branch(name, images)
 
+    def branch_and_logits(
+        self, name: str, images: Tensor, theta: Tensor, statistics: Statistics
+    ) -> tuple[Tensor, Tensor]:
+        """Output of an auxiliary branch and logits, from one pass of the encoder; arguments as in :meth:`branch`."""
+        with self._in_force(len(images), theta, statistics):
+            features = self.model.encode(images)
+            logits = self.model.classify(self.model.decode(features))
+            return self.model.branch_of(name, features), logits
+
     @contextmanager
     def _in_force(self, images: int, theta: Tensor, statistics: Statistics) -> Iterator[None]:
         """Give every layer its policy and its rows of theta, and take them away afterwards."""

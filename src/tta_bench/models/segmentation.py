@@ -52,4 +52,8 @@ class SegmentationModel(nn.Module):
         Raises:
             KeyError: the model was built without this branch.
         """
-        return self.branches[name](F.relu(self.encode(images)[-1]))
+        return self.branch_of(name, self.encode(images))
+
+    def branch_of(self, name: str, features: list[Tensor]) -> Tensor:
+        """As :meth:`branch`, from the encoder's feature maps."""
+        return self.branches[name](F.relu(features[-1]))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -19,12 +20,15 @@ Objective = Callable[..., Tensor]
 OBJECTIVES: Registry[Objective] = Registry("objective", "tta_bench.objectives")
 
 
-def register_objective(name: str, *, branch: str | None = None) -> Callable[[Objective], Objective]:
+def register_objective(
+    name: str, *, branch: str | None = None, stochastic: bool | Callable[..., bool] = True
+) -> Callable[[Objective], Objective]:
     """Function decorator: make an objective available by name.
 
     Args:
         name: as in ``method.pseudo=``.
         branch: the auxiliary branch that it needs, if any; the branch's affine parameters are adapted too.
+        stochastic: whether it draws at random; of an objective with options a function of them, given by name.
 
     Raises:
         ValueError: the name is taken.
@@ -32,6 +36,7 @@ def register_objective(name: str, *, branch: str | None = None) -> Callable[[Obj
 
     def decorate(objective: Objective) -> Objective:
         objective.branch = branch  # type: ignore[attr-defined]
+        objective.stochastic = stochastic  # type: ignore[attr-defined]
         return OBJECTIVES.register(name)(objective)
 
     return decorate
@@ -76,6 +81,19 @@ def bind_objective(name: str, **options: object) -> Objective:
     Raises:
         UserError: unknown name.
     """
-    objective = OBJECTIVES.get(name)
-    accepted = inspect.signature(objective).parameters
-    return functools.partial(objective, **{k: v for k, v in options.items() if k in accepted})
+    return _with_its_options(OBJECTIVES.get(name), options)
+
+
+def draws_at_random(name: str, **options: object) -> bool:
+    """Whether the objective called ``name`` depends on the seed, with those of ``options`` that it takes.
+
+    Raises:
+        UserError: unknown name.
+    """
+    stochastic = getattr(OBJECTIVES.get(name), "stochastic", True)
+    return _with_its_options(stochastic, options)() if callable(stochastic) else stochastic
+
+
+def _with_its_options(function: Callable[..., Any], options: Mapping[str, object]) -> Callable[..., Any]:
+    accepted = inspect.signature(function).parameters
+    return functools.partial(function, **{k: v for k, v in options.items() if k in accepted})

@@ -13,7 +13,7 @@ from tta_bench.draws import Draws
 from tta_bench.objectives.base import BoundNetwork, register_objective
 
 
-@register_objective("consistency")
+@register_objective("consistency", stochastic=lambda strong_augmentation: strong_augmentation.is_random)
 def consistency(
     network: BoundNetwork,
     images: Tensor,

@@ -13,7 +13,7 @@ NOISE_STD = 0.1
 """Of the noise on the [0, 1] image; from the GraTa authors' code, where the paper says standard normal (1.0)."""
 
 
-@register_objective("denoising", branch="denoising")
+@register_objective("denoising", branch="denoising", stochastic=lambda noise_std: noise_std > 0)
 def denoising(network: BoundNetwork, images: Tensor, draws: Draws, *, noise_std: float = NOISE_STD) -> Tensor:
     """Error of the image rebuilt from a noisy copy: ``[S]``, in [0, 1].
 

@@ -14,7 +14,7 @@ from tta_bench.objectives.base import BoundNetwork, register_objective
 EntropyForm = Literal["positive", "binary"]
 
 
-@register_objective("entropy")
+@register_objective("entropy", stochastic=False)
 def entropy(network: BoundNetwork, images: Tensor, draws: Draws, *, entropy_form: EntropyForm = "positive") -> Tensor:
     """Entropy of the logits of ``images`` ``[S, 3, H, W]``: ``[S]``.
 

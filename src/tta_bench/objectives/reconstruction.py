@@ -9,7 +9,7 @@ from tta_bench.draws import Draws
 from tta_bench.objectives.base import BoundNetwork, register_objective
 
 
-@register_objective("reconstruction", branch="reconstruction")
+@register_objective("reconstruction", branch="reconstruction", stochastic=False)
 def reconstruction(network: BoundNetwork, images: Tensor, draws: Draws) -> Tensor:
     """Error of the image rebuilt from the bottleneck: ``[S]``, in [0, 1].
 

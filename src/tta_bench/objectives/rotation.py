@@ -14,7 +14,7 @@ ROTATION_CLASSES = ("horizontal_flip", "vertical_flip", "rotate_90", "rotate_180
 """What each output of the rotation branch stands for, in the GraTa authors' order; the paper names rotations only."""
 
 
-@register_objective("rotation", branch="rotation")
+@register_objective("rotation", branch="rotation", stochastic=True)
 def rotation(network: BoundNetwork, images: Tensor, draws: Draws) -> Tensor:
     """Cross-entropy of the transform that was applied to the image: ``[S]``, at least 0; at random ln 6.
 

@@ -10,7 +10,7 @@ from tta_bench.objectives.base import BoundNetwork, register_objective
 from tta_bench.objectives.reconstruction import rebuilding_error
 
 
-@register_objective("super_resolution", branch="super_resolution")
+@register_objective("super_resolution", branch="super_resolution", stochastic=False)
 def super_resolution(
     network: BoundNetwork, images: Tensor, draws: Draws, *, super_resolution_factor: int = 2
 ) -> Tensor:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, nearest
-from tta_bench.methods.base import METHODS
 from tta_bench.models.checkpoint import read_checkpoint
 from tta_bench.results.statistics import holm, mean_and_std, paired_difference, signed_rank_p
 from tta_bench.source.train import branch_cost, branchless_twin, lacks_twin
@@ -367,8 +366,7 @@ def _number(text: str) -> float:
 
 
 def _seed(cell: Cell) -> Seed:
-    stochastic = METHODS.get(cell.config.method["name"]).card.stochastic
-    return Seed(cell.config.training.seed, cell.config.protocol.order, cell.seed if stochastic else None)
+    return Seed(cell.config.training.seed, cell.config.protocol.order, cell.seed if cell.is_stochastic else None)
 
 
 def _seed_order(seed: Seed) -> tuple[int, int, int]:

@@ -1,0 +1,125 @@
+"""The gradient of the labels is taken in the coordinates of the gradient that a method follows, or not at all."""
+
+from dataclasses import fields
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from settings import setting_of
+
+from tta_bench.config import method_options
+from tta_bench.draws import ImageKey
+from tta_bench.empirical_gradient import COLUMN, EmpiricalGradient
+from tta_bench.methods.base import METHODS, Protocol
+from tta_bench.models.adaptable import AdaptableNetwork
+
+FOLLOWING_NONE = {"alpha_bn", "bn_only", "diga", "dua", "medbn", "no_adapt", "vptta"}
+"""Of the network's parameters: a prompt has a gradient, but none that a gradient of the parameters compares with."""
+
+HERE = {"perturbation": 0.0, "rho": 0.0, "alpha": 0.0}
+"""Options under which a method follows the gradient at the state itself, not at the end of a step ahead."""
+
+VARIANTS = [
+    *[(name, {}) for name in METHODS.names()],
+    ("sar", {"skip_layers": ["up."], "margin": float("inf")}),
+    ("detta", {"running_momentum": 0.1}),
+    ("domain_adaptor", {"source_weight": 0.8}),
+    ("memo", {"parameters": "affine"}),
+    ("vptta", {"prompt_size": 64}),  # more scalars than the network has affine ones
+    ("dltta", {"compared_network": "source"}),
+]
+
+
+class Observed:
+    """A method under the callback, as the trainer calls both.
+
+    Attributes:
+        passes: how often an encoder ran.
+    """
+
+    def __init__(self, small_net, images, name, overrides, protocol):
+        kind = METHODS.get(name)
+        names = {field.name for field in fields(kind.Options)}
+        here = {key: value for key, value in HERE.items() if key in names}
+        options = method_options({"name": name, **setting_of(name).options, **here, **overrides})
+        self.network = AdaptableNetwork(small_net, kind.branches(options))
+        self.method = kind(self.network, options, protocol)
+        self.images, self.labels = images, images[:, :2] > 0.5
+        self.callback = EmpiricalGradient(self.method)
+        self.passes = 0
+        encode = self.network.model.encode
+
+        def counted(x):
+            self.passes += 1
+            return encode(x)
+
+        self.network.model.encode = counted
+
+    def follow_the_labels(self, monkeypatch):
+        """Let the method do all it does, but with the loss of the labels in the place of its own."""
+        gradient = self.method.gradient
+
+        def supervised(objective, theta, statistics=None):
+            def loss(network):
+                objective(network)  # a method may take what it needs beside the loss
+                rows = slice(self.place, self.place + len(network.theta))
+                labels = self.labels[rows].to(self.images)
+                return F.binary_cross_entropy_with_logits(network(self.images[rows]), labels, reduction="none").mean(
+                    dim=(1, 2, 3)
+                )
+
+            return gradient(loss, theta, statistics)
+
+        monkeypatch.setattr(self.method, "gradient", supervised)
+
+    def step(self, place, streams=2, watched=True):
+        """The records of images ``place, place + 1, ...``, one of each stream."""
+        self.place, rows = place, slice(place, place + streams)
+        batch = SimpleNamespace(images=self.images[rows], keys=[ImageKey(0, d, f"{place}") for d in "BC"[:streams]])
+        records = [SimpleNamespace(diagnostics={}) for _ in range(streams)]
+        withheld = SimpleNamespace(labels=self.labels[rows])
+        module = SimpleNamespace(withheld=withheld, records=records)
+        if watched:
+            self.callback.on_test_batch_start(None, module, batch, 0)
+        self.method.on_test_batch_start(None, module, batch, 0)
+        if watched:
+            self.callback.on_test_batch_end(None, module, None, batch, 0)
+        return batch.result, [record.diagnostics for record in records]
+
+
+@pytest.mark.parametrize("reset", ["target", "image"])
+@pytest.mark.parametrize(("name", "overrides"), VARIANTS)
+def test_where_both_losses_are_the_same_the_cosine_is_one_else_there_is_no_column_and_no_pass(
+    small_net, images, monkeypatch, name, overrides, reset
+):
+    observed, alone = (Observed(small_net, images, name, overrides, Protocol(reset=reset)) for _ in range(2))
+    if name not in FOLLOWING_NONE:
+        for each in (observed, alone):
+            each.follow_the_labels(monkeypatch)
+    for each in (observed, alone):
+        each.method.start(2)
+    for place in (0, 2):
+        result, diagnostics = observed.step(place)
+        expected, _ = alone.step(place, watched=False)
+        assert torch.equal(result.logits, expected.logits)
+        if name in FOLLOWING_NONE:
+            assert diagnostics == [{}, {}]
+        else:
+            assert [row[COLUMN] for row in diagnostics] == pytest.approx([1, 1], abs=1e-6)
+    assert observed.network.forwards == alone.network.forwards
+    assert observed.method.backwards == alone.method.backwards
+    assert (observed.passes > alone.passes) == (name not in FOLLOWING_NONE)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS.names()) - FOLLOWING_NONE))
+def test_the_cosine_of_a_method_s_own_loss_is_another_one_and_that_of_a_skipped_update_is_nan(small_net, images, name):
+    faulty = images[:4].clone()
+    faulty[3] = float("nan")
+    observed = Observed(small_net, faulty, name, {}, Protocol())
+    observed.method.start(2)
+    _, diagnostics = observed.step(0)
+    assert all(-1 <= row[COLUMN] < 0.999 for row in diagnostics)
+    _, (good, bad) = observed.step(2)
+    assert -1 <= good[COLUMN] <= 1
+    assert bad[COLUMN] != bad[COLUMN]
