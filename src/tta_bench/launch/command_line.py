@@ -38,13 +38,13 @@ from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
 
-FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
+FREE_FORM = ("data.classes.", "data.domains.", "data.shades.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
 
 LISTS = ("target", "seed")
 """``target=A,C`` is a list of targets; a list of seeds in a single run, a sweep over seeds with ``-m``."""
 
-MAPPINGS = ("data.classes", "data.domains")
+MAPPINGS = ("data.classes", "data.domains", "data.shades")
 """``data.classes={vessel: [1]}`` replaces the default, where Hydra would merge it into the default."""
 
 IN_DEFAULTS = ("model", "training", "data", "protocol", "logger", "experiment")
@@ -185,7 +185,7 @@ def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: st
                 faults.append(f"'{key}' alone cannot be set: choose the whole group with {plus}{group}=NAME")
             else:
                 sound.append(override)
-        jobs, more = _validate_jobs([*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))])
+        jobs, more = _validate_jobs([*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:-1]))])
         faults += more
     if faults:
         raise UserError(list(dict.fromkeys(faults)))
