@@ -32,7 +32,6 @@ LOSSY = {
     "jp2": {},
     "avif": {"quality": 100},
     "jpeg.tif": {"compression": "jpeg"},
-    "webp.tif": {"compression": "webp"},
 }
 
 
@@ -111,8 +110,11 @@ class TestPalettes:
         colours = [WHITE, BLACK] if inverted else [BLACK, WHITE]
         stored = 1 - indices if inverted else indices
         path = with_palette(tmp_path / f"mask.{suffix}", stored, colours + [BLACK] * padding)
+        if suffix == "bmp" and not (inverted or padding):
+            assert "deeper BMP" in refusal(read_mask, path)  # which Pillow misreads
+            return
         np.testing.assert_array_equal(read_mask(path, grey=True), 255 * indices)
-        if suffix != "gif" or Image.open(path).mode == "P":  # Pillow opens GIF files of plain greys as 8-bit grey
+        if Image.open(path).mode != "L":  # as Pillow opens a GIF or BMP file whose palette counts the greys
             np.testing.assert_array_equal(read_mask(path), indices)
         one_bit = tmp_path / "one_bit.png"
         Image.fromarray(indices > 0).save(one_bit)
@@ -139,7 +141,7 @@ class TestPalettes:
     def test_what_a_palette_does_not_show_is_refused(self, tmp_path, indices):
         path = with_palette(tmp_path / "mask.png", indices, [BLACK, BLACK, WHITE])
         assert "in one shade" in refusal(read_mask, path)
-        path = with_palette(tmp_path / "mask.png", 200 * indices, [BLACK, RED] + [BLUE] * 10)
+        path = with_palette(tmp_path / "mask.bmp", 200 * indices, [BLACK, RED] + [BLUE] * 10)
         assert "index 200 of a palette of 12 colours" in refusal(read_mask, path)
 
     def test_transparent_greys_are_refused(self, tmp_path, indices):
@@ -256,7 +258,7 @@ def test_every_reader_reads_every_way_to_store_a_mask_alike(tmp_path, shades, mo
     """A black and white mask is the same partition of the pixels, however it is stored; never the inverse."""
     white = np.zeros(SIZE, bool)
     white[10:30, 10:30] = True
-    path = tmp_path / "mask.png"
+    path = tmp_path / ("mask.tif" if mode == "I" else "mask.png")
     if mode in ("I", "I;16"):
         Image.fromarray((white * 255).astype(np.uint16 if mode == "I;16" else np.int32)).save(path)
     else:

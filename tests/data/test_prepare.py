@@ -247,7 +247,7 @@ def test_leftovers_go_by_locks_not_by_clocks(root, cache):
     (cache / "file.part").touch()
     os.utime(cache / "live.part", (0, 0))
     holder = subprocess.Popen(
-        [sys.executable, "-c", f"import filelock; filelock.FileLock({str(cache / 'live.lock')!r}).acquire(); "
+        [sys.executable, "-c", f"import filelock; lock = filelock.FileLock({str(cache / 'live.lock')!r}); lock.acquire(); "
          "print('held', flush=True); input()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip

@@ -16,7 +16,7 @@ from tta_bench.data.files import require_file
 from tta_bench.errors import UserError
 
 # Pillow knows more formats; some of those start other programs (EPS) or hold several pictures (ICO).
-_LOSSLESS = ("BMP", "DIB", "GIF", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA")
+_LOSSLESS = ("BMP", "GIF", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA")
 _FORMATS = (*_LOSSLESS, "AVIF", "JPEG", "JPEG2000", "TIFF", "WEBP")
 _LOSSLESS_TIFF = (
     *("raw", "packbits", "lzma", "zstd", "group3", "group4", "tiff_ccitt", "tiff_lzw", "tiff_raw_16"),
@@ -202,6 +202,11 @@ def _decode(path: Path, max_pixels: int, *, lossless: bool = False) -> Image.Ima
             # Pillow turns TIFF files upright while loading and then forgets the tag.
             orientation = image.getexif().get(_ORIENTATION_TAG, 1)
             image.load()
+            if image.format == "PNG":
+                _verify(path)
+            if image.format == "BMP" and image.mode == "1" and _bmp_depth(path) != 1:
+                # Pillow takes the bytes of such a file for bits.
+                raise UserError(f"{path} has a palette of black and white in a deeper BMP file: save it as PNG")
     if ";16" in raw_modes and image.mode not in _INTEGER_MODES:
         raise UserError(_too_deep(path, "16 bits per channel"))
     if orientation not in (0, 1):
@@ -240,6 +245,19 @@ def _open(path: Path) -> Image.Image:
             return Image.open(path, formats=_available_formats())
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+
+
+def _verify(path: Path) -> None:
+    """Compare the checksums of a PNG file: Pillow decodes one with flipped bits into another picture."""
+    with _open(path) as image:
+        image.verify()
+
+
+def _bmp_depth(path: Path) -> int:
+    """Bits per pixel by the header of a BMP file."""
+    with path.open("rb") as file:
+        file.seek(28)
+        return int.from_bytes(file.read(2), "little")
 
 
 @cache
