@@ -179,7 +179,9 @@ def test_other_kinds_of_files_are_not_even_opened(tmp_path, suffix):
     assert "is not an image of a kind that is read (BMP, " in refusal(read_image, path)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "gif", "webp", "tga", "ppm", "pcx", "sgi", "jp2", "qoi"])
+@pytest.mark.parametrize(
+    "suffix", ["png", "jpg", "bmp", "tif", "gif", "webp", "tga", "ppm", "pcx", "sgi", "jp2", "qoi"]
+)
 def test_damage_of_any_kind_is_a_sentence(tmp_path, rgb, suffix):
     """Bytes flipped, cut and repeated anywhere: a picture or one sentence, whatever Pillow raises."""
     path = tmp_path / f"eye.{suffix}"

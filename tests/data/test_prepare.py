@@ -246,13 +246,12 @@ def test_leftovers_go_by_locks_not_by_clocks(root, cache):
         (cache / name).mkdir()
     (cache / "file.part").touch()
     os.utime(cache / "live.part", (0, 0))
+    hold = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(1, flush=1); input()"
     holder = subprocess.Popen(
-        [sys.executable, "-c", f"import filelock; lock = filelock.FileLock({str(cache / 'live.lock')!r}); lock.acquire(); "
-         "print('held', flush=True); input()"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", hold, cache / "live.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     try:
-        assert holder.stdout.readline() == b"held\n"
+        assert holder.stdout.readline() == b"1\n"
         prepare(configure(root), ["P"], cache)  # also when there is nothing to prepare
         assert sorted(path.name for path in entries(cache) if ".part" in path.name) == ["live.part"]
     finally:

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -107,6 +109,34 @@ class TestFolder:
         picture(tmp_path / "LONDON/image/a.png")
         assert "did you mean 'LONDON'?" in faults(folder(tmp_path).records, "LONDN")[0]
 
+    @pytest.mark.parametrize(("image_form", "mask_form"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+    def test_names_pair_across_unicode_forms_and_stay(self, tmp_path, image_form, mask_form):
+        name = "Zürich é"
+        picture(tmp_path / f"X/image/{unicodedata.normalize(image_form, name)}.png")
+        mask(tmp_path / f"X/mask/{unicodedata.normalize(mask_form, name)}.png")
+        (record,) = folder(tmp_path).records("X")
+        assert record.name == unicodedata.normalize(image_form, name)
+        assert record.read(64).mask.shape == (64, 64)
+
+    def test_both_forms_in_one_folder_are_one_name_twice(self, tmp_path):
+        for form in ("NFC", "NFD"):
+            picture(tmp_path / f"X/image/{unicodedata.normalize(form, 'é')}.png")
+        mask(tmp_path / "X/mask/é.png")
+        (sentence,) = faults(folder(tmp_path).records, "X")
+        assert "share one name" in sentence
+
+    @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems hold UTF-8 alone")
+    def test_names_that_are_not_utf8_are_refused_by_name(self, tmp_path):
+        picture(tmp_path / "X/image/a.png")
+        mask(tmp_path / "X/mask/a.png")
+        (tmp_path / "X/image" / os.fsdecode(b"caf\xe9.png")).touch()
+        (sentence,) = faults(folder(tmp_path).records, "X")
+        assert sentence == f"the name of {tmp_path}/X/image/caf\\xe9.png is not UTF-8: rename it"
+        (tmp_path / os.fsdecode(b"Z\xfcrich") / "image").mkdir(parents=True)
+        (sentence,) = faults(folder(tmp_path).domain_names)
+        assert "Z\\xfcrich is not UTF-8" in sentence
+        assert "Z\\xfcrich is not UTF-8" in faults(folder, tmp_path / os.fsdecode(b"Z\xfcrich"))[0]
+
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
     def test_forbidden(self, tmp_path):
         picture(tmp_path / "X/image/a.png")
@@ -180,6 +210,25 @@ class TestFundus:
         sample = record.read(64)
         assert sample.counts == {0: 2048, 1: 1024, 2: 1024}
         assert sample.mask[0, :4].tolist() == [0, 1, 2, 0]
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_the_rule_of_minus_one_is_told(self, tmp_path, there):
+        self.lists(tmp_path, REFUGE_Valid=["a"])
+        path = tmp_path / "REFUGE_Valid/mask/a-1.tif"
+        listed = path.with_name("a.tif")
+        path.rename(listed if there else path.with_name("other.tif"))
+        (record,) = fundus(tmp_path).records("D")
+        (sentence,) = faults(record.read, 64)
+        assert f"{path} does not exist: a mask that is listed as NAME.tif lies on disk as NAME-1.tif" in sentence
+        assert f"{listed} {'exists, but is not used: rename it' if there else 'does not exist either'}" in sentence
+
+    @pytest.mark.parametrize("form", ["NFC", "NFD"])
+    def test_lists_and_files_in_other_unicode_forms(self, tmp_path, form):
+        self.lists(tmp_path, REFUGE_Valid=[unicodedata.normalize(form, "é")])
+        other = unicodedata.normalize("NFD" if form == "NFC" else "NFC", (tmp_path / "REFUGE_Valid.csv").read_text())
+        (tmp_path / "REFUGE_Valid.csv").write_text(other)
+        (record,) = fundus(tmp_path).records("D")
+        assert record.read(64).mask[0, :4].tolist() == [0, 1, 2, 0]
 
     @pytest.mark.parametrize("mode", ["RGB", "P"])
     def test_other_ways_to_store_grey(self, tmp_path, mode):

@@ -38,7 +38,9 @@ def read_list(path: Path) -> list[ListedPair]:
     Raises:
         UserError: with every fault of the file, or the one that hides the others.
     """
-    rows = list(_rows(path, _text(path)))
+    text = _text(path)
+    _require_commas(path, text)
+    rows = list(_rows(path, text))
     columns = [column.strip() for column in rows[0][1]] if rows else []
     _require_columns(path, columns)
     if len(rows) == 1:
@@ -93,6 +95,14 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}, line {line}: byte {error.start} is not UTF-8: save it as CSV in UTF-8") from None
 
 
+def _require_commas(path: Path, text: str) -> None:
+    """Refuse another delimiter, as some spreadsheets write."""
+    header = text.lstrip().partition("\n")[0].replace('"', "")
+    for mark, name in _DELIMITERS.items():
+        if set(COLUMNS) <= {column.strip() for column in header.split(mark)}:
+            raise UserError(f"{path} is separated by {name}: save it as CSV with commas (image,mask)")
+
+
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not empty, each with the number of its last line.
 
@@ -121,10 +131,6 @@ def _require_columns(path: Path, columns: list[str]) -> None:
         if count > 1 and column in COLUMNS
     ]
     missing = [column for column in COLUMNS if column not in columns]
-    for delimiter, name in _DELIMITERS.items():
-        split = [part.strip().strip('"') for column in columns for part in column.split(delimiter)]
-        if missing and set(COLUMNS) <= set(split):
-            raise UserError(f"{path} is separated by {name}: save it as CSV with commas (image,mask)")
     found = ", ".join(columns) or "none"
     faults += [
         f"{path} has no column '{column}' (columns found: {found}): rename the right one, {nearest(column, columns)}"

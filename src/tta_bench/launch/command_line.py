@@ -38,7 +38,7 @@ from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
 
-FREE_FORM = ("data.classes.", "data.domains.", "data.shades.", "hydra.")
+FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
 
 LISTS = ("target", "seed")
@@ -185,7 +185,7 @@ def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: st
                 faults.append(f"'{key}' alone cannot be set: choose the whole group with {plus}{group}=NAME")
             else:
                 sound.append(override)
-        jobs, more = _validate_jobs([*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:-1]))])
+        jobs, more = _validate_jobs([*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))])
         faults += more
     if faults:
         raise UserError(list(dict.fromkeys(faults)))
