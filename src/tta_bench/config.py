@@ -20,8 +20,10 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     TypeAdapter,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -35,6 +37,12 @@ BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
 
 PRESETS = ("uniform", "official")
 """Hyper-parameters that are equal for all methods where they can be, or those of a method's own authors."""
+
+MAX_PIXELS = 178_956_970
+"""Above this an image is refused unless ``data.max_pixels`` is raised: Pillow's own limit against bombs."""
+
+SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
+"""Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -62,6 +70,13 @@ def _as_classes(value: Any) -> Any:
     return {"foreground": (1,)} if value is None else _as_mapping(value)
 
 
+def _as_shades(value: Any) -> Any:
+    """The default spelled out is the default, so that it is no other data set."""
+    shades = _as_mapping(value)
+    spelled_out = {name: list(codes) for name, codes in SHADES.items()}
+    return None if shades in (spelled_out, SHADES) else shades
+
+
 def _as_lockstep(value: Any) -> Any:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
@@ -84,6 +99,7 @@ def _distinct(key: str) -> AfterValidator:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple), _distinct("seed")]
+MaskValues = tuple[Annotated[int, Field(ge=0, le=255)], ...]
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
 
 
@@ -101,10 +117,16 @@ class DataConfig(Section):
     image_size: int = Field(ge=64, multiple_of=32, description="side of the square network input, pixels")
     limit: int | None = Field(default=None, ge=1, description="keep the first N images of each domain")
     classes: Annotated[
-        dict[str, tuple[Annotated[int, Field(ge=0, le=255)], ...]],
+        dict[str, MaskValues],
         BeforeValidator(_as_classes),
         Field(min_length=1),
     ]
+    shades: Annotated[dict[str, MaskValues] | None, BeforeValidator(_as_shades)] = Field(
+        default=None, description="fundus: background, rim, cup -> their grey codes in the masks; null: SHADES"
+    )
+    max_pixels: int = Field(
+        default=MAX_PIXELS, ge=1, le=2**40, exclude=True, description="refuse larger images; changes no number"
+    )
     domains: Annotated[dict[str, str] | None, BeforeValidator(_as_mapping)] = Field(
         default=None, description="fundus: domain name -> file prefix"
     )
@@ -118,6 +140,34 @@ class DataConfig(Section):
         if empty:
             raise ValueError(f"data.classes.{empty[0]} lists no mask value; example: {{foreground: [1]}}")
         return self
+
+    @model_validator(mode="after")
+    def _shades_are_clear(self) -> DataConfig:
+        if self.shades is None:
+            return self
+        if self.name != "fundus":
+            raise ValueError(f"data.shades is for data=fundus: data={self.name} has data.classes instead")
+        example = "example: {background: [255], rim: [128], cup: [0]}"
+        for name, codes in self.shades.items():
+            if name not in SHADES:
+                raise ValueError(f"unknown key 'data.shades.{name}': {nearest_key(f'data.shades.{name}', SHADES)}")
+            if not codes:
+                raise ValueError(f"data.shades.{name} lists no grey code; {example}")
+        if "background" not in self.shades or len(self.shades) == 1:
+            raise ValueError(f"data.shades names the codes of background and of rim, cup or both; {example}")
+        listed = [code for one in self.shades.values() for code in set(one)]
+        twice = next((code for code in listed if listed.count(code) > 1), None)
+        if twice is not None:
+            raise ValueError(f"data.shades gives code {twice} two meanings: list it once; {example}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_shades(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The key is younger than many results, whose identity is that of the default."""
+        content: dict[str, Any] = dump(self)
+        if self.shades is None:
+            content.pop("shades", None)
+        return content
 
 
 class ModelConfig(Section):

@@ -1,14 +1,18 @@
 """Decoding of single files: what is accepted, how it is converted, and how the rest is refused."""
 
+import contextlib
 import io
+import os
+import socket
 import struct
+import warnings
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from tta_bench.data.images import read_image, read_mask, resize
+from tta_bench.data.images import read_image, read_mask, resize, stored_pixels
 from tta_bench.errors import UserError
 
 SIZE = (64, 48)  # width, height
@@ -108,6 +112,98 @@ def test_folder(tmp_path):
     assert "cannot be read" in refusal(read_image, tmp_path)
 
 
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "loop", "dangling"])
+def test_what_only_looks_like_a_file_never_blocks(tmp_path, read, kind):
+    path = tmp_path / "eye.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with contextlib.closing(socket.socket(socket.AF_UNIX)) as server:
+            server.bind(str(path))
+    else:
+        path.symlink_to({"device": "/dev/zero", "loop": path, "dangling": tmp_path / "nowhere"}[kind])
+    assert stored_pixels(path) == 0
+    sentence = refusal(read, path)
+    assert "does not exist" in sentence if kind == "dangling" else "cannot be read (" in sentence
+
+
+def png_header(width, height):
+    """A PNG that says to be of this size and holds next to nothing."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+class TestSize:
+    @pytest.mark.parametrize("side", [20_000, 65_535, 2**31 - 1])
+    def test_more_than_the_limit_is_refused_by_the_header(self, tmp_path, read, side):
+        path = tmp_path / "eye.png"
+        path.write_bytes(png_header(side, side))
+        sentence = refusal(read, path)
+        assert f"{side}x{side} pixels, more than data.max_pixels=178956970" in sentence
+        assert f"set data.max_pixels={side * side}" in sentence
+
+    def test_the_limit_is_ours_not_pillows(self, tmp_path, read, rgb, monkeypatch):
+        path = tmp_path / "eye.png"
+        Image.fromarray(rgb[..., 0]).save(path)
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert read(path).shape[:2] == (48, 64)
+        assert Image.MAX_IMAGE_PIXELS == 100
+        assert "64x48 pixels, more than data.max_pixels=3071" in refusal(read, path, max_pixels=3071)
+
+    @pytest.mark.parametrize("size", [(0, 64), (64, 0), (0, 0)])
+    def test_no_pixels(self, tmp_path, read, size):
+        path = tmp_path / "eye.png"
+        path.write_bytes(png_header(*size))
+        refusal(read, path)
+        path = tmp_path / "eye.pgm"
+        path.write_bytes(b"P5 %d %d 255 " % size)
+        refusal(read, path)
+
+
+@pytest.mark.parametrize("suffix", ["eps", "ico", "psd", "html"])
+def test_other_kinds_of_files_are_not_even_opened(tmp_path, suffix):
+    """EPS would start a PostScript interpreter."""
+    path = tmp_path / f"eye.{suffix}"
+    if suffix in ("eps", "ico"):
+        Image.new("RGB", SIZE).save(path)
+    else:
+        path.write_bytes({"psd": b"8BPS\0\1" + bytes(40), "html": b"<html>404</html>"}[suffix])
+    assert "is not an image of a kind that is read (BMP, " in refusal(read_image, path)
+
+
+@pytest.mark.parametrize(
+    "suffix", ["png", "jpg", "bmp", "tif", "gif", "webp", "tga", "ppm", "pcx", "sgi", "jp2", "qoi"]
+)
+def test_damage_of_any_kind_is_a_sentence(tmp_path, rgb, suffix):
+    """Bytes flipped, cut and repeated anywhere: a picture or one sentence, whatever Pillow raises."""
+    path = tmp_path / f"eye.{suffix}"
+    Image.fromarray(rgb).save(path)
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for case in range(60):
+        damaged = bytearray(content)
+        start = int(rng.integers(0, 64 if case % 2 else len(damaged)))
+        if case % 3 == 0:
+            del damaged[start:]
+        else:
+            damaged[start : start + 4] = rng.bytes(4)
+        path.write_bytes(damaged)
+        for read in (read_image, read_mask):
+            try:
+                assert read(path, max_pixels=10**6).dtype == np.uint8
+            except UserError as error:
+                (sentence,) = error.faults
+                assert str(path) in sentence
+
+
 def test_not_an_image(tmp_path):
     path = tmp_path / "eye.png"
     path.write_text("name,age\n")
@@ -199,8 +295,8 @@ def test_palette_mask(tmp_path, indices):
     palette = Image.fromarray(indices, "P")
     palette.putpalette([255, 255, 255, 128, 128, 128, 0, 0, 0])
     palette.save(path)
-    np.testing.assert_array_equal(read_mask(path), indices)
-    np.testing.assert_array_equal(read_mask(path, grey=True), np.array([255, 128, 0])[indices])
+    for grey in (False, True):
+        np.testing.assert_array_equal(read_mask(path, grey=grey), np.array([255, 128, 0])[indices])
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])

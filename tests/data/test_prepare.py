@@ -1,9 +1,12 @@
 """Preparation: the cache and its safety, the collection of faults, and the commands built on it."""
 
 import errno
-import json
 import os
+import re
 import shutil
+import subprocess
+import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,6 +71,11 @@ def configure(root, **changes):
     return DataConfig(**keys)
 
 
+def entries(cache):
+    """What lies in the cache beside the locks, which stay."""
+    return [path for path in cache.iterdir() if path.suffix != ".lock"]
+
+
 def faults(config, names, cache):
     with pytest.raises(UserError) as caught:
         prepare(config, names, cache)
@@ -111,6 +119,37 @@ def test_order_and_memory_bound(root, cache, monkeypatch):
     np.testing.assert_array_equal(prepare(configure(root), ["P"], cache)["P"].images, expected)
 
 
+@pytest.mark.parametrize("processors", [1, 512])
+def test_memory_does_not_grow_with_the_processors(root, cache, monkeypatch, processors):
+    """What is decoded at one time fits the budget, or is a single pair that does not fit at all."""
+    together, most, guard = [], [], threading.Lock()
+
+    def read(self, size, read=FileRecord.read):
+        with guard:
+            together.append(self.memory(size))
+            most.append(list(together))
+        time.sleep(0.01)
+        sample = read(self, size)
+        with guard:
+            together.remove(self.memory(size))
+        return sample
+
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    monkeypatch.setattr(module, "_MEMORY", 25 * 2**20)
+    monkeypatch.setattr(FileRecord, "memory", lambda self, size: 2**20 * (99 if self.name == "2" else 10))
+    monkeypatch.setattr(FileRecord, "read", read)
+    assert len(prepare(configure(root), ["P"], cache)["P"]) == 5
+    assert max(map(len, most)) == min(processors, 2)
+    assert all(len(needs) == 1 or sum(needs) <= 25 * 2**20 for needs in most)
+
+
+def test_memory_is_told_by_the_headers(root):
+    record = FileRecord("0", root / "P/image/0.png", root / "P/mask/0.png")
+    assert record.memory(64) == FileRecord("0", root / "P/image/0.png", root / "none.png").memory(64) > 96 * 80
+    (root / "P/image/0.png").write_text("no image")
+    assert FileRecord("0", root / "P/image/0.png", root / "none.png").memory(64) == 0
+
+
 def test_limit(root, cache):
     assert len(prepare(configure(root, limit=2), ["P"], cache)["P"]) == 2
     assert len(prepare(configure(root, limit=99), ["P"], cache)["P"]) == 5
@@ -152,40 +191,80 @@ def test_classes_change_the_fingerprint_but_not_the_cache(root, cache, decoded):
         lambda entry: (entry / "index.json").write_text('{"image_names": ["0"'),
         lambda entry: (entry / "index.json").write_text("[]"),
         lambda entry: (entry / "index.json").unlink(),
+        lambda entry: (entry / "index.json").write_text("[" * 100_000),
+        lambda entry: (entry / "index.json").write_bytes((entry / "index.json").read_bytes().replace(b'"3"', b'"8"')),
+        lambda entry: (entry / "index.json").write_bytes(b"\xff\xfe"),
         lambda entry: np.save(entry / "masks.npy", np.zeros((4, 64, 64), np.uint8)),
+        lambda entry: np.save(entry / "masks.npy", np.load(entry / "masks.npy").astype(np.int16)),
+        lambda entry: np.save(entry / "masks.npy", np.asfortranarray(np.load(entry / "masks.npy"))),
+        lambda entry: flip(entry / "images.npy", 20),
+        lambda entry: flip(entry / "images.npy", -5000),
+        lambda entry: flip(entry / "masks.npy", -1),
+        lambda entry: (shutil.rmtree(entry), entry.write_text("a file")),
     ],
 )
-def test_damaged_entry_is_made_anew(root, cache, damage):
-    expected = np.array(prepare(configure(root), ["P"], cache)["P"].images)
-    (entry,) = cache.iterdir()
+def test_damaged_entry_is_made_anew_with_a_warning(root, cache, damage, caplog):
+    before = prepare(configure(root), ["P"], cache)["P"]
+    images, masks = np.array(before.images), np.array(before.masks)
+    (entry,) = entries(cache)
+    assert "damaged" not in caplog.text
     damage(entry)
-    np.testing.assert_array_equal(prepare(configure(root), ["P"], cache)["P"].images, expected)
-    assert list(cache.iterdir()) == [entry]
+    after = prepare(configure(root), ["P"], cache)["P"]
+    np.testing.assert_array_equal(after.images, images)
+    np.testing.assert_array_equal(after.masks, masks)
+    assert (after.fingerprint, after.image_names) == (before.fingerprint, before.image_names)
+    assert entries(cache) == [entry]
+    assert caplog.text.count("are damaged: they count as missing") == 1
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
 
 
 def test_killed_run_leaves_nothing_that_counts(root, cache, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(module.tempfile.TemporaryDirectory, "cleanup", lambda self: self._finalizer.detach())
-        patch.setattr(module.json, "dumps", _fail_on_index(json.dumps))
+        patch.setattr(module, "_flush", _killed)
+        patch.setattr(module, "_remove", lambda path: None)
         with pytest.raises(KeyboardInterrupt):
             prepare(configure(root), ["P"], cache)
-    (leftover,) = cache.iterdir()
-    assert (leftover / "entry" / "images.npy").stat().st_size > 0
+    (leftover,) = entries(cache)
+    assert (leftover / "images.npy").stat().st_size > 0
     assert len(prepare(configure(root), ["P"], cache)["P"]) == 5
-    assert leftover.exists()  # it might belong to a process that is still writing
-    old = time.time() - 2 * 24 * 3600
-    os.utime(leftover, (old, old))
-    prepare(configure(root), ["Q"], cache)
     assert not leftover.exists()
 
 
-def _fail_on_index(dumps):
-    def interrupted(content):
-        if isinstance(content, dict):
-            raise KeyboardInterrupt
-        return dumps(content)
+def _killed(file):
+    raise KeyboardInterrupt
 
-    return interrupted
+
+def test_leftovers_go_by_locks_not_by_clocks(root, cache):
+    """The next run removes what a dead process left, however young, and never what a live one works on, however old."""
+    prepare(configure(root), ["P"], cache)
+    for name in ("dead.part", "dead.part-damaged", "dead.part-x1y2", "live.part"):
+        (cache / name).mkdir()
+    (cache / "file.part").touch()
+    os.utime(cache / "live.part", (0, 0))
+    hold = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(1, flush=1); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, cache / "live.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout.readline() == b"1\n"
+        prepare(configure(root), ["P"], cache)  # also when there is nothing to prepare
+        assert sorted(path.name for path in entries(cache) if ".part" in path.name) == ["live.part"]
+    finally:
+        holder.communicate(b"\n")
+    prepare(configure(root), ["P"], cache)
+    assert not (cache / "live.part").exists()
+
+
+def test_a_domain_is_prepared_by_one_process_at_a_time(root, cache, decoded):
+    with ThreadPoolExecutor(4) as pool:  # locks of different threads exclude each other as those of processes do
+        runs = [pool.submit(prepare, configure(root), ["P"], cache) for _ in range(4)]
+    assert {len(run.result()["P"]) for run in runs} == {5}
+    assert sorted(decoded) == ["0", "1", "2", "3", "4"]
 
 
 def test_many_at_once(root, cache):
@@ -195,7 +274,7 @@ def test_many_at_once(root, cache):
     assert len({result["P"].fingerprint for result in results}) == 1
     for result in results:
         np.testing.assert_array_equal(result["Q"].images, results[0]["Q"].images)
-    assert len(list(cache.iterdir())) == 2
+    assert len(entries(cache)) == 2
 
 
 def test_faults_of_all_domains_at_once(root, cache):
@@ -226,7 +305,7 @@ def test_missing_file_of_a_list_does_not_hide_the_others(tmp_path, cache):
     (tmp_path / "REFUGE_Valid.csv").write_text("\n".join(rows))
     found = faults(config, ["D"], cache)
     assert len(found) == 3
-    assert "b.png has no background" in found[0]
+    assert "b.png has grey codes without a meaning: 1 (" in found[0]
     assert "image/c.png does not exist" in found[1]
     assert "mask/c.png does not exist" in found[2]
 
@@ -245,14 +324,15 @@ class TestMaskValues:
         pair(root, "R", "1.png", values=(0, 1, 2))
         (sentence,) = faults(configure(root), ["R"], cache)
         assert "1 of 2 masks have values that data.classes (foreground: [1]) does not list" in sentence
-        assert f"values found: 0, 1, 2; first mask: {root / 'R/mask/1.png'}" in sentence
+        assert re.search(r"values found: 0 \(\d\d\.\d\d %\), 1 \(\d\d\.\d\d %\), 2 \(\d\d\.\d\d %\); ", sentence)
+        assert f"first mask: {root / 'R/mask/1.png'}" in sentence
         assert "data.classes.foreground=[1,2]" in sentence
 
     def test_also_on_prepared_images(self, root, cache, decoded):
         pair(root, "R", "0.png", values=(0, 1, 2))
         classes = {"disc": (1, 2), "cup": (2,)}
         prepare(configure(root, classes=classes), ["R"], cache)
-        assert "values found: 0, 1, 2" in faults(configure(root), ["R"], cache)[0]
+        assert "values found: 0 (" in faults(configure(root), ["R"], cache)[0]
         assert decoded == ["0"]
 
     def test_background_need_not_be_listed(self, root, cache):
@@ -262,7 +342,8 @@ class TestMaskValues:
     def test_lossy_files(self, root, cache):
         pair(root, "R", "0.png", values=(0, 255), mask_name="0.jpg")
         (sentence,) = faults(configure(root), ["R"], cache)
-        assert "JPEG does not keep exact values, so export the masks anew as PNG" in sentence
+        assert "0.jpg is compressed by JPEG" in sentence
+        assert "export the masks anew" in sentence
 
     def test_smooth_masks(self, root, cache):
         pair(root, "R", "0.png", values=range(50))
@@ -286,7 +367,7 @@ class TestUnwritableCache:
         assert "has no mask" in found[0]  # what is known already is told too
         assert "No space left on device" in found[1]
         assert "free space" in found[1]
-        assert list(cache.iterdir()) == []
+        assert entries(cache) == []
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_read_only_cache_still_serves(self, root, cache):
@@ -335,6 +416,15 @@ class TestCommands:
         assert " Q " not in text
         assert len(found) == 1
         assert "has no mask" in found[0]
+
+    def test_check_warns_of_empty_and_full_classes(self, root, cache, caplog):
+        pair(root, "R", "0.png", values=(1,))
+        pair(root, "R", "1.png", values=(1, 3))
+        classes = {"disc": (1, 3), "cup": (2,), "rim": (3,)}
+        check(configure(root, classes=classes), ["R"], cache)
+        assert "domain 'R': class 'disc' covers every pixel of all 2 masks" in caplog.text
+        assert "domain 'R': class 'cup' covers no pixel of all 2 masks" in caplog.text
+        assert "'rim'" not in caplog.text
 
     def test_prepare(self, root, cache):
         domains = prepare(configure(root), ["P", "Q"], cache)

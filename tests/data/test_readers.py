@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 
 from tta_bench.config import DataConfig
 from tta_bench.data import synthetic
-from tta_bench.data.readers import FileRecord, disc_from_shades, open_reader
+from tta_bench.data.readers import FileRecord, open_reader
 from tta_bench.errors import UserError
 
 OFFICIAL = {"A": "RIM_ONE_r3", "B": "REFUGE", "C": "ORIGA", "D": "REFUGE_Valid", "E": "Drishti_GS"}
@@ -73,7 +75,7 @@ class TestFolder:
         sample = records[0].read(32)
         assert sample.image.shape == (32, 32, 3)
         assert sample.mask.shape == (32, 32)
-        assert (sample.height, sample.width, sample.values) == (64, 64, (0, 1))
+        assert (sample.height, sample.width, sample.counts) == (64, 64, {0: 2048, 1: 2048})
 
     def test_every_fault_of_a_listing(self, tmp_path):
         images, masks = tmp_path / "X/image", tmp_path / "X/mask"
@@ -106,6 +108,34 @@ class TestFolder:
     def test_unknown_domain(self, tmp_path):
         picture(tmp_path / "LONDON/image/a.png")
         assert "did you mean 'LONDON'?" in faults(folder(tmp_path).records, "LONDN")[0]
+
+    @pytest.mark.parametrize(("image_form", "mask_form"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+    def test_names_pair_across_unicode_forms_and_stay(self, tmp_path, image_form, mask_form):
+        name = "Zürich é"
+        picture(tmp_path / f"X/image/{unicodedata.normalize(image_form, name)}.png")
+        mask(tmp_path / f"X/mask/{unicodedata.normalize(mask_form, name)}.png")
+        (record,) = folder(tmp_path).records("X")
+        assert record.name == unicodedata.normalize(image_form, name)
+        assert record.read(64).mask.shape == (64, 64)
+
+    def test_both_forms_in_one_folder_are_one_name_twice(self, tmp_path):
+        for form in ("NFC", "NFD"):
+            picture(tmp_path / f"X/image/{unicodedata.normalize(form, 'é')}.png")
+        mask(tmp_path / "X/mask/é.png")
+        (sentence,) = faults(folder(tmp_path).records, "X")
+        assert "share one name" in sentence
+
+    @pytest.mark.skipif(sys.platform == "darwin", reason="its file systems hold UTF-8 alone")
+    def test_names_that_are_not_utf8_are_refused_by_name(self, tmp_path):
+        picture(tmp_path / "X/image/a.png")
+        mask(tmp_path / "X/mask/a.png")
+        (tmp_path / "X/image" / os.fsdecode(b"caf\xe9.png")).touch()
+        (sentence,) = faults(folder(tmp_path).records, "X")
+        assert sentence == f"the name of {tmp_path}/X/image/caf\\xe9.png is not UTF-8: rename it"
+        (tmp_path / os.fsdecode(b"Z\xfcrich") / "image").mkdir(parents=True)
+        (sentence,) = faults(folder(tmp_path).domain_names)
+        assert "Z\\xfcrich is not UTF-8" in sentence
+        assert "Z\\xfcrich is not UTF-8" in faults(folder, tmp_path / os.fsdecode(b"Z\xfcrich"))[0]
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
     def test_forbidden(self, tmp_path):
@@ -156,7 +186,7 @@ class TestFundus:
             (root / f"{name}.csv").write_text("\n".join(["image,mask", *lines]) + "\n")
             for entry in entries:
                 picture(root / f"{name}/image/{entry}.png")
-                mask(root / f"{name}/mask/{entry}-1.tif", values=(255, 128, 0, 254))
+                mask(root / f"{name}/mask/{entry}-1.tif", values=(255, 128, 0, 255))
 
     def test_train_then_test_in_file_order(self, tmp_path):
         self.lists(tmp_path, REFUGE_train=["9", "1"], REFUGE_test=["5", "0"], REFUGE_Valid=["z", "a"])
@@ -178,8 +208,27 @@ class TestFundus:
         (record,) = fundus(tmp_path).records("D")
         assert record.origin.endswith("a-1.tif")
         sample = record.read(64)
-        assert sample.values == (0, 1, 2)
-        assert sample.mask[0, :4].tolist() == [0, 1, 2, 1]
+        assert sample.counts == {0: 2048, 1: 1024, 2: 1024}
+        assert sample.mask[0, :4].tolist() == [0, 1, 2, 0]
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_the_rule_of_minus_one_is_told(self, tmp_path, there):
+        self.lists(tmp_path, REFUGE_Valid=["a"])
+        path = tmp_path / "REFUGE_Valid/mask/a-1.tif"
+        listed = path.with_name("a.tif")
+        path.rename(listed if there else path.with_name("other.tif"))
+        (record,) = fundus(tmp_path).records("D")
+        (sentence,) = faults(record.read, 64)
+        assert f"{path} does not exist: a mask that is listed as NAME.tif lies on disk as NAME-1.tif" in sentence
+        assert f"{listed} {'exists, but is not used: rename it' if there else 'does not exist either'}" in sentence
+
+    @pytest.mark.parametrize("form", ["NFC", "NFD"])
+    def test_lists_and_files_in_other_unicode_forms(self, tmp_path, form):
+        self.lists(tmp_path, REFUGE_Valid=[unicodedata.normalize(form, "é")])
+        other = unicodedata.normalize("NFD" if form == "NFC" else "NFC", (tmp_path / "REFUGE_Valid.csv").read_text())
+        (tmp_path / "REFUGE_Valid.csv").write_text(other)
+        (record,) = fundus(tmp_path).records("D")
+        assert record.read(64).mask[0, :4].tolist() == [0, 1, 2, 0]
 
     @pytest.mark.parametrize("mode", ["RGB", "P"])
     def test_other_ways_to_store_grey(self, tmp_path, mode):
@@ -187,12 +236,7 @@ class TestFundus:
         path = tmp_path / "REFUGE_Valid/mask/a-1.tif"
         Image.open(path).convert(mode).save(path)
         (record,) = fundus(tmp_path).records("D")
-        assert record.read(64).mask[0, :4].tolist() == [0, 1, 2, 1]
-
-    def test_class_numbers_instead_of_shades(self, tmp_path):
-        (sentence,) = faults(disc_from_shades, np.array([[0, 1, 2]], np.uint8), tmp_path / "m.png")
-        assert "m.png has no background" in sentence
-        assert "data=folder" in sentence
+        assert record.read(64).mask[0, :4].tolist() == [0, 1, 2, 0]
 
     def test_byte_order_mark_and_carriage_returns(self, tmp_path):
         (tmp_path / "REFUGE_Valid.csv").write_bytes(b"\xef\xbb\xbfimage, mask\r\nx/a.png, y/a.png\r\n")

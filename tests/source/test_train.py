@@ -2,6 +2,7 @@ import logging
 import os
 import random
 import threading
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -165,6 +166,13 @@ def test_a_diverging_training_leaves_no_finished_model(make_config, make_domain,
 def test_too_few_images_are_refused(make_config, make_domain, tmp_path, count, held_out):
     with pytest.raises(UserError, match=f"source=A has {count} images, {int(held_out > 0)} of them held out"):
         source_model(make_config(holdout=held_out), make_domain(count), tmp_path)
+
+
+def test_a_source_without_foreground_is_refused_before_training(make_config, make_domain, tmp_path):
+    domain = make_domain(4)
+    empty = replace(domain, masks=np.zeros_like(domain.masks))
+    with pytest.raises(UserError, match="source=A has no foreground in any of the 3 masks to train on"):
+        source_model(make_config(holdout=0.25), empty, tmp_path)
 
 
 def test_a_domain_smaller_than_the_batch_and_no_holdout(make_config, make_domain, tmp_path):

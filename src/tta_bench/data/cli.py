@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tta_bench.data.gallery import draw_gallery
 from tta_bench.data.prepare import Prepared, prepare, survey
 from tta_bench.data.readers import open_reader
 from tta_bench.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def check(
@@ -29,7 +32,8 @@ def check(
 
     Returns:
         A table of the sound domains (number of images, smallest and largest stored size, mean area of each
-        class in percent of the image) and the faults of the others, all of them.
+        class in percent of the image) and the faults of the others, all of them. A class that is nowhere or
+        everywhere in a domain gets a warning.
 
     Raises:
         UserError: ``data.root`` does not exist or the cache cannot be written.
@@ -40,8 +44,20 @@ def check(
     for column in ("images", "stored size, px", *(f"{name}, % of area" for name in config.classes)):
         table.add_column(column, justify="right")
     for name, each in prepared.items():
-        areas = (f"{area:.2f}" for area in _areas(each.domain))
-        table.add_row(name, str(len(each.domain)), _sizes(each), *areas)
+        areas = _areas(each.domain)
+        table.add_row(name, str(len(each.domain)), _sizes(each), *(f"{area:.2f}" for area in areas))
+        for label, area in zip(each.domain.classes, areas, strict=True):
+            if area in (0, 100):
+                log.warning(
+                    "domain '%s': class '%s' covers %s of all %d masks, so its Dice means nothing: check "
+                    "data.classes.%s=%s and the masks",
+                    name,
+                    label,
+                    "no pixel" if area == 0 else "every pixel",
+                    len(each.domain),
+                    label,
+                    list(each.domain.classes[label]),
+                )
     return table, faults
 
 

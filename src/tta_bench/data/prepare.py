@@ -1,9 +1,9 @@
 """Prepare domains: decode, check and resize every image once, then map the arrays into memory.
 
 A cache entry is a folder ``<key>/`` with ``images.npy``, ``masks.npy`` and ``index.json``. Its key covers
-everything that its content depends on, so an entry is never changed: it is valid, or absent and made anew. It is
-written under a temporary name and renamed, so that a killed run or a second process never leaves half an entry.
-Entries of files that have since changed stay until the folder is deleted.
+everything that its content depends on, so an entry is never changed: it is valid, or absent or damaged and made anew.
+It is written as ``<key>.part`` by the process that holds ``<key>.lock``, and renamed, so that a killed run or a second
+process never leaves half an entry. Entries of files that have since changed stay until the folder is deleted.
 """
 
 from __future__ import annotations
@@ -14,35 +14,39 @@ import json
 import logging
 import os
 import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache as memoised
 from pathlib import Path
+from threading import Condition
 from typing import Any, BinaryIO
 
 import numpy as np
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import Progress
 
 from tta_bench.config import DataConfig
 from tta_bench.data.domain import Domain
 from tta_bench.data.readers import Record, Sample, open_reader
+from tta_bench.data.shades import MANY, shares
 from tta_bench.errors import UserError
+from tta_bench.locks import acquire_lock
 
 log = logging.getLogger(__name__)
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Of the cache entries; raise it whenever the same files would be decoded into other arrays."""
 
 FAULTS_SHOWN = 20
 """Further faults are only counted."""
 
-_CHUNK = 64  # pairs decoded ahead, which bounds the memory
-_LEFTOVER_AGE = 24 * 3600.0  # seconds after which nobody can still be writing a temporary folder
-_TEMPORARY = ".part-"
-_LOSSY = (".jpg", ".jpeg", ".jfif")
+_CHUNK = 64  # pairs decoded ahead, at most
+_MEMORY = 2**30  # bytes for pairs that are being decoded, and again for those that wait to be written
+_PART = ".part"
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def survey(
         UserError: ``data.root`` does not exist or the cache cannot be written.
     """
     reader = open_reader(config)
+    _remove_leftovers(cache)
     prepared: dict[str, Prepared] = {}
     faults: list[str] = []
     console = Console(stderr=True)
@@ -118,7 +123,7 @@ def survey(
             try:
                 records = reader.records(name)[: config.limit]
                 entry = _entry(config, name, records, cache, bars)
-                _check_values(config, name, records, entry.index["values"])
+                _check_values(config, name, records, [dict(counts) for counts in entry.index["counts"]])
             except UserError as error:
                 faults += error.faults
                 continue
@@ -145,63 +150,92 @@ def survey(
 def _entry(config: DataConfig, name: str, records: Sequence[Record], cache: Path, bars: Progress) -> _Entry:
     """The cache entry of some records, made if it is absent or invalid."""
     stamps = [[record.name, *record.stamp()] for record in records]
-    folder = cache / _digest([LAYOUT_VERSION, config.name, config.image_size, stamps])
+    folder = cache / _digest([LAYOUT_VERSION, config.name, config.image_size, config.shades, stamps])
     entry = _load(folder)
-    if entry is None:
-        log.info("preparing %d images of domain %s", len(records), name)
-        task = bars.add_task(f"Preparing {name}", total=len(records))
-        _build(records, config.image_size, folder, lambda: bars.advance(task))
-        entry = _load(folder)
+    if entry is not None:
+        return entry
+    cache.mkdir(parents=True, exist_ok=True)
+    lock = acquire_lock(_lock_of(folder), "prepares the same images")
+    try:
+        entry = _load(folder)  # another process may have made it in the meantime
         if entry is None:
-            raise OSError(f"{folder} is not readable after writing it")
+            log.info("preparing %d images of domain %s", len(records), name)
+            task = bars.add_task(f"Preparing {name}", total=len(records))
+            _build(records, config.image_size, folder, lambda: bars.advance(task))
+            entry = _load(folder)
+    finally:
+        lock.release()
+    if entry is None:
+        raise OSError(f"{folder} is not readable after writing it")
     return entry
 
 
 def _load(folder: Path) -> _Entry | None:
-    """Map a cache entry into memory; None if it is absent, incomplete or does not fit together."""
+    """Map a cache entry into memory; None if it is absent or not what was written."""
     try:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        images = np.load(folder / "images.npy", mmap_mode="r")
-        masks = np.load(folder / "masks.npy", mmap_mode="r")
-        if [list(images.shape), list(masks.shape)] != [index["images"], index["masks"]]:
+        if index.pop("checksum") != _digest(index):
             return None
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        images, masks = (folder / name for name in ("images.npy", "masks.npy"))
+        if [_known_checksum(path, *_state(path)) for path in (images, masks)] != index["checksums"]:
+            return None
+        return _Entry(np.load(images, mmap_mode="r"), np.load(masks, mmap_mode="r"), index)
+    except Exception:  # a damaged file raises errors of many types
         return None
-    return _Entry(images, masks, index)
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """What changes when a file is written."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@memoised
+def _known_checksum(path: Path, *state: int) -> int:
+    """As :func:`_checksum`, once per process while the file's state stays: it takes a second for 2 GB."""
+    return _checksum(path)
+
+
+def _checksum(path: Path) -> int:
+    """CRC-32 of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            checksum = zlib.crc32(piece, checksum)
+    return checksum
 
 
 def _build(records: Sequence[Record], size: int, folder: Path, advance: Callable[[], None]) -> None:
-    """Decode all records into a new cache entry.
+    """Decode all records into a new cache entry; the caller holds its lock.
 
     Raises:
         UserError: with the faults of all records; nothing is left behind.
         OSError: the entry cannot be written.
     """
-    cache = folder.parent
-    cache.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(cache)
-    with tempfile.TemporaryDirectory(
-        prefix=f"{folder.name}{_TEMPORARY}", dir=cache, ignore_cleanup_errors=True
-    ) as temporary:
-        part = Path(temporary) / "entry"
+    part, damaged = (folder.with_name(f"{folder.name}{_PART}{more}") for more in ("", "-damaged"))
+    if folder.exists():
+        log.warning("the prepared images in %s are damaged: they count as missing and are made anew", folder)
+    try:
         part.mkdir()
         _write(part, records, size, advance)
-        if _load(folder) is not None:
-            return  # another process was faster
         if folder.exists():
-            folder.rename(Path(temporary) / "invalid")
-        try:
-            part.rename(folder)
-        except OSError:
-            if _load(folder) is None:
-                raise
+            folder.rename(damaged)
+        part.rename(folder)
+    finally:
+        for leftover in (part, damaged):
+            _remove(leftover)
+
+
+def _lock_of(folder: Path) -> Path:
+    """The lock file of a cache entry, which stays: removing it would free it for two at once."""
+    return folder.with_name(f"{folder.name}.lock")
 
 
 def _write(part: Path, records: Sequence[Record], size: int, advance: Callable[[], None]) -> None:
     """Fill a folder with the arrays and the index of a cache entry."""
     image_shape, mask_shape = (len(records), size, size, 3), (len(records), size, size)
     sizes: list[tuple[int, int]] = []
-    values: list[tuple[int, ...]] = []
+    counts: list[list[tuple[int, int]]] = []
     faults: list[str] = []
     content = hashlib.sha256()
     # Plain sequential writes: a full disk raises an error, where writing to a memory map kills the process.
@@ -219,18 +253,21 @@ def _write(part: Path, records: Sequence[Record], size: int, advance: Callable[[
                 for part_of_content in (record.name.encode(), *pixels):
                     content.update(part_of_content)
                 sizes.append((outcome.height, outcome.width))
-                values.append(outcome.values)
+                counts.append(list(outcome.counts.items()))
+        for file in (images, masks):
+            _flush(file)
     if faults:
         raise UserError(faults)
     index = {
-        "images": image_shape,
-        "masks": mask_shape,
+        "checksums": [_checksum(part / "images.npy"), _checksum(part / "masks.npy")],
         "image_names": [record.name for record in records],
         "sizes": sizes,
-        "values": values,
+        "counts": counts,
         "content": content.hexdigest(),
     }
-    (part / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    with (part / "index.json").open("wb") as file:
+        file.write(json.dumps({**index, "checksum": _digest(index)}).encode())
+        _flush(file)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -238,51 +275,91 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
+def _flush(file: BinaryIO) -> None:
+    """Bring a file to the disk before it gets the name under which it counts."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+class _Budget:
+    """Lets threads work side by side as long as what they need together fits; a single one always may.
+
+    Args:
+        total: bytes.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._held = 0
+        self._changed = Condition()
+
+    @contextlib.contextmanager
+    def hold(self, amount: int) -> Iterator[None]:
+        """Wait for ``amount`` bytes, and give them back afterwards."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._held or self._held + amount <= self._total)
+            self._held += amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= amount
+                self._changed.notify_all()
+
+
 def _read_all(records: Sequence[Record], size: int) -> Iterator[tuple[Record, Sample | UserError]]:
     """Decode records in parallel, hand them back in order."""
+    budget = _Budget(_MEMORY)
 
     def read(record: Record) -> Sample | UserError:
         try:
-            return record.read(size)
+            with budget.hold(record.memory(size)):
+                return record.read(size)
         except UserError as error:
             return error
 
+    ahead = max(1, min(_CHUNK, _MEMORY // (4 * size * size)))
     # Threads suffice: Pillow decodes and resizes without the interpreter lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(records), _CHUNK):
-            chunk = records[start : start + _CHUNK]
+    with ThreadPoolExecutor(min(ahead, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(records), ahead):
+            chunk = records[start : start + ahead]
             yield from zip(chunk, pool.map(read, chunk), strict=True)
 
 
 def _remove_leftovers(cache: Path) -> None:
-    """Delete temporary folders of runs that were killed long ago."""
-    for path in cache.glob(f"*{_TEMPORARY}*"):
-        with contextlib.suppress(OSError):  # another process may be deleting it too
-            if time.time() - path.stat().st_mtime > _LEFTOVER_AGE:
-                shutil.rmtree(path)
+    """Delete what preparations that were killed have left: those whose lock the system has freed."""
+    for path in cache.glob(f"*{_PART}*"):
+        lock = FileLock(_lock_of(cache / path.name.partition(_PART)[0]))
+        with contextlib.suppress(OSError), lock.acquire(timeout=0):  # a held lock is a time-out, which is an OSError
+            _remove(path)
 
 
-def _check_values(config: DataConfig, name: str, records: Sequence[Record], found: Sequence[Sequence[int]]) -> None:
+def _remove(path: Path) -> None:
+    """Delete a folder or a file, as far as that is possible."""
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _check_values(config: DataConfig, name: str, records: Sequence[Record], found: Sequence[Mapping[int, int]]) -> None:
     """Refuse mask values that have no meaning; 0 is always background.
 
     Args:
         config: with the classes.
         name: of the domain.
         records: its images.
-        found: the mask values of each of them.
+        found: pixels of each mask value of each of them.
 
     Raises:
         UserError: naming the values, the first mask that has them and the key to set.
     """
     known = {0}.union(*config.classes.values())
-    odd = [record.origin for record, values in zip(records, found, strict=True) if not known.issuperset(values)]
+    odd = [record.origin for record, counts in zip(records, found, strict=True) if not known.issuperset(counts)]
     if not odd:
         return
-    values = sorted({value for image in found for value in image})
-    listed = ", ".join(map(str, values[:10])) + (f", ... ({len(values)} values)" if len(values) > 10 else "")
-    if Path(odd[0]).suffix.lower() in _LOSSY:
-        remedy = "JPEG does not keep exact values, so export the masks anew as PNG"
-    elif len(values) > 10:
+    together = sum(map(Counter, found), Counter())
+    values = sorted(together)
+    if len(values) > MANY:
         remedy = "so many values come from smoothing or compression, so export the class numbers anew as PNG"
     else:
         example = ",".join(str(value) for value in values if value)
@@ -290,7 +367,7 @@ def _check_values(config: DataConfig, name: str, records: Sequence[Record], foun
     classes = "; ".join(f"{key}: {list(members)}" for key, members in config.classes.items())
     raise UserError(
         f"domain '{name}': {len(odd)} of {len(records)} masks have values that data.classes ({classes}) does not "
-        f"list (values found: {listed}; first mask: {odd[0]}): {remedy}"
+        f"list (values found: {shares(together, values)}; first mask: {odd[0]}): {remedy}"
     )
 
 

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from tta_bench.config import DataConfig
+from tta_bench.config import MAX_PIXELS, SHADES, DataConfig
 from tta_bench.data import synthetic
-from tta_bench.data.images import read_image, read_mask, resize
+from tta_bench.data.files import is_text, name_key, on_disk, printable
+from tta_bench.data.images import read_image, read_mask, resize, stored_pixels, value_counts
+from tta_bench.data.lists import ListedPair, read_list
+from tta_bench.data.shades import class_numbers
 from tta_bench.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
+
+_BYTES_PER_STORED_PIXEL = 16  # Pillow's image, its array and what a conversion adds
+_BYTES_PER_RENDERED_PIXEL = 400  # the layers of a generated eye, in double precision
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,14 @@ class Sample:
         mask: uint8 ``[size, size]``, mask values.
         height: of the image as stored, pixels.
         width: of the image as stored, pixels.
-        values: the mask values that occur before resizing, ascending.
+        counts: pixels of each mask value that occurs before resizing, ascending by value.
     """
 
     image: np.ndarray
     mask: np.ndarray
     height: int
     width: int
-    values: tuple[int, ...]
+    counts: Mapping[int, int]
 
 
 class Record(Protocol):
@@ -54,6 +59,9 @@ class Record(Protocol):
 
     def stamp(self) -> Sequence[str | int]:
         """A cheap summary that changes when the content does."""
+
+    def memory(self, size: int) -> int:
+        """About how many bytes :meth:`read` takes."""
 
     def read(self, size: int) -> Sample:
         """Decode, check and resize the pair.
@@ -86,15 +94,17 @@ def open_reader(config: DataConfig) -> Reader:
     if config.name == "synthetic":
         return SyntheticReader(config.seed)
     root = None if config.root is None else config.root.expanduser()
+    if root is not None and not is_text(str(root)):
+        raise UserError(f"data.root={printable(root)} is not UTF-8: rename that folder")
     # Unlike the methods of Path, os.path reports folders that may not be entered as absent.
     if root is None or not os.path.isdir(root):
         what = "is not a folder" if root is not None and os.path.exists(root) else "does not exist"
         raise UserError(f"data.root={config.root} {what}: give the folder of the images")
     if config.name == "folder":
-        return FolderReader(root)
+        return FolderReader(root, config.max_pixels)
     if not config.domains:
         raise UserError("data=fundus needs data.domains: map each domain name to its file prefix, {B: REFUGE}")
-    return FundusReader(root, config.domains)
+    return FundusReader(root, config.domains, config.shades or SHADES, config.max_pixels)
 
 
 @dataclass(frozen=True)
@@ -105,13 +115,17 @@ class FileRecord:
         name: identifier of the image within its domain.
         image: path of the image.
         mask: path of the mask.
-        shades: the mask codes the optic disc in shades of grey, see :func:`disc_from_shades`.
+        shades: grey codes of the mask, see :func:`tta_bench.data.shades.class_numbers`; None: class numbers.
+        listed: another name under which a list has the mask, for the message if it is not there.
+        max_pixels: refuse larger files.
     """
 
     name: str
     image: Path
     mask: Path
-    shades: bool = False
+    shades: Mapping[str, Sequence[int]] | None = None
+    listed: Path | None = None
+    max_pixels: int = MAX_PIXELS
 
     @property
     def origin(self) -> str:
@@ -128,6 +142,11 @@ class FileRecord:
                 stamp += [status.st_size, status.st_mtime_ns]
         return stamp
 
+    def memory(self, size: int) -> int:
+        """By the headers of both files."""
+        pixels = max(stored_pixels(self.image), stored_pixels(self.mask))
+        return _BYTES_PER_STORED_PIXEL * min(pixels, self.max_pixels)
+
     def read(self, size: int) -> Sample:
         """Decode, check and resize the pair.
 
@@ -136,7 +155,7 @@ class FileRecord:
         """
         faults: list[str] = []
         try:
-            image = read_image(self.image)
+            image = read_image(self.image, self.max_pixels)
             if image.min() == image.max():
                 faults.append(
                     f"{self.image} is constant (every value is {image.min()}), nothing can be seen in it: "
@@ -145,9 +164,10 @@ class FileRecord:
         except UserError as error:
             faults += error.faults
         try:
-            mask = read_mask(self.mask, grey=self.shades)
-            if self.shades:
-                mask = disc_from_shades(mask, self.mask)
+            self._require_listed()
+            mask = read_mask(self.mask, grey=self.shades is not None, max_pixels=self.max_pixels)
+            if self.shades is not None:
+                mask = class_numbers(mask, self.shades, self.mask)
         except UserError as error:
             faults += error.faults
         if faults:
@@ -158,8 +178,16 @@ class FileRecord:
                 f"{self.image} has {image.shape[1]}x{image.shape[0]} pixels (width x height) but its mask "
                 f"{self.mask} has {width}x{height}: give both the same size"
             )
-        values = tuple(np.unique(mask).tolist())
-        return Sample(*resize(image, mask, size), height, width, values)
+        return Sample(*resize(image, mask, size), height, width, value_counts(mask))
+
+    def _require_listed(self) -> None:
+        """Say under which name a mask is looked for, where that is not the listed one."""
+        if self.listed is not None and not os.path.lexists(self.mask):
+            there = "exists, but is not used: rename it" if os.path.lexists(self.listed) else "does not exist either"
+            raise UserError(
+                f"{self.mask} does not exist: a mask that is listed as NAME.tif lies on disk as NAME-1.tif, as in the "
+                f"authors' archive ({self.listed} {there}): put it there"
+            )
 
 
 @dataclass(frozen=True)
@@ -190,10 +218,14 @@ class SyntheticRecord:
         """Version of the generator and the seed."""
         return [synthetic.VERSION, self.seed]
 
+    def memory(self, size: int) -> int:
+        """By the size at which it is rendered."""
+        return _BYTES_PER_RENDERED_PIXEL * size * size
+
     def read(self, size: int) -> Sample:
         """Generate the pair at the asked-for size."""
         image, mask = synthetic.render(self.centre, self.index, seed=self.seed, size=size)
-        return Sample(image, mask, size, size, tuple(np.unique(mask).tolist()))
+        return Sample(image, mask, size, size, value_counts(mask))
 
 
 class SyntheticReader:
@@ -223,22 +255,28 @@ class SyntheticReader:
 class FolderReader:
     """``ROOT/DOMAIN/{image,mask}/NAME.*``, paired by the name without its extension, sorted by it.
 
-    Hidden files are ignored.
+    Names that differ in their Unicode form alone are equal, and stay as the images have them. Hidden files are
+    ignored.
 
     Args:
         root: folder of the domains.
+        max_pixels: refuse larger files.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, max_pixels: int) -> None:
         self._root = root
+        self._max_pixels = max_pixels
 
     def domain_names(self) -> tuple[str, ...]:
         """The sub-folders that have an ``image`` folder, sorted.
 
         Raises:
-            UserError: there is none, or the root cannot be listed.
+            UserError: there is none, the root cannot be listed, or a name is not UTF-8.
         """
-        names = tuple(path.name for path in _visible(self._root) if os.path.isdir(path / "image"))
+        folders = [path for path in _visible(self._root) if os.path.isdir(path / "image")]
+        if faults := _name_faults(folders):
+            raise UserError(faults)
+        names = tuple(path.name for path in folders)
         if not names:
             raise UserError(
                 f"data.root={self._root} holds no domain: put images into DOMAIN/image/NAME.* below it and their "
@@ -256,22 +294,23 @@ class FolderReader:
         folder = self._root / domain
         if not os.path.isdir(folder / "mask"):
             raise UserError(f"{folder / 'mask'} does not exist: put one mask per image there")
-        images, faults = _by_stem(folder / "image")
-        masks, mask_faults = _by_stem(folder / "mask")
+        images, faults = _by_name(folder / "image")
+        masks, mask_faults = _by_name(folder / "mask")
         faults += mask_faults
         faults += [
-            f"{images[stem]} has no mask: add {folder / 'mask' / stem}.* or remove the image"
-            for stem in images.keys() - masks.keys()
+            f"{images[key]} has no mask: add {folder / 'mask' / images[key].stem}.* or remove the image"
+            for key in images.keys() - masks.keys()
         ]
         faults += [
-            f"{masks[stem]} has no image: add {folder / 'image' / stem}.* or remove the mask"
-            for stem in masks.keys() - images.keys()
+            f"{masks[key]} has no image: add {folder / 'image' / masks[key].stem}.* or remove the mask"
+            for key in masks.keys() - images.keys()
         ]
         if not images and not masks:
             faults.append(f"{folder / 'image'} holds no image: fill it or leave domain '{domain}' out")
         if faults:
             raise UserError(sorted(faults))
-        return [FileRecord(stem, images[stem], masks[stem]) for stem in sorted(images)]
+        pairs = sorted((image.stem, image, masks[key]) for key, image in images.items())
+        return [FileRecord(*pair, max_pixels=self._max_pixels) for pair in pairs]
 
 
 class FundusReader:
@@ -283,11 +322,17 @@ class FundusReader:
     Args:
         root: folder of the CSV files, which their paths are relative to.
         domains: domain name -> prefix of its CSV files.
+        shades: grey codes of the masks.
+        max_pixels: refuse larger files.
     """
 
-    def __init__(self, root: Path, domains: Mapping[str, str]) -> None:
+    def __init__(
+        self, root: Path, domains: Mapping[str, str], shades: Mapping[str, Sequence[int]], max_pixels: int
+    ) -> None:
         self._root = root
         self._domains = domains
+        self._shades = shades
+        self._max_pixels = max_pixels
 
     def domain_names(self) -> tuple[str, ...]:
         """The domains with at least one CSV file on disk, so that owning some of them is enough.
@@ -322,7 +367,7 @@ class FundusReader:
         faults: list[str] = []
         for path in (train, test) if split else (single,):
             try:
-                records += self._rows(path)
+                records += [self._record(pair) for pair in read_list(path)]
             except UserError as error:
                 faults += error.faults
         if faults:
@@ -345,74 +390,23 @@ class FundusReader:
             self._root / f"{prefix}.csv",
         )
 
-    def _rows(self, path: Path) -> list[FileRecord]:
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.DictReader(file, skipinitialspace=True)
-                columns = [column.strip() for column in reader.fieldnames or ()]
-                reader.fieldnames = columns
-                rows = [(reader.line_num, row) for row in reader]
-        except FileNotFoundError:
-            raise UserError(f"{path} does not exist: add it, _train.csv and _test.csv belong together") from None
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path} cannot be read ({error}): save it as CSV in UTF-8") from None
-        if missing := [column for column in ("image", "mask") if column not in columns]:
-            found = ", ".join(columns) or "none"
-            raise UserError(
-                [
-                    f"{path} has no column '{column}' (columns found: {found}): rename the right one, "
-                    f"{nearest(column, columns)}"
-                    for column in missing
-                ]
-            )
-        if not rows:
-            raise UserError(f"{path} lists no image: add rows below its header")
-        faults = []
-        records = []
-        for line, row in rows:
-            image, mask = ((row[column] or "").strip() for column in ("image", "mask"))
-            for column, entry in (("image", image), ("mask", mask)):
-                if not entry:
-                    faults.append(f"{path}, line {line}: column '{column}' is empty: fill it or remove the row")
-                elif _leaves_root(entry):
-                    faults.append(f"{path}, line {line}: {column} '{entry}' leaves data.root: list a path inside it")
-            on_disk = f"{mask[:-4]}-1.tif" if mask.endswith(".tif") else mask
-            records.append(FileRecord(image, self._root / image, self._root / on_disk, shades=True))
-        if faults:
-            raise UserError(faults)
-        return records
-
-
-def disc_from_shades(shades: np.ndarray, path: Path) -> np.ndarray:
-    """Mask values of the grey masks of the paper's data sets.
-
-    Args:
-        shades: uint8 ``[height, width]``: 255 background, 0 optic cup, anything between neuroretinal rim.
-        path: of the mask, for the message.
-
-    Returns:
-        uint8 ``[height, width]``: 0 background, 1 rim, 2 cup.
-
-    Raises:
-        UserError: nothing is background, so the mask is coded in another way.
-    """
-    if shades.max() < 255:
-        raise UserError(
-            f"{path} has no background (255; its largest value is {shades.max()}): write 255 for background, 0 for "
-            "cup and 128 for rim, or use data=folder for class numbers"
+    def _record(self, pair: ListedPair) -> FileRecord:
+        """The files of a row; a mask ``NAME.tif`` is on disk as ``NAME-1.tif``."""
+        moved = pair.mask.endswith(".tif")
+        return FileRecord(
+            pair.image,
+            on_disk(self._root, pair.image),
+            on_disk(self._root, f"{pair.mask[:-4]}-1.tif" if moved else pair.mask),
+            shades=self._shades,
+            listed=self._root / pair.mask if moved else None,
+            max_pixels=self._max_pixels,
         )
-    return np.select([shades == 255, shades == 0], [np.uint8(0), np.uint8(2)], np.uint8(1))
 
 
 def _require_known(domain: str, names: Sequence[str], place: str) -> None:
     """Refuse a domain that is not there."""
     if domain not in names:
         raise UserError(f"unknown domain '{domain}' of {place}: {nearest(domain, names)}")
-
-
-def _leaves_root(entry: str) -> bool:
-    """Whether a listed path is absolute or climbs out of the root."""
-    return PurePosixPath(entry).is_absolute() or PureWindowsPath(entry).is_absolute() or ".." in Path(entry).parts
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -423,15 +417,22 @@ def _visible(folder: Path) -> list[Path]:
         raise UserError(f"{folder} cannot be listed ({error.strerror}): mend its permissions") from None
 
 
-def _by_stem(folder: Path) -> tuple[dict[str, Path], list[str]]:
+def _name_faults(paths: Sequence[Path]) -> list[str]:
+    """A sentence for every name that cannot be written into results."""
+    return [f"the name of {printable(path)} is not UTF-8: rename it" for path in paths if not is_text(path.name)]
+
+
+def _by_name(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The files of a folder by their name without extension, and what is wrong with the listing."""
     files: dict[str, Path] = {}
-    faults: list[str] = []
-    for path in _visible(folder):
+    paths = _visible(folder)
+    faults = _name_faults(paths)
+    for path in filter(lambda path: is_text(path.name), paths):
+        key = name_key(path.stem)
         if os.path.isdir(path):
             faults.append(f"{path} is a folder: put the files directly into {folder}")
-        elif path.stem in files:
-            faults.append(f"{files[path.stem]} and {path.name} share one name: keep one of them")
+        elif key in files:
+            faults.append(f"{files[key]} and {path.name} share one name: keep one of them")
         else:
-            files[path.stem] = path
+            files[key] = path
     return files, faults

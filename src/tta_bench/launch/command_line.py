@@ -44,7 +44,7 @@ FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 LISTS = ("target", "seed")
 """``target=A,C`` is a list of targets; a list of seeds in a single run, a sweep over seeds with ``-m``."""
 
-MAPPINGS = ("data.classes", "data.domains")
+MAPPINGS = ("data.classes", "data.domains", "data.shades")
 """``data.classes={vessel: [1]}`` replaces the default, where Hydra would merge it into the default."""
 
 IN_DEFAULTS = ("model", "training", "data", "protocol", "logger", "experiment")

@@ -199,6 +199,11 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
             f"source={domain.name} has {len(domain)} images, {len(held_out)} of them held out: training needs at "
             "least 2; add images, raise data.limit or set training.holdout=0"
         )
+    if not any(domain.label(index).any() for index in train):
+        raise UserError(
+            f"source={domain.name} has no foreground in any of the {len(train)} masks to train on (classes: "
+            f"{', '.join(domain.classes)}): choose another source, or check its masks and data.classes"
+        )
     device = resolve_device(config.device)
     partial = folder / "last.ckpt"
     with _isolated_random_state(training.seed), quiet_lightning():
