@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tta_bench import signals
+
 if TYPE_CHECKING:
     from tta_bench.config import DataConfig
     from tta_bench.launch.experiments import Plan
@@ -19,6 +21,13 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with 2 and sentences if the input is bad."""
+    if arguments is None:
+        signals.install()
+    with signals.handled():
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     from tta_bench.errors import UserError, print_faults
 
     parsed = _parser().parse_args(arguments)
