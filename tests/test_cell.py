@@ -39,6 +39,8 @@ from tta_bench.models.checkpoint import load_checkpoint, to_official
 from tta_bench.models.resunet import ResUNet
 from tta_bench.models.unet import UNet
 from tta_bench.results.predictions import read_predictions
+from tta_bench.results.store import CellFolder
+from tta_bench.signals import Stopped
 
 TINY = (
     "data.image_size=64",
@@ -570,6 +572,46 @@ def test_a_killed_run_leaves_running_and_the_next_one_computes_it(root, computed
     execute(config)
     assert computed == ["tent"], "the reference was finished before"
     assert status(config)["status"] == "done"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped(signal.SIGTERM)])
+def test_a_signal_after_the_results_are_complete_leaves_them_done(root, computed, monkeypatch, error):
+    config = configure(root, "+method=no_adapt", "force=true")
+
+    def struck(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CellFolder, "delete_leftovers", struck)
+        with pytest.raises(type(error)):
+            execute(config)
+    assert status(config)["status"] == "done"
+    execute(configure(root, "+method=no_adapt"))
+    assert computed == ["no_adapt"], "once"
+
+
+def test_a_signal_before_the_status_is_written_leaves_an_old_result_done(root, monkeypatch):
+    config = configure(root, "+method=tent", "force=true")
+    execute(config)
+
+    def struck(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CellFolder, "start", struck)
+    with pytest.raises(KeyboardInterrupt):
+        execute(config)
+    assert status(config)["status"] == "done"
+
+
+def test_what_a_killed_run_left_beside_a_finished_cell_is_removed(root):
+    config = configure(root, "+method=tent")
+    execute(config)
+    before = {path.name for path in folder(config).iterdir()}
+    left = ("snapshot.pt", "snapshot.part", ".status.json.123", ".per_image.csv.123", ".predictions.npz.4")
+    for name in left:
+        (folder(config) / name).touch()
+    execute(config)
+    assert {path.name for path in folder(config).iterdir()} == before
 
 
 # Bad places

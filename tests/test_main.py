@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,28 +99,6 @@ def test_without_a_method_one_sentence_lists_them(tmp_path):
     assert done.stderr.count("\n") == 1
     assert all(name in done.stderr for name in METHODS.names())
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.slow
-def test_ctrl_c_stops_a_sweep_and_leaves_its_cell_unfinished(tmp_path):
-    words = ["-m", "+method=grata,tent", "target=A", "protocol.steps=1000", *TINY]
-    process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "tta_bench", *words],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith("grata: adapts"):
-            break
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=120)
-    assert process.returncode not in (0, None)
-    assert "tent: adapts" not in rest
-    statuses = [path.read_text() for path in tmp_path.glob("outputs/cells/*/status.json")]
-    assert sum('"done"' in status for status in statuses) == 1, "the reference"
-    assert sum('"failed"' in status or '"running"' in status for status in statuses) == 1
 
 
 @pytest.mark.slow
@@ -306,6 +283,39 @@ def test_ctrl_c_is_a_sentence(typed, monkeypatch):
 
     monkeypatch.setattr(cell_module, "run", interrupted)
     assert typed("+method=tent") == (130, "", "interrupted; what is finished is kept, the same command continues\n")
+
+
+@pytest.mark.parametrize(
+    ("left", "code"),
+    [
+        (("done", "done"), 0),
+        (("done", None), 1),
+        (("failed", "done"), 1),
+        (("failed", "SIGTERM"), 143),
+        (("SIGTERM", "SIGINT"), 130),
+    ],
+)
+def test_the_code_of_jobs_in_other_processes_is_told_by_what_they_left(typed, monkeypatch, left, code):
+    def elsewhere(jobs):
+        folders = [cell_module.Cell.all_of(config)[0].folder() for config in jobs]
+        for folder, state in zip(folders, left, strict=True):
+            if state is not None:
+                folder.start({})
+            if state == "failed":
+                folder.fail(MemoryError())
+            elif state == "done":
+                folder.finish([], {}, {})
+            elif state is not None:
+                folder.interrupt(state)
+        return original(jobs)
+
+    original = program._outcomes_elsewhere
+    monkeypatch.setattr(program, "_outcomes_elsewhere", elsewhere)
+    monkeypatch.setattr(program, "job", lambda composed: None)
+    found, _, error = typed("-m", "+method=tent", "source=A,B")
+    assert found == code
+    failed = sum(state != "done" for state in left)
+    assert (f"{failed} of 2 runs failed, see above" in error) == (failed > 0)
 
 
 def test_help_says_how_to_start_and_what_there_is_to_choose(typed):

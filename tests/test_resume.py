@@ -1,5 +1,6 @@
 """A cell that was killed in mid-stream goes on where it stopped, to the numbers of one that was not."""
 
+import errno
 import os
 import shutil
 import signal
@@ -101,8 +102,10 @@ def interrupt(config, after):
         patch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
         patch.setattr(snapshots, "SNAPSHOT_SHARE", float("inf"))
         patch.setattr(SnapshotFile, "keep", stop)
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
+        with pytest.raises(KeyboardInterrupt):
             execute(config)
+    assert (status(config)["status"], status(config)["error"]) == ("interrupted", "SIGINT")
+    assert (folder(config) / "run.log").read_text().endswith("ERROR interrupted by SIGINT\n")
 
 
 @pytest.fixture
@@ -207,6 +210,32 @@ def test_after_an_error_a_cell_starts_anew(stopped, images, monkeypatch):
     images.clear()
     execute(stopped)
     assert len(images) == 8
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+def test_a_lack_of_memory_keeps_the_snapshot(stopped, images, caplog, monkeypatch, error):
+    def runs_out(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(METHODS.get("tent"), "adapt", runs_out)
+        with pytest.raises(type(error)):
+            execute(stopped)
+    assert status(stopped)["status"] == "failed"
+    images.clear()
+    execute(stopped)
+    assert images == ["A-0003", "C-0000", "C-0001", "C-0002", "C-0003"]
+    assert status(stopped)["status"] == "done"
 
 
 def a_snapshot():

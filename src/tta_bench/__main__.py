@@ -8,22 +8,35 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tta_bench import signals
+
 if TYPE_CHECKING:
     from tta_bench.config import RunConfig
+    from tta_bench.results.store import CellFolder
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Threads that spin while they wait cost a shared machine more than they win; read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-CRASH, USER_ERROR, INTERRUPTED = 1, 2, 130
-"""Exit codes: a fault of the program, bad input, Ctrl-C. Of a sweep with several, the first in this order."""
+INTERRUPTED, TERMINATED, CRASH, USER_ERROR = 130, 143, 1, 2
+"""Exit codes: Ctrl-C, SIGTERM, a fault of the program, bad input. Of a sweep with several, the first in this order."""
 
 _outcomes: list[int] = []
 """The exit code of every job that ran in this process."""
 
+_here = False
+"""Whether this is the process of the command, not one of a launcher."""
+
 
 def main() -> None:
     """Entry point; exits with 2 and sentences instead of a traceback if the input is bad."""
+    global _here
+    _here = True
+    with signals.handled():
+        _main()
+
+
+def _main() -> None:
     import hydra
 
     from tta_bench.errors import UserError, print_faults
@@ -47,20 +60,18 @@ def main() -> None:
         print_faults(error)
         sys.exit(USER_ERROR)
     _outcomes.clear()
-    try:
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
-    except KeyboardInterrupt:
-        print("interrupted; what is finished is kept, the same command continues", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
     failures = [code for code in _outcomes or _outcomes_elsewhere(jobs) if code]
     if failures:
         if len(jobs) > 1:
             print(f"{len(failures)} of {len(jobs)} runs failed, see above", file=sys.stderr)
-        sys.exit(min(failures))
+        sys.exit(_first(failures))
 
 
 def job(composed: Any) -> None:
     """One job of Hydra, in this process or in one of a launcher; a failing one does not stop the others."""
+    if not _here:
+        signals.install()
     from omegaconf import OmegaConf
     from rich.console import Console
 
@@ -78,9 +89,11 @@ def job(composed: Any) -> None:
         run(validate(run_section(container)), Console())
         _outcomes.append(0)
     except UserError as error:
+        signals.check()
         _outcomes.append(USER_ERROR)
         print_faults(error)
     except Exception:
+        signals.check()  # what a library has made of it
         _outcomes.append(CRASH)
         log.exception("this run failed")
 
@@ -108,9 +121,21 @@ def _outcomes_elsewhere(jobs: Sequence[RunConfig]) -> list[int]:
     """Exit codes of jobs that ran in the processes of a launcher, told by what they left behind."""
     from tta_bench.cell import Cell
 
-    finished = [all(cell.folder().status() == "done" for cell in Cell.all_of(config)) for config in jobs]
-    return [0 if done else CRASH for done in finished]
+    return [_first([_outcome(cell.folder()) for cell in Cell.all_of(config)]) for config in jobs]
+
+
+def _outcome(folder: CellFolder) -> int:
+    status = folder.status()
+    if status == "interrupted":
+        return TERMINATED if folder.error() == "SIGTERM" else INTERRUPTED
+    return 0 if status == "done" else CRASH
+
+
+def _first(codes: Sequence[int]) -> int:
+    """The exit code of several."""
+    return min(codes, key=(INTERRUPTED, TERMINATED, CRASH, USER_ERROR, 0).index)
 
 
 if __name__ == "__main__":
+    signals.install()
     main()

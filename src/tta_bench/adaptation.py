@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import LabelledBatch, LockstepDataset, Stream
 from tta_bench.draws import ImageKey
-from tta_bench.lightning import quiet_lightning
+from tta_bench.lightning import one_device_trainer, quiet_lightning
 from tta_bench.methods.base import StepResult, TTACallback
 from tta_bench.metrics import dice_score
 from tta_bench.results.predictions import Predictions
@@ -200,16 +200,8 @@ def adapt_streams(
             resumption = Resumption(snapshots, method, number, records, resumed)
             dataset = LockstepDataset(domains, group, seed, resumption.first)
             loader = DataLoader(dataset, batch_size=None, shuffle=False)
-            trainer = pl.Trainer(
-                accelerator="gpu" if device.type == "cuda" else "cpu",
-                devices=1,
-                inference_mode=False,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                callbacks=[*observers, method, resumption, AdaptationProgress(bar, task)],
-            )
+            callbacks = [*observers, method, resumption, AdaptationProgress(bar, task)]
+            trainer = one_device_trainer(device, callbacks, inference_mode=False)
             trainer.test(module, loader, verbose=False)
             records += module.records
             resumed = None

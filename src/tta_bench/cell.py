@@ -29,7 +29,7 @@ from tta_bench.data.targets import with_targets
 from tta_bench.device import resolve_device
 from tta_bench.empirical_gradient import EmpiricalGradient
 from tta_bench.errors import UserError
-from tta_bench.memory import PeakMemory, keep_freed_memory
+from tta_bench.memory import PeakMemory, is_out_of_memory, keep_freed_memory
 from tta_bench.methods.base import METHODS, Protocol, TTACallback
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
@@ -39,6 +39,7 @@ from tta_bench.results.predictions import Predictions
 from tta_bench.results.run_log import run_log
 from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors
 from tta_bench.results.wandb_sink import log_to_wandb
+from tta_bench.signals import at_stake, stop_signal
 from tta_bench.snapshots import ImageRecord, SnapshotFile
 from tta_bench.source.train import source_model
 
@@ -135,28 +136,33 @@ def run(config: RunConfig, console: Console) -> None:
 def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Result:
     """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
     folder = cell.folder()
-    with folder.locked():
+    with folder.locked(), at_stake():
         summary = folder.summary()
         method = cell.config.method["name"]
         if summary is not None and not cell.config.force:
             changed = _changed_inputs(summary, cell, domains, source)
             if not changed:
                 log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
+                folder.delete_leftovers()
                 log_to_wandb(cell.config.logger, folder)
                 return summary, folder.rows()
             log.info("%s, seed %d: computed again, because %s changed since", method, cell.seed, changed)
         if cell.config.force:
             folder.delete_snapshot()
-        folder.start({"hash": folder.hash, **cell.identity(), "results_root": str(cell.config.results_root)})
         try:
+            folder.start({"hash": folder.hash, **cell.identity(), "results_root": str(cell.config.results_root)})
             with run_log(folder.path / "run.log"):
                 rows, predictions, summary = compute(cell, domains, source, device)
                 folder.finish(rows, predictions, summary)
-                folder.delete_snapshot()
+                folder.delete_leftovers()
         except BaseException as error:
-            folder.fail(error)
-            # What an interruption, or a place that takes no results, has stopped may go on; an error begins anew.
-            if isinstance(error, Exception) and not isinstance(error, UserError):
+            stopped = stop_signal(error)
+            if stopped is not None:
+                folder.interrupt(stopped.name)
+            else:
+                folder.fail(error)
+            # What a signal, a lack of memory or a place that takes no results has stopped goes on; an error does not.
+            if not (stopped or is_out_of_memory(error) or isinstance(error, UserError)):
                 folder.delete_snapshot()
             raise
         log_to_wandb(cell.config.logger, folder, again=True)

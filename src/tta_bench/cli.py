@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tta_bench import signals
+
 if TYPE_CHECKING:
     from tta_bench.config import DataConfig
     from tta_bench.launch.experiments import Plan
@@ -19,6 +21,13 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point; exits with 2 and sentences if the input is bad."""
+    if arguments is None:
+        signals.install()
+    with signals.handled():
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     from tta_bench.errors import UserError, print_faults
 
     parsed = _parser().parse_args(arguments)
@@ -43,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     overrides = "as for a run: data=folder data.root=DIR results_root=DIR …"
     for name, command, text in (
         ("plan", _plan, "list the cells of a table, which of them are finished, and how long the others will take"),
-        ("status", _status, "count the finished, running, killed, failed and missing cells of a table"),
+        ("status", _status, "count the finished, running, interrupted, killed, failed and missing cells of a table"),
         ("report", _report, "write a table, finished or not, as Markdown, CSV, LaTeX and HTML"),
     ):
         action = commands.add_parser(name, help=text, description=text)

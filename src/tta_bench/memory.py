@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import resource
 import sys
 from pathlib import Path
@@ -32,6 +33,17 @@ def _give_back_freed_memory() -> None:
     """Return what glibc keeps, for one's own high-water mark not to contain that of the work before."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, of the machine or of the GPU: it may suffice the next time."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    # What torch raises where it has no type for it: its CPU allocator, CUDA and its libraries.
+    words = ("out of memory", "can't allocate memory", "not enough memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
 
 
 class PeakMemory:

@@ -1,6 +1,7 @@
 import logging
 import os
 import random
+import signal
 import threading
 from dataclasses import replace
 from unittest import mock
@@ -13,9 +14,10 @@ from filelock import FileLock
 from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import read_checkpoint
+from tta_bench.signals import Stopped
 from tta_bench.source import train
 from tta_bench.source.module import SourceTraining, polynomial_decay
-from tta_bench.source.train import branch_cost, branchless_twin, cache_key, source_model
+from tta_bench.source.train import ProgressBar, branch_cost, branchless_twin, cache_key, source_model
 
 
 def weights(source) -> dict[str, torch.Tensor]:
@@ -118,6 +120,55 @@ def test_a_killed_training_resumes_with_the_same_bits(make_config, make_domain, 
     assert set(epochs) == {2}
     assert_same_bits(weights(whole), weights(resumed))
     assert not (folder / "last.ckpt").exists()
+
+
+LEFTOVERS = ("last.ckpt", "last.part", ".model.ckpt.123")
+
+
+def test_what_a_killed_training_left_beside_a_finished_model_is_removed(make_config, make_domain, tmp_path):
+    config, domain = make_config(epochs=1), make_domain()
+    folder = source_model(config, domain, tmp_path).path.parent
+    before = set(folder.iterdir())
+    for name in LEFTOVERS:
+        (folder / name).touch()
+    with FileLock(folder / "lock"):
+        source_model(config, domain, tmp_path)
+        assert all((folder / name).exists() for name in LEFTOVERS), "a live process may be at them"
+    source_model(config, domain, tmp_path)
+    assert set(folder.iterdir()) == before
+
+
+def test_a_training_removes_what_a_killed_one_before_it_left(make_config, make_domain, tmp_path):
+    config, domain = make_config(epochs=1), make_domain()
+    folder = tmp_path / "source_models" / cache_key(config, domain)
+    folder.mkdir(parents=True)
+    for name in LEFTOVERS[1:]:
+        (folder / name).touch()
+    source_model(config, domain, tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"lock", "model.ckpt"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped(signal.SIGTERM), MemoryError()])
+def test_what_ends_a_training_goes_through_lightning_as_it_is(make_config, make_domain, tmp_path, error):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    during = []
+
+    def struck(self, batch, batch_idx):
+        during.extend(signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1))
+        raise error
+
+    cluster = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_JOB_NAME": "job"}
+    with (
+        mock.patch.dict(os.environ, cluster),
+        mock.patch.object(SourceTraining, "training_step", struck),
+        mock.patch.object(ProgressBar, "on_exception", autospec=True) as bar,
+        pytest.raises(type(error)) as raised,
+    ):
+        source_model(make_config(), make_domain(), tmp_path)
+    assert raised.value is error
+    assert during == handlers
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)] == handlers
+    assert bar.call_count == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"half a file", None])

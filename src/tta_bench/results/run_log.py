@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tta_bench.results.store import translate_os_errors
+from tta_bench.signals import stop_signal
 
 
 class _QuietFileHandler(logging.FileHandler):
@@ -31,8 +32,13 @@ def run_log(path: Path) -> Iterator[None]:
         logger.setLevel(logging.INFO)
     try:
         yield
-    except BaseException:
-        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, "failed", (), sys.exc_info()))
+    except BaseException as error:
+        stopped = stop_signal(error)
+        if stopped is not None:
+            words, details = f"interrupted by {stopped.name}", None
+        else:
+            words, details = "failed", sys.exc_info()
+        handler.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, words, (), details))
         raise
     finally:
         logger.setLevel(level)

@@ -35,7 +35,7 @@ def cell_hash(identity: dict[str, Any]) -> str:
 class CellFolder:
     """``results_root/cells/<hash>``.
 
-    ``status.json`` says ``running``, ``done`` or ``failed``; the other files count only beside ``done``.
+    ``status.json`` says ``running``, ``done``, ``failed`` or ``interrupted``; the other files count if it is ``done``.
 
     Attributes:
         path: the folder.
@@ -53,17 +53,31 @@ class CellFolder:
         """Where an unfinished run keeps how far it has come."""
         return self.path / "snapshot.pt"
 
+    def delete_leftovers(self) -> None:
+        """Remove what a killed run has left of a cell that is finished now; for who holds the cell."""
+        with suppress(OSError):  # a folder that only may be read keeps it
+            self.delete_snapshot()
+            for path in temporaries(self.path):
+                path.unlink(missing_ok=True)
+
     def delete_snapshot(self) -> None:
         """Remove it, and what a run that was killed while it wrote one has left."""
         for path in self.path.glob(f"{self.snapshot.stem}.*"):
             path.unlink(missing_ok=True)
 
     def status(self) -> str | None:
-        """``running``, ``done`` or ``failed``; None if the cell was never started."""
+        """``running``, ``done``, ``failed`` or ``interrupted``; None if the cell was never started."""
         try:
             return str(json.loads((self.path / "status.json").read_text())["status"])
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError):
             return None
+
+    def error(self) -> str:
+        """Why a cell failed, or the signal that interrupted it; else empty."""
+        try:
+            return str(json.loads((self.path / "status.json").read_text()).get("error", ""))
+        except (OSError, ValueError, AttributeError):
+            return ""
 
     def summary(self) -> dict[str, Any] | None:
         """The summary of a finished cell, None for any other, and where a file of it is gone or broken."""
@@ -121,6 +135,11 @@ class CellFolder:
         """Write the status ``failed`` with the exception."""
         self._set_status("failed", error=f"{type(error).__name__}: {error}")
 
+    def interrupt(self, signal: str) -> None:
+        """Write the status ``interrupted`` with the signal's name, unless the results are complete already."""
+        if self.status() != "done":
+            self._set_status("interrupted", error=signal)
+
     def _set_status(self, status: str, **more: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"status": status, "time": now, "process": os.getpid(), **more}
@@ -142,6 +161,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def temporaries(folder: Path) -> list[Path]:
+    """Files that :func:`write_atomically` is writing, or that a process killed meanwhile has left: the lock tells."""
+    return [path for path in folder.glob(".*") if path.suffix[1:].isdecimal()]
 
 
 @contextmanager

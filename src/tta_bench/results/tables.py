@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 AVERAGE = "average"
 """The key of the mean over sources, beside the names of the sources."""
 
-STATES = ("done", "running", "killed", "failed", "missing")
+STATES = ("done", "running", "interrupted", "killed", "failed", "missing")
 """Of a cell, see :func:`cell_status`."""
 
 BN_ONLY = "bn_only"
@@ -160,7 +160,7 @@ class MissingCell:
         source: name of the source domain.
         seed: of the repeat.
         hash: name of its folder.
-        status: ``running``, ``killed``, ``failed`` or ``missing`` (never started, or its files are gone).
+        status: of :data:`STATES`, but not ``done``; ``missing`` was never started, or its files are gone.
         error: of a failed cell, else empty.
     """
 
@@ -343,7 +343,7 @@ def _read(cells: Sequence[tuple[str, Cell]]) -> tuple[list[FinishedCell], list[M
 
 
 def cell_status(cell: Cell) -> tuple[str, str]:
-    """``done``, ``running``, ``killed``, ``failed`` or ``missing``, and the error of a failed cell (else empty).
+    """One of :data:`STATES`, and the error of a failed cell (else empty).
 
     A cell that says ``done`` but whose results cannot be read is ``missing``: the next run computes it again.
     """
@@ -354,7 +354,7 @@ def cell_status(cell: Cell) -> tuple[str, str]:
     if status != "failed":
         killed = status == "running" and not folder.is_held()
         return ("killed" if killed else status or "missing"), ""
-    return status, str(json.loads((folder.path / "status.json").read_text()).get("error", ""))
+    return status, folder.error()
 
 
 def _number(text: str) -> float:

@@ -8,7 +8,7 @@ import logging
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from filelock import FileLock, Timeout
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tta_bench.config import ModelConfig, RunConfig, TrainingConfig
 from tta_bench.data.domain import Domain
 from tta_bench.device import resolve_device
 from tta_bench.errors import UserError
-from tta_bench.lightning import quiet_lightning
+from tta_bench.lightning import one_device_trainer, quiet_lightning
 from tta_bench.locks import acquire_lock
 from tta_bench.metrics import dice_score
 from tta_bench.models.build import build_model
@@ -35,6 +36,8 @@ from tta_bench.models.checkpoint import (
     save_checkpoint,
 )
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.results.store import temporaries
+from tta_bench.signals import at_stake
 from tta_bench.source.dataset import split, training_batches
 from tta_bench.source.module import SourceTraining
 
@@ -70,12 +73,15 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
     """
     folder = root / "source_models" / cache_key(config, domain)
     path = folder / "model.ckpt"
-    if not path.exists():
+    if path.exists():
+        _remove_leftovers(folder)
+    else:
         folder.mkdir(parents=True, exist_ok=True)
         lock = acquire_lock(folder / "lock", "trains the same source model")
         try:
             if not path.exists():  # another process may have made it in the meantime
-                _train(config, domain, folder)
+                with at_stake():
+                    _train(config, domain, folder)
                 if config.model.branches:
                     _report_branch_cost(read_checkpoint(path), root)
         finally:
@@ -215,17 +221,8 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
             workers=min(training.workers, os.cpu_count() or 1),
             pin_memory=device.type == "cuda",
         )
-        trainer = pl.Trainer(
-            accelerator="gpu" if device.type == "cuda" else "cpu",
-            devices=1,
-            max_epochs=training.epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[ProgressBar(domain.name), PartialCheckpoint(partial)],
-        )
+        callbacks = [ProgressBar(domain.name), PartialCheckpoint(partial)]
+        trainer = one_device_trainer(device, callbacks, max_epochs=training.epochs, default_root_dir=folder)
         resume = partial if _is_resumable(partial) else None
         if resume is not None:
             log.info("resuming the training of source model %s from %s", domain.name, partial)
@@ -244,7 +241,22 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
         training=training.model_dump(mode="json"),
         dice_in_domain_per_class=dice,
     )
-    partial.unlink(missing_ok=True)
+    for path in _leftovers(folder):
+        path.unlink(missing_ok=True)
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What nobody needs beside a finished model."""
+    return [*folder.glob("last.*"), *temporaries(folder)]
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Delete what a killed training has left beside a finished model, unless a process is still at it."""
+    with suppress(OSError, Timeout):  # a folder that only may be read keeps them
+        if _leftovers(folder):
+            with FileLock(folder / "lock", timeout=0):
+                for path in _leftovers(folder):
+                    path.unlink(missing_ok=True)
 
 
 class PartialCheckpoint(pl.Callback):
@@ -304,7 +316,11 @@ class ProgressBar(pl.Callback):
         )
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the terminal as it was, also after an exception."""
+        """Leave the terminal as it was."""
+        self._bar.stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The same, for Lightning tears down nothing then."""
         self._bar.stop()
 
 
