@@ -351,6 +351,27 @@ def test_a_changed_checkpoint_is_computed_again(root, tmp_path, computed, caplog
     assert "the source model changed since" in caplog.text
 
 
+def test_a_cell_of_other_code_is_computed_again_and_its_module_named(root, computed, caplog):
+    config = configure(root, "+method=no_adapt", "target=A")
+    execute(config)
+    before = numbers(config)
+    content = summary(config)
+    for old, said in (
+        (
+            {"code": "x", "code_modules": content["code_modules"] | {"tta_bench.metrics": "x"}},
+            "code of tta_bench.metrics",
+        ),
+        ({"code": None, "code_modules": None}, "because it is not known which code made it"),
+    ):
+        (folder(config) / "summary.json").write_text(json.dumps(content | old))
+        with caplog.at_level("INFO", logger="tta_bench"):
+            execute(config)
+        assert said in caplog.text
+        assert summary(config)["code_modules"] == content["code_modules"]
+    assert len(computed) == 3
+    assert numbers(config) == before
+
+
 # Protocol
 
 

@@ -34,6 +34,7 @@ from tta_bench.methods.base import METHODS, Protocol, TTACallback
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.models.placement import place
+from tta_bench.provenance import change_since, code_of
 from tta_bench.results.console import Result, cell_table
 from tta_bench.results.predictions import Predictions
 from tta_bench.results.run_log import run_log
@@ -93,6 +94,11 @@ class Cell:
         """Where its results lie."""
         return CellFolder(self.config.results_root / "cells" / cell_hash(self.identity()))
 
+    def summary(self) -> dict[str, Any] | None:
+        """Its summary; None unless it is finished and the code that decides its numbers is the present one."""
+        summary = self.folder().summary()
+        return None if summary is None or change_since(summary, self.config) else summary
+
     def reference(self) -> Cell | None:
         """The same cell without adaptation; None if this is one."""
         if self.config.method["name"] == REFERENCE:
@@ -109,6 +115,7 @@ def run(config: RunConfig, console: Console) -> None:
     keep_freed_memory()
     config = with_targets(config)
     device = resolve_device(config.device)
+    code_of(config)  # read now, while the files are those that run
     assert config.target is not None
     given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
     names = config.target if given else (*config.target, config.source)
@@ -137,7 +144,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
                 log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
                 log_to_wandb(cell.config.logger, folder)
                 return summary, folder.rows()
-            log.info("%s, seed %d: computed again, because %s changed since", method, cell.seed, changed)
+            log.info("%s, seed %d: computed again, because %s", method, cell.seed, changed)
         if cell.config.force:
             folder.delete_snapshot()
         folder.start({"hash": folder.hash, **cell.identity(), "results_root": str(cell.config.results_root)})
@@ -277,6 +284,7 @@ def summarise(
         },
         "data": {name: domains[name].fingerprint for name in cell.targets},
         "versions": versions(method),
+        **code_of(cell.config),
     }
 
 
@@ -336,11 +344,11 @@ def _announce_source(source: SourceModel) -> None:
 def _changed_inputs(
     summary: Mapping[str, Any], cell: Cell, domains: Mapping[str, Domain], source: SourceModel
 ) -> str | None:
-    """Which input of a finished cell is no longer what it was."""
+    """Why a finished cell is not what would be computed now, as a clause."""
     if summary["source_checkpoint"]["sha256"] != source.sha256:
-        return "the source model"
+        return "the source model changed since"
     changed = [name for name in cell.targets if summary["data"][name] != domains[name].fingerprint]
-    return f"the images of {', '.join(changed)}" if changed else None
+    return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, cell.config)
 
 
 def _is_cuda(method: TTACallback) -> bool:

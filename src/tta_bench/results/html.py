@@ -177,7 +177,7 @@ def read_streams(table: Table) -> dict[str, list[Stream]]:
     found: dict[str, list[Stream]] = {row.label: [] for row in table.rows}
     for planned in table.plan.cells:
         folder = planned.cell.folder()
-        if folder.summary() is None:
+        if planned.cell.summary() is None:
             continue
         rows = folder.rows()
         for target in dict.fromkeys(row["target"] for row in rows):
