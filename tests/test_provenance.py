@@ -104,7 +104,13 @@ GRATA_FILE = "methods/grata.py"
         *(
             (path, "def ", "def other_")
             for path in (
-                *("results/wandb_sink.py", "results/report.py", "results/tables.py", "results/store.py"),
+                *(
+                    "results/wandb_sink.py",
+                    "results/sinks.py",
+                    "results/report.py",
+                    "results/tables.py",
+                    "results/store.py",
+                ),
                 *("config.py", "__main__.py", "launch/command_line.py", "source/train.py", "source/augmentation.py"),
                 *("snapshots.py", "data/readers.py", "data/synthetic.py", "methods/medbn.py", "memory.py"),
             )

@@ -30,7 +30,8 @@ def main() -> None:
     from tta_bench.launch.command_line import check, complete_experiment, quote_lists, register_configs
     from tta_bench.launch.paths import CONFIG_DIR
 
-    flags, overrides = _split(sys.argv[1:])
+    typed = sys.argv[1:]
+    flags, overrides = _split(typed)
     overrides = quote_lists(overrides, flags.multirun)
     only_shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     if not only_shows:
@@ -50,6 +51,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command continues", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    finally:
+        _tell_unsent(jobs, typed)
     failures = [code for code in _outcomes or _outcomes_elsewhere(jobs) if code]
     if failures:
         if len(jobs) > 1:
@@ -102,11 +105,29 @@ def _words(flags: Any) -> list[str]:
     return words
 
 
+def _tell_unsent(jobs: Sequence[RunConfig], typed: Sequence[str]) -> None:
+    """Say which finished results a sink has not taken; they are complete, so this decides no exit code."""
+    asking = [config for config in jobs if config.logger.name != "none"]
+    if not asking:
+        return
+    from tta_bench.cell import Cell
+    from tta_bench.results.sinks import unsent_sentences
+
+    cells = {}
+    for config in asking:
+        for cell in Cell.all_of(config):
+            for each in (cell, cell.reference()):
+                if each is not None:
+                    cells[each.folder()] = config.logger
+    for sentence in unsent_sentences(((logger, folder) for folder, logger in cells.items()), typed):
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
 def _outcomes_elsewhere(jobs: Sequence[RunConfig]) -> list[int]:
     """Exit codes of jobs that ran in the processes of a launcher, told by what they left behind."""
     from tta_bench.cell import Cell
 
-    finished = [all(cell.folder().status() == "done" for cell in Cell.all_of(config)) for config in jobs]
+    finished = [all(cell.summary() is not None for cell in Cell.all_of(config)) for config in jobs]
     return [0 if done else CRASH for done in finished]
 
 

@@ -38,8 +38,8 @@ from tta_bench.provenance import change_since, code_of
 from tta_bench.results.console import Result, cell_table
 from tta_bench.results.predictions import Predictions
 from tta_bench.results.run_log import run_log
+from tta_bench.results.sinks import send
 from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors
-from tta_bench.results.wandb_sink import log_to_wandb
 from tta_bench.snapshots import ImageRecord, SnapshotFile
 from tta_bench.source.train import source_model
 
@@ -142,7 +142,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
             changed = _changed_inputs(summary, cell, domains, source)
             if not changed:
                 log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
-                log_to_wandb(cell.config.logger, folder)
+                send(cell.config.logger, folder)
                 return summary, folder.rows()
             log.info("%s, seed %d: computed again, because %s", method, cell.seed, changed)
         if cell.config.force:
@@ -159,7 +159,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
             if isinstance(error, Exception) and not isinstance(error, UserError):
                 folder.delete_snapshot()
             raise
-        log_to_wandb(cell.config.logger, folder, again=True)
+        send(cell.config.logger, folder)
         return summary, folder.rows()
 
 

@@ -82,15 +82,10 @@ def code_of(config: RunConfig) -> dict[str, Any]:
     method = METHODS.get(config.method["name"])
     options = asdict(method_options(config.method))
     named = frozenset(_strings(options)).intersection(OBJECTIVES.names())
-    observer = (EMPIRICAL_GRADIENT,) if config.diagnostics.empirical_gradient else ()
-    return _code(
-        method,
-        named,
-        (  # type: ignore[arg-type]
-            NETWORKS.get(config.model.name, ANY_NETWORK),
-            *observer,
-        ),
-    )
+    others = [NETWORKS.get(config.model.name, ANY_NETWORK)]
+    if config.diagnostics.empirical_gradient:
+        others.append(EMPIRICAL_GRADIENT)
+    return _code(method, named, tuple(others))  # type: ignore[arg-type]  # of a class, not of a method
 
 
 def change_since(summary: Mapping[str, Any], config: RunConfig) -> str | None:
