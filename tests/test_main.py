@@ -151,6 +151,12 @@ def test_wandb_is_also_given_a_cell_that_was_finished_without_it(tmp_path):
     more = ("logger=wandb", "logger.mode=offline")
     assert type_in_shell(tmp_path, "+method=no_adapt", "target=A", *more, *TINY).returncode == 0
     assert len(list(tmp_path.glob("outputs/cells/*/wandb/offline-run-*"))) == 1
+    home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "none"), "WANDB_API_KEY": ""}  # nobody logged in
+    online = type_in_shell(tmp_path, "+method=no_adapt", "target=A", "logger=wandb", *TINY, **home)
+    assert online.returncode == 0
+    assert "results: outputs/cells/" in online.stdout
+    assert online.stderr.startswith("warning: W&B did not take the results of 1 finished cell ("), "once sent offline"
+    assert "Traceback" not in online.stdout + online.stderr
 
 
 @pytest.mark.slow

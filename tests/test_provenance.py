@@ -181,3 +181,30 @@ def test_the_roots_exist():
     for definition in (*ROOTS, *ACCOMPANIES, *NETWORKS.values()):
         names = {name for each in sources().statements(definition.module) for name in each.binds}
         assert definition.name is None or definition.name in names, definition
+
+
+def test_of_a_plugin_the_whole_package_counts_and_what_it_uses_of_this_one(tmp_path):
+    plugin = tmp_path / "my_plugin"
+    plugin.mkdir()
+    files = {
+        "__init__.py": "from .method import Mine\n",
+        "method.py": "from tta_bench.gradients import pcgrad\n\nclass Mine:\n    def adapt(self):\n        return pcgrad\n",
+        "_table.py": "WEIGHTS = [1, 2]\n",
+        "template.py": "class {{name}}:",
+    }
+
+    def digests(**changed):
+        for name, text in (files | {f"{name}.py": text for name, text in changed.items()}).items():
+            (plugin / name).write_text(text)
+        return Sources({"my_plugin": plugin, "tta_bench": PACKAGE}).digests(
+            [Definition("my_plugin.method", "Mine")], {}
+        )
+
+    before = digests()
+    assert set(before) == {"my_plugin", "my_plugin.method", "my_plugin._table", "my_plugin.template"} | {
+        "tta_bench.gradients"
+    }
+    assert digests(method=files["method.py"].replace("class", "# said\nclass")) == before
+    for name in ("_table", "template"):
+        after = digests(**{name: files[f"{name}.py"] + "\nMORE = 1\n"})
+        assert {each for each in after if after[each] != before[each]} == {f"my_plugin.{name}"}
