@@ -188,7 +188,7 @@ def test_of_a_plugin_the_whole_package_counts_and_what_it_uses_of_this_one(tmp_p
     plugin.mkdir()
     files = {
         "__init__.py": "from .method import Mine\n",
-        "method.py": "from tta_bench.gradients import pcgrad\n\nclass Mine:\n    def adapt(self):\n        return pcgrad\n",
+        "method.py": "from tta_bench.gradients import pcgrad\n\nclass Mine:\n    adapt = pcgrad\n",
         "_table.py": "WEIGHTS = [1, 2]\n",
         "template.py": "class {{name}}:",
     }
