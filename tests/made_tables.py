@@ -9,6 +9,7 @@ import numpy as np
 from tta_bench.cell import Cell
 from tta_bench.launch.command_line import check
 from tta_bench.launch.experiments import Experiment, Plan, PlannedCell
+from tta_bench.provenance import code_of
 from tta_bench.results.predictions import Predictions
 
 TARGETS = ("C", "D")
@@ -103,6 +104,7 @@ def summary_of(cell, targets, **more):
         "source_checkpoint": {"path": f"models/{source}.ckpt", "sha256": source * 32, "dice_in_domain": 90.0},
         "data": {target: target * 32 for target in targets},
         "versions": {"tta_bench": "0.1.0", "torch": "2.15.0", "device": "x86_64"},
+        **code_of(cell.config),
         **more,
     }
 

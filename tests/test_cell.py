@@ -26,6 +26,7 @@ from torch import Tensor
 
 import tta_bench.cell as cell_module
 from plain_grata import adapt_stream
+from test_provenance import covered, ran
 from tta_bench.cell import Cell, run
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
@@ -38,6 +39,7 @@ from tta_bench.metrics import dice_score
 from tta_bench.models.checkpoint import load_checkpoint, to_official
 from tta_bench.models.resunet import ResUNet
 from tta_bench.models.unet import UNet
+from tta_bench.provenance import Definition
 from tta_bench.results.predictions import read_predictions
 from tta_bench.results.store import CellFolder
 from tta_bench.signals import Stopped
@@ -351,6 +353,47 @@ def test_a_changed_checkpoint_is_computed_again(root, tmp_path, computed, caplog
         execute(config)
     assert len(computed) == 2
     assert "the source model changed since" in caplog.text
+
+
+def test_all_that_runs_while_a_cell_is_computed_counts_in_its_code(root, monkeypatch):
+    config = with_targets(configure(root, "target=A", "diagnostics.empirical_gradient=true"))
+    compute, found = cell_module.compute, set()
+
+    def watched(*given):
+        results = []
+        found.update(ran(lambda: results.append(compute(*given))))
+        return results[0]
+
+    monkeypatch.setattr(cell_module, "compute", watched)
+    execute(config)
+    reached = covered(config, monkeypatch) | covered(configure(root, "+method=no_adapt"), monkeypatch)
+    only_told = {
+        *(Definition("tta_bench.cell", name) for name in ("Cell", "code_digest", "_is_cuda")),
+        *(Definition("tta_bench.models.checkpoint", name) for name in ("SourceModel", "mean_dice")),
+        Definition("tta_bench.methods.base", "Card"),
+    }
+    assert {each for each in found - reached - only_told if each.name != "<lambda>"} == set()
+
+
+def test_a_cell_of_other_code_is_computed_again_and_its_module_named(root, computed, caplog):
+    config = configure(root, "+method=no_adapt", "target=A")
+    execute(config)
+    before = numbers(config)
+    content = summary(config)
+    for old, said in (
+        (
+            {"code": "x", "code_modules": content["code_modules"] | {"tta_bench.metrics": "x"}},
+            "code of tta_bench.metrics",
+        ),
+        ({"code": None, "code_modules": None}, "because it is not known which code made it"),
+    ):
+        (folder(config) / "summary.json").write_text(json.dumps(content | old))
+        with caplog.at_level("INFO", logger="tta_bench"):
+            execute(config)
+        assert said in caplog.text
+        assert summary(config)["code_modules"] == content["code_modules"]
+    assert len(computed) == 3
+    assert numbers(config) == before
 
 
 # Protocol

@@ -289,12 +289,12 @@ def test_times_are_rounded_to_what_matters(seconds, text):
 def test_status_counts_per_row_and_says_why_a_cell_failed(capsys, started):
     main(["status", "first_look", *SMALL])
     text = capsys.readouterr().out
-    assert re.search(r"^row +done +running +interrupted +killed +failed +missing", text, re.MULTILINE)
+    assert re.search(r"^row +done +stale +running +interrupted +killed +failed +missing", text, re.MULTILINE)
     for row, counts in (
-        ("no_adapt", "1 0 0 0 0 0"),
-        ("bn_only", "0 0 0 0 1 0"),
-        ("grata", "0 0 0 0 0 1"),
-        ("all", "2 0 0 0 1 1"),
+        ("no_adapt", "1 0 0 0 0 0 0"),
+        ("bn_only", "0 0 0 0 0 1 0"),
+        ("grata", "0 0 0 0 0 0 1"),
+        ("all", "2 0 0 0 0 1 1"),
     ):
         assert re.search(rf"^{row} +{' +'.join(counts.split())} *$", text, re.MULTILINE)
     log = started["bn_only"].folder().path / "run.log"

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import tta_bench.__main__ as program
 import tta_bench.cell as cell_module
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
+from tta_bench.results import sinks
 
 TINY = (
     "data.image_size=64",
@@ -126,6 +128,12 @@ def test_wandb_is_also_given_a_cell_that_was_finished_without_it(tmp_path):
     more = ("logger=wandb", "logger.mode=offline")
     assert type_in_shell(tmp_path, "+method=no_adapt", "target=A", *more, *TINY).returncode == 0
     assert len(list(tmp_path.glob("outputs/cells/*/wandb/offline-run-*"))) == 1
+    home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "none"), "WANDB_API_KEY": ""}  # nobody logged in
+    online = type_in_shell(tmp_path, "+method=no_adapt", "target=A", "logger=wandb", *TINY, **home)
+    assert online.returncode == 0
+    assert "results: outputs/cells/" in online.stdout
+    assert online.stderr.startswith("warning: W&B did not take the results of 1 finished cell ("), "once sent offline"
+    assert "Traceback" not in online.stdout + online.stderr
 
 
 @pytest.mark.slow
@@ -158,16 +166,24 @@ def test_a_real_sweep_skips_what_is_finished(typed, monkeypatch, caplog):
     assert {path.name for path in Path().iterdir()} == {"outputs"}
 
 
-def test_wandb_is_needed_where_it_is_asked_for_and_results_do_not_depend_on_it(typed, monkeypatch):
+def test_a_failing_sink_stops_no_result_and_is_told_once_at_the_end(typed, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # importing it fails
-    assert typed("+method=no_adapt", "target=A", *TINY)[0] == 0
-    code, _, error = typed("+method=no_adapt", "target=A", "logger=wandb", "force=true", *TINY)
-    assert code == 2
+    words = ("-m", "+method=bn_only,tent", "target=A", "logger=wandb", *TINY)
+    code, out, error = typed(*words, "force=true")
+    assert code == 0
+    assert out.count("results: outputs/cells/") == 2
+    (sentence,) = error.splitlines()
     assert re.match(
-        r"error: W&B did not take the results in outputs/cells/\w+ \(.*wandb.*\): they are complete;", error
+        r"warning: W&B did not take the results of 3 finished cells \(.*wandb.*\): they are complete", sentence
     )
-    assert error.count("\n") == 1
-    assert typed("+method=no_adapt", "target=A", *TINY)[0] == 0, "the cell is finished"
+    command = shlex.split(sentence.partition("nothing again: ")[2])
+    assert command == ["python", "-m", "tta_bench", *words]
+    sent = []
+    monkeypatch.setattr(sinks, "_SENDERS", {"wandb": lambda config, cell, patience: sent.append(cell.hash)})
+    code, out, error = typed(*command[3:])
+    assert (code, error, len(sent)) == (0, "", 3)
+    assert typed(*command[3:])[0] == 0
+    assert len(sent) == 3, "each once"
 
 
 @pytest.mark.parametrize(

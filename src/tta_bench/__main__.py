@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from tta_bench import signals
 
 if TYPE_CHECKING:
+    from tta_bench.cell import Cell
     from tta_bench.config import RunConfig
-    from tta_bench.results.store import CellFolder
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Threads that spin while they wait cost a shared machine more than they win; read when torch is first imported.
@@ -44,7 +44,8 @@ def _main() -> None:
     from tta_bench.launch.paths import CONFIG_DIR
     from tta_bench.network_check import check_networks
 
-    flags, overrides = _split(sys.argv[1:])
+    typed = sys.argv[1:]
+    flags, overrides = _split(typed)
     overrides = quote_lists(overrides, flags.multirun)
     only_shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     if not only_shows:
@@ -60,7 +61,10 @@ def _main() -> None:
         print_faults(error)
         sys.exit(USER_ERROR)
     _outcomes.clear()
-    hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
+    finally:
+        _tell_unsent(jobs, typed)
     failures = [code for code in _outcomes or _outcomes_elsewhere(jobs) if code]
     if failures:
         if len(jobs) > 1:
@@ -117,18 +121,36 @@ def _words(flags: Any) -> list[str]:
     return words
 
 
+def _tell_unsent(jobs: Sequence[RunConfig], typed: Sequence[str]) -> None:
+    """Say which finished results a sink has not taken; they are complete, so this decides no exit code."""
+    asking = [config for config in jobs if config.logger.name != "none"]
+    if not asking:
+        return
+    from tta_bench.cell import Cell
+    from tta_bench.results.sinks import unsent_sentences
+
+    cells = {}
+    for config in asking:
+        for cell in Cell.all_of(config):
+            for each in (cell, cell.reference()):
+                if each is not None:
+                    cells[each.folder()] = config.logger
+    for sentence in unsent_sentences(((logger, folder) for folder, logger in cells.items()), typed):
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
 def _outcomes_elsewhere(jobs: Sequence[RunConfig]) -> list[int]:
     """Exit codes of jobs that ran in the processes of a launcher, told by what they left behind."""
     from tta_bench.cell import Cell
 
-    return [_first([_outcome(cell.folder()) for cell in Cell.all_of(config)]) for config in jobs]
+    return [_first([_outcome(cell) for cell in Cell.all_of(config)]) for config in jobs]
 
 
-def _outcome(folder: CellFolder) -> int:
-    status = folder.status()
+def _outcome(cell: Cell) -> int:
+    status = cell.folder().status()
     if status == "interrupted":
-        return TERMINATED if folder.error() == "SIGTERM" else INTERRUPTED
-    return 0 if status == "done" else CRASH
+        return TERMINATED if cell.folder().error() == "SIGTERM" else INTERRUPTED
+    return 0 if cell.summary() is not None else CRASH
 
 
 def _first(codes: Sequence[int]) -> int:

@@ -34,11 +34,12 @@ from tta_bench.methods.base import METHODS, Protocol, TTACallback
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.models.placement import place
+from tta_bench.provenance import change_since, code_of
 from tta_bench.results.console import Result, cell_table
 from tta_bench.results.predictions import Predictions
 from tta_bench.results.run_log import run_log
+from tta_bench.results.sinks import send
 from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors
-from tta_bench.results.wandb_sink import log_to_wandb
 from tta_bench.signals import at_stake, stop_signal
 from tta_bench.snapshots import ImageRecord, SnapshotFile
 from tta_bench.source.train import source_model
@@ -101,6 +102,11 @@ class Cell:
         """Where its results lie."""
         return CellFolder(self.config.results_root / "cells" / cell_hash(self.identity()))
 
+    def summary(self) -> dict[str, Any] | None:
+        """Its summary; None unless it is finished and the code that decides its numbers is the present one."""
+        summary = self.folder().summary()
+        return None if summary is None or change_since(summary, self.config) else summary
+
     def reference(self) -> Cell | None:
         """The same cell without adaptation; None if this is one."""
         if self.config.method["name"] == REFERENCE:
@@ -117,6 +123,7 @@ def run(config: RunConfig, console: Console) -> None:
     keep_freed_memory()
     config = with_targets(config)
     device = resolve_device(config.device)
+    code_of(config)  # read now, while the files are those that run
     assert config.target is not None
     given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
     names = config.target if given else (*config.target, config.source)
@@ -144,9 +151,9 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
             if not changed:
                 log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
                 folder.delete_leftovers()
-                log_to_wandb(cell.config.logger, folder)
+                send(cell.config.logger, folder)
                 return summary, folder.rows()
-            log.info("%s, seed %d: computed again, because %s changed since", method, cell.seed, changed)
+            log.info("%s, seed %d: computed again, because %s", method, cell.seed, changed)
         if cell.config.force:
             folder.delete_snapshot()
         try:
@@ -165,7 +172,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
             if not (stopped or is_out_of_memory(error) or isinstance(error, UserError)):
                 folder.delete_snapshot()
             raise
-        log_to_wandb(cell.config.logger, folder, again=True)
+        send(cell.config.logger, folder)
         return summary, folder.rows()
 
 
@@ -291,6 +298,7 @@ def summarise(
         },
         "data": {name: domains[name].fingerprint for name in cell.targets},
         "versions": versions(method),
+        **code_of(cell.config),
     }
 
 
@@ -350,11 +358,11 @@ def _announce_source(source: SourceModel) -> None:
 def _changed_inputs(
     summary: Mapping[str, Any], cell: Cell, domains: Mapping[str, Domain], source: SourceModel
 ) -> str | None:
-    """Which input of a finished cell is no longer what it was."""
+    """Why a finished cell is not what would be computed now, as a clause."""
     if summary["source_checkpoint"]["sha256"] != source.sha256:
-        return "the source model"
+        return "the source model changed since"
     changed = [name for name in cell.targets if summary["data"][name] != domains[name].fingerprint]
-    return f"the images of {', '.join(changed)}" if changed else None
+    return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, cell.config)
 
 
 def _is_cuda(method: TTACallback) -> bool:

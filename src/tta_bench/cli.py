@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     overrides = "as for a run: data=folder data.root=DIR results_root=DIR …"
     for name, command, text in (
         ("plan", _plan, "list the cells of a table, which of them are finished, and how long the others will take"),
-        ("status", _status, "count the finished, running, interrupted, killed, failed and missing cells of a table"),
+        ("status", _status, "count the finished, stale, running, interrupted, failed and missing cells of a table"),
         ("report", _report, "write a table, finished or not, as Markdown, CSV, LaTeX and HTML"),
     ):
         action = commands.add_parser(name, help=text, description=text)

@@ -29,6 +29,7 @@ from tta_bench.results.html import (
     read_streams,
     signed,
 )
+from tta_bench.results.report import write_report
 from tta_bench.results.tables import build_table
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -510,3 +511,18 @@ def test_without_scripts_the_page_is_complete_and_its_buttons_are_plain_headings
     assert tab.locator(".sortable tbody tr").count() == 4
     assert tab.locator("svg.figure").count() == 5
     assert tab.locator(".sortable thead button").first.is_visible()
+
+
+def test_a_figure_that_cannot_be_drawn_stops_no_report(tmp_path, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise ZeroDivisionError("no such font")
+
+    table = fabricated_table(tmp_path)
+    monkeypatch.setattr("tta_bench.results.html.running_dice", broken)
+    monkeypatch.setattr("tta_bench.results.html.panels", broken)
+    written = write_report(table, tmp_path / "report")
+    assert {path.name for path in written} == {"table.md", "table.csv", "table.tex", "index.html"}
+    assert all(path.stat().st_size for path in written)
+    assert caplog.text.count("ZeroDivisionError: no such font") == 2
+    with pytest.raises(ZeroDivisionError):
+        write_report(table, tmp_path / "report", table.sources[0])

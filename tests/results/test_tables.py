@@ -10,6 +10,9 @@ import pytest
 from made_tables import IMAGES, finish, made_plan, planned, simple_plan
 from tta_bench.errors import UserError
 from tta_bench.models.checkpoint import read_checkpoint, save_checkpoint
+from tta_bench.results.formats import markdown
+from tta_bench.results.html import read_streams
+from tta_bench.results.report import remaining_time
 from tta_bench.results.store import write_atomically
 from tta_bench.results.tables import AVERAGE, Seed, build_table
 from tta_bench.source.train import branchless_path
@@ -387,3 +390,25 @@ def test_a_table_can_be_changed_by_nobody(tmp_path):
     table = build_table(simple_plan(tmp_path, {"no_adapt": 0.0}, ("A",)))
     with pytest.raises(dataclasses.FrozenInstanceError):
         table.name = "other"
+
+
+def test_a_cell_of_other_code_is_stale_and_does_not_count(tmp_path):
+    plan = simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0})
+    spoilt, unknown = (one.cell for one in plan.cells if one.cell.config.source == "A")
+    for cell, change in ((spoilt, {"code": "other"}), (unknown, {"code": None, "code_modules": None})):
+        path = cell.folder().path / "summary.json"
+        content = json.loads(path.read_text())
+        if change["code"]:
+            change["code_modules"] = content["code_modules"] | {"tta_bench.metrics": "other"}
+        path.write_text(json.dumps(content | change))
+    table = build_table(plan)
+    assert [(one.status, one.source, one.error) for one in table.missing] == [
+        ("stale", "A", "the code of tta_bench.metrics changed since"),
+        ("stale", "A", "it is not known which code made it"),
+    ]
+    assert [one.results["A"].dice for one in table.rows] == [None, None]
+    assert "no_adapt (1 stale); tent (1 stale). Stale ones were computed by other code" in markdown(table)
+    assert set(read_streams(table)["tent"][0].key) >= {"B"}
+    assert len(read_streams(table)["tent"]) == len(plan.cells[0].cell.targets)
+    assert "2 cells remain: about 1 min" in remaining_time(plan)
+    assert len({one.cell.folder().hash for one in plan.cells}) == 4, "the hash of a cell does not know the code"

@@ -226,7 +226,9 @@ def missing_note(table: Table) -> str:
         states = {state: sum(one.status == state for one in cells) for state in STATES}
         text = ", ".join(f"{count} {state}" for state, count in states.items() if count)
         parts += [f"{label} ({text})"] if cells else []
-    return f"{len(table.missing)} of {planned_cells(table)} cells have no results yet: {'; '.join(parts)}."
+    note = f"{len(table.missing)} of {planned_cells(table)} cells have no results yet: {'; '.join(parts)}."
+    stale = any(one.status == "stale" for one in table.missing)
+    return note + (" Stale ones were computed by other code and do not count: run them again." if stale else "")
 
 
 def _comparisons(table: Table) -> dict[str, dict[str, Comparison]]:

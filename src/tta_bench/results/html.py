@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ from tta_bench.results.figures import (
 from tta_bench.results.formats import branch_notes, comparable_with_paper, planned_cells
 from tta_bench.results.panels import Panels, panels
 from tta_bench.results.tables import BN_ONLY, Table
+
+log = logging.getLogger(__name__)
 
 MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
@@ -133,7 +136,13 @@ def draw(table: Table, source: str | None = None, images: Sequence[tuple[str, st
     Raises:
         UserError: the source or images asked for cannot be shown.
     """
-    return Drawings(figures(table, read_streams(table)), *_panels(table, source, images))
+    shown, fault = _panels(table, source, images)
+    try:
+        drawn = figures(table, read_streams(table))
+    except Exception as error:  # the table stands without them
+        log.warning("the report has no figures, because drawing them failed: %s: %s", type(error).__name__, error)
+        drawn = []
+    return Drawings(drawn, shown, fault)
 
 
 def html_page(table: Table, drawn: Drawings | None = None) -> str:
@@ -177,7 +186,7 @@ def read_streams(table: Table) -> dict[str, list[Stream]]:
     found: dict[str, list[Stream]] = {row.label: [] for row in table.rows}
     for planned in table.plan.cells:
         folder = planned.cell.folder()
-        if folder.summary() is None:
+        if planned.cell.summary() is None:
             continue
         rows = folder.rows()
         for target in dict.fromkeys(row["target"] for row in rows):
@@ -312,6 +321,11 @@ def _panels(table: Table, source: str | None, images: Sequence[tuple[str, str]] 
         if source is not None or images is not None:
             raise
         return None, " ".join(f"{fault[0].upper()}{fault[1:]}." for fault in error.faults)
+    except Exception as error:
+        if source is not None or images is not None:
+            raise
+        log.warning("the report has no segmentations, because drawing them failed: %s: %s", type(error).__name__, error)
+        return None, f"Drawing them failed ({type(error).__name__}: {error})."
 
 
 def best_rows(table: Table) -> dict[str, set[str]]:

@@ -233,7 +233,7 @@ def _finished(table: Table) -> dict[str, dict[str, Cell]]:
     order = [row.label for row in table.rows]
     for planned in sorted(table.plan.cells, key=lambda planned: order.index(planned.row)):
         config, folder = planned.cell.config, planned.cell.folder()
-        if folder.summary() is not None and (folder.path / "predictions.npz").is_file():
+        if planned.cell.summary() is not None and (folder.path / "predictions.npz").is_file():
             repeat = found[config.source].setdefault((config.training.seed, config.protocol.order), {})
             repeat.setdefault(planned.row, planned.cell)
     return {

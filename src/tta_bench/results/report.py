@@ -88,9 +88,9 @@ def remaining_time(plan: Plan) -> str:
     open_rows = []
     for planned in plan.cells:
         seconds = cell_seconds(planned.cell)
-        if seconds is None:
+        if planned.cell.summary() is None:
             open_rows.append(planned.row)
-        else:
+        if seconds is not None:  # a stale cell has taken as long as it will again
             known.setdefault(planned.row, []).append(seconds)
     if not open_rows:
         return "all cells are finished"
@@ -104,7 +104,7 @@ def remaining_time(plan: Plan) -> str:
 
 
 def cell_seconds(cell: Cell) -> float | None:
-    """Time that a finished cell spent on its images, seconds; None for any other."""
+    """Time that a finished cell, stale or not, spent on its images, seconds; None for any other."""
     summary = cell.folder().summary()
     if summary is None:
         return None

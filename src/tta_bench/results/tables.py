@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, nearest
 from tta_bench.models.checkpoint import read_checkpoint
+from tta_bench.provenance import change_since
 from tta_bench.results.statistics import holm, mean_and_std, paired_difference, signed_rank_p
 from tta_bench.source.train import branch_cost, branchless_twin, lacks_twin
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 AVERAGE = "average"
 """The key of the mean over sources, beside the names of the sources."""
 
-STATES = ("done", "running", "interrupted", "killed", "failed", "missing")
+STATES = ("done", "stale", "running", "interrupted", "killed", "failed", "missing")
 """Of a cell, see :func:`cell_status`."""
 
 BN_ONLY = "bn_only"
@@ -161,7 +162,7 @@ class MissingCell:
         seed: of the repeat.
         hash: name of its folder.
         status: of :data:`STATES`, but not ``done``; ``missing`` was never started, or its files are gone.
-        error: of a failed cell, else empty.
+        error: of a failed cell, or why it is stale; else empty.
     """
 
     row: str
@@ -332,7 +333,7 @@ def _read(cells: Sequence[tuple[str, Cell]]) -> tuple[list[FinishedCell], list[M
     finished, missing = [], []
     for row, cell in cells:
         folder, seed = cell.folder(), _seed(cell)
-        summary = folder.summary()
+        summary = cell.summary()
         if summary is None:
             status, error = cell_status(cell)
             missing.append(MissingCell(row, cell.config.source, seed, folder.hash, status, error))
@@ -343,14 +344,17 @@ def _read(cells: Sequence[tuple[str, Cell]]) -> tuple[list[FinishedCell], list[M
 
 
 def cell_status(cell: Cell) -> tuple[str, str]:
-    """One of :data:`STATES`, and the error of a failed cell (else empty).
+    """One of :data:`STATES`, and the error of a failed cell or why a cell is stale (else empty).
 
-    A cell that says ``done`` but whose results cannot be read is ``missing``: the next run computes it again.
+    A cell that says ``done`` is ``stale`` if the code that decides its numbers has changed since, and ``missing`` if
+    its results cannot be read: the next run computes it again.
     """
     folder = cell.folder()
     status = folder.status()
     if status == "done":
-        return ("missing" if folder.summary() is None else "done"), ""
+        summary = folder.summary()
+        changed = change_since(summary, cell.config) if summary is not None else None
+        return ("missing" if summary is None else "stale" if changed else "done"), changed or ""
     if status != "failed":
         killed = status == "running" and not folder.is_held()
         return ("killed" if killed else status or "missing"), ""

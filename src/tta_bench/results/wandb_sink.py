@@ -2,37 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tta_bench.config import LoggerConfig
-from tta_bench.errors import UserError
 from tta_bench.results.store import CellFolder
 
 
-def log_to_wandb(config: LoggerConfig, cell: CellFolder, again: bool = False) -> None:
+def send_to_wandb(config: LoggerConfig, cell: CellFolder, patience: float) -> None:
     """Send a finished cell: its summary, and per image the Dice and the method's diagnostics.
 
     The run's id is the cell's hash, so a recomputed cell replaces its run; the group is that of the sweep.
 
     Args:
-        config: whether and where to.
+        config: where to.
         cell: finished.
-        again: also if it was sent before, because it has been computed anew.
+        patience: seconds after which W&B gives up.
 
     Raises:
-        UserError: W&B refuses, for instance because nobody is logged in; the cell itself is finished.
+        BaseException: of many kinds, if W&B refuses, for instance because nobody is logged in.
     """
-    if config.name != "wandb" or ((cell.path / "wandb").exists() and not again):
-        return
-    try:
-        _send(config, cell)
-    except Exception as error:  # of many kinds, from the network to the account
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"W&B did not take the results in {cell.path} ({reason}): they are complete; log in with 'wandb login', "
-            "or use logger.mode=offline or logger=none"
-        ) from None
-
-
-def _send(config: LoggerConfig, cell: CellFolder) -> None:
     import wandb  # two seconds, only where asked for
 
     summary = cell.summary()
@@ -46,9 +34,14 @@ def _send(config: LoggerConfig, cell: CellFolder) -> None:
         name=f"{summary['method']} {summary['source']} seed {summary['seed']}",
         dir=str(cell.path),
         config={key: summary[key] for key in ("method", "source", "seed", "protocol", "source_checkpoint", "versions")},
-        settings=wandb.Settings(silent=True),
+        settings=wandb.Settings(silent=True, **_limits(wandb.Settings, patience)),
     )
     try:
+        # A declined login leaves a run that goes nowhere.
+        if getattr(run, "disabled", False) is True or (
+            config.mode == "online" and getattr(run, "offline", False) is True
+        ):
+            raise ConnectionError("it has opened no online run: log in with 'wandb login'")
         for row in cell.rows():
             values = {f"{row['target']}/{name}": float(value) for name, value in row.items() if _is_number(value)}
             run.log(values)
@@ -57,6 +50,13 @@ def _send(config: LoggerConfig, cell: CellFolder) -> None:
         run.summary["dice"] = summary["dice"]
     finally:
         run.finish()
+
+
+def _limits(settings: Any, patience: float) -> dict[str, Any]:
+    """Those of the settings against waiting that this version of W&B knows; also for its work at the program's end."""
+    known = getattr(settings, "model_fields", {})
+    limits = {"init_timeout": patience / 2, "finish_timeout": patience / 2, "finish_timeout_raises": True}
+    return {name: value for name, value in limits.items() if name in known}
 
 
 def _is_number(text: str) -> bool:
