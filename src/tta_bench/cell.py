@@ -29,6 +29,7 @@ from tta_bench.data.targets import with_targets
 from tta_bench.device import resolve_device
 from tta_bench.empirical_gradient import EmpiricalGradient
 from tta_bench.errors import UserError
+from tta_bench.files import translate_os_errors
 from tta_bench.memory import PeakMemory, keep_freed_memory
 from tta_bench.methods.base import METHODS, Protocol, TTACallback
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -37,7 +38,7 @@ from tta_bench.models.placement import place
 from tta_bench.results.console import Result, cell_table
 from tta_bench.results.predictions import Predictions
 from tta_bench.results.run_log import run_log
-from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors
+from tta_bench.results.store import CellFolder, cell_hash
 from tta_bench.results.wandb_sink import log_to_wandb
 from tta_bench.snapshots import ImageRecord, SnapshotFile
 from tta_bench.source.train import source_model

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from tta_bench.errors import UserError
+from tta_bench.files import translate_os_errors, write_atomically
 from tta_bench.results.predictions import Predictions, read_predictions
-from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors, write_atomically
+from tta_bench.results.store import CellFolder, cell_hash
 
 ROWS = [{"target": "A", "index": 0, "image": 'a, "b"\nü', "dice": 0.1 + 0.2}, {"target": "A", "index": 1, "extra": 1}]
 PREDICTIONS = {"A": Predictions.of([np.eye(3, 5, k=k, dtype=bool)[None] for k in range(2)])}

@@ -9,8 +9,8 @@ import pytest
 
 from made_tables import IMAGES, finish, made_plan, planned, simple_plan
 from tta_bench.errors import UserError
+from tta_bench.files import write_atomically
 from tta_bench.models.checkpoint import read_checkpoint, save_checkpoint
-from tta_bench.results.store import write_atomically
 from tta_bench.results.tables import AVERAGE, Seed, build_table
 from tta_bench.source.train import branchless_path
 

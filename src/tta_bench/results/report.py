@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from tta_bench.cell import Cell
+from tta_bench.files import write_atomically
 from tta_bench.launch.experiments import Plan
 from tta_bench.results.formats import csv_text, latex, markdown, number, p_value
-from tta_bench.results.store import write_atomically
 from tta_bench.results.tables import STATES, Table, cell_status
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tta_bench.errors import UserError
+from tta_bench.files import translate_os_errors, write_atomically
 from tta_bench.locks import acquire_lock, is_free
 from tta_bench.results.predictions import Predictions, predictions_file
 
@@ -125,42 +124,3 @@ class CellFolder:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"status": status, "time": now, "process": os.getpid(), **more}
         write_atomically(self.path / "status.json", json.dumps(content, indent=2) + "\n")
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or absent.
-
-    Raises:
-        UserError: no space, no permission, or no such place.
-    """
-    with translate_os_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-            os.replace(temporary, path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def translate_os_errors(folder: Path) -> Iterator[None]:
-    """Turn a failing file system into a sentence that names the folder and the remedy."""
-    reasons = {
-        errno.ENOSPC: "no space is left on its disk: free some",
-        errno.EDQUOT: "the disk quota is used up: free some space",
-        errno.EACCES: "there is no permission to write there: change it",
-        errno.EPERM: "there is no permission to write there: change it",
-        errno.EROFS: "its file system is read-only: mount it for writing",
-        errno.ENOTDIR: "a part of its path is a file: move that file",
-        errno.EEXIST: "a file of that name is in the way: move that file",
-    }
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in reasons:
-            raise
-        raise UserError(
-            f"cannot write to {folder}: {reasons[error.errno]}, or choose another folder with results_root=DIR"
-        ) from None
