@@ -130,14 +130,14 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
     """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
     folder = cell.folder()
     with folder.locked():
-        summary = folder.summary()
+        finished = folder.finished(thoroughly=True)
         method = cell.config.method["name"]
-        if summary is not None and not cell.config.force:
-            changed = _changed_inputs(summary, cell, domains, source)
+        if finished is not None and not cell.config.force:
+            changed = _changed_inputs(finished[0], cell, domains, source)
             if not changed:
                 log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
                 log_to_wandb(cell.config.logger, folder)
-                return summary, folder.rows()
+                return finished
             log.info("%s, seed %d: computed again, because %s changed since", method, cell.seed, changed)
         if cell.config.force:
             folder.delete_snapshot()
@@ -340,7 +340,7 @@ def _changed_inputs(
     """Which input of a finished cell is no longer what it was."""
     if summary["source_checkpoint"]["sha256"] != source.sha256:
         return "the source model"
-    changed = [name for name in cell.targets if summary["data"][name] != domains[name].fingerprint]
+    changed = [name for name in cell.targets if summary["data"].get(name) != domains[name].fingerprint]
     return f"the images of {', '.join(changed)}" if changed else None
 
 

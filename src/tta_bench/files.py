@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import errno
 import glob
+import io
 import logging
 import os
 import stat
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from tta_bench.errors import UserError
 
 log = logging.getLogger(__name__)
 
+LARGEST_INDEX = 8 * 2**20
+"""Bytes of an archive's list of entries: 20 times that of a checkpoint of a large network."""
+
 _CANNOT_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 """What file systems without such a thing answer."""
+
+
+@cache
+def warn_once(logger: logging.Logger, sentence: str) -> None:
+    """Warn of a damaged file, however often a command comes across it."""
+    logger.warning("%s", sentence)
 
 
 @contextmanager
@@ -70,11 +82,11 @@ def leftovers(path: Path) -> Iterator[Path]:
 
 
 def move_aside(path: Path) -> None:
-    """Rename a folder that lies where a file of ours belongs, with a warning; anything else stays."""
-    if path.is_dir():
+    """Rename what lies where a file of ours belongs and is none, as a folder or a pipe, with a warning."""
+    if os.path.lexists(path) and not path.is_file():
         other = path.with_name(f"{path.name}.aside")
         path.rename(other)
-        log.warning("%s is a folder where a file belongs: it is %s now", path, other.name)
+        log.warning("%s is no file: it is called %s now", path, other.name)
 
 
 def file_fault(path: Path) -> str | None:
@@ -96,6 +108,27 @@ def file_fault(path: Path) -> str | None:
         return f"cannot be read ({getattr(error, 'strerror', None) or error})"
 
 
+class _SmallReads(io.FileIO):
+    """A file of which no large part is read at once, as ``zipfile`` does with a list of entries of any size."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """As of any file."""
+        if size is not None and size > LARGEST_INDEX:
+            raise zipfile.BadZipFile("its list of entries is too long")
+        return super().read(size)
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip archive to read, in bounded memory.
+
+    Raises:
+        Exception: of many kinds for damaged ones, from ``BadZipFile`` over ``struct.error`` to NotImplementedError.
+    """
+    with _SmallReads(path) as file, zipfile.ZipFile(file) as archive:
+        yield archive
+
+
 @contextmanager
 def translate_os_errors(folder: Path) -> Iterator[None]:
     """Turn a failing file system into a sentence that names the folder and the remedy."""
@@ -108,6 +141,7 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
         errno.ENOTDIR: "a part of its path is a file: move that file",
         errno.EEXIST: "a file of that name is in the way: move that file",
         errno.EISDIR: "a folder has the name of a file that belongs there: move that folder",
+        errno.ELOOP: "its path is a circle of links: mend them",
         errno.ENOTEMPTY: "a folder has the name of a file that belongs there: move that folder",
     }
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 import re
 import warnings
@@ -12,13 +11,10 @@ from typing import Any
 
 import torch
 
-from tta_bench.files import file_fault
+from tta_bench.files import LARGEST_INDEX, file_fault, open_archive
 
 LARGEST_FILE = 16 * 2**30
 """Bytes; several times the largest encoder's weights."""
-
-LARGEST_INDEX = 8 * 2**20
-"""Bytes of the archive's list of entries, and of the description of its tensors: 20 times those of large networks."""
 
 AGAIN = "get it again, or train it again"
 OTHER = "give the .pth or .ckpt of a source model"
@@ -51,11 +47,15 @@ class TorchFileError(Exception):
         self.reason = reason
 
 
-def read_torch_file(path: Path) -> Any:
+def read_torch_file(path: Path, *, device: str | None = "cpu") -> Any:
     """The content of an archive of ``torch.save``: tensors and plain values only.
 
     All bytes are compared with their checksums. The tensors are mapped from the file into memory, so that even huge
     ones cost nothing before they are looked at.
+
+    Args:
+        path: the file.
+        device: where the tensors come; None: where they were, which is for files of this machine alone.
 
     Raises:
         TorchFileError: whatever is wrong with the file.
@@ -71,7 +71,7 @@ def read_torch_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings():  # about kinds of tensors that are refused later
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(path, map_location=device, weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"'{found[1]}'" if found else "Python objects"
@@ -88,18 +88,10 @@ def _other_format(start: bytes) -> TorchFileError:
         if start.startswith(magic):
             return TorchFileError(reason, remedy)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < LARGEST_FILE:
-        return TorchFileError("is a safetensors file", "convert it with torch.save(safetensors.torch.load_file(FILE), NEW)")
+        return TorchFileError(
+            "is a safetensors file", "convert it with torch.save(safetensors.torch.load_file(FILE), NEW)"
+        )
     return TorchFileError("is not a PyTorch file", OTHER)
-
-
-class _SmallReads(io.FileIO):
-    """A file of which no large part is read at once, as ``zipfile`` does with a list of entries of any size."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """As of any file."""
-        if size is not None and size > LARGEST_INDEX:
-            raise zipfile.BadZipFile("its list of entries is too long")
-        return super().read(size)
 
 
 def _check_archive(path: Path) -> None:
@@ -110,12 +102,12 @@ def _check_archive(path: Path) -> None:
     try:
         if not zipfile.is_zipfile(path):
             raise TorchFileError("is truncated")
-        with _SmallReads(path) as file, zipfile.ZipFile(file) as archive:
+        with open_archive(path) as archive:
             _check_entries(archive.infolist(), size)
             member = archive.testzip()
     except TorchFileError:
         raise
-    except Exception as error:  # zipfile raises many kinds for damaged files, from struct.error to NotImplementedError
+    except Exception as error:
         raise _damaged(error) from None
     if member is not None:
         raise TorchFileError(f"is damaged ({member})")
@@ -126,7 +118,9 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
     names = [entry.filename for entry in entries]
     if any(name.endswith("/constants.pkl") for name in names):
         raise TorchFileError("is a TorchScript archive", _WEIGHTS_ALONE)
-    descriptions = [entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith("/data.pkl")]
+    descriptions = [
+        entry for entry in entries if entry.filename.count("/") == 1 and entry.filename.endswith("/data.pkl")
+    ]
     if not descriptions:
         raise TorchFileError("is a zip archive, but not one of torch.save", OTHER)
     if len(descriptions) > 1 or len(set(names)) < len(names):

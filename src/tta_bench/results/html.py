@@ -177,8 +177,6 @@ def read_streams(table: Table) -> dict[str, list[Stream]]:
     found: dict[str, list[Stream]] = {row.label: [] for row in table.rows}
     for planned in table.plan.cells:
         folder = planned.cell.folder()
-        if folder.summary() is None:
-            continue
         rows = folder.rows()
         for target in dict.fromkeys(row["target"] for row in rows):
             own = sorted((row for row in rows if row["target"] == target), key=lambda row: int(row["position"]))
