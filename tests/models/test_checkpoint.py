@@ -206,7 +206,10 @@ class TestWhatDoesNotFit:
             (lambda p: p.update(format_version=9), "its format_version is 9, this tta_bench reads 1"),
             (lambda p: p.pop("domain"), "lacks domain: it was edited or damaged"),
             (lambda p: p.update(preprocessing="z-score"), "preprocessing is 'z-score', this tta_bench has 'min"),
-            (lambda p: p["state"].update({"head.0.bias": "text"}), r"other things than plain tensors: head.0.bias \(str\)"),
+            (
+                lambda p: p["state"].update({"head.0.bias": "text"}),
+                r"other things than plain tensors: head.0.bias \(str\)",
+            ),
             (lambda p: p["state"].pop("head.0.bias"), "missing weights: head.0.bias"),
             (lambda p: p["state"].update(extra=torch.zeros(1)), "unexpected weights: extra"),
             (

@@ -13,7 +13,7 @@ import yaml
 
 from tta_bench.errors import UserError
 from tta_bench.files import translate_os_errors, write_atomically
-from tta_bench.results.predictions import Predictions, predictions_file, read_predictions
+from tta_bench.results.predictions import Predictions, read_predictions
 from tta_bench.results.store import CellFolder, cell_hash
 
 ROWS = [
