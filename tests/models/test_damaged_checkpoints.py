@@ -45,7 +45,7 @@ def content(change):
 
 
 def weight(value, key=WEIGHT):
-    return content(lambda stored: stored["state"].update({key: value}))
+    return content(lambda stored: stored["state"].update({key: value() if callable(value) else value}))
 
 
 def entry(**changes):
@@ -163,8 +163,8 @@ DAMAGES = {
     "stride 0": weight(torch.zeros(1).expand(2)),
     "huge by stride 0": weight(torch.zeros(1).expand(2**40)),
     "sparse": weight(torch.zeros(2).to_sparse()),
-    "sparse rows": weight(torch.zeros(2, 2).to_sparse_csr()),
-    "quantised": weight(torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8)),
+    "sparse rows": weight(lambda: torch.zeros(2, 2).to_sparse_csr()),
+    "quantised": weight(lambda: torch.quantize_per_tensor(torch.zeros(2), 1.0, 0, torch.qint8)),
     "meta": weight(torch.zeros(2, device="meta")),
     "complex": weight(torch.zeros(2, dtype=torch.complex64)),
     "bool": weight(torch.zeros(2, dtype=torch.bool)),

@@ -119,6 +119,27 @@ def test_a_killed_training_resumes_with_the_same_bits(make_config, make_domain, 
     assert not (folder / "last.ckpt").exists()
 
 
+@pytest.mark.parametrize("damage", ["empty", "half", "a byte", "folder", "another model"])
+def test_a_damaged_model_is_trained_again_to_the_same_bytes(make_config, make_domain, tmp_path, caplog, damage):
+    config, domain = make_config(epochs=1), make_domain()
+    path = source_model(config, domain, tmp_path).path
+    sound = path.read_bytes()
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    elif damage == "another model":
+        path.write_bytes(
+            source_model(make_config(epochs=1, model={"encoder": "resnet34"}), domain, tmp_path).path.read_bytes()
+        )
+    else:
+        middle = len(sound) // 2
+        changed = sound[:middle] + bytes([sound[middle] ^ 1]) + sound[middle + 1 :]
+        path.write_bytes({"empty": b"", "half": sound[:middle], "a byte": changed}[damage])
+    caplog.clear()
+    assert source_model(config, domain, tmp_path).path.read_bytes() == sound
+    assert caplog.text.count(f"training the source model A again: checkpoint {path}") == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"half a file", None])
 def test_a_broken_partial_checkpoint_is_ignored(make_config, make_domain, tmp_path, caplog, content):
     config, domain = make_config(epochs=1), make_domain()
