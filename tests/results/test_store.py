@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tta_bench.errors import UserError
-from tta_bench.files import translate_os_errors, write_atomically
+from tta_bench.files import leftovers, translate_os_errors, write_atomically
 from tta_bench.results.predictions import Predictions, read_predictions
 from tta_bench.results.store import CellFolder, cell_hash
 
@@ -143,6 +143,23 @@ def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
     write_atomically(path, "two")
     assert path.read_text() == "two"
     assert files(path.parent) == {"file.json"}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch):
+    path, calls = tmp_path / "file.json", []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (calls.append(new), replace(old, new)))
+    write_atomically(path, "one")
+    assert calls == [f"{tmp_path}/.file.json.{os.getpid()}", path, str(tmp_path)]
+
+
+def test_what_a_killed_writer_leaves_is_found_again(tmp_path):
+    path = tmp_path / "a[1].json"
+    (tmp_path / ".a[1].json.123").touch()
+    (tmp_path / ".a1.json.123").touch()
+    write_atomically(path, "one")
+    assert list(leftovers(path)) == [tmp_path / ".a[1].json.123"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
