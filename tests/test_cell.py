@@ -311,11 +311,30 @@ def test_a_cell_whose_files_are_gone_or_broken_is_computed_again(root, computed)
         lambda path: (path / "per_image.csv").unlink(),
         lambda path: (path / "summary.json").write_text('{"cell"'),
         lambda path: (path / "status.json").write_text("[]"),
+        lambda path: (path / "status.json").write_bytes(b"\xff\x00"),
+        lambda path: flip(path / "predictions.npz"),
+        lambda path: in_its_place(path / "per_image.csv", Path.mkdir),
+        lambda path: in_its_place(path / "run.log", os.mkfifo, spoilt=path / "summary.json"),
     ):
         spoil(folder(config))
         execute(config)
         assert status(config)["status"] == "done"
-    assert len(computed) == 4
+    assert len(computed) == 8
+
+
+def flip(path):
+    """Change a byte in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def in_its_place(path, make, spoilt=None):
+    """Put a folder or pipe in the place of a file."""
+    path.unlink()
+    make(path)
+    if spoilt is not None:
+        spoilt.unlink()
 
 
 def test_changed_images_are_computed_again(root, tmp_path, computed, caplog):

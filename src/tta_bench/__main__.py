@@ -150,7 +150,7 @@ def _outcome(cell: Cell) -> int:
     status = cell.folder().status()
     if status == "interrupted":
         return TERMINATED if cell.folder().error() == "SIGTERM" else INTERRUPTED
-    return 0 if cell.summary() is not None else CRASH
+    return 0 if cell.finished() is not None else CRASH
 
 
 def _first(codes: Sequence[int]) -> int:

@@ -29,6 +29,7 @@ from tta_bench.data.targets import with_targets
 from tta_bench.device import resolve_device
 from tta_bench.empirical_gradient import EmpiricalGradient
 from tta_bench.errors import UserError
+from tta_bench.files import translate_os_errors
 from tta_bench.memory import PeakMemory, is_out_of_memory, keep_freed_memory
 from tta_bench.methods.base import METHODS, Protocol, TTACallback
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -39,7 +40,7 @@ from tta_bench.results.console import Result, cell_table
 from tta_bench.results.predictions import Predictions
 from tta_bench.results.run_log import run_log
 from tta_bench.results.sinks import send
-from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors
+from tta_bench.results.store import CellFolder, cell_hash
 from tta_bench.signals import at_stake, stop_signal
 from tta_bench.snapshots import ImageRecord, SnapshotFile
 from tta_bench.source.train import source_model
@@ -102,10 +103,10 @@ class Cell:
         """Where its results lie."""
         return CellFolder(self.config.results_root / "cells" / cell_hash(self.identity()))
 
-    def summary(self) -> dict[str, Any] | None:
-        """Its summary; None unless it is finished and the code that decides its numbers is the present one."""
-        summary = self.folder().summary()
-        return None if summary is None or change_since(summary, self.config) else summary
+    def finished(self) -> Result | None:
+        """Its summary and rows; None unless it is finished and the code that decides its numbers is the present one."""
+        finished = self.folder().finished()
+        return None if finished is None or change_since(finished[0], self.config) else finished
 
     def reference(self) -> Cell | None:
         """The same cell without adaptation; None if this is one."""
@@ -144,15 +145,15 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
     """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
     folder = cell.folder()
     with folder.locked(), at_stake():
-        summary = folder.summary()
+        finished = folder.finished(thoroughly=True)
         method = cell.config.method["name"]
-        if summary is not None and not cell.config.force:
-            changed = _changed_inputs(summary, cell, domains, source)
+        if finished is not None and not cell.config.force:
+            changed = _changed_inputs(finished[0], cell, domains, source)
             if not changed:
                 log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
                 folder.delete_leftovers()
                 send(cell.config.logger, folder)
-                return summary, folder.rows()
+                return finished
             log.info("%s, seed %d: computed again, because %s", method, cell.seed, changed)
         if cell.config.force:
             folder.delete_snapshot()
@@ -361,7 +362,7 @@ def _changed_inputs(
     """Why a finished cell is not what would be computed now, as a clause."""
     if summary["source_checkpoint"]["sha256"] != source.sha256:
         return "the source model changed since"
-    changed = [name for name in cell.targets if summary["data"][name] != domains[name].fingerprint]
+    changed = [name for name in cell.targets if summary["data"].get(name) != domains[name].fingerprint]
     return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, cell.config)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 import torch
 
 from tta_bench.data.streams import StreamImage
+from tta_bench.files import replacing
 from tta_bench.results.predictions import Predictions
+from tta_bench.torch_file import TorchFileError, read_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -107,13 +108,15 @@ class SnapshotFile:
         if not self.path.exists():
             return None
         try:
-            content = torch.load(self.path, weights_only=True)
+            content = read_torch_file(self.path, device=None)
             key = content.pop("key")
             others = sorted(name for name in self.key | key if self.key.get(name) != key.get(name))
             if not others:
                 return Snapshot.of(content)
             reason = f"it differs in {', '.join(others)}"
-        except Exception as error:  # torch raises many kinds for damaged files, none documented
+        except TorchFileError as error:
+            reason = f"it cannot be read: it {error.reason}"
+        except Exception as error:  # whole, but of another content
             reason = f"it cannot be read, {type(error).__name__}"
         log.warning("ignoring the snapshot %s (%s): adapting from the first image", self.path, reason)
         return None
@@ -123,13 +126,11 @@ class SnapshotFile:
         begin = monotonic()
         if begin < self._due:
             return
-        temporary = self.path.with_suffix(".part")
         try:
-            torch.save({"key": self.key, **snapshot().content()}, temporary)
-            os.replace(temporary, self.path)
+            with replacing(self.path) as temporary:
+                torch.save({"key": self.key, **snapshot().content()}, temporary)
         except (TypeError, OSError, RuntimeError) as error:  # the last is what torch.save makes of a full disk
             log.warning("no snapshots, this run cannot be resumed if it is killed: %s", error)
-            temporary.unlink(missing_ok=True)
             self._due = math.inf
             return
         end = monotonic()

@@ -215,7 +215,9 @@ def test_a_mean_over_fewer_seeds_than_planned_is_marked(tmp_path):
 def test_images_left_out_are_counted_in_the_notes(tmp_path):
     plan = simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0}, ("A",))
     path = plan.cells[1].cell.folder().path / "per_image.csv"
-    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    *lines, last = path.read_text().splitlines()
+    *others, _, position, seconds = last.split(",")
+    path.write_text("\n".join([*lines, ",".join([*others, "", position, seconds])]) + "\n")
     text = "\n".join(notes(build_table(plan)))
     assert "tent minus no_adapt: 1 excluded because a value is missing or not finite." in text
 

@@ -12,10 +12,33 @@ import pytest
 import yaml
 
 from tta_bench.errors import UserError
+from tta_bench.files import leftovers, translate_os_errors, write_atomically
 from tta_bench.results.predictions import Predictions, read_predictions
-from tta_bench.results.store import CellFolder, cell_hash, translate_os_errors, write_atomically
+from tta_bench.results.store import CellFolder, cell_hash
 
-ROWS = [{"target": "A", "index": 0, "image": 'a, "b"\nü', "dice": 0.1 + 0.2}, {"target": "A", "index": 1, "extra": 1}]
+ROWS = [
+    {"source": "D", "target": "A", "method": "tent", "index": 0, "image": 'a, "b"\nü', "dice_disc": 0.1 + 0.2}
+    | {"dice": 0.1 + 0.2, "position": 1, "seconds": 0.5},
+    {"source": "D", "target": "A", "method": "tent", "index": 1, "image": "c", "dice_disc": 1, "dice": 1}
+    | {"position": 0, "seconds": 0.5, "extra": 1},
+]
+MEAN = (0.1 + 0.2 + 1) / 2
+SUMMARY = {
+    "method": "tent",
+    "source": "D",
+    "seed": 0,
+    "protocol": {"reset": "target"},
+    "targets": {"A": {"n": 2, "dice_disc": MEAN, "dice": MEAN, "seconds_per_image": 0.5}},
+    "dice": MEAN,
+    "skipped_updates": 0,
+    "seconds_per_image": 0.5,
+    "forwards_per_image": 2,
+    "backwards_per_image": 1,
+    "peak_memory_mb": 100.5,
+    "source_checkpoint": {"path": "model.ckpt", "sha256": "ab", "dice_in_domain": None},
+    "data": {"A": "cd"},
+    "versions": {},
+}
 PREDICTIONS = {"A": Predictions.of([np.eye(3, 5, k=k, dtype=bool)[None] for k in range(2)])}
 
 
@@ -39,18 +62,18 @@ def test_a_cell_goes_from_nothing_over_running_to_done(cell):
     cell.start({"source": "D", "target": ["A"]})
     assert (cell.status(), cell.summary()) == ("running", None)
     assert yaml.safe_load((cell.path / "config.yaml").read_text()) == {"source": "D", "target": ["A"]}
-    cell.finish(ROWS, PREDICTIONS, {"dice": 1.5})
-    assert (cell.status(), cell.summary()) == ("done", {"dice": 1.5})
+    cell.finish(ROWS, PREDICTIONS, SUMMARY)
+    assert (cell.status(), cell.summary()) == ("done", SUMMARY)
     assert files(cell.path) == {"config.yaml", "per_image.csv", "predictions.npz", "status.json", "summary.json"}
 
 
 def test_rows_come_back_with_all_digits_and_any_name(cell):
     cell.start({})
-    cell.finish(ROWS, PREDICTIONS, {})
+    cell.finish(ROWS, PREDICTIONS, SUMMARY)
     first, second = cell.rows()
-    assert first == {"target": "A", "index": "0", "image": 'a, "b"\nü', "dice": "0.30000000000000004", "extra": ""}
+    assert (first["image"], first["dice"], first["extra"]) == ('a, "b"\nü', "0.30000000000000004", "")
     assert float(first["dice"]) == 0.1 + 0.2
-    assert second == {"target": "A", "index": "1", "image": "", "dice": "", "extra": "1"}
+    assert (second["image"], second["dice"], second["extra"]) == ("c", "1", "1")
 
 
 def test_predictions_come_back_bit_by_bit_and_an_unknown_target_is_a_key_error(cell):
@@ -58,18 +81,18 @@ def test_predictions_come_back_bit_by_bit_and_an_unknown_target_is_a_key_error(c
     cell.start({})
     cell.finish(ROWS, {"A": Predictions.of(masks), "C": PREDICTIONS["A"]}, {})
     path = cell.path / "predictions.npz"
-    back = read_predictions(path, "A")
+    back = read_predictions(path, "A", (3, 2, 5, 7))
     assert back.shape == (2, 5, 7)
     assert all(np.array_equal(back.mask(index), mask) for index, mask in enumerate(masks))
-    assert np.array_equal(read_predictions(path, "C").mask(1), np.eye(3, 5, k=1, dtype=bool)[None])
+    assert np.array_equal(read_predictions(path, "C", (2, 1, 3, 5)).mask(1), np.eye(3, 5, k=1, dtype=bool)[None])
     with pytest.raises(UserError, match="force=true"):
-        read_predictions(path, "B")
+        read_predictions(path, "B", (3, 2, 5, 7))
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match="cannot be read"):
-        read_predictions(path, "A")
+        read_predictions(path, "A", (3, 2, 5, 7))
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
-        read_predictions(path, "A")
+        read_predictions(path, "A", (3, 2, 5, 7))
 
 
 def test_a_failure_is_written_down_with_the_exception(cell):
@@ -83,7 +106,7 @@ def test_a_failure_is_written_down_with_the_exception(cell):
 
 def test_the_old_results_do_not_count_while_a_cell_is_computed_again(cell):
     cell.start({})
-    cell.finish(ROWS, PREDICTIONS, {"dice": 1})
+    cell.finish(ROWS, PREDICTIONS, SUMMARY)
     cell.start({})
     assert cell.summary() is None
     cell.fail(KeyboardInterrupt())
@@ -93,7 +116,7 @@ def test_the_old_results_do_not_count_while_a_cell_is_computed_again(cell):
 @pytest.mark.parametrize("spoilt", ["", "{", "[]", "null", '{"state": "done"}', '"done"'])
 def test_a_broken_status_is_no_status(cell, spoilt):
     cell.start({})
-    cell.finish(ROWS, PREDICTIONS, {"dice": 1})
+    cell.finish(ROWS, PREDICTIONS, SUMMARY)
     (cell.path / "status.json").write_text(spoilt)
     assert (cell.status(), cell.summary()) == (None, None)
 
@@ -101,7 +124,7 @@ def test_a_broken_status_is_no_status(cell, spoilt):
 @pytest.mark.parametrize("name", ["per_image.csv", "summary.json"])
 def test_a_done_cell_without_its_files_is_not_done(cell, name):
     cell.start({})
-    cell.finish(ROWS, PREDICTIONS, {"dice": 1})
+    cell.finish(ROWS, PREDICTIONS, SUMMARY)
     (cell.path / name).unlink()
     assert cell.summary() is None
 
@@ -109,7 +132,7 @@ def test_a_done_cell_without_its_files_is_not_done(cell, name):
 @pytest.mark.parametrize("spoilt", ["", "{", "null", "3"])
 def test_a_broken_summary_is_none(cell, spoilt):
     cell.start({})
-    cell.finish(ROWS, PREDICTIONS, {"dice": 1})
+    cell.finish(ROWS, PREDICTIONS, SUMMARY)
     (cell.path / "summary.json").write_text(spoilt)
     assert cell.summary() is None
 
@@ -120,6 +143,23 @@ def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
     write_atomically(path, "two")
     assert path.read_text() == "two"
     assert files(path.parent) == {"file.json"}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_folder_after(tmp_path, monkeypatch):
+    path, calls = tmp_path / "file.json", []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (calls.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (calls.append(new), replace(old, new)))
+    write_atomically(path, "one")
+    assert calls == [f"{tmp_path}/.file.json.{os.getpid()}", path, str(tmp_path)]
+
+
+def test_what_a_killed_writer_leaves_is_found_again(tmp_path):
+    path = tmp_path / "a[1].json"
+    (tmp_path / ".a[1].json.123").touch()
+    (tmp_path / ".a1.json.123").touch()
+    write_atomically(path, "one")
+    assert list(leftovers(path)) == [tmp_path / ".a[1].json.123"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):

@@ -171,6 +171,27 @@ def test_what_ends_a_training_goes_through_lightning_as_it_is(make_config, make_
     assert bar.call_count == 1
 
 
+@pytest.mark.parametrize("damage", ["empty", "half", "a byte", "folder", "another model"])
+def test_a_damaged_model_is_trained_again_to_the_same_bytes(make_config, make_domain, tmp_path, caplog, damage):
+    config, domain = make_config(epochs=1), make_domain()
+    path = source_model(config, domain, tmp_path).path
+    sound = path.read_bytes()
+    if damage == "folder":
+        path.unlink()
+        path.mkdir()
+    elif damage == "another model":
+        path.write_bytes(
+            source_model(make_config(epochs=1, model={"encoder": "resnet34"}), domain, tmp_path).path.read_bytes()
+        )
+    else:
+        middle = len(sound) // 2
+        changed = sound[:middle] + bytes([sound[middle] ^ 1]) + sound[middle + 1 :]
+        path.write_bytes({"empty": b"", "half": sound[:middle], "a byte": changed}[damage])
+    caplog.clear()
+    assert source_model(config, domain, tmp_path).path.read_bytes() == sound
+    assert caplog.text.count(f"training the source model A again: checkpoint {path}") == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"half a file", None])
 def test_a_broken_partial_checkpoint_is_ignored(make_config, make_domain, tmp_path, caplog, content):
     config, domain = make_config(epochs=1), make_domain()

@@ -8,11 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import os
-import pickle
-import re
-import warnings
-import zipfile
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +18,14 @@ import torch
 from torch import Tensor
 
 from tta_bench.errors import UserError
+from tta_bench.files import write_atomically
 from tta_bench.models.build import build_model
+from tta_bench.models.checkpoint_schema import description_faults
 from tta_bench.models.resunet import ResUNet
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.unet import DECODER_CHANNELS
+from tta_bench.models.weights import shapes_of, state_faults, value_faults
+from tta_bench.torch_file import TorchFileError, read_torch_file
 
 if TYPE_CHECKING:
     from tta_bench.config import ModelConfig, RunConfig
@@ -64,21 +64,6 @@ OFFICIAL_PREFIXES: tuple[tuple[str, str], ...] = (
 
 OFFICIAL_UNUSED = "res.fc."
 """The ImageNet classifier that the authors' network carries and never calls."""
-
-_OWN_FIELDS = (
-    "format_version",
-    "tta_bench",
-    "architecture",
-    "classes",
-    "image_size",
-    "preprocessing",
-    "domain",
-    "fingerprint",
-    "training",
-    "dice_in_domain",
-    "state",
-)
-_FAULTS_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -195,13 +180,7 @@ def save_checkpoint(
     # Through memory, because torch.save writes the file's name into the archive: equal models, equal bytes.
     buffer = io.BytesIO()
     torch.save(payload, buffer)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(buffer.getbuffer())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, buffer.getvalue())
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -209,19 +188,25 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
     Raises:
         UserError: no such file, truncated, not PyTorch's, would execute code, incomplete, an unknown version,
-            not the authors' network, or weights that are not finite.
+            not the authors' network, not the network that it says, or weights that no network can have.
     """
-    content = _read(path)
+    try:
+        content = read_torch_file(path)
+    except TorchFileError as error:
+        raise UserError(f"checkpoint {path} {error}") from None
     sha256 = _sha256(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         checkpoint = _read_own(path, sha256, content)
     else:
         checkpoint = _read_official(path, sha256, content)
-    broken = [key for key, value in checkpoint.state.items() if not torch.isfinite(value).all()]
-    if broken:
+    faults = value_faults(checkpoint.state)
+    if faults:
         raise UserError(
-            f"checkpoint {path}: weights that are not finite (NaN or infinity) in {_some(broken)}: "
-            "the training diverged; train it again, for instance with a lower training.learning_rate"
+            [
+                f"checkpoint {path}: {fault}: the training diverged or the file was edited; train it again, for "
+                "instance with a lower training.learning_rate"
+                for fault in faults
+            ]
         )
     return checkpoint
 
@@ -254,11 +239,7 @@ def load_checkpoint(path: Path, config: RunConfig) -> SourceModel:
 
     with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state
         model = build_model(config.model, len(config.data.classes), pretrained=False)
-    state = without_branches(checkpoint.state, keep=config.model.branches)
-    faults = state_faults(state, model.state_dict())
-    if faults:
-        raise UserError([f"checkpoint {path}: {fault}: the file is damaged" for fault in faults])
-    model.load_state_dict(state)
+    model.load_state_dict(without_branches(checkpoint.state, keep=config.model.branches))
     model.eval()
     return SourceModel(
         model=model,
@@ -278,80 +259,24 @@ def without_branches(state: Mapping[str, Tensor], keep: Sequence[str]) -> dict[s
     return {key: value for key, value in state.items() if not key.startswith("branches.") or key.split(".")[1] in keep}
 
 
-def state_faults(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    """Missing keys, unexpected keys and wrong shapes, one sentence for each kind."""
-    missing = [key for key in expected if key not in state]
-    unexpected = [key for key in state if key not in expected]
-    shapes = [
-        f"{key} {list(state[key].shape)} instead of {list(value.shape)}"
-        for key, value in expected.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    kinds = (("missing weights", missing), ("unexpected weights", unexpected), ("wrong shapes", shapes))
-    return [f"{kind}: {_some(keys)}" for kind, keys in kinds if keys]
-
-
-def _read(path: Path) -> Any:
-    """The file's content: tensors and plain values only."""
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist: check the path; without checkpoint= one is trained")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if not start:
-        raise UserError(f"checkpoint {path} is empty: get it again, or train it again")
-    archive = start == b"PK\x03\x04"
-    if archive:
-        _check_archive(path)
-    if not archive and not start.startswith(b"\x80"):  # neither of the two containers of torch.save
-        raise UserError(f"checkpoint {path} is not a PyTorch file: give the .pth or .ckpt of a source model")
-    try:
-        with warnings.catch_warnings():  # about the protocol of pickles that are refused below
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"'{found[1]}'" if found else "Python objects"
-        raise UserError(
-            f"checkpoint {path} holds {what} besides tensors; loading that could execute code, so it is "
-            "refused: save the network's state_dict() alone"
-        ) from None
-    except Exception as error:  # torch raises many kinds for damaged files, none documented
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise UserError(
-            f"checkpoint {path} is damaged or not a PyTorch file ({reason}): get it again, or train it again"
-        ) from None
-
-
-def _check_archive(path: Path) -> None:
-    """Raise UserError if the archive is cut off or a byte has changed, which torch.load does not notice."""
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"checkpoint {path} is truncated: get it again, or train it again")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.testzip()
-    except zipfile.BadZipFile as error:
-        member = str(error)
-    if member is not None:
-        raise UserError(f"checkpoint {path} is damaged ({member}): get it again, or train it again")
-
-
 def _read_own(path: Path, sha256: str, content: dict[str, Any]) -> Checkpoint:
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
-            f"checkpoint {path}: its format_version is {version}, this tta_bench reads {FORMAT_VERSION}: "
+            f"checkpoint {path}: its format_version is {reprlib.repr(version)}, this tta_bench reads {FORMAT_VERSION}: "
             "use the tta_bench that wrote it, or train it again"
         )
-    missing = [field for field in _OWN_FIELDS if field not in content]
-    if missing:
-        raise UserError(f"checkpoint {path} lacks {', '.join(missing)}: it was edited or damaged; train it again")
-    if not all(isinstance(value, Tensor) for value in content["state"].values()):
-        raise UserError(f"checkpoint {path} has other things than tensors among its weights; train it again")
-    if content["preprocessing"] != PREPROCESSING:
+    if content.get("preprocessing") != PREPROCESSING:
         raise UserError(
-            f"checkpoint {path}: its preprocessing is '{content['preprocessing']}', this tta_bench has "
+            f"checkpoint {path}: its preprocessing is {reprlib.repr(content.get('preprocessing'))}, this tta_bench has "
             f"'{PREPROCESSING}': use the tta_bench that wrote it"
         )
+    faults = description_faults(content)
+    if faults:
+        raise UserError([f"checkpoint {path} {fault}: it was edited or damaged; train it again" for fault in faults])
+    faults = state_faults(content["state"], _shapes(path, content["architecture"], len(content["classes"])))
+    if faults:
+        raise UserError([f"checkpoint {path}: {fault}: the file is damaged; train it again" for fault in faults])
     return Checkpoint(
         path=path,
         sha256=sha256,
@@ -368,6 +293,18 @@ def _read_own(path: Path, sha256: str, content: dict[str, Any]) -> Checkpoint:
     )
 
 
+def _shapes(path: Path, architecture: Mapping[str, Any], classes: int) -> dict[str, Tensor]:
+    """The weights of the network that a checkpoint of ours describes, without their values."""
+    from tta_bench.config import ModelConfig
+
+    # Taken as it is: whether encoder weights can be had on this machine does not matter any more.
+    config = ModelConfig.model_construct(**architecture)
+    try:
+        return shapes_of(lambda: build_model(config, classes, pretrained=False))
+    except UserError as error:
+        raise UserError([f"checkpoint {path}: {fault}" for fault in error.faults]) from None
+
+
 def _read_official(path: Path, sha256: str, content: Any) -> Checkpoint:
     """The authors' plain state dict, bare or wrapped, with or without DataParallel's prefix."""
     for wrapper in ("state_dict", "model_state_dict"):
@@ -377,12 +314,12 @@ def _read_official(path: Path, sha256: str, content: Any) -> Checkpoint:
         f"checkpoint {path} is neither a checkpoint of tta_bench nor the GraTa authors' ResUNet-34: "
         "other state dicts cannot be used; without checkpoint= a source model is trained"
     )
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise neither
-    state = {key.removeprefix("module."): value for key, value in content.items()}
+    parallel = all(key.startswith("module.") for key in content)
+    state = {key.removeprefix("module.") if parallel else key: value for key, value in content.items()}
     state = {key: value for key, value in state.items() if not key.startswith(OFFICIAL_UNUSED)}
-    with torch.device("meta"):  # shapes alone, no memory
-        network = ResUNet(len(OFFICIAL_CLASSES), branches=OFFICIAL_BRANCHES).state_dict()
+    network = shapes_of(lambda: ResUNet(len(OFFICIAL_CLASSES), branches=OFFICIAL_BRANCHES))
     expected = {to_official(key): value for key, value in network.items()}
     if len(expected.keys() & state.keys()) < len(expected) / 2:
         raise neither
@@ -502,9 +439,3 @@ def _image_size_faults(checkpoint: Checkpoint, image_size: int) -> list[str]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _some(items: Sequence[str]) -> str:
-    """The first few of a list, and how many more there are."""
-    shown = ", ".join(items[:_FAULTS_SHOWN])
-    return shown if len(items) <= _FAULTS_SHOWN else f"{shown} and {len(items) - _FAULTS_SHOWN} more"

@@ -72,11 +72,13 @@ def _targets(summary: Mapping[str, Any], place: str | None) -> list[Mapping[str,
 
 def _difference(result: Result, reference: Result, place: str | None) -> str:
     """The paired difference on one target, or on all."""
-    before = {(row["target"], row["index"]): float(row["dice"]) for row in reference[1]}
+    before = {(row["target"], row["index"]): float(row["dice"] or "nan") for row in reference[1]}
     pairs: dict[str, list[float]] = {}
     for row in result[1]:
         if place in (None, row["target"]):
-            pairs.setdefault(row["target"], []).append(float(row["dice"]) - before[row["target"], row["index"]])
+            pairs.setdefault(row["target"], []).append(
+                float(row["dice"] or "nan") - before[row["target"], row["index"]]
+            )
     difference = paired_difference(list(pairs.values()))
     if difference.low != difference.low:  # NaN: too few images to resample
         return f"{difference.mean:+.2f}"

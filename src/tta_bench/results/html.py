@@ -185,10 +185,8 @@ def read_streams(table: Table) -> dict[str, list[Stream]]:
     """Row label -> the streams of its finished cells; rows without any are left out."""
     found: dict[str, list[Stream]] = {row.label: [] for row in table.rows}
     for planned in table.plan.cells:
-        folder = planned.cell.folder()
-        if planned.cell.summary() is None:
-            continue
-        rows = folder.rows()
+        finished = planned.cell.finished()
+        rows = finished[1] if finished is not None else []
         for target in dict.fromkeys(row["target"] for row in rows):
             own = sorted((row for row in rows if row["target"] == target), key=lambda row: int(row["position"]))
             found[planned.row].append(Stream(StreamKey.of(planned.cell.config, target), own))

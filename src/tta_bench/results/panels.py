@@ -233,7 +233,7 @@ def _finished(table: Table) -> dict[str, dict[str, Cell]]:
     order = [row.label for row in table.rows]
     for planned in sorted(table.plan.cells, key=lambda planned: order.index(planned.row)):
         config, folder = planned.cell.config, planned.cell.folder()
-        if planned.cell.summary() is not None and (folder.path / "predictions.npz").is_file():
+        if planned.cell.finished() is not None and (folder.path / "predictions.npz").is_file():
             repeat = found[config.source].setdefault((config.training.seed, config.protocol.order), {})
             repeat.setdefault(planned.row, planned.cell)
     return {
@@ -246,7 +246,7 @@ def _dice(cell: Cell) -> dict[str, list[float]]:
     """Target -> Dice of its images, in file order."""
     dice: dict[str, list[float]] = {target: [] for target in cell.targets}
     for row in cell.folder().rows():  # in file order
-        dice[row["target"]].append(float(row["dice"]))
+        dice[row["target"]].append(float(row["dice"] or "nan"))
     return dice
 
 
@@ -293,7 +293,9 @@ def _panel(
         image=np.array(domain.images[one.index]),
         truth=domain.label(one.index).numpy(),
         predictions={
-            label: read_predictions(cell.folder().path / "predictions.npz", one.target).mask(one.index)
+            label: read_predictions(
+                cell.folder().path / "predictions.npz", one.target, (len(domain), *domain.label(one.index).shape)
+            ).mask(one.index)
             for label, cell in cells.items()
         },
         dice={label: dice[label][one.target][one.index] for label in cells},

@@ -10,9 +10,9 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from tta_bench.cell import Cell
+from tta_bench.files import write_atomically
 from tta_bench.launch.experiments import Plan
 from tta_bench.results.formats import csv_text, latex, markdown, number, p_value
-from tta_bench.results.store import write_atomically
 from tta_bench.results.tables import STATES, Table, cell_status
 
 
@@ -88,7 +88,7 @@ def remaining_time(plan: Plan) -> str:
     open_rows = []
     for planned in plan.cells:
         seconds = cell_seconds(planned.cell)
-        if planned.cell.summary() is None:
+        if planned.cell.finished() is None:
             open_rows.append(planned.row)
         if seconds is not None:  # a stale cell has taken as long as it will again
             known.setdefault(planned.row, []).append(seconds)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tta_bench.results.store import translate_os_errors
+from tta_bench.files import translate_os_errors
 from tta_bench.signals import stop_signal
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import io
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -17,12 +17,18 @@ from typing import Any
 
 import yaml
 
-from tta_bench.errors import UserError
+from tta_bench.files import leftovers, move_aside, temporaries, translate_os_errors, warn_once, write_atomically
 from tta_bench.locks import acquire_lock, is_free
-from tta_bench.results.predictions import Predictions, predictions_file
+from tta_bench.results.finished import DamagedError, read_json, read_rows, read_summary
+from tta_bench.results.predictions import Predictions, check_predictions, predictions_file
+
+log = logging.getLogger(__name__)
 
 CELL_VERSION = 1
 """Part of every cell's hash; raise it when the same configuration would give other numbers."""
+
+FILES = ("config.yaml", "status.json", "summary.json", "per_image.csv", "predictions.npz", "run.log")
+"""What a cell leaves behind."""
 
 
 def cell_hash(identity: dict[str, Any]) -> str:
@@ -62,36 +68,67 @@ class CellFolder:
 
     def delete_snapshot(self) -> None:
         """Remove it, and what a run that was killed while it wrote one has left."""
-        for path in self.path.glob(f"{self.snapshot.stem}.*"):
-            path.unlink(missing_ok=True)
+        for path in (self.snapshot, *leftovers(self.snapshot)):
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
 
     def status(self) -> str | None:
-        """``running``, ``done``, ``failed`` or ``interrupted``; None if the cell was never started."""
-        try:
-            return str(json.loads((self.path / "status.json").read_text())["status"])
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, KeyError, TypeError):
-            return None
+        """``running``, ``done``, ``failed`` or ``interrupted``; None if never started, or where the file is broken."""
+        return self._status().get("status")
 
     def error(self) -> str:
         """Why a cell failed, or the signal that interrupted it; else empty."""
+        return self._status().get("error", "")
+
+    def finished(self, *, thoroughly: bool = False) -> tuple[dict[str, Any], list[dict[str, str]]] | None:
+        """The content of ``summary.json`` and the rows of ``per_image.csv``, if the cell is finished.
+
+        This alone decides whether results count. A file that is gone or damaged is named in a warning, once.
+
+        Args:
+            thoroughly: decode the predictions too; else their sizes alone are compared. They may be absent.
+
+        Returns:
+            None for a cell that is not done, and for one whose files cannot be used: the next run computes it again.
+        """
+        if self.status() != "done":
+            return None
+        predictions = self.path / "predictions.npz"
         try:
-            return str(json.loads((self.path / "status.json").read_text()).get("error", ""))
-        except (OSError, ValueError, AttributeError):
-            return ""
+            summary = read_summary(self.path / "summary.json")
+            rows = read_rows(self.path / "per_image.csv", summary)
+            if os.path.lexists(predictions):
+                images = {name: target["n"] for name, target in summary["targets"].items()}
+                check_predictions(predictions, images, decode=thoroughly)
+        except DamagedError as error:
+            warn_once(log, f"{error}: the cell counts as missing, the next run computes it again")
+            return None
+        return summary, rows
 
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished cell, None for any other, and where a file of it is gone or broken."""
-        if self.status() != "done" or not (self.path / "per_image.csv").is_file():
-            return None
-        try:
-            return dict(json.loads((self.path / "summary.json").read_text()))
-        except (FileNotFoundError, json.JSONDecodeError, TypeError, ValueError):
-            return None
+        """The summary of a finished cell, see :meth:`finished`; None for any other."""
+        finished = self.finished()
+        return None if finished is None else finished[0]
 
     def rows(self) -> list[dict[str, str]]:
-        """The rows of ``per_image.csv``."""
-        with (self.path / "per_image.csv").open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+        """The rows of a finished cell, see :meth:`finished`; none of any other."""
+        finished = self.finished()
+        return [] if finished is None else finished[1]
+
+    def _status(self) -> dict[str, str]:
+        """The content of ``status.json``; empty where there is none, and with a warning where it is broken."""
+        path = self.path / "status.json"
+        if not os.path.lexists(path):
+            return {}
+        try:
+            content = read_json(path)
+            texts = {key: value for key in ("status", "error") if isinstance(value := content.get(key), str)}
+            if "status" not in texts:
+                raise DamagedError(f"{path} (it tells no status)")
+        except DamagedError as error:
+            warn_once(log, f"{error}: the cell counts as missing, the next run computes it again")
+            return {}
+        return texts
 
     @property
     def _lock(self) -> Path:
@@ -106,6 +143,8 @@ class CellFolder:
         """Hold this cell: a second process waits, and the system frees the lock of a killed one."""
         with translate_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            for name in (*FILES, self.snapshot.name, self._lock.name):
+                move_aside(self.path / name)
             lock = acquire_lock(self._lock, "computes the same cell")
         try:
             yield
@@ -144,47 +183,3 @@ class CellFolder:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"status": status, "time": now, "process": os.getpid(), **more}
         write_atomically(self.path / "status.json", json.dumps(content, indent=2) + "\n")
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it, so that it is whole or absent.
-
-    Raises:
-        UserError: no space, no permission, or no such place.
-    """
-    with translate_os_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-            os.replace(temporary, path)
-        finally:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-
-
-def temporaries(folder: Path) -> list[Path]:
-    """Files that :func:`write_atomically` is writing, or that a process killed meanwhile has left: the lock tells."""
-    return [path for path in folder.glob(".*") if path.suffix[1:].isdecimal()]
-
-
-@contextmanager
-def translate_os_errors(folder: Path) -> Iterator[None]:
-    """Turn a failing file system into a sentence that names the folder and the remedy."""
-    reasons = {
-        errno.ENOSPC: "no space is left on its disk: free some",
-        errno.EDQUOT: "the disk quota is used up: free some space",
-        errno.EACCES: "there is no permission to write there: change it",
-        errno.EPERM: "there is no permission to write there: change it",
-        errno.EROFS: "its file system is read-only: mount it for writing",
-        errno.ENOTDIR: "a part of its path is a file: move that file",
-        errno.EEXIST: "a file of that name is in the way: move that file",
-    }
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in reasons:
-            raise
-        raise UserError(
-            f"cannot write to {folder}: {reasons[error.errno]}, or choose another folder with results_root=DIR"
-        ) from None

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, nearest
-from tta_bench.models.checkpoint import read_checkpoint
 from tta_bench.provenance import change_since
 from tta_bench.results.statistics import holm, mean_and_std, paired_difference, signed_rank_p
-from tta_bench.source.train import branch_cost, branchless_twin, lacks_twin
+from tta_bench.source.train import branch_cost, branchless_twin, lacks_twin, read_if_sound
 
 if TYPE_CHECKING:
     from tta_bench.launch.experiments import Plan
@@ -333,12 +332,13 @@ def _read(cells: Sequence[tuple[str, Cell]]) -> tuple[list[FinishedCell], list[M
     finished, missing = [], []
     for row, cell in cells:
         folder, seed = cell.folder(), _seed(cell)
-        summary = cell.summary()
-        if summary is None:
+        results = cell.finished()
+        if results is None:
             status, error = cell_status(cell)
             missing.append(MissingCell(row, cell.config.source, seed, folder.hash, status, error))
         else:
-            dice = {(line["target"], line["index"]): _number(line["dice"]) for line in folder.rows()}
+            summary, rows = results
+            dice = {(line["target"], line["index"]): _number(line["dice"]) for line in rows}
             finished.append(FinishedCell(row, cell, seed, summary, dice))
     return finished, missing
 
@@ -352,9 +352,9 @@ def cell_status(cell: Cell) -> tuple[str, str]:
     folder = cell.folder()
     status = folder.status()
     if status == "done":
-        summary = folder.summary()
-        changed = change_since(summary, cell.config) if summary is not None else None
-        return ("missing" if summary is None else "stale" if changed else "done"), changed or ""
+        finished = folder.finished()
+        changed = change_since(finished[0], cell.config) if finished is not None else None
+        return ("missing" if finished is None else "stale" if changed else "done"), changed or ""
     if status != "failed":
         killed = status == "running" and not folder.is_held()
         return ("killed" if killed else status or "missing"), ""
@@ -680,9 +680,10 @@ def _source_models(finished: Sequence[FinishedCell]) -> tuple[SourceModelRecord,
     for (source, training_seed, path), one in sorted(cells.items()):
         cost, unknown = None, False
         if one.cell.config.model.branches and Path(path).exists():
-            checkpoint = read_checkpoint(Path(path))
-            twin = branchless_twin(checkpoint, one.cell.config.results_root)
-            cost, unknown = branch_cost(checkpoint, twin), lacks_twin(checkpoint, twin)
+            checkpoint = read_if_sound(Path(path))
+            if checkpoint is not None:
+                twin = branchless_twin(checkpoint, one.cell.config.results_root)
+                cost, unknown = branch_cost(checkpoint, twin), lacks_twin(checkpoint, twin)
         record = one.summary["source_checkpoint"]
         records.append(SourceModelRecord(source, training_seed, **record, branch_cost=cost, lacks_twin=unknown))
     return tuple(records)

@@ -17,12 +17,14 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tta_bench.config import ModelConfig, RunConfig, TrainingConfig
 from tta_bench.data.domain import Domain
 from tta_bench.device import resolve_device
 from tta_bench.errors import UserError
+from tta_bench.files import move_aside, replacing, temporaries, warn_once
 from tta_bench.lightning import one_device_trainer, quiet_lightning
 from tta_bench.locks import acquire_lock
 from tta_bench.metrics import dice_score
@@ -36,10 +38,10 @@ from tta_bench.models.checkpoint import (
     save_checkpoint,
 )
 from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.results.store import temporaries
 from tta_bench.signals import at_stake
 from tta_bench.source.dataset import split, training_batches
 from tta_bench.source.module import SourceTraining
+from tta_bench.torch_file import TorchFileError, read_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -68,25 +70,40 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
         root: folder of all results.
 
     Raises:
-        UserError: too few images, a diverging training, no GPU for ``device=cuda``, an encoder that cannot be
-            had, or a damaged file in the cache.
+        UserError: too few images, a diverging training, no GPU for ``device=cuda``, or an encoder that cannot be
+            had.
     """
     folder = root / "source_models" / cache_key(config, domain)
     path = folder / "model.ckpt"
-    if path.exists():
+    source = _cached(path, config)
+    if source is not None:
         _remove_leftovers(folder)
     else:
         folder.mkdir(parents=True, exist_ok=True)
+        move_aside(folder / "lock")
         lock = acquire_lock(folder / "lock", "trains the same source model")
         try:
-            if not path.exists():  # another process may have made it in the meantime
+            source = _cached(path, config)  # another process may have made it in the meantime
+            if source is None:
                 with at_stake():
                     _train(config, domain, folder)
                 if config.model.branches:
                     _report_branch_cost(read_checkpoint(path), root)
+                source = load_checkpoint(path, config)
         finally:
             lock.release()
-    return load_checkpoint(path, config)
+    return source
+
+
+def _cached(path: Path, config: RunConfig) -> SourceModel | None:
+    """The model that was trained before; None, with a warning, if its file is damaged: it is trained again."""
+    if not path.exists():
+        return None
+    try:
+        return load_checkpoint(path, config)
+    except UserError as error:
+        warn_once(log, f"training the source model {config.source} again: {error}")
+        return None
 
 
 def cache_key(config: RunConfig, domain: Domain) -> str:
@@ -120,21 +137,33 @@ def branchless_twin(checkpoint: Checkpoint, root: Path) -> Checkpoint | None:
         root: folder of all results.
 
     Returns:
-        None if there is no such model in ``root``.
-
-    Raises:
-        UserError: its file is damaged.
+        None if there is no such model in ``root``, or its file is damaged.
     """
     path = branchless_path(checkpoint, root)
-    return read_checkpoint(path) if path is not None and path.exists() else None
+    return read_if_sound(path) if path is not None and path.exists() else None
+
+
+def read_if_sound(path: Path) -> Checkpoint | None:
+    """A checkpoint of which only the description is wanted; None, with a warning, if the file is damaged."""
+    try:
+        return read_checkpoint(path)
+    except UserError as error:
+        warn_once(log, str(error))
+        return None
 
 
 def branchless_path(checkpoint: Checkpoint, root: Path) -> Path | None:
-    """Where the model of :func:`branchless_twin` lies once it is trained; None if ``checkpoint`` was given."""
+    """Where the model of :func:`branchless_twin` lies once it is trained.
+
+    None if ``checkpoint`` was given, or records a training that this version cannot do.
+    """
     if checkpoint.training is None:
         return None
-    model = ModelConfig.model_validate({**checkpoint.architecture, "branches": ()})
-    training = TrainingConfig.model_validate(checkpoint.training)
+    try:
+        model = ModelConfig.model_validate({**checkpoint.architecture, "branches": ()})
+        training = TrainingConfig.model_validate(checkpoint.training)
+    except ValidationError:
+        return None
     key = _key(checkpoint.fingerprint, checkpoint.image_size, checkpoint.classes, model, training)
     return root / "source_models" / key / "model.ckpt"
 
@@ -212,6 +241,8 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
         )
     device = resolve_device(config.device)
     partial = folder / "last.ckpt"
+    for path in (partial, folder / "model.ckpt"):
+        move_aside(path)
     with _isolated_random_state(training.seed), quiet_lightning():
         module = SourceTraining(build_model(config.model, len(domain.classes)), training)
         batches = training_batches(
@@ -274,9 +305,8 @@ class PartialCheckpoint(pl.Callback):
         """Save if it is time; after the last epoch the finished model follows at once."""
         if monotonic() - self._saved < _PARTIAL_SECONDS or trainer.current_epoch + 1 == trainer.max_epochs:
             return
-        temporary = self.path.with_suffix(".part")
-        trainer.save_checkpoint(temporary)
-        os.replace(temporary, self.path)
+        with replacing(self.path) as temporary:
+            trainer.save_checkpoint(temporary)
         self._saved = monotonic()
 
 
@@ -329,13 +359,14 @@ def _is_resumable(partial: Path) -> bool:
     if not partial.exists():
         return False
     try:
-        content = torch.load(partial, map_location="cpu", weights_only=True)
-        missing = {"state_dict", "optimizer_states", "loops"} - content.keys()
-    except Exception as error:  # torch raises many kinds for damaged files, none documented
-        missing = {f"{type(error).__name__}: {error}"}
-    if missing:
-        log.warning("ignoring the broken partial checkpoint %s (%s): training anew", partial, missing)
-    return not missing
+        content = read_torch_file(partial)
+        missing = {"state_dict", "optimizer_states", "loops"} - (content.keys() if isinstance(content, dict) else set())
+        fault = f"lacks {', '.join(sorted(missing))}" if missing else None
+    except TorchFileError as error:
+        fault = error.reason
+    if fault is not None:
+        log.warning("ignoring the broken partial checkpoint %s (%s): training anew", partial, fault)
+    return fault is None
 
 
 @contextmanager

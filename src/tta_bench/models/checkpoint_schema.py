@@ -1,0 +1,77 @@
+"""What must stand in a checkpoint of this project beside its weights."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Percent = Annotated[float, Field(ge=0, le=100 + 1e-6)]  # a whole overlap may be rounded to a little more
+MaskValue = Annotated[int, Field(ge=0, le=65535)]
+
+
+class _Part(BaseModel):
+    """Types are taken as they are, never converted; unknown keys are left to newer versions."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class Architecture(_Part):
+    """The fields of ``ModelConfig``, on any machine: nothing outside the file is asked."""
+
+    name: Literal["resunet34", "unet"]
+    encoder: str
+    encoder_weights: str | None
+    decoder_channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=5, max_length=5)] | None
+    branches: list[Literal["reconstruction", "denoising", "super_resolution", "rotation"]]
+
+
+class Training(_Part):
+    """What is shown of ``TrainingConfig``."""
+
+    name: str
+    epochs: Annotated[int, Field(ge=1)]
+
+
+class Description(_Part):
+    """A whole checkpoint."""
+
+    tta_bench: str
+    architecture: Architecture
+    classes: Annotated[dict[str, list[MaskValue]], Field(min_length=1)]
+    image_size: Annotated[int, Field(ge=1, le=65536)]
+    domain: Annotated[str, Field(min_length=1)]
+    fingerprint: str | None
+    training: Training | None
+    dice_in_domain: dict[str, Percent] | None
+    state: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _same_classes(self) -> Description:
+        if self.dice_in_domain is not None and self.dice_in_domain.keys() != self.classes.keys():
+            raise ValueError("its classes are others than those of dice_in_domain")
+        return self
+
+
+def description_faults(content: dict[Any, Any]) -> list[str]:
+    """What is missing or wrong in the content of a checkpoint, as ends of sentences that begin with its name."""
+    try:
+        Description.model_validate(content)
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+    else:
+        return []
+    missing = [_key(fault["loc"]) for fault in faults if fault["type"] == "missing"]
+    wrong = [
+        f"has {_key(fault['loc'])}={reprlib.repr(fault['input'])} ({fault['msg'][0].lower()}{fault['msg'][1:]})"
+        if fault["loc"]
+        else str(fault["ctx"]["error"])
+        for fault in faults
+        if fault["type"] != "missing"
+    ]
+    return [f"lacks {', '.join(missing)}"] * bool(missing) + wrong
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location))
