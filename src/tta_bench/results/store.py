@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +17,7 @@ import yaml
 
 from tta_bench.errors import UserError
 from tta_bench.locks import acquire_lock, is_free
+from tta_bench.names import csv_file, csv_rows
 from tta_bench.results.predictions import Predictions, predictions_file
 
 CELL_VERSION = 1
@@ -77,7 +76,7 @@ class CellFolder:
     def rows(self) -> list[dict[str, str]]:
         """The rows of ``per_image.csv``."""
         with (self.path / "per_image.csv").open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
+            return csv_rows(file)
 
     @property
     def _lock(self) -> Path:
@@ -100,7 +99,7 @@ class CellFolder:
 
     def start(self, config: dict[str, Any]) -> None:
         """Write the resolved configuration and the status ``running``."""
-        write_atomically(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_atomically(self.path / "config.yaml", yaml.dump(config, Dumper=_TextDumper, sort_keys=False))
         self._set_status("running")
 
     def finish(
@@ -108,11 +107,7 @@ class CellFolder:
     ) -> None:
         """Write the results and, last, the status ``done``."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path / "per_image.csv", text.getvalue())
+        write_atomically(self.path / "per_image.csv", csv_file(columns, rows))
         write_atomically(self.path / "predictions.npz", predictions_file(predictions))
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         self._set_status("done")
@@ -125,6 +120,18 @@ class CellFolder:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"status": status, "time": now, "process": os.getpid(), **more}
         write_atomically(self.path / "status.json", json.dumps(content, indent=2) + "\n")
+
+
+class _TextDumper(yaml.SafeDumper):
+    """Quotes text that any YAML reader, not only PyYAML's, might take for a number: ``1e3``, ``0o17``."""
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    looks_numeric = text[:1] in frozenset("0123456789+-.")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if looks_numeric else None)
+
+
+_TextDumper.add_representer(str, _text_node)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -153,6 +160,8 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
         errno.EACCES: "there is no permission to write there: change it",
         errno.EPERM: "there is no permission to write there: change it",
         errno.EROFS: "its file system is read-only: mount it for writing",
+        errno.ENOENT: "there can be no such folder: check the path",
+        errno.ENAMETOOLONG: "its name is too long: shorten it",
         errno.ENOTDIR: "a part of its path is a file: move that file",
         errno.EEXIST: "a file of that name is in the way: move that file",
     }
