@@ -234,11 +234,12 @@ class _Scanner:
         rest = self._text[self._at :]
         marks = re.finditer(f"[{re.escape(stops)}]", rest) if stops else ()
         ends = [mark.start() for mark in islice(marks, _MARKS_IN_NAMES)]
-        for end in (*([len(rest)] if len(rest) <= _LONGEST else []), *reversed(ends)):
-            for text in (rest[:end], rest[:end].strip()):
-                name = self._known(text)
-                if name is not None:
-                    return name, end
+        ends = [*([len(rest)] if len(rest) <= _LONGEST else []), *reversed(ends)]
+        typed = [*((end, rest[:end]) for end in ends), *((end, rest[:end].strip()) for end in ends)]
+        for end, text in typed:
+            name = self._known(text)
+            if name is not None:
+                return name, end
         return None
 
     def _expect(self, mark: str) -> None:
