@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.text import Text
+
 from tta_bench.errors import UserError, shown
 
 _EXECUTED = re.compile(r"'*[=+\-@\t\r]")
@@ -33,16 +35,21 @@ def normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def label(name: str, taken: Iterable[str]) -> str:
+def distinct(name: str, taken: Iterable[str]) -> str:
     """What something that is no domain is called beside domains, none of which is called so.
 
-    >>> label("average", ["A", "B"]), label("average", ["A", "average"])
+    >>> distinct("average", ["A", "B"]), distinct("average", ["A", "average"])
     ('average', '(average)')
     """
     taken = set(taken)
     while name in taken:
         name = f"({name})"
     return name
+
+
+def literal(text: str) -> Text:
+    """Text that Rich prints as it is: no markup, no emoji codes, nothing that breaks the line."""
+    return Text(shown(text))
 
 
 def require_utf8(words: Sequence[str]) -> None:
