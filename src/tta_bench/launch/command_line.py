@@ -36,6 +36,7 @@ from tta_bench.data.prepare import available_domains
 from tta_bench.data.targets import domain_faults, with_targets
 from tta_bench.errors import UserError, nearest
 from tta_bench.launch.experiment_files import read_experiments
+from tta_bench.launch.hydra_faults import sentence, sentences
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.launch.text import (
     TEXTS,
@@ -162,8 +163,8 @@ def domains_at_hand(data: Sequence[str], config_dir: str | None = None) -> tuple
         files = [folder / f"data/{chosen.get('data', 'synthetic')}.yaml" for folder in folders]
         section = yaml.safe_load(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))
         section |= {key.removeprefix("data."): value for key, value in chosen.items() if key.startswith("data.")}
-        section = OmegaConf.to_container(OmegaConf.create(section), resolve=True)
-        return available_domains(_place(section))
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(section), resolve=True)
+        return available_domains(_place(resolved))
     except (
         HydraException,
         OmegaConfBaseException,
@@ -216,8 +217,9 @@ def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: st
         UserError: every fault found.
     """
     overrides = complete_experiment(overrides, config_dir)
-    with _hydra(config_dir) as loader:
+    with sentences(), _hydra(config_dir) as loader:
         parsed, faults = _parse(overrides, loader)
+        faults += _hydra_faults(parsed, loader)
         experiments = [o for o in parsed if o.key_or_group == "experiment"]
         faults += _sweep_faults(parsed, multirun or any(_is_multirun(o, loader) for o in experiments))
         faults += _repeated_groups(parsed, loader)
@@ -285,8 +287,9 @@ def compose_data(overrides: Sequence[str]) -> tuple[DataConfig, Path]:
         UserError: every fault found.
     """
     overrides = quote_lists(overrides, multirun=False)
-    with _hydra() as loader:
+    with sentences(), _hydra() as loader:
         parsed, faults = _parse(overrides, loader)
+        faults += _hydra_faults(parsed, loader)
         faults += _sweep_faults(parsed, multirun=None)
         chosen = [o for o in parsed if o.key_or_group == "data"]
         faults += [fault for o in chosen for fault in _group_faults(o, loader)]
@@ -328,6 +331,10 @@ def _parse(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[Overrid
             faults.append(
                 f"cannot read '{text}': write KEY=VALUE, and a value with special characters as 'KEY=\"VALUE\"'"
             )
+        elif override.key_or_group == "row":
+            faults.append(
+                f"'{text}': rows are those of an experiment; choose one with experiment=NAME, or +method=NAME"
+            )
         elif override.type == OverrideType.DEL:
             faults.append(f"'{text}' cannot remove a key: set it to null instead, {override.key_or_group}=null")
         else:
@@ -368,6 +375,22 @@ def _repeated_groups(overrides: Sequence[Override], loader: ConfigLoader) -> lis
         for key, count in counts.items()
         if count > 1
     ]
+
+
+def _hydra_faults(overrides: Sequence[Override], loader: ConfigLoader) -> list[str]:
+    """Keys of Hydra itself that it does not have, or that cannot have these values."""
+    words = [(o.key_or_group, str(o.input_line)) for o in overrides if o.is_hydra_override()]
+    groups = [text for key, text in words if key.startswith("hydra/")]
+    faults = []
+    for key, text in words:
+        if key.startswith("hydra/"):  # checked as any other group
+            continue
+        try:
+            loader.load_configuration("config", [*groups, text], run_mode=RunMode.RUN)
+        except (HydraException, OmegaConfBaseException) as error:
+            valid = set(_paths(loader.load_configuration("config", [], run_mode=RunMode.RUN)))
+            faults.append(sentence(error) if key in valid else _key_fault(key, valid))
+    return faults
 
 
 def _options(loader: ConfigLoader, group: str) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from tta_bench.names import distinct, literal
 from tta_bench.results.statistics import paired_difference
@@ -56,7 +57,7 @@ def cell_table(result: Result, reference: Result | None) -> Table:
     places = [*summary["targets"], None] if len(summary["targets"]) > 1 else [*summary["targets"]]
     for place in places:
         table.add_section()
-        label = [
+        label: list[Text | str] = [
             literal(mean if place is None else place),
             str(sum(target["n"] for target in _targets(summary, place))),
         ]
@@ -65,7 +66,7 @@ def cell_table(result: Result, reference: Result | None) -> Table:
             seconds = one[0]["seconds_per_image"] if place is None else one[0]["targets"][place]["seconds_per_image"]
             difference = [literal(_difference(result, reference, place)) if one is result else ""] if reference else []
             table.add_row(*label, one[0]["method"], *(f"{value:.2f}" for value in dice), *difference, f"{seconds:.3f}")
-            label = [literal(""), ""]
+            label = ["", ""]
     return table
 
 

@@ -291,7 +291,8 @@ def _pipe_table(labels: Sequence[str], columns: Sequence[Column]) -> list[str]:
 
 def _markdown_text(text: str) -> str:
     """Text that Markdown shows as it is; an underscore inside a word is no emphasis."""
-    return re.sub(r"([\\`*|<>\[\]~#&$]|(?<!\w)_|_(?!\w))", r"\\\1", shown(text))
+    marks = re.sub(r"([\\`*|<\[\]~#&$]|(?<!\w)_|_(?!\w))", r"\\\1", shown(text))
+    return re.sub(r"^(\d*)(>|[-+.)](?= ))", r"\1\\\2", marks)  # no list and no quotation
 
 
 # CSV

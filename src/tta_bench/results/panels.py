@@ -122,7 +122,8 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
     if table.reference not in cells:
         raise UserError(
             f"table {table.name} has no predictions of row '{table.reference}' with source={source}, from which the "
-            f"images are chosen: finish it with: python -m tta_bench experiment={table.name} {shlex.quote(f'source={source}')}"
+            f"images are chosen: finish it with 'python -m tta_bench experiment={table.name} "
+            f"{shlex.quote(f'source={source}')}'"
         )
     targets = table.targets[source]
     config = cells[table.reference].config
