@@ -55,6 +55,8 @@ def main() -> None:
     except UserError as error:
         print_faults(error)
         sys.exit(USER_ERROR)
+    except SystemExit as left:  # Hydra has said why
+        sys.exit(USER_ERROR if left.code == 1 else left.code)
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command continues", file=sys.stderr)
         sys.exit(INTERRUPTED)

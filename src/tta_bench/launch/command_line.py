@@ -438,7 +438,7 @@ def _sweep_of(experiments: Sequence[Override], loader: ConfigLoader) -> list[Ove
     for override in experiments:
         for name in _values(override):
             if name in _options(loader, "experiment"):
-                params: Any = OmegaConf.to_container(_experiment(name, loader).hydra.sweeper.params or {})
+                params: Any = OmegaConf.to_container(_experiment(name, loader).hydra.sweeper.params or {}, resolve=True)
                 found += OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     return found
 

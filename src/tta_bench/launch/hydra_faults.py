@@ -56,13 +56,15 @@ def sentences() -> Iterator[None]:
         yield
     except UserError:
         raise
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:  # some are OSErrors too
+        raise UserError(sentence(error)) from None
     except OSError as error:
         place = error.filename or "a file or folder"
         raise UserError(
-            f"{place} cannot be used ({error.strerror or error}): check the path and its permissions, or choose another "
+            f"{place} cannot be used ({error.strerror or error}): check path and permissions, or choose another "
             "folder with results_root=DIR"
         ) from None
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+    except ValueError as error:
         raise UserError(sentence(error)) from None
     finally:
         if before is None:

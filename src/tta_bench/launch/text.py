@@ -89,7 +89,7 @@ def quote_lists_of_names(key: str, text: str, known: Known = unknown) -> str:
     function, inner = _swept(text, known)
     scanner = _Scanner(inner, known)
     if scanner.starts("[") and known(inner) is None:
-        lists = scanner.several(lambda: scanner.items("]"))
+        lists = scanner.several(lambda: scanner.items(scanner.scalar))
     else:
         names = split(inner, known)
         if names == [None]:
@@ -174,15 +174,15 @@ class _Scanner:
             values.append(read())
         return values
 
-    def items(self, end: str) -> list[Any]:
-        """A list up to its closing bracket."""
+    def items(self, read: Callable[[str], Any]) -> list[Any]:
+        """A list in brackets; ``read`` is given the marks that end one of its values."""
         self._expect("[")
         values: list[Any] = []
-        while not self.starts(end):
+        while not self.starts("]"):
             if values:
                 self._expect(",")
-            values.append(self.value(f",{end}"))
-        self._expect(end)
+            values.append(read(",]"))
+        self._expect("]")
         return values
 
     def mapping(self) -> dict[str, Any]:
@@ -199,9 +199,9 @@ class _Scanner:
         return values
 
     def value(self, stops: str) -> Any:
-        """A list, or text up to one of the marks; a whole number where it reads like one."""
-        if self.starts("[") and self._known_to(stops) is None:
-            return [_number(item) for item in self.items("]")]
+        """A list, with numbers where its values read like some, or text up to one of the marks."""
+        if self.starts("["):
+            return [_number(item) for item in self.items(self.scalar)]
         return self.scalar(stops)
 
     def scalar(self, stops: str) -> str | None:
@@ -251,5 +251,5 @@ class _Scanner:
             self._at += len(self._text[self._at :]) - len(self._text[self._at :].lstrip())
 
 
-def _number(item: Any) -> Any:
-    return int(item) if isinstance(item, str) and re.fullmatch(r"[+-]?\d+", item, re.ASCII) else item
+def _number(item: str | None) -> int | str | None:
+    return int(item) if item is not None and re.fullmatch(r"[+-]?\d+", item, re.ASCII) else item
