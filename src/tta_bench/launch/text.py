@@ -75,6 +75,8 @@ def quote(key: str, text: str, known: Known = unknown) -> str:
             return QuotedString(value, Quote.single).with_quotes()  # to other keys, or to the environment
         return hydra_text(os.path.expanduser(value) if kind is Path and value.startswith("~/") else value)
 
+    if key == "results_root":  # need not be there yet, and no two of them are compared
+        return f"{key}={element(_Scanner(text, known).scalar(''))}"
     function, inner = _swept(text, known)
     values = ",".join(map(element, split(inner, known)))
     return f"{key}={function}({values})" if function else f"{key}={values}"
@@ -221,7 +223,7 @@ class _Scanner:
             return runs.sub(lambda run: "\\" * (len(run[1]) // 2), quotes[2])
         if not stops:
             self._at = len(self._text)
-            return rest
+            return None if rest.strip().lower() == "null" else rest
         marks = re.escape(stops)
         plain = re.compile(rf"(?:\\[{marks}]|[^{marks}])*", re.DOTALL).match(rest)
         assert plain is not None
