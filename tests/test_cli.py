@@ -151,7 +151,7 @@ def test_data_preview_draws_the_asked_for_domains(capsys, images, tmp_path):
         (["data=folder"], "error: data=folder needs the folder of the images: add data.root=DIR"),
         (["data=folder", "data.root=/none"], "error: data.root=/none does not exist: give the folder of the images"),
         (["--domains", "A,Q"], "error: unknown domain 'Q' of data=synthetic: choose one of: A, B, C, D, E"),
-        (["--domains", ","], "error: argument --domains: is empty: name domains"),
+        (["--domains", ","], "error: --domains is empty: name domains"),
         (["nonsense"], "error: cannot read 'nonsense'"),
     ],
 )

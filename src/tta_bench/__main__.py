@@ -41,28 +41,38 @@ def _main() -> None:
 
     from tta_bench.errors import UserError, print_faults
     from tta_bench.launch.command_line import check, complete_experiment, quote_lists, register_configs
+    from tta_bench.launch.hydra_faults import refuse_flags, sentences
     from tta_bench.launch.paths import CONFIG_DIR
+    from tta_bench.names import print_everything, require_utf8
     from tta_bench.network_check import check_networks
 
+    print_everything()
     typed = sys.argv[1:]
     flags, overrides = _split(typed)
-    overrides = quote_lists(overrides, flags.multirun)
     only_shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
-    if not only_shows:
-        overrides = complete_experiment(overrides)
-    sys.argv[1:] = [*_words(flags), *overrides]
     jobs: list[RunConfig] = []
     try:
+        require_utf8(sys.argv[1:])
+        refuse_flags(flags)
+        overrides = quote_lists(overrides, flags.multirun, flags.config_dir)
         register_configs()
-        if not only_shows and flags.experimental_rerun is None:
+        if not only_shows:
+            overrides = complete_experiment(overrides, flags.config_dir)
             jobs = check(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
             check_networks(jobs)
+        sys.argv[1:] = [*_words(flags), *overrides]
     except UserError as error:
         print_faults(error)
         sys.exit(USER_ERROR)
     _outcomes.clear()
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
+        with sentences():
+            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
+    except UserError as error:
+        print_faults(error)
+        sys.exit(USER_ERROR)
+    except SystemExit as left:  # Hydra has said why
+        sys.exit(USER_ERROR if left.code == 1 else left.code)
     finally:
         _tell_unsent(jobs, typed)
     failures = [code for code in _outcomes or _outcomes_elsewhere(jobs) if code]
@@ -83,7 +93,9 @@ def job(composed: Any) -> None:
     from tta_bench.config import validate
     from tta_bench.errors import UserError, print_faults
     from tta_bench.launch.command_line import run_section
+    from tta_bench.names import print_everything
 
+    print_everything()
     log = logging.getLogger("tta_bench")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
     log.setLevel(logging.INFO)

@@ -185,14 +185,19 @@ def adapt_streams(
     """
     device = method.network.source_theta.device
     total = sum(len(stream) for group in groups for stream in group)
-    columns = (TextColumn(f"{title} {{task.fields[domain]}}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description} {task.fields[domain]}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     resumed = snapshots.read()
     records = list(resumed.records) if resumed is not None else []
     if resumed is not None:
         log.info("going on after %d of %d images, where a run before was stopped", len(records), total)
     console = Console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar, quiet_lightning():
-        task = bar.add_task("", total=total, completed=len(records), domain="")
+        task = bar.add_task(title, total=total, completed=len(records), domain="")
         for number, group in enumerate(groups):
             if resumed is not None and number < resumed.group:
                 continue

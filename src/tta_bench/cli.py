@@ -29,11 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(arguments: Sequence[str] | None) -> None:
     from tta_bench.errors import UserError, print_faults
+    from tta_bench.names import print_everything, require_utf8
 
+    print_everything()
     parsed = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
     logging.getLogger("tta_bench").setLevel(logging.INFO)
     try:
+        require_utf8([str(word) for word in (sys.argv[1:] if arguments is None else arguments)])
         parsed.command(parsed)
     except UserError as error:
         print_faults(error)
@@ -82,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         action = data.add_parser(name, help=text, description=text)
         action.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
-        action.add_argument("--domains", type=_names, help="names, separated by commas; default: all")
+        action.add_argument("--domains", help="names, separated by commas; default: all")
         action.set_defaults(command=command)
         if name == "preview":
             action.add_argument("--out", type=Path, default=Path("preview.jpg"), help="picture to write (.png, .jpg)")
@@ -126,12 +129,13 @@ def _plan(parsed: argparse.Namespace) -> None:
 def _status(parsed: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from tta_bench.errors import shown
     from tta_bench.results.report import failures, status_table
 
     planned = _planned(parsed)
     Console().print(status_table(planned))
     for sentence in failures(planned):
-        print(f"failed: {sentence}")
+        print(f"failed: {shown(sentence)}")
 
 
 def _report(parsed: argparse.Namespace) -> None:
@@ -188,17 +192,19 @@ def _data_preview(parsed: argparse.Namespace) -> None:
 def _data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...], Path]:
     """The data section of the composed configuration, the asked-for domains and the results root."""
     from tta_bench.data.prepare import available_domains
+    from tta_bench.errors import UserError
     from tta_bench.launch.command_line import compose_data
+    from tta_bench.launch.text import split
+    from tta_bench.names import find
 
     config, root = compose_data(parsed.overrides)
-    return config, parsed.domains or available_domains(config), root
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names:
-        raise argparse.ArgumentTypeError("is empty: name domains, separated by commas, or leave it out")
-    return names
+    available = available_domains(config)
+    if parsed.domains is None:
+        return config, available, root
+    names = split(parsed.domains, lambda text: find(text, available))
+    if not any(names):
+        raise UserError("--domains is empty: name domains, separated by commas, or leave it out")
+    return config, tuple("null" if name is None else name for name in names if name != ""), root
 
 
 def _image(text: str) -> tuple[str, str]:

@@ -6,13 +6,14 @@ reports all faults at once, each with the nearest valid name.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     AfterValidator,
@@ -26,6 +27,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
@@ -57,12 +59,12 @@ def as_tuple(value: Any) -> Any:
 
 
 def _as_mapping(value: Any) -> Any:
-    """Accept the text of a mapping, which is how the command line hands over one that replaces the default."""
+    """Accept a mapping as JSON, which is how the command line hands over one that replaces the default."""
     if not isinstance(value, str):
         return value
     try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
+        return json.loads(value)
+    except ValueError:
         return value
 
 
@@ -75,6 +77,13 @@ def _as_shades(value: Any) -> Any:
     shades = _as_mapping(value)
     spelled_out = {name: list(codes) for name, codes in SHADES.items()}
     return None if shades in (spelled_out, SHADES) else shades
+
+
+def _as_path(value: Any) -> Any:
+    """Refuse an empty path, which would be the working directory, and replace ``~`` by the home folder."""
+    if value == "":
+        raise PydanticCustomError("empty_path", "name a folder or file, or leave the key out")
+    return os.path.expanduser(value) if isinstance(value, str | Path) else value  # leaves an unknown ~NAME as it is
 
 
 def _as_lockstep(value: Any) -> Any:
@@ -100,7 +109,7 @@ def _distinct(key: str) -> AfterValidator:
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple), _distinct("seed")]
 MaskValues = tuple[Annotated[int, Field(ge=0, le=255)], ...]
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]
+UserPath = Annotated[Path, BeforeValidator(_as_path)]
 
 
 class Section(BaseModel):

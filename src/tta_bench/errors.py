@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -22,7 +23,19 @@ class UserError(ValueError):
 def print_faults(error: UserError) -> None:
     """One line per fault on standard error."""
     for fault in error.faults:
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"error: {shown(fault)}", file=sys.stderr)
+
+
+def shown(text: str) -> str:
+    r"""Text on one line of a terminal: characters that would break or recolour it, or that have no code, as escapes.
+
+    >>> shown("Zürich\n[red]")
+    'Zürich\\n[red]'
+    """
+    hidden = ("Cc", "Cs", "Zl", "Zp")  # controls, surrogates, line and paragraph separators
+    return "".join(
+        mark.encode("unicode_escape").decode() if unicodedata.category(mark) in hidden else mark for mark in text
+    )
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

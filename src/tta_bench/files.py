@@ -143,6 +143,8 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
         errno.EACCES: "there is no permission to write there: change it",
         errno.EPERM: "there is no permission to write there: change it",
         errno.EROFS: "its file system is read-only: mount it for writing",
+        errno.ENOENT: "there can be no such folder: check the path",
+        errno.ENAMETOOLONG: "its name is too long: shorten it",
         errno.ENOTDIR: "a part of its path is a file: move that file",
         errno.EEXIST: "a file of that name is in the way: move that file",
         errno.EISDIR: "a folder has the name of a file that belongs there: move that folder",

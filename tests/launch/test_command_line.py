@@ -29,12 +29,13 @@ def faults(text, **options):
     [
         ("target=A,C", False, "target=[A,C]"),
         ("target=A,C", True, "target=[A,C]"),
-        ("target=A, C", False, "target=[A, C]"),
+        ("target=A, C", False, "target=[A,C]"),
         ("++target=A,C", False, "target=[A,C]"),
-        ("target=A", False, "target=A"),
+        ("target=A", False, "target=[A]"),
         ("target=[A,C]", False, "target=[A,C]"),
         ("target=[A,C],[B]", True, "target=[A,C],[B]"),
-        ("target='A,C'", False, "target='A,C'"),
+        ("target='A,C'", False, "target=['A,C']"),
+        ("target='A,C',D", False, "target=['A,C',D]"),
         ("seed=0,1", False, "seed=[0,1]"),
         ("seed=0,1", True, "seed=0,1"),
         ("source=A,B", True, "source=A,B"),
@@ -65,7 +66,7 @@ def test_a_method_is_chosen_with_and_without_plus(method):
 
 
 @pytest.mark.parametrize("flag", ["", "-m "])
-@pytest.mark.parametrize("targets", ["A,C", "[A,C]", "'A, C'", "\"'A,C'\""])
+@pytest.mark.parametrize("targets", ["A,C", "[A,C]", "'A, C'", "\"'A','C'\""])
 def test_targets_are_a_list_with_and_without_a_sweep(flag, targets):
     (config,) = jobs(f"{flag}+method=tent target={targets}")
     assert config.target == ("A", "C")

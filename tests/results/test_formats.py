@@ -261,7 +261,7 @@ def test_latex_text_has_no_mark_with_a_meaning_left():
     assert latex_text(r"a_b & 5% #1 {x} ~ ^ \ λ") == (
         r"a\_b \& 5\% \#1 \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} \ensuremath{\lambda}"
     )
-    assert latex_text("日") == "?"
+    assert latex_text("日") == "U+65E5"
 
 
 @pytest.fixture(scope="module")

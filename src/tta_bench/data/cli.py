@@ -15,6 +15,7 @@ from tta_bench.data.gallery import draw_gallery
 from tta_bench.data.prepare import Prepared, prepare, survey
 from tta_bench.data.readers import open_reader
 from tta_bench.errors import UserError
+from tta_bench.names import literal
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +43,10 @@ def check(
     table = Table(title=f"data={config.name}, read at {config.image_size} px")
     table.add_column("domain")
     for column in ("images", "stored size, px", *(f"{name}, % of area" for name in config.classes)):
-        table.add_column(column, justify="right")
+        table.add_column(literal(column), justify="right")
     for name, each in prepared.items():
         areas = _areas(each.domain)
-        table.add_row(name, str(len(each.domain)), _sizes(each), *(f"{area:.2f}" for area in areas))
+        table.add_row(literal(name), str(len(each.domain)), _sizes(each), *(f"{area:.2f}" for area in areas))
         for label, area in zip(each.domain.classes, areas, strict=True):
             if area in (0, 100):
                 log.warning(
@@ -71,12 +72,12 @@ def prepare_command(config: DataConfig, names: Sequence[str], cache: Path, *, pr
         UserError: as :func:`tta_bench.data.prepare.prepare`.
     """
     domains = prepare(config, names, cache, progress=progress)
-    table = Table(title=f"prepared in {cache}")
+    table = Table(title=literal(f"prepared in {cache}"))
     table.add_column("domain")
     table.add_column("images", justify="right")
     table.add_column("fingerprint")
     for name, domain in domains.items():
-        table.add_row(name, str(len(domain)), domain.fingerprint)
+        table.add_row(literal(name), str(len(domain)), domain.fingerprint)
     return table
 
 

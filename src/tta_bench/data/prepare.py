@@ -27,13 +27,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from tta_bench.config import DataConfig
 from tta_bench.data.domain import Domain
 from tta_bench.data.readers import Record, Sample, open_reader
 from tta_bench.data.shades import MANY, shares
-from tta_bench.errors import UserError
+from tta_bench.errors import UserError, shown
 from tta_bench.locks import acquire_lock
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ def _entry(config: DataConfig, name: str, records: Sequence[Record], cache: Path
         entry = _load(folder)  # another process may have made it in the meantime
         if entry is None:
             log.info("preparing %d images of domain %s", len(records), name)
-            task = bars.add_task(f"Preparing {name}", total=len(records))
+            task = bars.add_task(escape(f"Preparing {shown(name)}"), total=len(records))
             _build(records, config.image_size, folder, lambda: bars.advance(task))
             entry = _load(folder)
     finally:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from tta_bench.config import DataConfig, RunConfig
 from tta_bench.data.prepare import available_domains
 from tta_bench.errors import UserError, nearest
+from tta_bench.names import find
 
 
 def with_targets(config: RunConfig) -> RunConfig:
@@ -19,10 +21,17 @@ def with_targets(config: RunConfig) -> RunConfig:
     faults = domain_faults(config.data, config.source, config.target, config.checkpoint)
     if faults:
         raise UserError(faults)
-    targets = config.target or tuple(name for name in available_domains(config.data) if name != config.source)
+    available = available_domains(config.data)
+    source = find(config.source, available) or config.source
+    targets = tuple(find(name, available) or name for name in config.target or ()) or tuple(
+        name for name in available if name != source
+    )
     if not targets:
         raise UserError(f"{config.data.root} has no domain besides source={config.source} to adapt to")
-    return config.model_copy(update={"target": targets})
+    twice = [name for name, count in Counter((source, *targets)).items() if count > 1]
+    if twice:  # in composed and in decomposed characters, or the schema would have found it
+        raise UserError(f"{twice[0]} is named more than once in source and target: name it once")
+    return config.model_copy(update={"source": source, "target": targets})
 
 
 def domain_faults(
@@ -39,7 +48,9 @@ def domain_faults(
     wanted = [("target", str(name)) for name in targets or ()]
     if checkpoint is None:
         wanted.insert(0, ("source", str(source)))
-    faults = [f"unknown {role}={name}: {nearest(name, available)}" for role, name in wanted if name not in available]
+    faults = [
+        f"unknown {role}={name}: {nearest(name, available)}" for role, name in wanted if find(name, available) is None
+    ]
     if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
         faults.append(f"checkpoint={checkpoint} is no file: check the path; without checkpoint= one is trained")
     return faults

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -23,11 +23,12 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from tta_bench.cell import REFERENCE
 from tta_bench.config import DataConfig, RunConfig, as_tuple, nearest_key, validate, validate_data
@@ -35,14 +36,26 @@ from tta_bench.data.prepare import available_domains
 from tta_bench.data.targets import domain_faults, with_targets
 from tta_bench.errors import UserError, nearest
 from tta_bench.launch.experiment_files import read_experiments
+from tta_bench.launch.hydra_faults import sentence, sentences
 from tta_bench.launch.paths import CONFIG_DIR
+from tta_bench.launch.text import (
+    TEXTS,
+    Known,
+    hydra_text,
+    known_path,
+    quote,
+    quote_lists_of_names,
+    quote_mappings,
+    unknown,
+)
 from tta_bench.methods.base import METHODS
+from tta_bench.names import find, require_utf8
 
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
 
-LISTS = ("target", "seed")
-"""``target=A,C`` is a list of targets; a list of seeds in a single run, a sweep over seeds with ``-m``."""
+DOMAINS = ("source", "target")
+"""Keys whose values are names of domains."""
 
 MAPPINGS = ("data.classes", "data.domains", "data.shades")
 """``data.classes={vessel: [1]}`` replaces the default, where Hydra would merge it into the default."""
@@ -82,39 +95,93 @@ def register_configs() -> None:
                 store.store(group="method", name=path.stem, node=OmegaConf.load(path), package="method")
 
 
-def quote_lists(arguments: Sequence[str], multirun: bool) -> list[str]:
-    """The command line in Hydra's grammar, from a more forgiving one.
+def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None = None) -> list[str]:
+    """The command line in Hydra's grammar, from a more forgiving one; the only place that writes names in it.
 
-    Lists of targets, and of seeds outside a sweep, are marked as lists; mappings replace their defaults; a group
-    is chosen with and without ``+``.
+    Names and paths are text, see :mod:`tta_bench.launch.text`. Lists of targets, and of seeds outside a sweep, are
+    marked as lists; mappings replace their defaults; a group is chosen with and without ``+``.
+
+    Raises:
+        UserError: words that are not UTF-8.
     """
+    require_utf8(arguments)
+    pairs = [(key.lstrip("+"), equals, value, key) for key, equals, value in (a.partition("=") for a in arguments)]
+    data = [_quoted(key, value, unknown) for key, equals, value, _ in pairs if equals and key.startswith("data")]
+    domains = domains_at_hand(data, config_dir) if any(key in DOMAINS for key, *_ in pairs) else ()
     quoted = []
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        bare = key.lstrip("+")
-        if equals and bare == "method":
-            argument = f"+method={value}"
-        elif equals and bare in IN_DEFAULTS:
-            argument = f"{bare}={value}"
-        elif bare in LISTS and "," in value and not (multirun and bare == "seed"):
-            if not value.startswith(("[", "'", '"')):
-                argument = f"{bare}=[{value}]"
-        elif bare in MAPPINGS and value.startswith("{"):
-            argument = _mapping_as_text(bare, argument)
-        elif value.startswith("~/"):  # shells leave it to the program
-            argument = f"{key}={Path(value).expanduser()}"
-        quoted.append(argument)
+    for (bare, equals, value, key), argument in zip(pairs, arguments, strict=True):
+        if not equals:
+            quoted.append(argument)
+        elif bare == "method":
+            quoted.append(f"+method={value}")
+        elif bare in IN_DEFAULTS:
+            quoted.append(f"{bare}={value}")
+        elif bare == "seed" and "," in value and not multirun and not value.startswith(("[", "'", '"')):
+            quoted.append(f"seed=[{value}]")
+        elif bare in TEXTS or bare in (*MAPPINGS, "target"):
+            quoted.append(_quoted(bare, value, partial(find, names=domains) if bare in DOMAINS else known_path))
+        elif bare.startswith("hydra."):
+            quoted.append(_hydras_own(key, value))
+        else:
+            quoted.append(argument)
     return quoted
 
 
-def _mapping_as_text(key: str, argument: str) -> str:
-    """``key={a: [1]}`` with the mapping, or each mapping of a sweep, as quoted text."""
+def _quoted(key: str, value: str, known: Known) -> str:
+    """A name, a path, a list or a mapping of names in Hydra's grammar; as typed, for the check, if it is broken."""
     try:
-        value = OverridesParser.create().parse_override(argument).value()
+        if key == "target":
+            return quote_lists_of_names(key, value, known)
+        if key in MAPPINGS:
+            return quote_mappings(key, value)
+        return quote(key, value, known) if key in TEXTS else f"{key}={value}"
+    except ValueError:
+        return f"{key}={value}"
+
+
+def _hydras_own(key: str, value: str) -> str:
+    """A key of Hydra itself: a folder, for instance, may need quotation marks; its interpolations are meant."""
+    try:
+        OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:
-        return argument  # reported by the check
-    values = value.list if isinstance(value, ChoiceSweep) else [value]
-    return f"{key}=" + ",".join(f"'{json.dumps(each, default=str)}'" for each in values)
+        return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    return f"{key}={value}"
+
+
+def domains_at_hand(data: Sequence[str], config_dir: str | None = None) -> tuple[str, ...]:
+    """The domains of the data set that the ``data`` arguments, in Hydra's grammar, choose; none if that is open.
+
+    The files are read without Hydra, which takes a while to start.
+    """
+    places = [text for text in data if text.partition("=")[0] in ("data", "data.root", "data.domains")]
+    try:
+        values = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(places)}
+        if any(override.is_sweep_override() for override in values.values()):
+            return ()
+        chosen = {key: override.value() for key, override in values.items()}
+        folders = [Path(folder) for folder in (config_dir, CONFIG_DIR) if folder is not None]
+        files = [folder / f"data/{chosen.get('data', 'synthetic')}.yaml" for folder in folders]
+        section = yaml.safe_load(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))
+        section |= {key.removeprefix("data."): value for key, value in chosen.items() if key.startswith("data.")}
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(section), resolve=True)
+        return available_domains(_place(resolved))
+    except (
+        HydraException,
+        OmegaConfBaseException,
+        UserError,
+        OSError,
+        ValueError,
+        TypeError,
+        StopIteration,
+        YAMLError,
+    ):
+        return ()  # reported by the check
+
+
+def _place(section: Mapping[str, Any]) -> DataConfig:
+    """The part of a data section that says where the domains are."""
+    places = {key: section.get(key) for key in ("name", "root", "domains")}
+    return validate_data({**places, "image_size": 64, "classes": None})
 
 
 @dataclass(frozen=True)
@@ -149,9 +216,10 @@ def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: st
     Raises:
         UserError: every fault found.
     """
-    overrides = complete_experiment(overrides)
-    with _hydra(config_dir) as loader:
+    overrides = complete_experiment(overrides, config_dir)
+    with sentences(), _hydra(config_dir) as loader:
         parsed, faults = _parse(overrides, loader)
+        faults += _hydra_faults(parsed, loader)
         experiments = [o for o in parsed if o.key_or_group == "experiment"]
         faults += _sweep_faults(parsed, multirun or any(_is_multirun(o, loader) for o in experiments))
         faults += _repeated_groups(parsed, loader)
@@ -192,7 +260,7 @@ def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: st
     return jobs
 
 
-def complete_experiment(overrides: Sequence[str]) -> list[str]:
+def complete_experiment(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
     """The command line with what an experiment leaves open; one without an experiment as it is.
 
     Without ``source=``, every domain of the data is a source. An option ``method.KEY=VALUE`` may be one of some rows'
@@ -206,9 +274,9 @@ def complete_experiment(overrides: Sequence[str]) -> list[str]:
     pairs = list(zip(keys, overrides, strict=True))
     completed = [f"++{text.lstrip('+')}" if key.startswith("method.") else text for key, text in pairs]
     if "source" not in keys:
-        with suppress(UserError):
-            config, _ = compose_data([text for key, text in pairs if key.partition(".")[0] == "data"])
-            completed.append(f"source={','.join(available_domains(config))}")
+        names = domains_at_hand(overrides, config_dir)
+        if names:
+            completed.append(f"source={','.join(map(hydra_text, names))}")
     return completed
 
 
@@ -219,8 +287,9 @@ def compose_data(overrides: Sequence[str]) -> tuple[DataConfig, Path]:
         UserError: every fault found.
     """
     overrides = quote_lists(overrides, multirun=False)
-    with _hydra() as loader:
+    with sentences(), _hydra() as loader:
         parsed, faults = _parse(overrides, loader)
+        faults += _hydra_faults(parsed, loader)
         faults += _sweep_faults(parsed, multirun=None)
         chosen = [o for o in parsed if o.key_or_group == "data"]
         faults += [fault for o in chosen for fault in _group_faults(o, loader)]
@@ -262,6 +331,10 @@ def _parse(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[Overrid
             faults.append(
                 f"cannot read '{text}': write KEY=VALUE, and a value with special characters as 'KEY=\"VALUE\"'"
             )
+        elif override.key_or_group == "row":
+            faults.append(
+                f"'{text}': rows are those of an experiment; choose one with experiment=NAME, or +method=NAME"
+            )
         elif override.type == OverrideType.DEL:
             faults.append(f"'{text}' cannot remove a key: set it to null instead, {override.key_or_group}=null")
         else:
@@ -302,6 +375,22 @@ def _repeated_groups(overrides: Sequence[Override], loader: ConfigLoader) -> lis
         for key, count in counts.items()
         if count > 1
     ]
+
+
+def _hydra_faults(overrides: Sequence[Override], loader: ConfigLoader) -> list[str]:
+    """Keys of Hydra itself that it does not have, or that cannot have these values."""
+    words = [(o.key_or_group, str(o.input_line)) for o in overrides if o.is_hydra_override()]
+    groups = [text for key, text in words if key.startswith("hydra/")]
+    faults = []
+    for key, text in words:
+        if key.startswith("hydra/"):  # checked as any other group
+            continue
+        try:
+            loader.load_configuration("config", [*groups, text], run_mode=RunMode.RUN)
+        except (HydraException, OmegaConfBaseException) as error:
+            valid = set(_paths(loader.load_configuration("config", [], run_mode=RunMode.RUN)))
+            faults.append(sentence(error) if key in valid else _key_fault(key, valid))
+    return faults
 
 
 def _options(loader: ConfigLoader, group: str) -> list[str]:
@@ -349,7 +438,7 @@ def _sweep_of(experiments: Sequence[Override], loader: ConfigLoader) -> list[Ove
     for override in experiments:
         for name in _values(override):
             if name in _options(loader, "experiment"):
-                params: Any = OmegaConf.to_container(_experiment(name, loader).hydra.sweeper.params or {})
+                params: Any = OmegaConf.to_container(_experiment(name, loader).hydra.sweeper.params or {}, resolve=True)
                 found += OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
     return found
 
@@ -457,9 +546,8 @@ def _validate_jobs(overrides: Sequence[Override]) -> tuple[list[Job], list[str]]
 
 def _place_faults(container: Mapping[str, Any]) -> list[str]:
     """Faults of the domains and the data folder of a configuration that has other faults, listed elsewhere."""
-    places = {key: container["data"].get(key) for key in ("name", "root", "domains")}
     with suppress(UserError):
-        data = validate_data({**places, "image_size": 64, "classes": None})
+        data = _place(container["data"])
         targets = as_tuple(container["target"])
         names = targets if isinstance(targets, list | tuple) else ()
         try:

@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from tta_bench.launch.paths import EXPERIMENTS_DIR
+from tta_bench.launch.text import TEXTS, escaped, quote
 from tta_bench.methods.base import METHODS
 
 CONTROLS = {"no_adapt": {"method": "no_adapt"}, "bn_only": {"method": "bn_only"}}
@@ -69,7 +70,9 @@ class Experiment:
 
     def sweep_config(self) -> dict[str, Any]:
         """The config of ``experiment=NAME``: Hydra sweeps over the rows and over what the file sweeps over."""
-        params = {"+row": ",".join(self.choices()), **self.sweep}
+        # Hydra resolves what stands in a configuration once more than what is typed.
+        swept = {key: escaped(quote(key, text).partition("=")[2]) for key, text in self.sweep.items() if key in TEXTS}
+        params = {"+row": ",".join(self.choices()), **self.sweep, **swept}
         return {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
 
 
@@ -95,7 +98,8 @@ def _read(path: Path) -> Experiment:
         description=heading(text),
         rows=MappingProxyType(own | controls),
         controls=tuple(controls),
-        sweep=MappingProxyType({key: str(value) for key, value in (content.get("sweep") or {}).items()}),
+        # As text: a name such as 1_1 would be read as a number.
+        sweep=MappingProxyType(dict(yaml.load(text, Loader=yaml.BaseLoader).get("sweep") or {})),
         paper=MappingProxyType(_paper().get(str(content.get("paper")), {})),
         reference=content.get("reference", "no_adapt"),
     )

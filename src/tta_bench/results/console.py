@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from tta_bench.names import distinct, literal
 from tta_bench.results.statistics import paired_difference
 
 Rows = Sequence[Mapping[str, str]]
@@ -37,7 +38,7 @@ def cell_table(result: Result, reference: Result | None) -> Table:
 
     table = Table(
         box=box.SIMPLE_HEAD,
-        title=f"Dice in percent, source {escape(summary['source'])}, seed {summary['seed']}",
+        title=literal(f"Dice in percent, source {summary['source']}, seed {summary['seed']}"),
         caption=f"mean of {len(classes)} classes; each of them: summary.json" if len(classes) > CLASSES_SHOWN else None,
         pad_edge=False,
         show_edge=False,
@@ -47,19 +48,23 @@ def cell_table(result: Result, reference: Result | None) -> Table:
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)
     for heading in headings:
-        table.add_column(escape(heading), justify="right", min_width=6, overflow="fold")
+        table.add_column(literal(heading), justify="right", min_width=6, overflow="fold")
     if reference is not None:
         table.add_column("difference\n\\[95 % interval]", justify="right", no_wrap=True)
     table.add_column("s per\nimage", justify="right", no_wrap=True)
 
+    mean = distinct("mean", summary["targets"])
     places = [*summary["targets"], None] if len(summary["targets"]) > 1 else [*summary["targets"]]
     for place in places:
         table.add_section()
-        label = [escape(place or "mean"), str(sum(target["n"] for target in _targets(summary, place)))]
+        label: list[Text | str] = [
+            literal(mean if place is None else place),
+            str(sum(target["n"] for target in _targets(summary, place))),
+        ]
         for one in [*([reference] if reference else []), result]:
             dice = [_mean([target[column] for target in _targets(one[0], place)]) for column in columns]
             seconds = one[0]["seconds_per_image"] if place is None else one[0]["targets"][place]["seconds_per_image"]
-            difference = [escape(_difference(result, reference, place)) if one is result else ""] if reference else []
+            difference = [literal(_difference(result, reference, place)) if one is result else ""] if reference else []
             table.add_row(*label, one[0]["method"], *(f"{value:.2f}" for value in dice), *difference, f"{seconds:.3f}")
             label = ["", ""]
     return table

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from tta_bench.files import file_fault
+from tta_bench.names import unguarded
 
 LARGEST_TEXT = 256 * 2**20
 """Bytes of a text file of a cell, some hundred thousand images."""
@@ -124,6 +125,7 @@ def read_rows(path: Path, summary: Mapping[str, Any]) -> list[dict[str, str]]:
         rows = list(reader)
         for row in rows:
             _check_row(row, numbers)
+            row |= {name: unguarded(row[name]) for name in NAMES if name in columns}
     except (csv.Error, ValueError) as error:
         raise DamagedError(f"{path} ({error})") from None
     for target, entry in summary["targets"].items():

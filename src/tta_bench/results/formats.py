@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import textwrap
@@ -16,7 +14,8 @@ from typing import Any
 import yaml
 
 from tta_bench.launch.paths import CONFIG_DIR
-from tta_bench.results.tables import AVERAGE, STATES, Comparison, Row, SourceResult, Table, distinct_cells
+from tta_bench.names import csv_file, normal, shown
+from tta_bench.results.tables import STATES, Comparison, Row, SourceResult, Table, distinct_cells
 
 DASH = "\N{EN DASH}"
 """In the place of a number that is not there."""
@@ -136,7 +135,7 @@ def notes(table: Table) -> list[str]:
     counts = ", ".join(f"{name} {n or DASH}" for name, n in images.items())
     lines = [
         f"Dice in percent: mean over images, then classes ({', '.join(table.classes)}), then target domains"
-        + (f"; {AVERAGE}: unweighted mean over the sources." if len(table.sources) > 1 else "."),
+        + (f"; {table.average_name}: unweighted mean over the sources." if len(table.sources) > 1 else "."),
         f"Images per source model: {counts}. Repeats: {len(table.seeds)}"
         + ("; ± is the sample standard deviation over them." if len(table.seeds) > 1 else "."),
     ]
@@ -294,7 +293,8 @@ def _pipe_table(labels: Sequence[str], columns: Sequence[Column]) -> list[str]:
 
 def _markdown_text(text: str) -> str:
     """Text that Markdown shows as it is; an underscore inside a word is no emphasis."""
-    return re.sub(r"([\\`*|<\[\]~#]|(?<!\w)_|_(?!\w))", r"\\\1", text).replace("\n", " ")
+    marks = re.sub(r"([\\`*|<\[\]~#&$]|(?<!\w)_|_(?!\w))", r"\\\1", shown(text))
+    return re.sub(r"^(\d*)(>|[-+.)](?= ))", r"\1\\\2", marks)  # no list and no quotation
 
 
 # CSV
@@ -305,12 +305,8 @@ def csv_text(table: Table) -> str:
 
     Differences, costs and counts of the whole row are on the line of the average.
     """
-    lines = [_csv_line(table, row, name) for row in table.rows for name in (*table.sources, AVERAGE)]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    lines = [_csv_line(table, row, name) for row in table.rows for name in (*table.sources, table.average_name)]
+    return csv_file(list(dict.fromkeys(key for line in lines for key in line)), lines)
 
 
 def _csv_line(table: Table, row: Row, name: str) -> dict[str, Any]:
@@ -329,7 +325,7 @@ def _csv_line(table: Table, row: Row, name: str) -> dict[str, Any]:
         "paper": row.paper.get(name),
         "minus_paper": row.minus_paper.get(name),
     }
-    if name == AVERAGE:
+    if name == table.average_name:
         for prefix, comparison in (("reference", row.vs_reference), ("bn_only", row.vs_bn_only)):
             for key in ("against", "mean", "low", "high", "p", "p_holm", "n", "excluded"):
                 line[f"vs_{prefix}_{key}"] = None if comparison is None else getattr(comparison, key)
@@ -411,7 +407,10 @@ def _tabular(labels: Sequence[str], controls: Sequence[bool], columns: Sequence[
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}"])
 
 
+_NOTHING = "\N{ZERO WIDTH NON-JOINER}"
+
 _LATEX = {
+    _NOTHING: "{}",
     **{mark: rf"\{mark}" for mark in "&%$#_{}"},
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -427,6 +426,7 @@ _LATEX = {
     "\N{MINUS SIGN}": r"\ensuremath{-}",
     "→": r"\ensuremath{\rightarrow}",
     '"': "''",
+    "`": r"\textasciigrave{}",
     "\n": " ",
 }
 
@@ -435,8 +435,9 @@ _GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu 
 
 
 def latex_text(text: str) -> str:
-    """Text that LaTeX shows as it is, of Latin and small Greek letters; a question mark for others."""
-    return "".join(_LATEX.get(mark) or _latex_letter(mark) for mark in text)
+    """Text that LaTeX shows as it is, of Latin and small Greek letters; the code point in the place of others."""
+    marks = re.sub("-(?=-)", f"-{_NOTHING}", normal(shown(text)))  # two in a row would be set as a dash
+    return "".join(_LATEX.get(mark) or _latex_letter(mark) for mark in marks)
 
 
 def _latex_letter(mark: str) -> str:
@@ -448,4 +449,4 @@ def _latex_letter(mark: str) -> str:
         return rf"\ensuremath{{\{greek}}}"
     accents = ("with grave", "with acute", "with circumflex", "with tilde", "with diaeresis", "with caron")
     plain = name.startswith("latin ") and name.endswith(accents)
-    return mark if plain or mark in "ßæøåÆØÅçÇłŁ" else "?"
+    return mark if plain or mark in "ßæøåÆØÅçÇłŁ" else f"U+{ord(mark):04X}"

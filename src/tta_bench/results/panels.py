@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,6 +21,7 @@ from tta_bench.data.domain import Domain
 from tta_bench.data.gallery import COLOURS
 from tta_bench.data.prepare import prepare
 from tta_bench.errors import UserError, nearest
+from tta_bench.names import find
 from tta_bench.results.predictions import read_predictions
 from tta_bench.results.tables import Table
 
@@ -113,13 +115,15 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
     finished = _finished(table)
     if source is None:
         source = max(table.sources, key=lambda name: (len(finished[name]), name == PAPER_SOURCE))
-    elif source not in table.sources:
+    elif find(source, table.sources) is None:
         raise UserError(f"source={source} is not in table {table.name}: {nearest(source, table.sources)}")
+    source = find(source, table.sources) or source
     cells = finished[source]
     if table.reference not in cells:
         raise UserError(
             f"table {table.name} has no predictions of row '{table.reference}' with source={source}, from which the "
-            f"images are chosen: finish it with 'python -m tta_bench experiment={table.name} source={source}'"
+            f"images are chosen: finish it with 'python -m tta_bench experiment={table.name} "
+            f"{shlex.quote(f'source={source}')}'"
         )
     targets = table.targets[source]
     config = cells[table.reference].config
@@ -253,12 +257,14 @@ def _dice(cell: Cell) -> dict[str, list[float]]:
 def _by_name(images: Sequence[tuple[str, str]], domains: Mapping[str, Domain], targets: Sequence[str]) -> list[Choice]:
     """Find the images that were asked for."""
     chosen, faults = [], []
-    for target, name in images:
-        if target not in domains:
-            faults.append(f"images: '{target}' is not a target: {nearest(target, targets)}")
-        elif name not in domains[target].image_names:
-            hint = nearest(name, domains[target].image_names[:20])
-            faults.append(f"images: domain {target} has no image '{name}': {hint}")
+    for typed, typed_name in images:
+        target = find(typed, domains)
+        name = None if target is None else find(typed_name, domains[target].image_names)
+        if target is None:
+            faults.append(f"images: '{typed}' is not a target: {nearest(typed, targets)}")
+        elif name is None:
+            hint = nearest(typed_name, domains[target].image_names[:20])
+            faults.append(f"images: domain {target} has no image '{typed_name}': {hint}")
         else:
             chosen.append(Choice(target, domains[target].image_names.index(name), ""))
     if not images:

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from tta_bench.cell import Cell
 from tta_bench.files import write_atomically
 from tta_bench.launch.experiments import Plan
+from tta_bench.names import literal
 from tta_bench.results.formats import csv_text, latex, markdown, number, p_value
 from tta_bench.results.tables import STATES, Table, cell_status
 
@@ -54,14 +55,16 @@ def summary_table(table: Table) -> RichTable:
     printed = _table(title=f"{table.name}: Dice in percent{gaps}")
     printed.add_column("row", overflow="fold")
     for column in table.columns:
-        printed.add_column(escape(column), justify="right", min_width=5, overflow="fold")
-    printed.add_column(f"minus\n{escape(table.reference)}", justify="right", min_width=6, overflow="fold")
+        printed.add_column(literal(column), justify="right", min_width=5, overflow="fold")
+    printed.add_column(
+        Text.assemble("minus\n", literal(table.reference)), justify="right", min_width=6, overflow="fold"
+    )
     printed.add_column("p\n(Holm)", justify="right", no_wrap=True)
     for row in table.rows:
         cells = [number(row.result(column).dice) for column in table.columns]
         comparison = row.vs_reference
         gain = ("", "") if comparison is None else (number(comparison.mean, sign="+"), p_value(comparison.p_holm))
-        printed.add_row(*map(escape, (row.label, *cells, *gain)))
+        printed.add_row(*map(literal, (row.label, *cells, *gain)))
     return printed
 
 
@@ -78,7 +81,7 @@ def plan_table(plan: Plan) -> RichTable:
         cell, config = planned.cell, planned.cell.config
         seeds = (config.training.seed, config.protocol.order, cell.seed)
         status, _ = cell_status(cell)
-        printed.add_row(*map(escape, (cell.folder().hash, planned.row, config.source, *map(str, seeds), status)))
+        printed.add_row(*map(literal, (cell.folder().hash, planned.row, config.source, *map(str, seeds), status)))
     return printed
 
 
@@ -131,7 +134,7 @@ def status_table(plan: Plan) -> RichTable:
     for state in STATES:
         printed.add_column(state, justify="right", no_wrap=True)
     for label, row in counts.items():
-        printed.add_row(escape(label), *_counts(row))
+        printed.add_row(literal(label), *_counts(row))
     printed.add_section()
     printed.add_row("all", *_counts({state: sum(row[state] for row in counts.values()) for state in STATES}))
     return printed
@@ -157,8 +160,8 @@ def _table(title: str, caption: str | None = None) -> RichTable:
     """A table for a terminal of 80 columns."""
     return RichTable(
         box=box.SIMPLE_HEAD,
-        title=escape(title),
-        caption=escape(caption) if caption else None,
+        title=literal(title),
+        caption=literal(caption) if caption else None,
         pad_edge=False,
         show_edge=False,
         collapse_padding=True,

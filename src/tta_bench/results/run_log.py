@@ -24,7 +24,7 @@ def run_log(path: Path) -> Iterator[None]:
     """Copy this package's log records to a file, and to it alone the traceback of a failure."""
     logger = logging.getLogger("tta_bench")
     with translate_os_errors(path.parent):
-        handler = _QuietFileHandler(path, mode="w")
+        handler = _QuietFileHandler(path, mode="w", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.addHandler(handler)
     level = logger.level

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import logging
 import os
@@ -19,6 +17,7 @@ import yaml
 
 from tta_bench.files import leftovers, move_aside, temporaries, translate_os_errors, warn_once, write_atomically
 from tta_bench.locks import acquire_lock, is_free
+from tta_bench.names import csv_file
 from tta_bench.results.finished import DamagedError, read_json, read_rows, read_summary
 from tta_bench.results.predictions import Predictions, check_predictions, predictions_file
 
@@ -153,7 +152,7 @@ class CellFolder:
 
     def start(self, config: dict[str, Any]) -> None:
         """Write the resolved configuration and the status ``running``."""
-        write_atomically(self.path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_atomically(self.path / "config.yaml", yaml.dump(config, Dumper=_TextDumper, sort_keys=False))
         self._set_status("running")
 
     def finish(
@@ -161,11 +160,7 @@ class CellFolder:
     ) -> None:
         """Write the results and, last, the status ``done``."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.path / "per_image.csv", text.getvalue())
+        write_atomically(self.path / "per_image.csv", csv_file(columns, rows))
         write_atomically(self.path / "predictions.npz", predictions_file(predictions))
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
         self._set_status("done")
@@ -183,3 +178,15 @@ class CellFolder:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"status": status, "time": now, "process": os.getpid(), **more}
         write_atomically(self.path / "status.json", json.dumps(content, indent=2) + "\n")
+
+
+class _TextDumper(yaml.SafeDumper):
+    """Quotes text that any YAML reader, not only PyYAML's, might take for a number: ``1e3``, ``0o17``."""
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    looks_numeric = text[:1] in frozenset("0123456789+-.")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if looks_numeric else None)
+
+
+_TextDumper.add_representer(str, _text_node)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, nearest
+from tta_bench.names import distinct
 from tta_bench.provenance import change_since
 from tta_bench.results.statistics import holm, mean_and_std, paired_difference, signed_rank_p
 from tta_bench.source.train import branch_cost, branchless_twin, lacks_twin, read_if_sound
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from tta_bench.launch.experiments import Plan
 
 AVERAGE = "average"
-"""The key of the mean over sources, beside the names of the sources."""
+"""The mean over sources, as ``paper.csv`` calls it; a table whose source is called so names it otherwise."""
 
 STATES = ("done", "stale", "running", "interrupted", "killed", "failed", "missing")
 """Of a cell, see :func:`cell_status`."""
@@ -125,7 +126,7 @@ class Row:
         control: whether the row is there for comparison alone, and not in the paper's table.
         results: per source, in the table's order.
         average: unweighted mean over the sources.
-        paper: percent per source and, if the table has the paper's sources, for ``average``; empty where the paper
+        paper: percent per source and, if the table has the paper's sources, for the average; empty where the paper
             has none.
         minus_paper: measured minus paper, for all that both have.
         vs_reference: difference to the reference row; None for that row itself, and while no cell is in common.
@@ -147,8 +148,8 @@ class Row:
     skipped_updates: int
 
     def result(self, column: str) -> SourceResult:
-        """The result of a source, or of ``average``."""
-        return self.average if column == AVERAGE else self.results[column]
+        """The result of a column of the table: of a source, or the average."""
+        return self.results.get(column, self.average)
 
 
 @dataclass(frozen=True)
@@ -236,9 +237,14 @@ class Table:
     plan: Plan
 
     @property
+    def average_name(self) -> str:
+        """What the mean over sources is called: ``average``, or what no source is called."""
+        return distinct(AVERAGE, self.sources)
+
+    @property
     def columns(self) -> tuple[str, ...]:
-        """The sources and ``average``; a single source is its own average."""
-        return (*self.sources, AVERAGE) if len(self.sources) > 1 else self.sources
+        """The sources and their average; a single source is its own average."""
+        return (*self.sources, self.average_name) if len(self.sources) > 1 else self.sources
 
     @property
     def has_paper(self) -> bool:
@@ -512,10 +518,11 @@ def _row(
         for source in sources
     }
     average = _average(results, own)
-    printed = plan.experiment.paper.get(label, {})
-    same_sources = {*printed} == {*sources, AVERAGE}
+    mean = distinct(AVERAGE, sources)
+    printed = {mean if key == AVERAGE else key: dice for key, dice in plan.experiment.paper.get(label, {}).items()}
+    same_sources = {*printed} == {*sources, mean}
     paper = {column: dice for column, dice in printed.items() if column in sources or same_sources}
-    measured = {source: result.dice for source, result in results.items()} | {AVERAGE: average.dice}
+    measured = {source: result.dice for source, result in results.items()} | {mean: average.dice}
     return Row(
         label=label,
         method=planned[0].config.method["name"],
