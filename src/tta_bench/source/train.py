@@ -34,6 +34,7 @@ from tta_bench.models.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from tta_bench.models.encoder_weights import digest, weights_file
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.source.dataset import split, training_batches
 from tta_bench.source.module import SourceTraining
@@ -95,12 +96,15 @@ def _key(
     model: ModelConfig,
     training: TrainingConfig,
 ) -> str:
+    network = model.model_dump(mode="json")
+    if file := weights_file(model.encoder_weights):
+        network["encoder_weights"] = digest(file)  # a file is what it holds, wherever it lies
     content = {
         "version": TRAINING_VERSION,
         "domain": fingerprint,
         "image_size": image_size,
         "classes": [[name, list(values)] for name, values in classes.items()],
-        "model": model.model_dump(mode="json"),
+        "model": network,
         "training": training.content(model.branches),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -126,6 +130,9 @@ def branchless_twin(checkpoint: Checkpoint, root: Path) -> Checkpoint | None:
 def branchless_path(checkpoint: Checkpoint, root: Path) -> Path | None:
     """Where the model of :func:`branchless_twin` lies once it is trained; None if ``checkpoint`` was given."""
     if checkpoint.training is None:
+        return None
+    weights = weights_file(checkpoint.architecture["encoder_weights"])
+    if weights is not None and not weights.is_file():  # its key cannot be known any more
         return None
     model = ModelConfig.model_validate({**checkpoint.architecture, "branches": ()})
     training = TrainingConfig.model_validate(checkpoint.training)
