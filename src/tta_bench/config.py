@@ -32,6 +32,7 @@ from pydantic_core import PydanticCustomError
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.models.encoder import check_encoder
+from tta_bench.models.encoder_weights import check_weights_file
 from tta_bench.models.unet import DECODER_CHANNELS
 
 BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
@@ -191,6 +192,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _encoder_exists(self) -> ModelConfig:
         check_encoder(self.encoder)
+        check_weights_file(self.encoder_weights)
         if self.decoder_channels is not None and len(self.decoder_channels) != len(DECODER_CHANNELS):
             widths = list(self.decoder_channels)
             raise ValueError(f"model.decoder_channels={widths} has {len(widths)} widths: give five, coarse to fine")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tta_bench.errors import UserError, nearest
+from tta_bench.models.encoder_weights import load_weights_file, once, weights_file
 
 
 def check_encoder(name: str) -> None:
@@ -33,20 +34,28 @@ def check_encoder(name: str) -> None:
 def build_encoder(name: str, weights: str | None) -> nn.Module:
     """An encoder of depth 5 for RGB images.
 
+    Args:
+        name: in the library.
+        weights: name of pretrained ones, path of a file of them, or None for random ones.
+
     Raises:
-        UserError: unknown encoder or weights, or weights that cannot be downloaded.
+        UserError: unknown encoder or weights, or weights that cannot be downloaded or read.
     """
     from segmentation_models_pytorch.encoders import get_encoder
 
     check_encoder(name)
+    path = weights_file(weights)
     try:
-        encoder = get_encoder(name, in_channels=3, depth=5, weights=weights)
+        if weights is None or path is not None:
+            encoder = get_encoder(name, in_channels=3, depth=5, weights=None)
+        else:
+            encoder = once(name, weights, lambda: get_encoder(name, in_channels=3, depth=5, weights=weights))
     except KeyError as error:
         raise UserError(
-            f"encoder {name} has no weights '{weights}' ({error}): use model.encoder_weights=imagenet or null"
+            f"encoder {name} has no weights '{weights}' ({error}): use model.encoder_weights=imagenet, PATH or null"
         ) from None
-    except OSError as error:
-        raise download_failed(name, weights, error) from None
+    if path is not None:
+        load_weights_file(encoder, path, name)
     if isinstance(getattr(encoder, "maxpool", None), nn.MaxPool2d):
         encoder.maxpool = StemMaxPool(encoder.maxpool)
     return encoder
@@ -76,12 +85,3 @@ class StemMaxPool(nn.Module):
         pooled = torch.maximum(rows[..., 0::2], rows[..., 1::2])
         pooled[..., 1:] = torch.maximum(pooled[..., 1:], rows[..., 1:-1:2])
         return pooled
-
-
-def download_failed(name: str, weights: str | None, error: Exception) -> UserError:
-    """The sentence for weights that cannot be downloaded."""
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return UserError(
-        f"the {weights} weights of encoder {name} could not be downloaded ({reason}): connect to the network "
-        "once, or start from random weights with model.encoder_weights=null"
-    )

@@ -37,6 +37,7 @@ from tta_bench.models.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from tta_bench.models.encoder_weights import digest, weights_file
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.signals import at_stake
 from tta_bench.source.dataset import split, training_batches
@@ -118,12 +119,15 @@ def _key(
     model: ModelConfig,
     training: TrainingConfig,
 ) -> str:
+    network = model.model_dump(mode="json")
+    if file := weights_file(model.encoder_weights):
+        network["encoder_weights"] = digest(file)  # a file is what it holds, wherever it lies
     content = {
         "version": TRAINING_VERSION,
         "domain": fingerprint,
         "image_size": image_size,
         "classes": [[name, list(values)] for name, values in classes.items()],
-        "model": model.model_dump(mode="json"),
+        "model": network,
         "training": training.content(model.branches),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -162,7 +166,7 @@ def branchless_path(checkpoint: Checkpoint, root: Path) -> Path | None:
     try:
         model = ModelConfig.model_validate({**checkpoint.architecture, "branches": ()})
         training = TrainingConfig.model_validate(checkpoint.training)
-    except ValidationError:
+    except ValidationError:  # also where a file of encoder weights is gone: the key cannot be known any more
         return None
     key = _key(checkpoint.fingerprint, checkpoint.image_size, checkpoint.classes, model, training)
     return root / "source_models" / key / "model.ckpt"

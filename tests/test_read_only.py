@@ -1,0 +1,68 @@
+"""Finished results in a place that may only be read: they are shown, and what would write is refused by a sentence."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = ("data.image_size=64", "data.limit=3", "training.epochs=1", "source=D", "target=A", "device=cpu")
+
+# The superuser may write everywhere, unless that right is taken away.
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override")
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() == 0 and shutil.which("setpriv") is None, reason="needs a user without the rights of root, or setpriv"
+)
+
+
+def in_shell(*words, read_only=True):
+    prefix = WITHOUT_RIGHTS if read_only and os.geteuid() == 0 else ()
+    return subprocess.run(
+        [*prefix, sys.executable, "-m", *words],
+        env=os.environ | {"COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The results folder of one finished cell and its reference, read-only."""
+    root = tmp_path_factory.mktemp("results")
+    done = in_shell("tta_bench", "+method=bn_only", *TINY, f"results_root={root}", read_only=False)
+    assert done.returncode == 0, done.stderr
+    folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o500)
+    yield root
+    for folder in folders:
+        folder.chmod(0o700)
+
+
+def test_a_finished_cell_is_shown(results):
+    shown = in_shell("tta_bench", "+method=bn_only", *TINY, f"results_root={results}")
+    assert shown.returncode == 0, shown.stderr
+    assert "bn_only" in shown.stdout
+    assert not shown.stderr
+
+
+def test_what_would_have_to_be_written_is_refused(results):
+    refused = in_shell("tta_bench", "+method=tent", *TINY, f"results_root={results}")
+    assert refused.returncode == 2
+    assert "no permission to write there" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_report_is_written_elsewhere(results, tmp_path):
+    words = ("first_look", *TINY, f"results_root={results}")
+    written = in_shell("tta_bench.cli", "report", *words, "--out", str(tmp_path / "report"))
+    assert written.returncode == 0, written.stderr
+    assert Path(tmp_path / "report" / "table.md").is_file()
+    refused = in_shell("tta_bench.cli", "report", *words)
+    assert refused.returncode == 2
+    assert "no permission to write there" in refused.stderr
