@@ -11,6 +11,7 @@ import tta_bench.__main__ as program
 import tta_bench.network_check as network_check
 from tta_bench.config import ModelConfig
 from tta_bench.errors import UserError
+from tta_bench.models import encoder_weights
 from tta_bench.models.encoder import check_encoder
 from tta_bench.network_check import check_networks, usable_model
 
@@ -73,3 +74,27 @@ def test_a_sound_network_passes_and_the_random_state_stays():
     state = torch.get_rng_state()
     check_networks([config("tent"), config("no_adapt")])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_weights_that_cannot_be_downloaded_are_asked_for_once_before_the_first_run(monkeypatch, tmp_path, capsys):
+    from segmentation_models_pytorch import encoders
+
+    monkeypatch.chdir(tmp_path)
+    build, attempts = encoders.get_encoder, []
+
+    def offline(name, weights=None, **settings):
+        if weights is None:
+            return build(name, weights=None, **settings)
+        attempts.append(name)
+        raise OSError("offline")
+
+    monkeypatch.setattr(encoders, "get_encoder", offline)
+    monkeypatch.setattr(encoder_weights, "_downloads", {})
+    words = ["-m", "+method=no_adapt,bn_only,tent", "model.encoder_weights=imagenet", *TINY]
+    monkeypatch.setattr(sys, "argv", ["tta_bench", *words])
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    errors = capsys.readouterr().err.splitlines()
+    assert (left.value.code, attempts, len(errors)) == (2, ["resnet18"], 1)
+    assert "model.encoder_weights=PATH" in errors[0]
+    assert not (tmp_path / "outputs" / "cells").exists()

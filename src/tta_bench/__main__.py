@@ -44,7 +44,7 @@ def _main() -> None:
     from tta_bench.launch.hydra_faults import refuse_flags, sentences
     from tta_bench.launch.paths import CONFIG_DIR
     from tta_bench.names import print_everything, require_utf8
-    from tta_bench.network_check import check_networks
+    from tta_bench.network_check import check_networks, check_pretrained_weights
 
     print_everything()
     typed = sys.argv[1:]
@@ -60,6 +60,7 @@ def _main() -> None:
             overrides = complete_experiment(overrides, flags.config_dir)
             jobs = check(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
             check_networks(jobs)
+            check_pretrained_weights(jobs)
         sys.argv[1:] = [*_words(flags), *overrides]
     except UserError as error:
         print_faults(error)

@@ -8,13 +8,17 @@ from functools import cache
 
 import torch
 
+from tta_bench.cell import Cell
 from tta_bench.config import ModelConfig, RunConfig, method_options
+from tta_bench.data.prepare import prepare
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import build_model
+from tta_bench.models.encoder import build_encoder
 from tta_bench.models.probe import probe_images, told
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.source.train import model_path
 
 
 def check_networks(configs: Iterable[RunConfig]) -> None:
@@ -37,6 +41,40 @@ def check_networks(configs: Iterable[RunConfig]) -> None:
     faults = [fault for network, texts in methods.items() for fault in _faults(*network, tuple(texts))]
     if faults:
         raise UserError(list(dict.fromkeys(faults)))
+
+
+def check_pretrained_weights(configs: Iterable[RunConfig]) -> None:
+    """Find out once, before the first run, whether the weights that encoders start from can be had.
+
+    Those of the hub are in its cache afterwards. Runs that are finished, or whose source model is, need none.
+
+    Args:
+        configs: of all runs.
+
+    Raises:
+        UserError: all weights that can neither be downloaded nor read.
+    """
+    faults: list[str] = []
+    for encoder, weights in dict.fromkeys((c.model.encoder, c.model.encoder_weights) for c in configs if _trains(c)):
+        try:
+            build_encoder(encoder, weights)
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+
+
+def _trains(config: RunConfig) -> bool:
+    """Whether a run has to train a source model from pretrained weights."""
+    if config.checkpoint is not None or config.model.encoder_weights is None:
+        return False
+    if all(cell.finished() for cell in Cell.all_of(config)) and not config.force:
+        return False
+    try:
+        domain = prepare(config.data, [config.source], config.results_root / "data")[config.source]
+    except UserError:  # the run itself says so, and the others go on
+        return False
+    return not model_path(config, domain, config.results_root).exists()
 
 
 @cache

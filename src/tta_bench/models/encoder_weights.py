@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tta_bench.errors import UserError
+from tta_bench.torch_file import TorchFileError, read_torch_file
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 """Of files of weights; anything else in ``model.encoder_weights`` is a name, such as ``imagenet``."""
@@ -79,12 +79,13 @@ def _read(path: Path) -> Any:
             from safetensors.torch import load_file
 
             return load_file(path, device="cpu")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_torch_file(path)
+    except TorchFileError as error:
+        raise UserError(f"model.encoder_weights={path} {error}") from None
     except Exception as error:  # of many kinds, none documented
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise UserError(
-            f"model.encoder_weights={path} cannot be read ({reason}): save the encoder's state_dict() alone, with "
-            "torch.save or as .safetensors"
+            f"model.encoder_weights={path} cannot be read ({reason}): save the encoder's state_dict() again"
         ) from None
 
 

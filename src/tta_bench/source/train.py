@@ -74,8 +74,8 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
         UserError: too few images, a diverging training, no GPU for ``device=cuda``, or an encoder that cannot be
             had.
     """
-    folder = root / "source_models" / cache_key(config, domain)
-    path = folder / "model.ckpt"
+    path = model_path(config, domain, root)
+    folder = path.parent
     source = _cached(path, config)
     if source is not None:
         _remove_leftovers(folder)
@@ -105,6 +105,11 @@ def _cached(path: Path, config: RunConfig) -> SourceModel | None:
     except UserError as error:
         warn_once(log, f"training the source model {config.source} again: {error}")
         return None
+
+
+def model_path(config: RunConfig, domain: Domain, root: Path) -> Path:
+    """Where the source model of ``domain`` lies once it is trained; arguments as of :func:`source_model`."""
+    return root / "source_models" / cache_key(config, domain) / "model.ckpt"
 
 
 def cache_key(config: RunConfig, domain: Domain) -> str:
