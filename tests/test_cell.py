@@ -426,17 +426,19 @@ def test_a_list_of_seeds_makes_a_cell_each_whose_draws_differ(root):
     assert [row["loss_pseudo"] for row in rows(config, 0)] != [row["loss_pseudo"] for row in rows(config, 1)]
 
 
-@pytest.mark.parametrize("name", METHODS.names())
-def test_an_option_that_came_later_leaves_the_cells_at_its_default_as_they_were(root, name):
-    branches = [f"model.branches=[{','.join(METHODS.get(name).branches(METHODS.get(name).Options()))}]"]
-    content = Cell.of(with_targets(configure(root, f"+method={name}", *branches)), 0).identity()["method"]
-    options = METHODS.get(name).Options()
-    later = {field.name for field in fields(options) if "later" in field.metadata}
-    assert later == {field.name for field in fields(options)} - content.keys()
-    if "nesterov" in later:
-        changes = ["method.optimizer=sgd", "method.momentum=0.9", "method.nesterov=true"]
-        changed = Cell.of(with_targets(configure(root, f"+method={name}", *branches, *changes)), 0)
-        assert changed.identity()["method"]["nesterov"] is True
+def test_an_option_that_came_later_leaves_the_cells_at_its_default_as_they_were(root):
+    config = with_targets(configure(root))
+
+    def identified(**method):
+        return Cell.of(config.model_copy(update={"method": method}), 0).identity()["method"]
+
+    for name in METHODS.names():
+        options = fields(METHODS.get(name).Options)
+        later = {field.name: field.default for field in options if "later" in field.metadata}
+        assert identified(name=name, **later).keys() == {"name", *(field.name for field in options)} - later.keys()
+    changes = {"optimizer": "sgd", "momentum": 0.9, "nesterov": True}
+    assert identified(name="tent", **changes)["nesterov"] is True
+    assert identified(name="dltta", compared_network="source")["compared_network"] == "source"
 
 
 def test_a_method_that_draws_nothing_has_one_cell_for_all_seeds(root, computed):

@@ -83,14 +83,17 @@ class Cell:
         assert self.config.target is not None
         return self.config.target
 
+    @property
+    def method(self) -> dict[str, Any]:
+        """Name, preset and options, these as typed values: 0 and 0.0 for the same option are the same cell."""
+        return self.config.method | asdict(method_options(self.config.method))
+
     def identity(self) -> dict[str, Any]:
         """All that determines the numbers; what only changes speed, place or display is left out."""
         config = self.config
         content = config.model_dump(mode="json", include={"source", "target", "data", "model", "protocol"})
-        # As typed values: 0 and 0.0 for the same option are the same cell.
-        options = method_options(config.method)
-        method, left_out = config.method | asdict(options), options.without_identity()
-        content["method"] = {key: value for key, value in method.items() if key not in left_out}
+        left_out = method_options(config.method).without_identity()
+        content["method"] = {key: value for key, value in self.method.items() if key not in left_out}
         if config.checkpoint is None:
             content["training"] = config.training.content(config.model.branches)
         else:
@@ -157,8 +160,9 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
             log.info("%s, seed %d: computed again, because %s", method, cell.seed, changed)
         if cell.config.force:
             folder.delete_snapshot()
+        content = {**cell.identity(), "method": cell.method, "results_root": str(cell.config.results_root)}
         try:
-            folder.start({"hash": folder.hash, **cell.identity(), "results_root": str(cell.config.results_root)})
+            folder.start({"hash": folder.hash, **content})
             with run_log(folder.path / "run.log"):
                 rows, predictions, summary = compute(cell, domains, source, device)
                 folder.finish(rows, predictions, summary)
