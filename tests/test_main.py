@@ -389,7 +389,7 @@ def test_what_hydra_or_a_file_system_refuses_is_a_sentence(typed, started, words
     "words", [["--info"], ["--cfg", "job", "--resolve"], ["--run"], ["--hydra-help"], ["-c", "all"]]
 )
 def test_flags_of_hydra_that_only_show_something_work(typed, started, words):
-    assert typed("+method=no_adapt", *words)[0] == 0
+    assert typed("+method=no_adapt", *words.split())[0] == 0
 
 
 def test_names_reach_the_runs_of_a_sweep_as_they_are(typed, started, tmp_path):
