@@ -325,6 +325,7 @@ def test_report_compares_with_the_asked_for_row_in_the_asked_for_folder(capsys, 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        (["report", "first_look", *SMALL, "--out", "/proc/x"], "error: cannot write to /proc/x: there can be no such"),
         (["report", "first_look", *SMALL, "--panels", "Q"], "error: source=Q is not in table first_look:"),
         (["report", "first_look", *SMALL, "--image", "A"], "'A' names no image: write TARGET/NAME"),
         (["status", "first_lok"], "error: unknown table 'first_lok': did you mean 'first_look'?"),

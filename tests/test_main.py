@@ -12,6 +12,8 @@ import pytest
 
 import tta_bench.__main__ as program
 import tta_bench.cell as cell_module
+from awkward import sites
+from awkward import typed as quoted
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.results import sinks
@@ -365,6 +367,68 @@ def test_configuration_files_of_ones_own_are_used(typed, started, tmp_path):
     assert typed("--config-dir", "mine", "+method=fast")[0] == 0
     assert started[0].method == {"name": "tent", "learning_rate": 0.5}
     assert typed("--config-dir", "none", "+method=fast")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-m", "results_root=/proc/x"], "/proc/x cannot be used"),
+        (["-m", "results_root=a_file"], "a_file/sweeps/"),
+        (["results_root="], "results_root='': name a folder or file, or leave the key out"),
+        (["+row=first_look_01"], "rows are those of an experiment"),
+        (["hydra.swep.dir=x"], "unknown key 'hydra.swep.dir': did you mean 'hydra.sweep.dir'?"),
+        (["hydra.job.chdir=maybe"], "Value 'maybe' is not a valid bool"),
+        (["hydra.mode=foo"], "expected one of [RUN, MULTIRUN]"),
+        (["hydra.run.dir=/proc/x"], "/proc/x cannot be used"),
+        (["-m", "hydra.sweep.dir=${nope}"], "Interpolation key 'nope' not found"),
+        (["--config-name", "foo"], "--config-name is not supported"),
+        (["--config-path", "/tmp"], "--config-path is not supported"),
+        (["--config-dir", "mine", "method=broken"], "mine/method/broken.yaml, line 2 is no YAML"),
+        (["--config-dir", "a_file"], "--config-dir a_file is not a folder"),
+        (["--experimental-rerun", "x"], "--experimental-rerun is not supported"),
+        (["--resolve"], "--resolve belongs to --cfg job"),
+        (["--package", "data"], "--package belongs to --cfg job"),
+        (["--cfg", "job", "-m"], "--multirun and --cfg exclude each other"),
+        (["--cfg", "job", "--package", "nope"], "package 'nope' not found"),
+        (["--cfg", "job", "model=unt"], "Could not find 'model/unt'"),
+        (["--help", "model=unt"], "Could not find 'model/unt'"),
+        (["--shell-completion"], "Expecting one subcommand"),
+        (["checkpoint=[a]"], "checkpoint=[a] is no file"),
+        (["checkpoint=1e3"], "checkpoint=1e3 is no file"),
+        (["target=[A"], "cannot read 'target=[A'"),
+        (["source=\udcff"], r"'source=\udcff' is not UTF-8 text"),
+    ],
+)
+def test_what_hydra_or_a_file_system_refuses_is_a_sentence(typed, started, words, told):
+    Path("a_file").touch()
+    Path("mine/method").mkdir(parents=True)
+    Path("mine/method/broken.yaml").write_text("a: [1\nb: }")
+    method = [] if any(word.startswith("method=") for word in words) else ["+method=no_adapt"]
+    code, _, error = typed(*method, *words)
+    assert (code, started) == (2, [])
+    assert told in error
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "words", [["--info"], ["--cfg", "job", "--resolve"], ["--run"], ["--hydra-help"], ["-c", "all"]]
+)
+def test_flags_of_hydra_that_only_show_something_work(typed, started, words):
+    assert typed("+method=no_adapt", *words.split())[0] == 0
+
+
+def test_names_reach_the_runs_of_a_sweep_as_they_are(typed, started, tmp_path):
+    names = ["1_1", "11", "null", "a,b", "${x}", "A#1", "a{b", "\\'", "???", "a\nb"]
+    sites(tmp_path / "ü = [x]", names)
+    data = ("data=folder", "data.root=ü = [x]")
+    assert typed("-m", "+method=no_adapt", *data, f"source={','.join(map(quoted, names))}")[0] == 0
+    assert [config.source for config in started] == names
+    assert all(config.data.root == Path("ü = [x]") for config in started)
+    del started[:]
+    assert typed("experiment=first_look", *data, "results_root=a, [b]")[0] == 0
+    assert {config.source for config in started} == set(names)
+    assert Path("a, [b]/sweeps").is_dir()
 
 
 def test_a_job_can_be_sent_to_another_process():
