@@ -21,6 +21,7 @@ from tta_bench.methods.state import AffineState, OptimizerName, make_optimizer, 
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
+from tta_bench.ranges import Decay, NonNegative, check_ranges
 from tta_bench.registry import Registry
 
 try:
@@ -67,9 +68,15 @@ class Card:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML."""
+    """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML.
+
+    A number declares its :class:`~tta_bench.ranges.Range`; one without is finite, and whole numbers have 64 bits.
+    """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -270,15 +277,9 @@ class GradientOptions(MethodOptions):
         momentum: of SGD.
     """
 
-    learning_rate: float = 1e-4
+    learning_rate: NonNegative = 1e-4
     optimizer: OptimizerName = "adam"
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.learning_rate < 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must not be negative")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum={self.momentum} must lie in [0, 1)")
+    momentum: Decay = 0.0
 
 
 class GradientMethod(TTACallback):
