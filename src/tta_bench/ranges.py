@@ -91,7 +91,8 @@ def check_ranges(options: Any) -> None:
     Raises:
         ValueError: with the first that lies outside.
     """
-    hints = _hints(type(options))
+    kind: Any = type(options)
+    hints = _hints(kind)
     for field in fields(options):
         value = getattr(options, field.name)
         for allowed, number in _numbers(hints[field.name], value):
