@@ -36,7 +36,7 @@ class DUAOptions(MethodOptions):
     initial_momentum: Fraction = 0.1
     decay: Fraction = 0.94
     floor: Fraction = 0.005
-    copies: Annotated[int, Range(1, 2**12)] = 16
+    copies: Annotated[int, Range(1, 2**10)] = 16
     augmentations: tuple[Augmentation, ...] = ("crop", "flip", "rotate")
     padding: Annotated[float, Range(0, 0.5)] = 0.125
     pad_mode: Literal["reflect", "zeros"] = "reflect"

@@ -24,6 +24,7 @@ from tta_bench.device import resolve_device
 from tta_bench.errors import UserError
 from tta_bench.lightning import quiet_lightning
 from tta_bench.locks import acquire_lock
+from tta_bench.memory import refuse_impossible
 from tta_bench.metrics import dice_score
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import (
@@ -200,6 +201,8 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
             "least 2; add images, raise data.limit or set training.holdout=0"
         )
     device = resolve_device(config.device)
+    batch, size = min(training.batch_size, len(train)), domain.images.shape[1]
+    refuse_impossible(batch, size, True, device, "lower training.batch_size or data.image_size, or give a checkpoint")
     partial = folder / "last.ckpt"
     with _isolated_random_state(training.seed), quiet_lightning():
         module = SourceTraining(build_model(config.model, len(domain.classes)), training)
