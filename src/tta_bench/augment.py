@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.data.domain import min_max
+from tta_bench.ranges import Fraction, Range, check_ranges
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -49,6 +51,10 @@ def undo_weak_views(maps: Tensor, names: Sequence[str] = tuple(WEAK_VIEWS)) -> T
     return torch.stack([WEAK_VIEWS[n][1](view) for n, view in zip(names, per_view, strict=True)], dim=1)
 
 
+Parameter = Annotated[float, Range(0, 255)]
+"""Of an operation of the strong view: a larger factor or blur leaves nothing of an image of 256 grey levels."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operation of the strong view.
@@ -60,14 +66,13 @@ class Operation:
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    p: float
-    range: tuple[float, float]
+    p: Fraction
+    range: tuple[Parameter, Parameter]
 
     def __post_init__(self) -> None:
-        if not 0 <= self.p <= 1:
-            raise ValueError(f"p={self.p} must lie in [0, 1]")
-        if not 0 <= self.range[0] <= self.range[1]:
-            raise ValueError(f"range={self.range} must be ascending and not negative")
+        check_ranges(self)
+        if self.range[0] > self.range[1]:
+            raise ValueError(f"range={list(self.range)} is reversed: give the lower end first")
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,10 @@ class StrongAugmentation:
     gamma: Operation = field(default_factory=lambda: Operation(0.75, (0.5, 2.0)))
     noise: Operation = field(default_factory=lambda: Operation(0.5, (0.0, 0.05)))
     blur: Operation = field(default_factory=lambda: Operation(0.5, (0.5, 1.5)))
-    blur_channel_p: float = 0.5
+    blur_channel_p: Fraction = 0.5
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     @property
     def is_random(self) -> bool:

@@ -30,7 +30,7 @@ from tta_bench.device import resolve_device
 from tta_bench.empirical_gradient import EmpiricalGradient
 from tta_bench.errors import UserError
 from tta_bench.files import translate_os_errors
-from tta_bench.memory import PeakMemory, is_out_of_memory, keep_freed_memory
+from tta_bench.memory import PeakMemory, is_out_of_memory, keep_freed_memory, refuse_impossible
 from tta_bench.methods.base import METHODS, Protocol, TTACallback
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
@@ -129,6 +129,10 @@ def run(config: RunConfig, console: Console) -> None:
     device = resolve_device(config.device)
     code_of(config)  # read now, while the files are those that run
     assert config.target is not None
+    one = config.lockstep == "auto" or config.protocol.reset == "never"
+    width = 1 if one else min(int(config.lockstep), len(config.target))
+    gradients = METHODS.get(config.method["name"]).card.needs_gradients
+    refuse_impossible(width, config.data.image_size, gradients, device, "lower data.image_size or lockstep")
     given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
     names = config.target if given else (*config.target, config.source)
     domains = prepare(config.data, names, config.results_root / "data")

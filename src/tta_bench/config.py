@@ -27,13 +27,22 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, SchemaValidator
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.models.encoder import check_encoder
 from tta_bench.models.encoder_weights import check_weights_file
 from tta_bench.models.unet import DECODER_CHANNELS
+from tta_bench.ranges import (
+    Decay,
+    Fraction,
+    NonNegative,
+    Positive,
+    Range,
+    Seed,
+    strict_numbers,
+)
 
 BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
 """Optional auxiliary branches of a segmentation network."""
@@ -46,8 +55,6 @@ MAX_PIXELS = 178_956_970
 
 SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
 """Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 def as_tuple(value: Any) -> Any:
@@ -87,10 +94,17 @@ def _as_path(value: Any) -> Any:
     return os.path.expanduser(value) if isinstance(value, str | Path) else value  # leaves an unknown ~NAME as it is
 
 
+def _as_seeds(value: Any) -> Any:
+    """As :func:`as_tuple`, the numbers of a text read."""
+    values = as_tuple(value)
+    return tuple(int(part) if part.isdecimal() else part for part in values) if isinstance(value, str) else values
+
+
 def _as_lockstep(value: Any) -> Any:
-    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value in LOCKSTEP):
         return value
-    raise ValueError(f"lockstep={value}: give the number of streams, 1 or more, or auto")
+    valid = f"{LOCKSTEP.low} to {LOCKSTEP.high}"
+    raise ValueError(f"lockstep={_shown(value)}: give the number of streams, {valid}, or auto")
 
 
 def _distinct(key: str) -> AfterValidator:
@@ -107,9 +121,28 @@ def _distinct(key: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _ascending(key: str) -> AfterValidator:
+    """Refuse a range whose ends are reversed."""
+
+    def check(ends: tuple[float, float]) -> tuple[float, float]:
+        if ends[0] > ends[1]:
+            raise ValueError(f"{key}={list(ends)} is reversed: give the lower end first")
+        return ends
+
+    return AfterValidator(check)
+
+
+Zoom = Annotated[float, Range(0.01, 100)]
+"""A hundredth of an image is a pixel or two, and so is what is seen of it at a hundredfold size."""
+
+Grey = Annotated[float, Range(0, 255)]
+"""In grey levels, or a factor of them: any more leaves no image."""
+
+LOCKSTEP = Range(1, 2**16)
+
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(as_tuple), _distinct("seed")]
-MaskValues = tuple[Annotated[int, Field(ge=0, le=255)], ...]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), _distinct("seed")]
+MaskValues = tuple[Annotated[int, Range(0, 255)], ...]
 UserPath = Annotated[Path, BeforeValidator(_as_path)]
 
 
@@ -124,8 +157,12 @@ class DataConfig(Section):
 
     name: Literal["synthetic", "folder", "fundus"]
     root: UserPath | None = None
-    image_size: int = Field(ge=64, multiple_of=32, description="side of the square network input, pixels")
-    limit: int | None = Field(default=None, ge=1, description="keep the first N images of each domain")
+    image_size: Annotated[int, Range(64, 2**14)] = Field(
+        multiple_of=32, description="side of the square network input, pixels"
+    )
+    limit: Annotated[int, Range(1, 10**9)] | None = Field(
+        default=None, description="keep the first N images of each domain"
+    )
     classes: Annotated[
         dict[str, MaskValues],
         BeforeValidator(_as_classes),
@@ -140,7 +177,7 @@ class DataConfig(Section):
     domains: Annotated[dict[str, str] | None, BeforeValidator(_as_mapping)] = Field(
         default=None, description="fundus: domain name -> file prefix"
     )
-    seed: int = Field(default=0, ge=0, description="synthetic: seed of the generated images")
+    seed: Seed = Field(default=0, description="synthetic: seed of the generated images")
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> DataConfig:
@@ -186,7 +223,7 @@ class ModelConfig(Section):
     name: Literal["resunet34", "unet"]
     encoder: str
     encoder_weights: str | None = None
-    decoder_channels: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    decoder_channels: tuple[Annotated[int, Range(1, 2**14)], ...] | None = None
     branches: tuple[Literal["reconstruction", "denoising", "super_resolution", "rotation"], ...] = ()
 
     @model_validator(mode="after")
@@ -204,39 +241,43 @@ class AugmentationConfig(Section):
 
     flip: Fraction
     affine: Fraction
-    rotation_degrees: float = Field(ge=0, le=180)
-    scale: tuple[float, float]
+    rotation_degrees: Annotated[float, Range(0, 180)]
+    scale: Annotated[tuple[Zoom, Zoom], _ascending("training.augmentation.scale")]
     elastic: Fraction
     brightness: Fraction
-    brightness_range: tuple[float, float]
+    brightness_range: Annotated[tuple[Grey, Grey], _ascending("training.augmentation.brightness_range")]
     noise: Fraction
-    noise_range: tuple[float, float] = Field(description="standard deviation, in grey levels of 0-255")
+    noise_range: Annotated[tuple[Grey, Grey], _ascending("training.augmentation.noise_range")] = Field(
+        description="standard deviation, in grey levels of 0-255"
+    )
 
 
 class BranchWeights(Section):
     """Weight of each branch's loss beside the segmentation loss of weight 1."""
 
-    reconstruction: float = Field(ge=0)
-    denoising: float = Field(ge=0)
-    super_resolution: float = Field(ge=0)
-    rotation: float = Field(ge=0)
+    reconstruction: NonNegative
+    denoising: NonNegative
+    super_resolution: NonNegative
+    rotation: NonNegative
 
 
 class TrainingConfig(Section):
     """How the source model is trained (``conf/training``)."""
 
     name: str
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=2)
+    epochs: Annotated[int, Range(1, 10**6)]
+    batch_size: Annotated[int, Range(2, 2**16)]
     optimizer: Literal["sgd", "adam"]
-    learning_rate: float = Field(gt=0)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
+    learning_rate: Positive
+    momentum: Decay = 0.0
     nesterov: bool = False
-    weight_decay: float = Field(ge=0)
-    schedule_power: float = Field(ge=0, description="lr * (1 - epoch / epochs) ** power")
-    holdout: float = Field(ge=0, lt=1, description="fraction of source images kept for the in-domain Dice")
-    seed: int = Field(ge=0)
-    workers: int = Field(ge=0, description="processes that augment images; changes speed only")
+    weight_decay: NonNegative
+    schedule_power: NonNegative = Field(description="lr * (1 - epoch / epochs) ** power")
+    holdout: Annotated[float, Range(0, 1, "[)")] = Field(
+        description="fraction of source images kept for the in-domain Dice"
+    )
+    seed: Seed
+    workers: Annotated[int, Range(0, 2**10)] = Field(description="processes that augment images; changes speed only")
     legacy_unaligned_mask: bool = False
     branch_weights: BranchWeights
     augmentation: AugmentationConfig
@@ -251,10 +292,10 @@ class ProtocolConfig(Section):
 
     name: str
     reset: Literal["target", "image", "never"]
-    steps: int = Field(ge=1, description="updates per image")
+    steps: Annotated[int, Range(1, 10**6)] = Field(description="updates per image")
     predict: Literal["after", "before"]
-    order: int = Field(ge=0, description="0: file order; k: the k-th random permutation of every target")
-    threshold: float = Field(gt=0, lt=1)
+    order: Seed = Field(description="0: file order; k: the k-th random permutation of every target")
+    threshold: Annotated[float, Range(0, 1, "()")]
 
 
 class DiagnosticsConfig(Section):
@@ -290,7 +331,7 @@ class RunConfig(Section):
     results_root: UserPath
     force: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    lockstep: Annotated[int | Literal["auto"], BeforeValidator(_as_lockstep)] = "auto"
+    lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)] = "auto"
 
     @model_validator(mode="after")
     def _target_is_foreign(self) -> RunConfig:
@@ -398,7 +439,7 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
         raise UserError(f"unknown method.preset={method['preset']}: {nearest(str(method['preset']), PRESETS)}")
     values = {key: value for key, value in method.items() if key not in ("name", "preset")}
     try:
-        return _adapter(options).validate_python(values)
+        return _validator(options).validate_python(values)
     except ValidationError as error:
         raise UserError(
             [_sentence(fault, lambda path: _option_names(options, path), "method") for fault in error.errors()]
@@ -406,9 +447,12 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
 
 
 @cache
-def _adapter(options: Any) -> TypeAdapter[Any]:
-    """Building one takes milliseconds, and a report asks for the options of every cell several times."""
-    return TypeAdapter(options)
+def _validator(options: Any) -> SchemaValidator:
+    """Building one takes milliseconds, and a report asks for the options of every cell several times.
+
+    Options of a plug-in may declare no range: their numbers are finite all the same.
+    """
+    return SchemaValidator(strict_numbers(TypeAdapter(options).core_schema))
 
 
 def _sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str = "") -> str:
@@ -423,8 +467,16 @@ def _sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str =
         return f"{key}: {message}" if prefix == "method" else message
     if fault["type"] == "missing":
         return f"'{key}' is missing: add {key}=..."
-    value = "null" if fault["input"] is None else repr(fault["input"])
-    return f"{key}={value}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    return f"{key}={_shown(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _shown(value: Any) -> str:
+    """A refused value for a sentence; Python does not write out a number of thousands of digits."""
+    try:
+        text = "null" if value is None else repr(value)
+    except ValueError:
+        return "(a number of thousands of digits)"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def nearest_key(key: str, siblings: Iterable[str]) -> str:

@@ -186,7 +186,7 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
         ("+method=tent target=[]", "target is empty: name at least one, or leave target out"),
         ("+method=tent seed=[]", "seed is empty: name at least one, or leave seed out"),
         ("+method=tent seed=-1", "seed=-1: input should be greater than or equal to 0"),
-        ("+method=tent seed=1.5", "seed=1.5: input should be a valid integer, got a number with a fractional part"),
+        ("+method=tent seed=1.5", "seed=1.5: input should be a valid integer"),
         ("+method=tent data.image_size=100", "data.image_size=100: input should be a multiple of 32"),
         ("+method=tent data.limit=0", "data.limit=0: input should be greater than or equal to 1"),
         ("+method=tent training.epochs=0", "training.epochs=0: input should be greater than or equal to 1"),
@@ -194,7 +194,7 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
         ("+method=tent protocol.threshold=1", "protocol.threshold=1: input should be less than 1"),
         ("+method=tent protocol.reset=tagret", "protocol.reset='tagret': input should be 'target', 'image' or 'never'"),
         ("+method=tent device=gpu", "device='gpu': input should be 'auto', 'cpu' or 'cuda'"),
-        ("+method=tent lockstep=0", "lockstep=0: give the number of streams, 1 or more, or auto"),
+        ("+method=tent lockstep=0", "lockstep=0: give the number of streams, 1 to 65536, or auto"),
         ("+method=tent lockstep=all", "lockstep=all: give the number of streams, 1 or more, or auto"),
         ("+method=tent method.learning_rate=-1", "method: learning_rate=-1.0 must not be negative"),
         ("+method=grata method.pseudo=entrpy", "method: unknown objective 'entrpy': did you mean 'entropy'?"),
@@ -347,3 +347,29 @@ def test_faults_of_the_data_section_are_sentences(words, start):
     with pytest.raises(UserError) as refused:
         compose_data(words)
     assert refused.value.faults[0].startswith(start)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *("range(0,1e12)", "shuffle(range(0,1000000000000))", "sort(range(0,1e12))", "range(0,1,1e-30)"),
+        *("range(0,10,0)", "range(0,nan)", "range(0,100000)", "range(5,0)", "interval(0,1)", "glob(*)", "choice()"),
+        *("9" * 5000, "[" * 3000),
+    ],
+    ids=lambda values: values[:30],
+)
+def test_a_sweep_that_has_no_end_or_no_value_is_refused_at_once(values):
+    with pytest.raises(UserError, match="seed="):
+        check(["+method=no_adapt", f"seed={values}"])
+
+
+def test_a_sweep_of_too_many_combinations_is_refused_with_their_number():
+    with pytest.raises(UserError, match="100,000 runs"):
+        check(["+method=no_adapt", "seed=range(0,1000)", "protocol.order=range(0,100)"])
+
+
+def test_the_jobs_of_a_sweep_are_those_that_are_composed_one_by_one():
+    words = ["+method=grata", "source=A", "training.epochs=3", "method.strong_augmentation.blur.p=1"]
+    swept = check([*words, "data.limit=range(1,4)", "seed=5,[6,7]"])
+    singly = [check([*words, f"data.limit={n}", f"seed={seed}"]) for n in (1, 2, 3) for seed in ("5", "[6,7]")]
+    assert swept == [config for (config,) in singly]

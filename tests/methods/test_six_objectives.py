@@ -113,8 +113,8 @@ def test_an_objective_without_its_branch_is_refused_with_the_remedy(name, role):
 @pytest.mark.parametrize(
     ("word", "fault"),
     [
-        ("method.noise_std=-0.1", "noise_std=-0.1 must be finite and not negative"),
-        ("method.noise_std=inf", "noise_std=inf must"),
+        ("method.noise_std=-0.1", "noise_std=-0.1: input should be greater than or equal to 0"),
+        ("method.noise_std=inf", "noise_std=inf: input should be a finite number"),
         ("method.super_resolution_factor=3", "super_resolution_factor=3 must be 2 or 4"),
     ],
 )

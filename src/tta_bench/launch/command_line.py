@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import copy
+import math
+import pickle
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_loader import ConfigLoader
@@ -23,7 +25,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
+from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString, RangeSweep
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -68,6 +70,10 @@ NOT_BY_NAME = ("method", "data", "model", "logger")
 
 LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 """Launcher -> the extra that installs it."""
+
+
+MOST_JOBS = 10_000
+"""Jobs of one sweep: more would be checked for minutes, and run for weeks."""
 
 
 def register_configs() -> None:
@@ -253,7 +259,7 @@ def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: st
                 faults.append(f"'{key}' alone cannot be set: choose the whole group with {plus}{group}=NAME")
             else:
                 sound.append(override)
-        jobs, more = _validate_jobs([*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))])
+        jobs, more = _validate_jobs([*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))], loader)
         faults += more
     if faults:
         raise UserError(list(dict.fromkeys(faults)))
@@ -325,7 +331,7 @@ def _parse(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[Overrid
     for text in overrides:
         try:
             (override,) = parser.parse_overrides([text])
-        except HydraException:
+        except (HydraException, ValueError, RecursionError):  # Python's too: thousands of digits, or of brackets
             override = None
         if override is None or not override.key_or_group or override.package is not None:
             faults.append(
@@ -402,11 +408,23 @@ def _values(override: Override) -> list[str]:
     """The values of an override as text: several in a sweep.
 
     Raises:
-        HydraException: a sweep over infinitely many values.
+        HydraException: a sweep over infinitely many values, or none.
+        UserError: a sweep over more values than may be run.
     """
-    if override.is_sweep_override():
-        return list(override.sweep_string_iterator())
-    return [override.get_value_element_as_str()]
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    sweep = override.value()
+    if isinstance(sweep, RangeSweep) and sweep.shuffle:  # would be written out whole; the order does not matter here
+        override = replace(override, _value=replace(sweep, shuffle=False))
+    try:
+        values = list(islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+    except (ArithmeticError, ValueError) as error:  # a step of 0, an end that is no number
+        raise HydraException(str(error)) from error
+    if not values:
+        raise HydraException("no value")
+    if len(values) > MOST_JOBS:
+        raise UserError(f"'{override.input_line}' has more than {MOST_JOBS:,} values: run fewer at a time")
+    return values
 
 
 def _is_multirun(experiment: Override, loader: ConfigLoader) -> bool:
@@ -463,11 +481,11 @@ def _experiment(name: str, loader: ConfigLoader) -> DictConfig:
 def _valid_keys(groups: Sequence[Override]) -> set[str]:
     """All keys of the configurations that the chosen groups make."""
     choices = {o.key_or_group: _one_of_each_method(_values(o)) for o in groups}
-    valid: set[str] = set()
-    for combination in product(*choices.values()):
-        chosen = [_choice(group, value) for group, value in zip(choices, combination, strict=True)]
-        valid |= set(_paths(_compose(chosen)))
-    return valid
+    first = {group: values[0] for group, values in choices.items()}
+    # A choice brings the keys of its own group: each once, and not each with each.
+    chosen = [first, *({**first, group: value} for group, values in choices.items() for value in values[1:])]
+    texts = [[_choice(group, value) for group, value in each.items()] for each in chosen]
+    return {path for each in texts for path in _paths(_compose(each))}
 
 
 def _one_of_each_method(values: Sequence[str]) -> list[str]:
@@ -513,19 +531,26 @@ def _paths(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
             yield from _paths(config[key], f"{path}.")
 
 
-def _validate_jobs(overrides: Sequence[Override]) -> tuple[list[Job], list[str]]:
+def _validate_jobs(overrides: Sequence[Override], loader: ConfigLoader) -> tuple[list[Job], list[str]]:
     """Compose and validate every job: the sound ones, and the faults of the others."""
     # As in Hydra's sweeper, the command line overrules an experiment's sweep.
     latest = {o.key_or_group: o for o in overrides if _is_finite(o)}
     faults: list[str] = []
     jobs = []
-    compose_once = cache(_compose)  # composing is slow, and the sources of a table differ in one value
-    for job in product(*[[_text(o, value) for value in _values(o)] for o in latest.values()]):
-        source = [text for text in job if text.startswith("source=")]
+    values = [[_text(o, value) for value in _values(o)] for o in latest.values()]
+    _check_number_of_jobs(values)
+    # Composing the groups is slow: once for all jobs that have the same, whatever else they set. A pickle of the
+    # result is copied several times faster than the result.
+    compose_once = cache(lambda groups: pickle.dumps(_compose(groups)))
+    parse_once = cache(OverridesParser.create().parse_override)
+    is_group = [bool(_options(loader, key)) for key in latest]
+    for job in product(*values):
+        groups = tuple(text for text, group in zip(job, is_group, strict=True) if group)
+        own = [parse_once(text) for text, group in zip(job, is_group, strict=True) if not group]
         try:
-            composed = copy.deepcopy(compose_once(tuple(text for text in job if text not in source)))
-            if source:
-                composed.source = str(OverridesParser.create().parse_override(source[0]).value())
+            composed = pickle.loads(compose_once(groups))
+            ConfigLoaderImpl._apply_overrides_to_config(own, composed)
+            composed.source = str(composed.source)
             container: Any = OmegaConf.to_container(composed, resolve=True)
         except (HydraException, OmegaConfBaseException) as error:
             faults.append(str(error).splitlines()[0])
@@ -542,6 +567,17 @@ def _validate_jobs(overrides: Sequence[Override]) -> tuple[list[Job], list[str]]
         except UserError as error:
             faults += error.faults
     return jobs, faults
+
+
+def _check_number_of_jobs(values: Iterable[Sequence[str]]) -> None:
+    """Refuse a sweep of too many combinations before the first of them is composed.
+
+    Raises:
+        UserError: more than :data:`MOST_JOBS`.
+    """
+    jobs = math.prod(len(each) for each in values)
+    if jobs > MOST_JOBS:
+        raise UserError(f"this sweep has {jobs:,} runs, more than {MOST_JOBS:,}: run fewer at a time")
 
 
 def _place_faults(container: Mapping[str, Any]) -> list[str]:

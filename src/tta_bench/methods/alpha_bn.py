@@ -10,6 +10,7 @@ from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, MethodOptions, Protocol, TTACallback, register
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
+from tta_bench.ranges import Fraction
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,8 @@ class AlphaBNOptions(MethodOptions):
         unbiased: whether the variance of the test image is the unbiased one.
     """
 
-    source_weight: float = 0.9
+    source_weight: Fraction = 0.9
     unbiased: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.source_weight <= 1:
-            raise ValueError(f"source_weight={self.source_weight} must lie in [0, 1]")
 
 
 @register("alpha_bn")

@@ -22,6 +22,7 @@ from tta_bench.methods.state import AffineState, MakeOptimizer, OptimizerName, m
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
+from tta_bench.ranges import Decay, NonNegative, check_ranges
 from tta_bench.registry import Registry
 
 try:
@@ -77,9 +78,15 @@ def later(default: Any) -> Any:
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML."""
+    """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML.
+
+    A number declares its :class:`~tta_bench.ranges.Range`; one without is finite, and whole numbers have 64 bits.
+    """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def without_identity(self) -> set[str]:
         """The options that are no part of what identifies a cell: those that are :func:`later` and at their default."""
@@ -320,16 +327,13 @@ class GradientOptions(MethodOptions):
         nesterov: whether the momentum of SGD is Nesterov's.
     """
 
-    learning_rate: float = 1e-4
+    learning_rate: NonNegative = 1e-4
     optimizer: OptimizerName = "adam"
-    momentum: float = 0.0
+    momentum: Decay = 0.0
     nesterov: bool = later(False)
 
     def __post_init__(self) -> None:
-        if self.learning_rate < 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must not be negative")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum={self.momentum} must lie in [0, 1)")
+        super().__post_init__()
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise ValueError("nesterov=true needs optimizer=sgd and a momentum above 0")
 

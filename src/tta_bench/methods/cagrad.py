@@ -10,6 +10,7 @@ from torch import Tensor
 from tta_bench.gradients import cagrad
 from tta_bench.methods.base import Card, register
 from tta_bench.methods.two_objectives import CombinedGradientsMethod, TwoObjectivesOptions
+from tta_bench.ranges import NonNegative
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,8 @@ class CAGradOptions(TwoObjectivesOptions):
         rescale: divide the result by ``1 + c^2``, by ``1 + c``, or not at all.
     """
 
-    radius: float = 0.4
+    radius: NonNegative = 0.4
     rescale: Literal["none", "square", "linear"] = "square"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.radius >= 0:
-            raise ValueError(f"radius={self.radius} must not be negative")
 
 
 @register("cagrad")

@@ -11,6 +11,7 @@ from tta_bench.augment import WEAK_VIEWS, undo_weak_views, weak_views
 from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
 from tta_bench.objectives.consistency import soft_cross_entropy
+from tta_bench.ranges import Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -24,16 +25,10 @@ class CoTTAOptions(GradientOptions):
             plain prediction, all others by its mean over the views, in [0, 1].
     """
 
-    learning_rate: float = 1e-5
-    teacher_momentum: float = 0.999
-    restore: float = 0.01
-    confidence: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("teacher_momentum", "restore", "confidence"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
+    learning_rate: NonNegative = 1e-5
+    teacher_momentum: Fraction = 0.999
+    restore: Fraction = 0.01
+    confidence: Fraction = 1.0
 
 
 @register("cotta")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOp
 from tta_bench.methods.state import AffineState
 from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
+from tta_bench.ranges import Decay, Range
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,10 @@ class DeTTAOptions(GradientOptions):
             every pass by the image's own statistics.
     """
 
-    betas: tuple[float, float] = (0.9, 0.999)
-    masked: float = 0.1
-    radius: int = 2
-    running_momentum: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={list(self.betas)} must lie in [0, 1)")
-        if not 0 < self.masked <= 1:
-            raise ValueError(f"masked={self.masked} must lie in (0, 1]")
-        if self.radius < 1:
-            raise ValueError(f"radius={self.radius} must be at least 1")
-        if self.running_momentum is not None and not 0 < self.running_momentum <= 1:
-            raise ValueError(f"running_momentum={self.running_momentum} must lie in (0, 1], or be null")
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    masked: Annotated[float, Range(0, 1, "(]")] = 0.1
+    radius: Annotated[int, Range(1, 2**14)] = 2
+    running_momentum: Annotated[float, Range(0, 1, "(]")] | None = None
 
 
 @register("detta")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,7 @@ from tta_bench.methods.base import Card, Diagnostics, MethodOptions, Protocol, S
 from tta_bench.methods.state import pack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
+from tta_bench.ranges import Fraction, Positive, Range
 
 
 @dataclass(frozen=True)
@@ -31,20 +32,12 @@ class DIGAOptions(MethodOptions):
         temperature: divides the distances to the prototypes, positive.
     """
 
-    source_weight: float = 0.8
-    prototype_weight: float = 0.8
-    running_weight: float = 0.8
-    confidence: float = 0.9
-    prototype_rate: float = 0.1
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature={self.temperature} must be positive")
-        for name in (field.name for field in fields(self) if field.name != "temperature"):
-            low = 0.5 if name == "confidence" else 0
-            if not low <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [{low}, 1]")
+    source_weight: Fraction = 0.8
+    prototype_weight: Fraction = 0.8
+    running_weight: Fraction = 0.8
+    confidence: Annotated[float, Range(0.5, 1)] = 0.9
+    prototype_rate: Fraction = 0.1
+    temperature: Positive = 1.0
 
 
 class Prototypes(NamedTuple):

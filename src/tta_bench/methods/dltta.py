@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOp
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import EntropyForm, mean_entropy
+from tta_bench.ranges import NonNegative, Positive, Range
 
 SMALLEST_PROBABILITY = 1e-6
 """Probabilities are kept this far from 0 and 1, where the divergence would be infinite."""
@@ -41,25 +42,19 @@ class DLTTAOptions(GradientOptions):
 
     entropy_form: EntropyForm = "positive"
     warmup: Literal["constant", "linear"] = "constant"
-    memory: int = 20
-    neighbours: int = 8
-    attention_temperature: float = 0.2
-    prediction_temperature: float = 1.0
+    memory: Annotated[int, Range(1, 10**6)] = 20
+    neighbours: Annotated[int, Range(1, 10**6)] = 8
+    attention_temperature: Positive = 0.2
+    prediction_temperature: Positive = 1.0
     rate_function: Literal["linear", "exponential"] = "linear"
-    rate_scale: float = 1e-3
-    largest_rate: float = 1e-3
+    rate_scale: NonNegative = 1e-3
+    largest_rate: Annotated[float, Range(0, math.inf)] = 1e-3
     compared_network: Literal["adapted", "source"] = later("adapted")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.neighbours <= self.memory:
+        if self.neighbours > self.memory:
             raise ValueError(f"neighbours={self.neighbours} must lie between 1 and memory={self.memory}")
-        for name in ("attention_temperature", "prediction_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("rate_scale", "largest_rate"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
 
 
 @dataclass

@@ -17,6 +17,7 @@ from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOp
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics, NormalisationLayer, RectifiedStatistics
 from tta_bench.objectives.entropy import binary_entropy
+from tta_bench.ranges import Fraction
 
 SMALLEST_TEMPERATURE = 1e-3
 """Of the generalised entropy, which divides by its temperature."""
@@ -36,13 +37,8 @@ class DomainAdaptorOptions(GradientOptions):
         temperature: of the entropy: one per class and ``image``, or one per class and ``pixel``.
     """
 
-    source_weight: float = 0.5
+    source_weight: Fraction = 0.5
     temperature: Temperature = "image"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.source_weight <= 1:
-            raise ValueError(f"source_weight={self.source_weight} must lie in [0, 1]")
 
 
 @dataclass(frozen=True)

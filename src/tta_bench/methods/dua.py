@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor
 from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, MethodOptions, TTACallback, register
 from tta_bench.models.normalisation import RunningStatistics
+from tta_bench.ranges import Fraction, Range
 
 Augmentation = Literal["crop", "flip", "rotate"]
 
@@ -32,27 +33,19 @@ class DUAOptions(MethodOptions):
         max_updates: updates of a stream after which its statistics stay, None for no end.
     """
 
-    initial_momentum: float = 0.1
-    decay: float = 0.94
-    floor: float = 0.005
-    copies: int = 16
+    initial_momentum: Fraction = 0.1
+    decay: Fraction = 0.94
+    floor: Fraction = 0.005
+    copies: Annotated[int, Range(1, 2**10)] = 16
     augmentations: tuple[Augmentation, ...] = ("crop", "flip", "rotate")
-    padding: float = 0.125
+    padding: Annotated[float, Range(0, 0.5)] = 0.125
     pad_mode: Literal["reflect", "zeros"] = "reflect"
-    max_updates: int | None = None
+    max_updates: Annotated[int, Range(0, 10**9)] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("initial_momentum", "decay", "floor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
+        super().__post_init__()
         if self.initial_momentum * self.decay + self.floor > 1:
             raise ValueError("initial_momentum * decay + floor, the weight of the first image, exceeds 1")
-        if self.copies < 1:
-            raise ValueError(f"copies={self.copies} must be 1 or more")
-        if not 0 <= self.padding <= 0.5:
-            raise ValueError(f"padding={self.padding} must lie in [0, 0.5]")
-        if self.max_updates is not None and self.max_updates < 0:
-            raise ValueError(f"max_updates={self.max_updates} must not be negative")
 
 
 @register("dua")

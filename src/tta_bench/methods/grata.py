@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -15,6 +14,7 @@ from tta_bench.draws import Draws
 from tta_bench.gradients import gradient_cosine
 from tta_bench.methods.base import Card, Diagnostics, register
 from tta_bench.methods.two_objectives import TwoObjectivesMethod, TwoObjectivesOptions
+from tta_bench.ranges import NonNegative
 
 LEARNING_RATE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "square": lambda cosine: (cosine + 1).square() / 4,
@@ -40,12 +40,7 @@ class GraTaOptions(TwoObjectivesOptions):
     learning_rate_function: Literal[
         "square", "linear", "sigmoid", "relu", "softplus", "constant", "constant_quarter"
     ] = "square"
-    perturbation: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not math.isfinite(self.perturbation) or self.perturbation < 0:
-            raise ValueError(f"perturbation={self.perturbation} must not be negative")
+    perturbation: NonNegative = 1.0
 
 
 @register("grata")

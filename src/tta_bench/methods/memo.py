@@ -18,6 +18,7 @@ from tta_bench.methods.state import OptimizerName
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.objectives.base import BoundNetwork
+from tta_bench.ranges import NonNegative
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,10 @@ class MEMOOptions(GradientOptions):
         prior: how many images the source statistics count for, beside the one test image; not negative.
     """
 
-    learning_rate: float = 2.5e-4
+    learning_rate: NonNegative = 2.5e-4
     optimizer: OptimizerName = "sgd"
     parameters: Literal["all", "affine"] = "all"
-    prior: float = 16.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.prior < math.inf:
-            raise ValueError(f"prior={self.prior} must not be negative")
+    prior: NonNegative = 16.0
 
 
 @register("memo")

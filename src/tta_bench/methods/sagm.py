@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.consistency import consistency
+from tta_bench.ranges import LARGE, NonNegative, Range
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class SAGMOptions(GradientOptions):
         strong_augmentation: operations of the strong view.
     """
 
-    rho: float = 0.05
-    alpha: float = 0.001
+    rho: NonNegative = 0.05
+    alpha: Annotated[float, Range(-LARGE, LARGE)] = 0.001
     strong_augmentation: StrongAugmentation = field(default_factory=StrongAugmentation)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOp
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import binary_entropy
+from tta_bench.ranges import NonNegative, Positive, Range
 
 AVERAGE_KEEPS = 0.9
 """Weight of the past in the moving average of the loss, as in the official code."""
@@ -36,20 +37,11 @@ class SAROptions(GradientOptions):
             multiple of the average after its first updates; None never returns.
     """
 
-    rho: float = 0.05
-    margin: float = 0.4
+    rho: NonNegative = 0.05
+    margin: Annotated[float, Range(0, math.inf)] = 0.4
     unit: Literal["pixel", "image"] = "pixel"
     skip_layers: tuple[str, ...] = ()
-    recovery: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.rho < math.inf:
-            raise ValueError(f"rho={self.rho} must not be negative")
-        if not self.margin >= 0:
-            raise ValueError(f"margin={self.margin} must not be negative")
-        if self.recovery is not None and not self.recovery > 0:
-            raise ValueError(f"recovery={self.recovery} must be positive, or null for none")
+    recovery: Positive | None = None
 
 
 @register("sar")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from tta_bench.methods.base import Diagnostics, GradientMethod, GradientOptions
 from tta_bench.objectives.base import OBJECTIVES, bind_objective, branches_of, draws_at_random
 from tta_bench.objectives.denoising import NOISE_STD
 from tta_bench.objectives.entropy import EntropyForm
+from tta_bench.ranges import NonNegative, Range
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class TwoObjectivesOptions(GradientOptions):
     pseudo: str = "consistency"
     auxiliary: str = "entropy"
     entropy_form: EntropyForm = "positive"
-    noise_std: float = NOISE_STD
-    super_resolution_factor: int = 2
+    noise_std: NonNegative = NOISE_STD
+    super_resolution_factor: Annotated[int, Range(2, 4)] = 2
     strong_augmentation: StrongAugmentation = field(default_factory=StrongAugmentation)
 
     def __post_init__(self) -> None:
@@ -44,8 +45,6 @@ class TwoObjectivesOptions(GradientOptions):
             OBJECTIVES.get(name)
         if self.pseudo == self.auxiliary:
             raise ValueError(f"pseudo and auxiliary are both '{self.pseudo}': a gradient is aligned with another one")
-        if not 0 <= self.noise_std < math.inf:
-            raise ValueError(f"noise_std={self.noise_std} must be finite and not negative")
         if self.super_resolution_factor not in (2, 4):
             raise ValueError(f"super_resolution_factor={self.super_resolution_factor} must be 2 or 4")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from tta_bench.methods.base import Card, Diagnostics, MethodOptions, TTACallback
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.methods.state import AffineState, make_optimizer
 from tta_bench.models.normalisation import AlignedStatistics
+from tta_bench.ranges import Decay, NonNegative, Positive, Range
 
 COLOURS = 3
 
@@ -32,26 +33,18 @@ class VPTTAOptions(MethodOptions):
         attention_temperature: of the softmax over their cosine similarities, positive.
     """
 
-    learning_rate: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.99)
-    prompt_size: int = 5
-    warm_up: float = 5.0
-    memory: int = 40
-    neighbours: int = 16
-    attention_temperature: float = 0.2
+    learning_rate: NonNegative = 0.05
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    prompt_size: Annotated[int, Range(1, 64)] = 5
+    warm_up: Positive = 5.0
+    memory: Annotated[int, Range(1, 10**6)] = 40
+    neighbours: Annotated[int, Range(1, 10**6)] = 16
+    attention_temperature: Positive = 0.2
 
     def __post_init__(self) -> None:
-        if not self.learning_rate >= 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must not be negative")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas={list(self.betas)} must lie in [0, 1)")
-        if not 1 <= self.prompt_size <= 64:
-            raise ValueError(f"prompt_size={self.prompt_size} must lie between 1 and 64")
-        if not 1 <= self.neighbours <= self.memory:
+        super().__post_init__()
+        if self.neighbours > self.memory:
             raise ValueError(f"neighbours={self.neighbours} must lie between 1 and memory={self.memory}")
-        for name in ("warm_up", "attention_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
 
 
 @register("vptta")

@@ -27,6 +27,7 @@ from tta_bench.errors import UserError
 from tta_bench.files import move_aside, replacing, temporaries, warn_once
 from tta_bench.lightning import one_device_trainer, quiet_lightning
 from tta_bench.locks import acquire_lock
+from tta_bench.memory import refuse_impossible
 from tta_bench.metrics import dice_score
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import (
@@ -249,6 +250,8 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
             f"{', '.join(domain.classes)}): choose another source, or check its masks and data.classes"
         )
     device = resolve_device(config.device)
+    batch, size = min(training.batch_size, len(train)), domain.images.shape[1]
+    refuse_impossible(batch, size, True, device, "lower training.batch_size or data.image_size, or give a checkpoint")
     partial = folder / "last.ckpt"
     for path in (partial, folder / "model.ckpt"):
         move_aside(path)
