@@ -75,8 +75,8 @@ def measure(task: Task) -> Measurement:
         import tta_bench.__main__  # noqa: F401 -- sets the environment of the product, which torch reads on import
     import torch
 
-    from tta_bench.device import resolve_device
-    from tta_bench.memory import PeakMemory, keep_freed_memory
+    from tta_bench.runtime.device import resolve_device
+    from tta_bench.runtime.memory import PeakMemory, keep_freed_memory
 
     if task.method != PLAIN:
         keep_freed_memory()
@@ -124,11 +124,11 @@ def time_method(task: Task, device: Any) -> tuple[list[float], int, int]:
     """Seconds of each image, number of forwards and of backwards."""
     import torch
 
-    from tta_bench.draws import ImageKey
     from tta_bench.methods.base import METHODS
     from tta_bench.models.adaptable import AdaptableNetwork
     from tta_bench.models.placement import place
     from tta_bench.models.resunet import ResUNet
+    from tta_bench.ops.draws import ImageKey
 
     network = place(AdaptableNetwork(ResUNet(classes=2)), device, task.size)
     method = METHODS.get(task.method)(network)

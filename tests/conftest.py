@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tta_bench.data.domain import min_max
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.unet import UNet
+from tta_bench.ops.preprocessing import min_max
 
 BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
 SIZE = 64

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tta_bench.adaptation.provenance import code_of
 from tta_bench.cell import Cell
 from tta_bench.launch.command_line import check
 from tta_bench.launch.experiments import Experiment, Plan, PlannedCell
-from tta_bench.provenance import code_of
-from tta_bench.results.predictions import Predictions
+from tta_bench.records.predictions import Predictions
 
 TARGETS = ("C", "D")
 IMAGES = 3

@@ -22,27 +22,27 @@ import torch
 import yaml
 from PIL import Image
 from rich.console import Console
+from test_provenance import covered, ran
 from torch import Tensor
 
 import tta_bench.cell as cell_module
 from plain_grata import adapt_stream
-from test_provenance import covered, ran
+from tta_bench.adaptation.provenance import Definition
 from tta_bench.cell import Cell, run
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
 from tta_bench.data.streams import make_streams
-from tta_bench.data.targets import with_targets
 from tta_bench.errors import UserError
 from tta_bench.launch.command_line import check, quote_lists
+from tta_bench.launch.targets import with_targets
 from tta_bench.methods.base import METHODS, Card, TTACallback
-from tta_bench.metrics import dice_score
+from tta_bench.metrics.dice import dice_score
 from tta_bench.models.checkpoint import load_checkpoint, to_official
 from tta_bench.models.resunet import ResUNet
 from tta_bench.models.unet import UNet
-from tta_bench.provenance import Definition
-from tta_bench.results.predictions import read_predictions
-from tta_bench.results.store import CellFolder
-from tta_bench.signals import Stopped
+from tta_bench.records.predictions import read_predictions
+from tta_bench.records.store import CellFolder
+from tta_bench.runtime.signals import Stopped
 
 TINY = (
     "data.image_size=64",
@@ -401,8 +401,8 @@ def test_a_cell_of_other_code_is_computed_again_and_its_module_named(root, compu
     content = summary(config)
     for old, said in (
         (
-            {"code": "x", "code_modules": content["code_modules"] | {"tta_bench.metrics": "x"}},
-            "code of tta_bench.metrics",
+            {"code": "x", "code_modules": content["code_modules"] | {"tta_bench.metrics.dice": "x"}},
+            "code of tta_bench.metrics.dice",
         ),
         ({"code": None, "code_modules": None}, "because it is not known which code made it"),
     ):

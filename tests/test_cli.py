@@ -18,7 +18,7 @@ from tta_bench.models.checkpoint import save_checkpoint, to_official
 from tta_bench.models.resunet import ResUNet
 from tta_bench.models.unet import UNet
 from tta_bench.objectives.base import OBJECTIVES
-from tta_bench.results.report import duration
+from tta_bench.report.write import duration
 
 WIDTHS = (16, 16, 8, 8, 8)
 

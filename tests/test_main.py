@@ -16,7 +16,7 @@ from awkward import sites
 from awkward import typed as quoted
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
-from tta_bench.results import sinks
+from tta_bench.sinks import delivery as sinks
 
 TINY = (
     "data.image_size=64",

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from tta_bench.cell import Cell, compute
-from tta_bench.config import BRANCHES
 from tta_bench.data.domain import Domain
 from tta_bench.errors import UserError
 from tta_bench.launch.command_line import check
@@ -16,6 +15,7 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import SourceModel
 from tta_bench.objectives.super_resolution import shrink
+from tta_bench.schema import BRANCHES
 
 SENTENCE = "method=detta needs a source model with the branch denoising: train one with model.branches=[{}]"
 

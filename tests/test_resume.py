@@ -12,19 +12,19 @@ import pytest
 import torch
 
 import tta_bench.cell as cell_module
-import tta_bench.snapshots as snapshots
+import tta_bench.records.snapshots as snapshots
 from test_cell import configure, execute, folder, numbers, status, summary
 from tta_bench.data.streams import StreamImage
 from tta_bench.methods.base import METHODS
-from tta_bench.results.predictions import Predictions
-from tta_bench.snapshots import ImageRecord, Snapshot, SnapshotFile
+from tta_bench.records.predictions import Predictions
+from tta_bench.records.snapshots import ImageRecord, Snapshot, SnapshotFile
 
 RUN = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 import test_cell
-import tta_bench.snapshots as snapshots
-from tta_bench.snapshots import SnapshotFile
+import tta_bench.records.snapshots as snapshots
+from tta_bench.records.snapshots import SnapshotFile
 snapshots.SNAPSHOT_SECONDS = 0
 snapshots.SNAPSHOT_SHARE = float("inf")
 keep, calls = SnapshotFile.keep, []

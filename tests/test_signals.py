@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tta_bench import signals
 from tta_bench.models.checkpoint import to_official
 from tta_bench.models.resunet import ResUNet
-from tta_bench.signals import Stopped, handled, stop_signal
+from tta_bench.runtime import signals
+from tta_bench.runtime.signals import Stopped, handled, stop_signal
 
 CODES = {"SIGINT": 130, "SIGTERM": 143}
 SENTENCES = {
@@ -121,7 +121,7 @@ def test_a_handler_of_another_library_stays(monkeypatch):
 
 PROGRAM = """
 import os, signal, sys
-from tta_bench import signals
+from tta_bench.runtime import signals
 signals.install()
 print("what is said before")
 with signals.handled():
@@ -139,7 +139,7 @@ def program(tmp_path, *body, after=""):
 
 
 def environment(**more):
-    path = str(Path(signals.__file__).parents[1])
+    path = str(Path(signals.__file__).parents[2])
     return os.environ | {"PYTHONPATH": path, "COLUMNS": "80"} | more
 
 

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tta_bench import signals
+from tta_bench.runtime import signals
 
 if TYPE_CHECKING:
     from tta_bench.cell import Cell
-    from tta_bench.config import RunConfig
+    from tta_bench.schema import RunConfig
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 # Threads that spin while they wait cost a shared machine more than they win; read when torch is first imported.
@@ -42,9 +42,9 @@ def _main() -> None:
     from tta_bench.errors import UserError, print_faults
     from tta_bench.launch.command_line import check, complete_experiment, quote_lists, register_configs
     from tta_bench.launch.hydra_faults import refuse_flags, sentences
+    from tta_bench.launch.network_check import check_networks, check_pretrained_weights
     from tta_bench.launch.paths import CONFIG_DIR
-    from tta_bench.names import print_everything, require_utf8
-    from tta_bench.network_check import check_networks, check_pretrained_weights
+    from tta_bench.runtime.names import print_everything, require_utf8
 
     print_everything()
     typed = sys.argv[1:]
@@ -91,10 +91,10 @@ def job(composed: Any) -> None:
     from rich.console import Console
 
     from tta_bench.cell import run
-    from tta_bench.config import validate
     from tta_bench.errors import UserError, print_faults
     from tta_bench.launch.command_line import run_section
-    from tta_bench.names import print_everything
+    from tta_bench.runtime.names import print_everything
+    from tta_bench.schema import validate
 
     print_everything()
     log = logging.getLogger("tta_bench")
@@ -140,7 +140,7 @@ def _tell_unsent(jobs: Sequence[RunConfig], typed: Sequence[str]) -> None:
     if not asking:
         return
     from tta_bench.cell import Cell
-    from tta_bench.results.sinks import unsent_sentences
+    from tta_bench.sinks.delivery import unsent_sentences
 
     cells = {}
     for config in asking:

@@ -20,29 +20,29 @@ import torch
 from rich.console import Console
 
 from tta_bench import __version__
-from tta_bench.adaptation import adapt_streams
-from tta_bench.config import RunConfig, method_options
+from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
+from tta_bench.adaptation.provenance import change_since, code_of
+from tta_bench.adaptation.runner import adapt_streams
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
 from tta_bench.data.streams import Stream, lockstep_groups, make_streams
-from tta_bench.data.targets import with_targets
-from tta_bench.device import resolve_device
-from tta_bench.empirical_gradient import EmpiricalGradient
 from tta_bench.errors import UserError
-from tta_bench.files import translate_os_errors
-from tta_bench.memory import PeakMemory, is_out_of_memory, keep_freed_memory, refuse_impossible
+from tta_bench.launch.targets import with_targets
 from tta_bench.methods.base import METHODS, Protocol, TTACallback
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.models.placement import place
-from tta_bench.provenance import change_since, code_of
-from tta_bench.results.console import Result, cell_table
-from tta_bench.results.predictions import Predictions
-from tta_bench.results.run_log import run_log
-from tta_bench.results.sinks import send
-from tta_bench.results.store import CellFolder, cell_hash
-from tta_bench.signals import at_stake, stop_signal
-from tta_bench.snapshots import ImageRecord, SnapshotFile
+from tta_bench.records.predictions import Predictions
+from tta_bench.records.run_log import run_log
+from tta_bench.records.snapshots import ImageRecord, SnapshotFile
+from tta_bench.records.store import CellFolder, cell_hash
+from tta_bench.report.console import Result, cell_table
+from tta_bench.runtime.device import resolve_device
+from tta_bench.runtime.files import translate_os_errors
+from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory, refuse_impossible
+from tta_bench.runtime.signals import at_stake, stop_signal
+from tta_bench.schema import RunConfig, method_options
+from tta_bench.sinks.delivery import send
 from tta_bench.source.train import source_model
 
 log = logging.getLogger(__name__)

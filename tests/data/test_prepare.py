@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from tta_bench.config import DataConfig
+from tta_bench.cli.data import check, prepare_command, preview
 from tta_bench.data import prepare as module
-from tta_bench.data.cli import check, prepare_command, preview
 from tta_bench.data.prepare import available_domains, prepare
 from tta_bench.data.readers import FileRecord
 from tta_bench.errors import UserError
+from tta_bench.schema import DataConfig
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tta_bench.config import DataConfig
 from tta_bench.data import synthetic
 from tta_bench.data.readers import FileRecord, open_reader
 from tta_bench.errors import UserError
+from tta_bench.schema import DataConfig
 
 OFFICIAL = {"A": "RIM_ONE_r3", "B": "REFUGE", "C": "ORIGA", "D": "REFUGE_Valid", "E": "Drishti_GS"}
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tta_bench.data.gallery import draw_gallery
 from tta_bench.data.synthetic import CENTRES, VERSION, render
+from tta_bench.report.gallery import draw_gallery
 
 
 def digest(image, mask):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tta_bench.config import DataConfig
 from tta_bench.data.readers import open_reader
+from tta_bench.schema import DataConfig
 
 SIZE = 64
 LIST = "image,mask\nA/image/1.png,A/mask/1.png\nA/image/2.png,A/mask/2.png\n"

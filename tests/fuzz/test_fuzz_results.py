@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from made_tables import TARGETS, simple_plan
-from tta_bench.models.checkpoint_cli import verify  # noqa: F401  (torch is imported before memory is limited)
-from tta_bench.results.predictions import read_predictions
-from tta_bench.results.report import plan_table, status_table, summary_table
-from tta_bench.results.tables import build_table
+from tta_bench.cli.checkpoint import verify  # noqa: F401  (torch is imported before memory is limited)
+from tta_bench.records.predictions import read_predictions
+from tta_bench.report.tables import build_table
+from tta_bench.report.write import plan_table, status_table, summary_table
 
 FILES = ("per_image.csv", "summary.json", "status.json", "predictions.npz", "config.yaml")
 

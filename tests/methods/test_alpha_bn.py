@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from plain_statistics import mixed, with_statistics
-from tta_bench.draws import ImageKey
 from tta_bench.methods.alpha_bn import AlphaBN, AlphaBNOptions
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.no_adapt import NoAdapt
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.ops.draws import ImageKey
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(8)]
 

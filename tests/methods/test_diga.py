@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from plain_statistics import mixed, with_statistics
-from tta_bench.adaptation import AdaptationModule
+from tta_bench.adaptation.runner import AdaptationModule
 from tta_bench.data.streams import LabelledBatch
-from tta_bench.draws import Draws, ImageKey
 from tta_bench.methods.alpha_bn import AlphaBN, AlphaBNOptions
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
@@ -21,6 +20,7 @@ from tta_bench.methods.diga import (
 )
 from tta_bench.methods.no_adapt import NoAdapt
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.ops.draws import Draws, ImageKey
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(12)]
 

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from conftest import build
-from tta_bench.draws import Draws, ImageKey
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.dua import DUA, DUAOptions, augmented_copies
 from tta_bench.methods.no_adapt import NoAdapt
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.draws import Draws, ImageKey
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(12)]
 PLAIN = {"copies": 1, "augmentations": ()}

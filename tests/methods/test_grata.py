@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from plain_grata import adapt_stream, affine_parameters, with_batch_statistics
-from tta_bench.augment import Operation, StrongAugmentation, strong_views
-from tta_bench.draws import Draws, ImageKey
-from tta_bench.gradients import gradient_cosine
 from tta_bench.methods.grata import LEARNING_RATE_FUNCTIONS, GraTa, GraTaOptions
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.objectives.consistency import consistency
 from tta_bench.objectives.entropy import entropy
+from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.gradients import gradient_cosine
+from tta_bench.ops.views import Operation, StrongAugmentation, strong_views
 
 BETA = 1e-4
 NOTHING = Operation(0, (1, 1))

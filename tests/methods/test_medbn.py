@@ -3,11 +3,11 @@ import torch
 from torch import nn
 
 from plain_statistics import median, with_statistics
-from tta_bench.draws import ImageKey
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.medbn import MedBN
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MedianStatistics, NormalisationLayer
+from tta_bench.ops.draws import ImageKey
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(8)]
 

@@ -6,13 +6,13 @@ import torch
 
 from plain_grata import affine_parameters, all_parameters
 from plain_statistics import mixed, with_statistics
-from tta_bench.draws import Draws, ImageKey
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.memo import MEMO, MEMOOptions, marginal_entropy
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import binary_entropy, entropy
+from tta_bench.ops.draws import Draws, ImageKey
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(8)]
 RATE = 0.1

@@ -4,8 +4,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from tta_bench.config import method_options
-from tta_bench.draws import Draws, ImageKey
 from tta_bench.errors import UserError
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.sar import (
@@ -21,6 +19,8 @@ from tta_bench.methods.tent import Tent, TentOptions
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.resunet import ResUNet
 from tta_bench.objectives.entropy import binary_entropy
+from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.schema import method_options
 
 EVERYTHING = math.inf
 SGD = {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-2}

@@ -2,13 +2,13 @@ import pytest
 import torch
 
 from plain_grata import affine_parameters, with_batch_statistics
-from tta_bench.draws import Draws, ImageKey
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.tent import Tent, TentOptions
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import entropy
+from tta_bench.ops.draws import Draws, ImageKey
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(8)]
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from tta_bench.draws import Draws, ImageKey
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.vptta import VPTTA, VPTTAOptions, image_weight, low_frequencies, prompted, window_start
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.ops.draws import Draws, ImageKey
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(12)]
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tta_bench.config import RunConfig
+from tta_bench.cli import checkpoint as checkpoint_cli
 from tta_bench.errors import UserError
-from tta_bench.models import checkpoint_cli
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import (
     OFFICIAL_BRANCHES,
@@ -20,6 +19,7 @@ from tta_bench.models.checkpoint import (
     to_official,
 )
 from tta_bench.models.resunet import ResUNet
+from tta_bench.schema import RunConfig
 
 AUGMENTATION = {
     "flip": 0.5,

@@ -6,8 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tta_bench.augment import WEAK_VIEWS
-from tta_bench.draws import Draws, ImageKey
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.branches import TRANSFORMS
 from tta_bench.models.normalisation import BatchStatistics
@@ -16,6 +14,8 @@ from tta_bench.objectives.denoising import NOISE_STD, denoising
 from tta_bench.objectives.reconstruction import rebuilding_error, reconstruction
 from tta_bench.objectives.rotation import ROTATION_CLASSES, rotated, rotation
 from tta_bench.objectives.super_resolution import shrink, super_resolution
+from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.views import WEAK_VIEWS
 
 NAMES = ("reconstruction", "rotation", "super_resolution", "denoising")
 DRAWS = Draws([ImageKey(0, "B", f"image{index}") for index in range(3)])

@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tta_bench.augment import WEAK_VIEWS, Operation, StrongAugmentation, strong_views
-from tta_bench.draws import Draws, ImageKey
 from tta_bench.errors import UserError
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics
 from tta_bench.objectives.base import OBJECTIVES, BoundNetwork, bind_objective
 from tta_bench.objectives.consistency import consistency, pseudo_label, soft_cross_entropy
 from tta_bench.objectives.entropy import binary_entropy, entropy, positive_entropy
+from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.views import WEAK_VIEWS, Operation, StrongAugmentation, strong_views
 
 NOTHING = Operation(0, (1, 1))
 NO_STRONG = StrongAugmentation(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)

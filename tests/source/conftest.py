@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tta_bench.config import RunConfig
 from tta_bench.data.domain import Domain
+from tta_bench.schema import RunConfig
 
 SIZE = 64
 BRANCH_WEIGHTS = {"reconstruction": 1.0, "denoising": 1.0, "super_resolution": 1.0, "rotation": 0.1}

@@ -5,10 +5,10 @@ import pytest
 import torch
 from timm.layers import BatchNormAct2d
 
-from tta_bench.config import BRANCHES
 from tta_bench.models.branches import TRANSFORMS
 from tta_bench.models.build import build_model
 from tta_bench.objectives.rotation import ROTATION_CLASSES
+from tta_bench.schema import BRANCHES
 from tta_bench.source.loss import branch_loss, segmentation_loss, soft_dice_loss
 
 

@@ -14,7 +14,7 @@ from filelock import FileLock
 from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import read_checkpoint
-from tta_bench.signals import Stopped
+from tta_bench.runtime.signals import Stopped
 from tta_bench.source import train
 from tta_bench.source.module import SourceTraining, polynomial_decay
 from tta_bench.source.train import ProgressBar, branch_cost, branchless_twin, cache_key, source_model

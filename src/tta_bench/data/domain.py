@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tta_bench.ops.preprocessing import min_max
+
 
 @dataclass(frozen=True)
 class Domain:
@@ -41,16 +43,6 @@ class Domain:
     def label(self, index: int) -> Tensor:
         """The ground truth: bool ``[classes, size, size]``, one channel per class."""
         return class_channels(torch.from_numpy(np.array(self.masks[index])), self.classes)
-
-
-def min_max(image: Tensor) -> Tensor:
-    """Scale each image of ``[..., 3, H, W]`` to [0, 1] over all its channels and pixels jointly.
-
-    This is the preprocessing of the paper's models. A constant image becomes zero.
-    """
-    low = image.amin(dim=(-3, -2, -1), keepdim=True)
-    span = image.amax(dim=(-3, -2, -1), keepdim=True) - low
-    return (image - low) / torch.where(span > 0, span, torch.ones_like(span))
 
 
 def class_channels(mask: Tensor, classes: Mapping[str, tuple[int, ...]]) -> Tensor:

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from tta_bench.config import MAX_PIXELS
 from tta_bench.data.files import require_file
 from tta_bench.errors import UserError
+from tta_bench.schema import MAX_PIXELS
 
 # Pillow knows more formats; some of those start other programs (EPS) or hold several pictures (ICO).
 _LOSSLESS = ("BMP", "GIF", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA")

@@ -30,12 +30,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from tta_bench.config import DataConfig
 from tta_bench.data.domain import Domain
 from tta_bench.data.readers import Record, Sample, open_reader
 from tta_bench.data.shades import MANY, shares
 from tta_bench.errors import UserError, shown
-from tta_bench.locks import acquire_lock
+from tta_bench.runtime.locks import acquire_lock
+from tta_bench.schema import DataConfig
 
 log = logging.getLogger(__name__)
 

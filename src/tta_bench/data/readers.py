@@ -13,13 +13,13 @@ from typing import Protocol
 
 import numpy as np
 
-from tta_bench.config import MAX_PIXELS, SHADES, DataConfig
 from tta_bench.data import synthetic
 from tta_bench.data.files import is_text, name_key, on_disk, printable
 from tta_bench.data.images import read_image, read_mask, resize, stored_pixels, value_counts
 from tta_bench.data.lists import ListedPair, read_list
 from tta_bench.data.shades import class_numbers
 from tta_bench.errors import UserError, nearest
+from tta_bench.schema import MAX_PIXELS, SHADES, DataConfig
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tta_bench.data.domain import Domain
-from tta_bench.draws import ImageKey, seed_of
+from tta_bench.ops.draws import ImageKey, seed_of
 
 
 @dataclass(frozen=True)

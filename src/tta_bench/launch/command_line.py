@@ -33,13 +33,12 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tta_bench.cell import REFERENCE
-from tta_bench.config import DataConfig, RunConfig, as_tuple, nearest_key, validate, validate_data
 from tta_bench.data.prepare import available_domains
-from tta_bench.data.targets import domain_faults, with_targets
 from tta_bench.errors import UserError, nearest
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.hydra_faults import sentence, sentences
 from tta_bench.launch.paths import CONFIG_DIR
+from tta_bench.launch.targets import domain_faults, with_targets
 from tta_bench.launch.text import (
     TEXTS,
     Known,
@@ -51,7 +50,8 @@ from tta_bench.launch.text import (
     unknown,
 )
 from tta_bench.methods.base import METHODS
-from tta_bench.names import find, require_utf8
+from tta_bench.runtime.names import find, require_utf8
+from tta_bench.schema import DataConfig, RunConfig, as_tuple, nearest_key, validate, validate_data
 
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""

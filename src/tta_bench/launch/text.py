@@ -18,7 +18,7 @@ from typing import Any, Union, get_args, get_origin
 from hydra.core.override_parser.types import Quote, QuotedString
 from pydantic import BaseModel
 
-from tta_bench.config import RunConfig
+from tta_bench.schema import RunConfig
 
 Known = Callable[[str], str | None]
 """From what is typed to the name of something at hand, None if there is nothing of that name."""

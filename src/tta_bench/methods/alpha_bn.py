@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, MethodOptions, Protocol, TTACallback, register
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
-from tta_bench.ranges import Fraction
+from tta_bench.ops.draws import Draws
+from tta_bench.runtime.ranges import Fraction
 
 
 @dataclass(frozen=True)

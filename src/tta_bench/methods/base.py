@@ -16,14 +16,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from tta_bench.draws import Draws, ImageKey
 from tta_bench.errors import UserError
 from tta_bench.methods.state import AffineState, MakeOptimizer, OptimizerName, make_optimizer, pack, unpack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
-from tta_bench.ranges import Decay, NonNegative, check_ranges
+from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.registry import Registry
+from tta_bench.runtime.ranges import Decay, NonNegative, check_ranges
 
 try:
     from pytorch_lightning import Callback
@@ -80,7 +80,8 @@ def later(default: Any) -> Any:
 class MethodOptions:
     """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML.
 
-    A number declares its :class:`~tta_bench.ranges.Range`; one without is finite, and whole numbers have 64 bits.
+    A number declares its :class:`~tta_bench.runtime.ranges.Range`; one without is finite, and whole numbers have 64
+    bits.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012

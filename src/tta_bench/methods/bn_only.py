@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, TTACallback, register
 from tta_bench.models.normalisation import BatchStatistics
+from tta_bench.ops.draws import Draws
 
 
 @register("bn_only")

@@ -7,10 +7,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from tta_bench.gradients import cagrad
 from tta_bench.methods.base import Card, register
 from tta_bench.methods.two_objectives import CombinedGradientsMethod, TwoObjectivesOptions
-from tta_bench.ranges import NonNegative
+from tta_bench.ops.gradients import cagrad
+from tta_bench.runtime.ranges import NonNegative
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tta_bench.augment import WEAK_VIEWS, undo_weak_views, weak_views
-from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
 from tta_bench.objectives.consistency import soft_cross_entropy
-from tta_bench.ranges import Fraction, NonNegative
+from tta_bench.ops.draws import Draws
+from tta_bench.ops.views import WEAK_VIEWS, undo_weak_views, weak_views
+from tta_bench.runtime.ranges import Fraction, NonNegative
 
 
 @dataclass(frozen=True)

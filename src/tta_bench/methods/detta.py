@@ -9,12 +9,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
 from tta_bench.methods.state import AffineState
 from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
-from tta_bench.ranges import Decay, Range
+from tta_bench.ops.draws import Draws
+from tta_bench.runtime.ranges import Decay, Range
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.draws import Draws, ImageKey
 from tta_bench.methods.base import Card, Diagnostics, MethodOptions, Protocol, StepResult, TTACallback, register
 from tta_bench.methods.state import pack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
-from tta_bench.ranges import Fraction, Positive, Range
+from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.runtime.ranges import Fraction, Positive, Range
 
 
 @dataclass(frozen=True)

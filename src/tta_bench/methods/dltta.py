@@ -9,12 +9,12 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, later, register
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import EntropyForm, mean_entropy
-from tta_bench.ranges import NonNegative, Positive, Range
+from tta_bench.ops.draws import Draws
+from tta_bench.runtime.ranges import NonNegative, Positive, Range
 
 SMALLEST_PROBABILITY = 1e-6
 """Probabilities are kept this far from 0 and 1, where the divergence would be infinite."""

@@ -11,13 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics, NormalisationLayer, RectifiedStatistics
 from tta_bench.objectives.entropy import binary_entropy
-from tta_bench.ranges import Fraction
+from tta_bench.ops.draws import Draws
+from tta_bench.runtime.ranges import Fraction
 
 SMALLEST_TEMPERATURE = 1e-3
 """Of the generalised entropy, which divides by its temperature."""

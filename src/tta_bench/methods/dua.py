@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, MethodOptions, TTACallback, register
 from tta_bench.models.normalisation import RunningStatistics
-from tta_bench.ranges import Fraction, Range
+from tta_bench.ops.draws import Draws
+from tta_bench.runtime.ranges import Fraction, Range
 
 Augmentation = Literal["crop", "flip", "rotate"]
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.draws import Draws
-from tta_bench.gradients import gradient_cosine
 from tta_bench.methods.base import Card, Diagnostics, register
 from tta_bench.methods.two_objectives import TwoObjectivesMethod, TwoObjectivesOptions
-from tta_bench.ranges import NonNegative
+from tta_bench.ops.draws import Draws
+from tta_bench.ops.gradients import gradient_cosine
+from tta_bench.runtime.ranges import NonNegative
 
 LEARNING_RATE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "square": lambda cosine: (cosine + 1).square() / 4,

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.augment import WEAK_VIEWS, undo_weak_views, weak_views
-from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register
 from tta_bench.methods.state import OptimizerName
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.objectives.base import BoundNetwork
-from tta_bench.ranges import NonNegative
+from tta_bench.ops.draws import Draws
+from tta_bench.ops.views import WEAK_VIEWS, undo_weak_views, weak_views
+from tta_bench.runtime.ranges import NonNegative
 
 
 @dataclass(frozen=True)

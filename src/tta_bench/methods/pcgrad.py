@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tta_bench.gradients import pcgrad
 from tta_bench.methods.base import Card, register
 from tta_bench.methods.two_objectives import CombinedGradientsMethod, TwoObjectivesOptions
+from tta_bench.ops.gradients import pcgrad
 
 
 @dataclass(frozen=True)

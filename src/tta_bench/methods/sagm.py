@@ -8,12 +8,12 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from tta_bench.augment import StrongAugmentation
-from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.consistency import consistency
-from tta_bench.ranges import LARGE, NonNegative, Range
+from tta_bench.ops.draws import Draws
+from tta_bench.ops.views import StrongAugmentation
+from tta_bench.runtime.ranges import LARGE, NonNegative, Range
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import binary_entropy
-from tta_bench.ranges import NonNegative, Positive, Range
+from tta_bench.ops.draws import Draws
+from tta_bench.runtime.ranges import NonNegative, Positive, Range
 
 AVERAGE_KEEPS = 0.9
 """Weight of the past in the moving average of the loss, as in the official code."""

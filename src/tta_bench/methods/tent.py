@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
 from tta_bench.objectives.entropy import EntropyForm, entropy
+from tta_bench.ops.draws import Draws
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from tta_bench.augment import StrongAugmentation
-from tta_bench.draws import Draws
-from tta_bench.gradients import gradient_cosine
 from tta_bench.methods.base import Diagnostics, GradientMethod, GradientOptions
 from tta_bench.objectives.base import OBJECTIVES, bind_objective, branches_of, draws_at_random
 from tta_bench.objectives.denoising import NOISE_STD
 from tta_bench.objectives.entropy import EntropyForm
-from tta_bench.ranges import NonNegative, Range
+from tta_bench.ops.draws import Draws
+from tta_bench.ops.gradients import gradient_cosine
+from tta_bench.ops.views import StrongAugmentation
+from tta_bench.runtime.ranges import NonNegative, Range
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.methods.base import Card, Diagnostics, MethodOptions, TTACallback, register
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.methods.state import AffineState, make_optimizer
 from tta_bench.models.normalisation import AlignedStatistics
-from tta_bench.ranges import Decay, NonNegative, Positive, Range
+from tta_bench.ops.draws import Draws
+from tta_bench.runtime.ranges import Decay, NonNegative, Positive, Range
 
 COLOURS = 3
 

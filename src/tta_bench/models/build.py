@@ -9,7 +9,7 @@ from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.unet import DECODER_CHANNELS, UNet
 
 if TYPE_CHECKING:
-    from tta_bench.config import ModelConfig
+    from tta_bench.schema import ModelConfig
 
 
 def build_model(config: ModelConfig, classes: int, *, pretrained: bool = True) -> SegmentationModel:

@@ -18,24 +18,24 @@ import torch
 from torch import Tensor
 
 from tta_bench.errors import UserError
-from tta_bench.files import write_atomically
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint_schema import description_faults
 from tta_bench.models.resunet import ResUNet
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.unet import DECODER_CHANNELS
 from tta_bench.models.weights import shapes_of, state_faults, value_faults
-from tta_bench.torch_file import TorchFileError, read_torch_file
+from tta_bench.runtime.files import write_atomically
+from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 
 if TYPE_CHECKING:
-    from tta_bench.config import ModelConfig, RunConfig
+    from tta_bench.schema import ModelConfig, RunConfig
 
 log = logging.getLogger(__name__)
 
 FORMAT = "tta_bench source model"
 FORMAT_VERSION = 1
 PREPROCESSING = "min-max per image"
-"""What every model of the workbench expects: see :func:`tta_bench.data.domain.min_max`."""
+"""What every model of the workbench expects: see :func:`tta_bench.ops.preprocessing.min_max`."""
 
 OFFICIAL = "official ResUNet-34 state dict"
 OFFICIAL_BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
@@ -295,7 +295,7 @@ def _read_own(path: Path, sha256: str, content: dict[str, Any]) -> Checkpoint:
 
 def _shapes(path: Path, architecture: Mapping[str, Any], classes: int) -> dict[str, Tensor]:
     """The weights of the network that a checkpoint of ours describes, without their values."""
-    from tta_bench.config import ModelConfig
+    from tta_bench.schema import ModelConfig
 
     # Taken as it is: whether encoder weights can be had on this machine does not matter any more.
     config = ModelConfig.model_construct(**architecture)

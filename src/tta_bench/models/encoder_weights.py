@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tta_bench.errors import UserError
-from tta_bench.torch_file import TorchFileError, read_torch_file
+from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
 """Of files of weights; anything else in ``model.encoder_weights`` is a name, such as ``imagenet``."""

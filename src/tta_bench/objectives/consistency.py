@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.augment import WEAK_VIEWS, StrongAugmentation, strong_views, undo_weak_views, weak_views
-from tta_bench.draws import Draws
 from tta_bench.objectives.base import BoundNetwork, register_objective
+from tta_bench.ops.draws import Draws
+from tta_bench.ops.views import WEAK_VIEWS, StrongAugmentation, strong_views, undo_weak_views, weak_views
 
 
 @register_objective("consistency", stochastic=lambda strong_augmentation: strong_augmentation.is_random)

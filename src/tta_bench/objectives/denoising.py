@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.objectives.base import BoundNetwork, register_objective
 from tta_bench.objectives.reconstruction import rebuilding_error
+from tta_bench.ops.draws import Draws
 
 NOISE_STD = 0.1
 """Of the noise on the [0, 1] image; from the GraTa authors' code, where the paper says standard normal (1.0)."""

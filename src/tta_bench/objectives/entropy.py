@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.objectives.base import BoundNetwork, register_objective
+from tta_bench.ops.draws import Draws
 
 EntropyForm = Literal["positive", "binary"]
 

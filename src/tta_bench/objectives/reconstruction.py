@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.objectives.base import BoundNetwork, register_objective
+from tta_bench.ops.draws import Draws
 
 
 @register_objective("reconstruction", branch="reconstruction", stochastic=False)

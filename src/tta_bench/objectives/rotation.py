@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.augment import WEAK_VIEWS
-from tta_bench.draws import Draws
 from tta_bench.objectives.base import BoundNetwork, register_objective
+from tta_bench.ops.draws import Draws
+from tta_bench.ops.views import WEAK_VIEWS
 
 ROTATION_CLASSES = ("horizontal_flip", "vertical_flip", "rotate_90", "rotate_180", "rotate_270", "identity")
 """What each output of the rotation branch stands for, in the GraTa authors' order; the paper names rotations only."""

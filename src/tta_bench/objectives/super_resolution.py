@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.draws import Draws
 from tta_bench.objectives.base import BoundNetwork, register_objective
 from tta_bench.objectives.reconstruction import rebuilding_error
+from tta_bench.ops.draws import Draws
 
 
 @register_objective("super_resolution", branch="super_resolution", stochastic=False)

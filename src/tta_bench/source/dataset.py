@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tta_bench.config import TrainingConfig
-from tta_bench.data.domain import Domain, class_channels, min_max
-from tta_bench.draws import seed_of
+from tta_bench.data.domain import Domain, class_channels
+from tta_bench.ops.draws import seed_of
+from tta_bench.ops.preprocessing import min_max
+from tta_bench.schema import TrainingConfig
 from tta_bench.source.augmentation import Augmentation
 
 

@@ -6,10 +6,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from tta_bench.config import TrainingConfig
-from tta_bench.draws import seed_of
 from tta_bench.errors import UserError
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.draws import seed_of
+from tta_bench.schema import TrainingConfig
 from tta_bench.source.loss import branch_loss, segmentation_loss
 
 

@@ -20,15 +20,9 @@ from filelock import FileLock, Timeout
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from tta_bench.config import ModelConfig, RunConfig, TrainingConfig
 from tta_bench.data.domain import Domain
-from tta_bench.device import resolve_device
 from tta_bench.errors import UserError
-from tta_bench.files import move_aside, replacing, temporaries, warn_once
-from tta_bench.lightning import one_device_trainer, quiet_lightning
-from tta_bench.locks import acquire_lock
-from tta_bench.memory import refuse_impossible
-from tta_bench.metrics import dice_score
+from tta_bench.metrics.dice import dice_score
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import (
     Checkpoint,
@@ -40,10 +34,16 @@ from tta_bench.models.checkpoint import (
 )
 from tta_bench.models.encoder_weights import digest, weights_file
 from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.signals import at_stake
+from tta_bench.runtime.device import resolve_device
+from tta_bench.runtime.files import move_aside, replacing, temporaries, warn_once
+from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
+from tta_bench.runtime.locks import acquire_lock
+from tta_bench.runtime.memory import refuse_impossible
+from tta_bench.runtime.signals import at_stake
+from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
+from tta_bench.schema import ModelConfig, RunConfig, TrainingConfig
 from tta_bench.source.dataset import split, training_batches
 from tta_bench.source.module import SourceTraining
-from tta_bench.torch_file import TorchFileError, read_torch_file
 
 log = logging.getLogger(__name__)
 

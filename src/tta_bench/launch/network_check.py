@@ -1,0 +1,126 @@
+"""Whether the networks of a command line can be built and adapted, found out before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import cache
+
+import torch
+
+from tta_bench.cell import Cell
+from tta_bench.data.prepare import prepare
+from tta_bench.errors import UserError
+from tta_bench.methods.base import METHODS
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.build import build_model
+from tta_bench.models.encoder import build_encoder
+from tta_bench.models.probe import probe_images, told
+from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.schema import ModelConfig, RunConfig, method_options
+from tta_bench.source.train import model_path
+
+
+def check_networks(configs: Iterable[RunConfig]) -> None:
+    """Build each network once, with random weights, and put each of its methods on it.
+
+    The paper's network is fixed, and every method runs on it: it is not built.
+
+    Args:
+        configs: of all runs.
+
+    Raises:
+        UserError: every encoder that cannot be used, and every method that cannot work on its network.
+    """
+    methods: dict[tuple[ModelConfig, int, int], dict[str, None]] = {}
+    for config in configs:
+        if config.model.name != "resunet34":
+            model = config.model.model_copy(update={"encoder_weights": None})
+            network = model, len(config.data.classes), config.data.image_size
+            methods.setdefault(network, {})[json.dumps(config.method)] = None
+    faults = [fault for network, texts in methods.items() for fault in _faults(*network, tuple(texts))]
+    if faults:
+        raise UserError(list(dict.fromkeys(faults)))
+
+
+def check_pretrained_weights(configs: Iterable[RunConfig]) -> None:
+    """Find out once, before the first run, whether the weights that encoders start from can be had.
+
+    Those of the hub are in its cache afterwards. Runs that are finished, or whose source model is, need none.
+
+    Args:
+        configs: of all runs.
+
+    Raises:
+        UserError: all weights that can neither be downloaded nor read.
+    """
+    faults: list[str] = []
+    for encoder, weights in dict.fromkeys((c.model.encoder, c.model.encoder_weights) for c in configs if _trains(c)):
+        try:
+            build_encoder(encoder, weights)
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+
+
+def _trains(config: RunConfig) -> bool:
+    """Whether a run has to train a source model from pretrained weights."""
+    if config.checkpoint is not None or config.model.encoder_weights is None:
+        return False
+    if all(cell.finished() for cell in Cell.all_of(config)) and not config.force:
+        return False
+    try:
+        domain = prepare(config.data, [config.source], config.results_root / "data")[config.source]
+    except UserError:  # the run itself says so, and the others go on
+        return False
+    return not model_path(config, domain, config.results_root).exists()
+
+
+@cache
+def _faults(config: ModelConfig, classes: int, size: int, methods: tuple[str, ...]) -> list[str]:
+    """Why a network, or one of the methods (sections of the configuration, as JSON) on it, cannot be used."""
+    try:
+        model = usable_model(config, classes, size)
+    except UserError as error:
+        return list(error.faults)
+    faults: list[str] = []
+    networks: dict[tuple[str, ...], AdaptableNetwork] = {}
+    for method in map(json.loads, methods):
+        kind, options = METHODS.get(method["name"]), method_options(method)
+        branches = kind.branches(options)
+        try:
+            if branches not in networks:
+                networks[branches] = AdaptableNetwork(model, branches, image_size=size)
+            kind(networks[branches], options)
+        except UserError as error:
+            faults += [f"method={method['name']} with model.encoder={config.encoder}: {text}" for text in error.faults]
+    return faults
+
+
+def usable_model(config: ModelConfig, classes: int, size: int) -> SegmentationModel:
+    """The network with random weights, shown to segment an image; the global random state stays as it is.
+
+    Args:
+        config: architecture.
+        classes: channels of the output.
+        size: side of the image, pixels.
+
+    Raises:
+        UserError: it cannot be built, or cannot segment such an image.
+    """
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model = build_model(config, classes, pretrained=False).eval()
+            shape = tuple(model(probe_images(size)[:1].float()).shape)
+        if shape != (1, classes, size, size):
+            raise ValueError(f"its output is of {' x '.join(map(str, shape[2:]))} pixels")
+    except UserError:
+        raise
+    except Exception as error:  # of libraries, for reasons that they alone know
+        raise UserError(
+            f"model.encoder={config.encoder} cannot be the encoder of a U-Net for images of {size} x {size} pixels "
+            f"({told(error)}): it needs feature maps at five scales, 1/2 to 1/32 (or four from 1/4 on) of the image; "
+            "choose another encoder, or another data.image_size"
+        ) from None
+    return model

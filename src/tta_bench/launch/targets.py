@@ -1,0 +1,56 @@
+"""Which domains a run adapts to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tta_bench.data.prepare import available_domains
+from tta_bench.errors import UserError, nearest
+from tta_bench.runtime.names import find
+from tta_bench.schema import DataConfig, RunConfig
+
+
+def with_targets(config: RunConfig) -> RunConfig:
+    """The configuration with its targets filled in: all other domains, if none are named.
+
+    Raises:
+        UserError: all names that the data set does not have, and a set without another domain.
+    """
+    faults = domain_faults(config.data, config.source, config.target, config.checkpoint)
+    if faults:
+        raise UserError(faults)
+    available = available_domains(config.data)
+    source = find(config.source, available) or config.source
+    targets = tuple(find(name, available) or name for name in config.target or ()) or tuple(
+        name for name in available if name != source
+    )
+    if not targets:
+        raise UserError(f"{config.data.root} has no domain besides source={config.source} to adapt to")
+    twice = [name for name, count in Counter((source, *targets)).items() if count > 1]
+    if twice:  # in composed and in decomposed characters, or the schema would have found it
+        raise UserError(f"{twice[0]} is named more than once in source and target: name it once")
+    return config.model_copy(update={"source": source, "target": targets})
+
+
+def domain_faults(
+    data: DataConfig, source: str, targets: Sequence[str] | None, checkpoint: Path | str | None
+) -> list[str]:
+    """A sentence for every domain that the data set does not have, and for a checkpoint that is not there.
+
+    With a given source model its own images are not needed, and its name may be any.
+
+    Raises:
+        UserError: the data set cannot be looked at.
+    """
+    available = available_domains(data)
+    wanted = [("target", str(name)) for name in targets or ()]
+    if checkpoint is None:
+        wanted.insert(0, ("source", str(source)))
+    faults = [
+        f"unknown {role}={name}: {nearest(name, available)}" for role, name in wanted if find(name, available) is None
+    ]
+    if checkpoint is not None and not Path(checkpoint).expanduser().is_file():
+        faults.append(f"checkpoint={checkpoint} is no file: check the path; without checkpoint= one is trained")
+    return faults

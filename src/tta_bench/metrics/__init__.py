@@ -1,0 +1,1 @@
+"""How well a predicted mask agrees with the true one."""

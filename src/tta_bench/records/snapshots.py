@@ -1,0 +1,137 @@
+"""How far a run along its streams has come, kept on disk so that a killed one goes on where it stopped."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+
+from tta_bench.data.streams import StreamImage
+from tta_bench.records.predictions import Predictions
+from tta_bench.runtime.files import replacing
+from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_SECONDS = 10.0
+"""Shortest time between two snapshots of a run."""
+
+SNAPSHOT_SHARE = 0.02
+"""Largest part of a run's time that its snapshots take, beyond the first."""
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """The score of one prediction.
+
+    Attributes:
+        place: the image.
+        dice: percent per class, in the order of the domain's classes.
+        prediction: of this image alone, packed at once: as many as a data set has would not fit into memory.
+        diagnostics: what the method reports of its update.
+        seconds: wall time of adaptation and prediction.
+    """
+
+    place: StreamImage
+    dice: tuple[float, ...]
+    prediction: Predictions
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How far a run has come.
+
+    Attributes:
+        group: number of the present group of streams.
+        steps: images that each stream of the group has seen, unless it has ended.
+        records: of all images so far.
+        state: of the method, from :meth:`TTACallback.state_dict`.
+        forwards: of the network so far.
+    """
+
+    group: int
+    steps: int
+    records: list[ImageRecord]
+    state: dict[str, Any]
+    forwards: int
+
+    def content(self) -> dict[str, Any]:
+        """The same as tensors and plain values."""
+        masks = Predictions.joined([record.prediction for record in self.records])
+        scores = [
+            {"place": vars(r.place), "dice": r.dice, "diagnostics": r.diagnostics, "seconds": r.seconds}
+            for r in self.records
+        ]
+        predictions = {"bits": torch.from_numpy(masks.bits), "shape": masks.shape}
+        return {**vars(self), "records": scores, "predictions": predictions}
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Snapshot:
+        """The snapshot with this content."""
+        parts = dict(content)
+        predictions = parts.pop("predictions")
+        masks = predictions["bits"].split(1)
+        records = [
+            ImageRecord(
+                place=StreamImage(**scores.pop("place")),
+                prediction=Predictions(bits.numpy(), predictions["shape"]),
+                **scores,
+            )
+            for bits, scores in zip(masks, parts.pop("records"), strict=True)
+        ]
+        return cls(records=records, **parts)
+
+
+class SnapshotFile:
+    """The latest snapshot of a run, on disk.
+
+    Args:
+        path: the file, replaced each time.
+        key: all that two runs must have in common for one to go on where the other stopped; plain values.
+    """
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        self.path = path
+        self.key = dict(key)
+        self._due = monotonic() + SNAPSHOT_SECONDS
+
+    def read(self) -> Snapshot | None:
+        """The snapshot; None if there is none, and with a warning if it is broken or of another key."""
+        if not self.path.exists():
+            return None
+        try:
+            content = read_torch_file(self.path, device=None)
+            key = content.pop("key")
+            others = sorted(name for name in self.key | key if self.key.get(name) != key.get(name))
+            if not others:
+                return Snapshot.of(content)
+            reason = f"it differs in {', '.join(others)}"
+        except TorchFileError as error:
+            reason = f"it cannot be read: it {error.reason}"
+        except Exception as error:  # whole, but of another content
+            reason = f"it cannot be read, {type(error).__name__}"
+        log.warning("ignoring the snapshot %s (%s): adapting from the first image", self.path, reason)
+        return None
+
+    def keep(self, snapshot: Callable[[], Snapshot]) -> None:
+        """Write a snapshot if it is time; where that is not possible the run goes on without."""
+        begin = monotonic()
+        if begin < self._due:
+            return
+        try:
+            with replacing(self.path) as temporary:
+                torch.save({"key": self.key, **snapshot().content()}, temporary)
+        except (TypeError, OSError, RuntimeError) as error:  # the last is what torch.save makes of a full disk
+            log.warning("no snapshots, this run cannot be resumed if it is killed: %s", error)
+            self._due = math.inf
+            return
+        end = monotonic()
+        self._due = end + max(SNAPSHOT_SECONDS, (end - begin) / SNAPSHOT_SHARE)

@@ -1,0 +1,94 @@
+"""The table that a run prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from tta_bench.report.statistics import paired_difference
+from tta_bench.runtime.names import distinct, literal
+
+Rows = Sequence[Mapping[str, str]]
+"""Rows of ``per_image.csv``."""
+
+Result = tuple[Mapping[str, Any], Rows]
+"""A cell's summary and its rows."""
+
+
+CLASSES_SHOWN = 2
+"""With more classes the table has their mean alone, to fit into 80 columns; ``summary.json`` has all of them."""
+
+
+def cell_table(result: Result, reference: Result | None) -> Table:
+    """Per target and on average: Dice per class with and without adaptation, their difference, and the time.
+
+    Args:
+        result: of the cell.
+        reference: of ``no_adapt`` with the same source model; None if the cell is that itself.
+    """
+    summary, _ = result
+    classes = [key for key in next(iter(summary["targets"].values())) if key.startswith("dice_")]
+    shown = classes if 1 < len(classes) <= CLASSES_SHOWN else []
+    columns = [*shown, "dice"]
+    headings = [*(key.removeprefix("dice_") for key in shown), "Dice" if len(classes) == 1 else "mean"]
+
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        title=literal(f"Dice in percent, source {summary['source']}, seed {summary['seed']}"),
+        caption=f"mean of {len(classes)} classes; each of them: summary.json" if len(classes) > CLASSES_SHOWN else None,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column("target", overflow="fold")
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("method", no_wrap=True)
+    for heading in headings:
+        table.add_column(literal(heading), justify="right", min_width=6, overflow="fold")
+    if reference is not None:
+        table.add_column("difference\n\\[95 % interval]", justify="right", no_wrap=True)
+    table.add_column("s per\nimage", justify="right", no_wrap=True)
+
+    mean = distinct("mean", summary["targets"])
+    places = [*summary["targets"], None] if len(summary["targets"]) > 1 else [*summary["targets"]]
+    for place in places:
+        table.add_section()
+        label: list[Text | str] = [
+            literal(mean if place is None else place),
+            str(sum(target["n"] for target in _targets(summary, place))),
+        ]
+        for one in [*([reference] if reference else []), result]:
+            dice = [_mean([target[column] for target in _targets(one[0], place)]) for column in columns]
+            seconds = one[0]["seconds_per_image"] if place is None else one[0]["targets"][place]["seconds_per_image"]
+            difference = [literal(_difference(result, reference, place)) if one is result else ""] if reference else []
+            table.add_row(*label, one[0]["method"], *(f"{value:.2f}" for value in dice), *difference, f"{seconds:.3f}")
+            label = ["", ""]
+    return table
+
+
+def _targets(summary: Mapping[str, Any], place: str | None) -> list[Mapping[str, Any]]:
+    """The summary of one target, or of all."""
+    return [target for name, target in summary["targets"].items() if place in (None, name)]
+
+
+def _difference(result: Result, reference: Result, place: str | None) -> str:
+    """The paired difference on one target, or on all."""
+    before = {(row["target"], row["index"]): float(row["dice"] or "nan") for row in reference[1]}
+    pairs: dict[str, list[float]] = {}
+    for row in result[1]:
+        if place in (None, row["target"]):
+            pairs.setdefault(row["target"], []).append(
+                float(row["dice"] or "nan") - before[row["target"], row["index"]]
+            )
+    difference = paired_difference(list(pairs.values()))
+    if difference.low != difference.low:  # NaN: too few images to resample
+        return f"{difference.mean:+.2f}"
+    return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,364 @@
+"""Qualitative panels, as Figure 3 of the GraTa paper: an image per line, a column per row of a table."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+from tta_bench.cell import Cell
+from tta_bench.data.domain import Domain
+from tta_bench.data.prepare import prepare
+from tta_bench.errors import UserError, nearest
+from tta_bench.records.predictions import read_predictions
+from tta_bench.report.gallery import COLOURS
+from tta_bench.report.tables import Table
+from tta_bench.runtime.names import find
+
+DIFFICULTIES: Final = {"easy": 90, "median": 50, "hard": 10}
+"""Name -> percentile of the reference row's Dice."""
+
+PAPER_SOURCE: Final = "D"
+"""The source domain of the paper's figure."""
+
+_FIXED_COLOURS: Final = {"disc": COLOURS[0], "cup": COLOURS[1]}  # green and blue, as in the paper
+_PAGE: Final = (255, 255, 255)
+_INK: Final = (30, 30, 30)
+_TILE: Final = 168  # pixels
+_GAP: Final = 4
+_SUPERSAMPLING: Final = 3  # for smooth contours
+_FILL: Final = 0.28  # opacity
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An image to show.
+
+    Attributes:
+        target: name of its domain.
+        index: in file order.
+        note: how it was chosen; empty if by name.
+    """
+
+    target: str
+    index: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One image with its segmentations.
+
+    Attributes:
+        title: what to call it.
+        image: uint8 ``[H, W, 3]``, RGB.
+        truth: bool ``[classes, H, W]``.
+        predictions: row label -> bool ``[classes, H, W]``.
+        dice: row label -> percent, mean over classes.
+    """
+
+    title: str
+    image: NDArray[np.uint8]
+    truth: NDArray[np.bool_]
+    predictions: Mapping[str, NDArray[np.bool_]]
+    dice: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Panels:
+    """The finished figure.
+
+    Attributes:
+        picture: uint8 ``[height, width, 3]``, RGB.
+        caption: what is shown, and how its images were chosen.
+        alt: the same for who cannot see it, with the Dice of every tile.
+    """
+
+    picture: NDArray[np.uint8]
+    caption: str
+    alt: str
+
+    def webp(self) -> bytes:
+        """The picture as a WebP file."""
+        file = BytesIO()
+        Image.fromarray(self.picture).save(file, "WEBP", quality=85, method=4)
+        return file.getvalue()
+
+    def data_uri(self) -> str:
+        """The picture as WebP in a ``data:`` address."""
+        return f"data:image/webp;base64,{base64.b64encode(self.webp()).decode()}"
+
+
+def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None) -> Panels:
+    """The panels of a table's finished cells for one source model and one order of the images.
+
+    Of several, those that most rows have finished are shown; of several adaptation seeds, a row's first.
+
+    Args:
+        table: with its plan.
+        source: name of the source domain; default: the one with most finished rows, among equals the paper's.
+        images: (target, image name) of each line; default: an easy, a median and a hard image (:func:`choose`).
+
+    Raises:
+        UserError: nothing to show yet, an unknown name, or the images have changed since.
+    """
+    finished = _finished(table)
+    if source is None:
+        source = max(table.sources, key=lambda name: (len(finished[name]), name == PAPER_SOURCE))
+    elif find(source, table.sources) is None:
+        raise UserError(f"source={source} is not in table {table.name}: {nearest(source, table.sources)}")
+    source = find(source, table.sources) or source
+    cells = finished[source]
+    if table.reference not in cells:
+        raise UserError(
+            f"table {table.name} has no predictions of row '{table.reference}' with source={source}, from which the "
+            f"images are chosen: finish it with 'python -m tta_bench experiment={table.name} "
+            f"{shlex.quote(f'source={source}')}'"
+        )
+    targets = table.targets[source]
+    config = cells[table.reference].config
+    domains = prepare(config.data, targets, config.results_root / "data", progress=False)
+    rows = {label: _dice(cell) for label, cell in cells.items()}
+    chosen = choose(rows[table.reference]) if images is None else _by_name(images, domains, targets)
+    _check_unchanged(cells, domains, chosen)
+    lines = [_panel(one, domains[one.target], cells, rows) for one in chosen]
+    absent = [row.label for row in table.rows if row.label not in cells]
+    how = (
+        f"Images chosen by the Dice of the reference row '{table.reference}' alone: those nearest to its 90th (easy), "
+        "50th (median) and 10th (hard) percentile over all targets, from different targets where possible."
+        if images is None
+        else "Images chosen by name."
+    )
+    several = len({seed[:2] for seed in table.seeds}) > 1
+    shown = f"{source}, training seed {config.training.seed}, order {config.protocol.order}" if several else source
+    caption = (
+        f"Source {shown}. Fill and contour: {', '.join(config.data.classes)}; boxes: the ground truth; number: "
+        f"Dice in percent. {how}" + (f" Without predictions yet: {', '.join(absent)}." if absent else "")
+    )
+    told = "; ".join(
+        f"{line.title}: " + ", ".join(f"{label} {value:.1f}" for label, value in line.dice.items()) for line in lines
+    )
+    alt = f"Segmentations with source {shown}, beside image and ground truth. Dice in percent: {told}."
+    return Panels(draw(lines, list(config.data.classes)), caption, alt)
+
+
+def choose(dice: Mapping[str, Sequence[float]]) -> list[Choice]:
+    """An easy, a median and a hard image, from different targets where possible.
+
+    Of all targets' images together, those whose Dice is nearest to the 90th, 50th and 10th percentile; ties go to the
+    earlier target and image.
+
+    Args:
+        dice: target -> Dice in percent of its images, in file order.
+    """
+    pooled = np.concatenate([np.asarray(values, dtype=float) for values in dice.values()])
+    chosen: list[Choice] = []
+    for note, percentile in DIFFICULTIES.items():
+        level = np.percentile(pooled, percentile)
+        used = {one.target for one in chosen}
+        fresh = [target for target in dice if target not in used] or list(dice)
+        candidates = [
+            (abs(value - level), Choice(target, index, note))
+            for target in fresh
+            for index, value in enumerate(dice[target])
+            if (target, index) not in {(one.target, one.index) for one in chosen}
+        ]
+        if candidates:
+            chosen.append(min(candidates, key=lambda pair: pair[0])[1])
+    return chosen
+
+
+def draw(lines: Sequence[Panel], classes: Sequence[str]) -> NDArray[np.uint8]:
+    """Draw panels: a line per image; columns are the image, the ground truth and every row of the table.
+
+    Args:
+        lines: at least one; the columns are the labels of the first.
+        classes: names of the masks' channels.
+
+    Returns:
+        uint8 ``[height, width, 3]``, RGB.
+    """
+    labels = list(lines[0].predictions)
+    font, small = _font(13), _font(12)
+    headings = [_wrapped(text, font, _TILE) for text in ("image", "ground truth", *labels)]
+    titles = [_wrapped(line.title, font, _TILE * 3 // 4) for line in lines]
+    left = round(max(font.getlength(part) for title in titles for part in title)) + 3 * _GAP
+    top = 17 * max(map(len, headings)) + 2 * _GAP
+    step = _TILE + _GAP
+    canvas = Image.new("RGB", (left + step * len(headings), top + step * len(lines)), _PAGE)
+    pen = ImageDraw.Draw(canvas)
+    for column, heading in enumerate(headings):
+        place = (left + column * step + _TILE // 2, top - _GAP)
+        pen.multiline_text(place, "\n".join(heading), _INK, font, anchor="md", align="center", spacing=2)
+    for number, line in enumerate(lines):
+        y = top + number * step
+        pen.multiline_text((_GAP, y + _TILE // 2), "\n".join(titles[number]), _INK, font, anchor="lm", spacing=3)
+        plain = Image.fromarray(line.image).resize((_TILE, _TILE), Image.Resampling.LANCZOS)
+        canvas.paste(plain, (left, y))
+        canvas.paste(_tile(plain, line.truth, line.truth, classes), (left + step, y))
+        for column, label in enumerate(labels, 2):
+            tile = _tile(plain, line.predictions[label], line.truth, classes)
+            _write_corner(tile, f"{line.dice[label]:.1f}", small)
+            canvas.paste(tile, (left + column * step, y))
+    return np.asarray(canvas)
+
+
+def class_colours(classes: Sequence[str]) -> list[tuple[int, int, int]]:
+    """The disc is green and the cup blue, as in the paper; other classes take the remaining colours in order."""
+    rest = iter([colour for colour in COLOURS if colour not in {_FIXED_COLOURS.get(name) for name in classes}] * 40)
+    return [_FIXED_COLOURS.get(name) or next(rest) for name in classes]
+
+
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
+    """First column, first row, last column and last row of what is set in ``[H, W]``; None if nothing is."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if len(rows) == 0:
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
+
+
+def _finished(table: Table) -> dict[str, dict[str, Cell]]:
+    """Source -> row label -> a finished cell that has its predictions, rows in the table's order.
+
+    All cells of a source are of one training seed and order: those with most rows, among equals the first, and with
+    the reference row, without which there are none.
+    """
+    found: dict[str, dict[tuple[int, int], dict[str, Cell]]] = {source: {} for source in table.sources}
+    order = [row.label for row in table.rows]
+    for planned in sorted(table.plan.cells, key=lambda planned: order.index(planned.row)):
+        config, folder = planned.cell.config, planned.cell.folder()
+        if planned.cell.finished() is not None and (folder.path / "predictions.npz").is_file():
+            repeat = found[config.source].setdefault((config.training.seed, config.protocol.order), {})
+            repeat.setdefault(planned.row, planned.cell)
+    return {
+        source: max((repeats[key] for key in sorted(repeats) if table.reference in repeats[key]), key=len, default={})
+        for source, repeats in found.items()
+    }
+
+
+def _dice(cell: Cell) -> dict[str, list[float]]:
+    """Target -> Dice of its images, in file order."""
+    dice: dict[str, list[float]] = {target: [] for target in cell.targets}
+    for row in cell.folder().rows():  # in file order
+        dice[row["target"]].append(float(row["dice"] or "nan"))
+    return dice
+
+
+def _by_name(images: Sequence[tuple[str, str]], domains: Mapping[str, Domain], targets: Sequence[str]) -> list[Choice]:
+    """Find the images that were asked for."""
+    chosen, faults = [], []
+    for typed, typed_name in images:
+        target = find(typed, domains)
+        name = None if target is None else find(typed_name, domains[target].image_names)
+        if target is None:
+            faults.append(f"images: '{typed}' is not a target: {nearest(typed, targets)}")
+        elif name is None:
+            hint = nearest(typed_name, domains[target].image_names[:20])
+            faults.append(f"images: domain {target} has no image '{typed_name}': {hint}")
+        else:
+            chosen.append(Choice(target, domains[target].image_names.index(name), ""))
+    if not images:
+        faults.append("images is empty: name at least one, or leave it out")
+    if faults:
+        raise UserError(faults)
+    return chosen
+
+
+def _check_unchanged(cells: Mapping[str, Cell], domains: Mapping[str, Domain], chosen: Sequence[Choice]) -> None:
+    """Refuse predictions of images that are no longer those on disk."""
+    faults = []
+    for label, cell in cells.items():
+        summary: Mapping[str, Any] = cell.folder().summary() or {"data": {}}
+        for target in dict.fromkeys(one.target for one in chosen):
+            if summary["data"].get(target) != domains[target].fingerprint:
+                faults.append(
+                    f"row '{label}': the images of {target} have changed since {cell.folder().path} was computed: "
+                    "compute it again with force=true"
+                )
+    if faults:
+        raise UserError(faults)
+
+
+def _panel(
+    one: Choice, domain: Domain, cells: Mapping[str, Cell], dice: Mapping[str, Mapping[str, Sequence[float]]]
+) -> Panel:
+    """Gather what is to be drawn of an image."""
+    note = f" ({one.note})" if one.note else ""
+    return Panel(
+        title=f"{one.target}: {domain.image_names[one.index]}{note}",
+        image=np.array(domain.images[one.index]),
+        truth=domain.label(one.index).numpy(),
+        predictions={
+            label: read_predictions(
+                cell.folder().path / "predictions.npz", one.target, (len(domain), *domain.label(one.index).shape)
+            ).mask(one.index)
+            for label, cell in cells.items()
+        },
+        dice={label: dice[label][one.target][one.index] for label in cells},
+    )
+
+
+def _tile(
+    plain: Image.Image, masks: NDArray[np.bool_], truth: NDArray[np.bool_], classes: Sequence[str]
+) -> Image.Image:
+    """The image with translucent classes, their contours, and the ground truth's bounding boxes."""
+    tile = plain.copy()
+    fine = _TILE * _SUPERSAMPLING
+    colours = class_colours(classes)
+    for mask, colour in zip(masks, colours, strict=True):
+        smooth = (
+            np.asarray(Image.fromarray(mask.astype(np.float32)).resize((fine, fine), Image.Resampling.BICUBIC)) > 0.5
+        )
+        ring = smooth & ~ndimage.binary_erosion(smooth, iterations=round(1.5 * _SUPERSAMPLING), border_value=1)
+        opacity = np.where(ring, 1.0, _FILL * smooth)
+        alpha = Image.fromarray((255 * opacity).astype(np.uint8)).resize(tile.size, Image.Resampling.BOX)
+        tile.paste(colour, mask=alpha)
+    pen = ImageDraw.Draw(tile)
+    for mask, colour in zip(truth, colours, strict=True):
+        box = bounding_box(mask)
+        if box is not None:
+            x0, y0, x1, y1 = box
+            (height, width) = mask.shape
+            corners = (x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height)
+            pen.rectangle([min(round(end * _TILE), _TILE - 1) for end in corners], outline=colour)
+    return tile
+
+
+def _write_corner(tile: Image.Image, text: str, font: ImageFont.FreeTypeFont) -> None:
+    """White letters on a dark ground at the bottom right."""
+    pen = ImageDraw.Draw(tile)
+    width = round(font.getlength(text)) + 8
+    pen.rectangle([_TILE - width, _TILE - 18, _TILE, _TILE], fill=(0, 0, 0))
+    pen.text((_TILE - width // 2, _TILE - 9), text, (255, 255, 255), font, anchor="mm")
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which Matplotlib brings along: Pillow's own lacks letters."""
+    return ImageFont.truetype(str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: float) -> list[str]:
+    """Break a text into lines of at most ``width`` pixels, at spaces where possible."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines

@@ -1,0 +1,168 @@
+"""The files of a report, and what ``tta-bench plan``, ``status`` and ``report`` print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from tta_bench.cell import Cell
+from tta_bench.launch.experiments import Plan
+from tta_bench.report.formats import csv_text, latex, markdown, number, p_value
+from tta_bench.report.tables import STATES, Table, cell_status
+from tta_bench.runtime.files import write_atomically
+from tta_bench.runtime.names import literal
+
+
+def write_report(
+    table: Table, folder: Path, source: str | None = None, images: Sequence[tuple[str, str]] | None = None
+) -> list[Path]:
+    """Write ``table.md``, ``table.csv``, ``table.tex``, ``index.html`` and its figures in ``figures/``.
+
+    Args:
+        table: finished or not.
+        folder: to write to.
+        source: of the panels, see :func:`tta_bench.report.panels.panels`.
+        images: of the panels, likewise.
+
+    Returns:
+        The paths, Markdown first.
+
+    Raises:
+        UserError: the folder cannot be written to, or the panels asked for cannot be shown.
+    """
+    from tta_bench.report.html import draw, html_page  # figures take a second to import, only here
+
+    drawn = draw(table, source, images)
+    files: dict[str, str | bytes] = {
+        "table.md": markdown(table),
+        "table.csv": csv_text(table),
+        "table.tex": latex(table),
+        "index.html": html_page(table, drawn),
+        **{f"figures/{name}": content for name, content in drawn.files().items()},
+    }
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+    return [folder / name for name in files]
+
+
+def summary_table(table: Table) -> RichTable:
+    """Mean Dice per source and on average, and the difference to the reference, in 80 columns; the files say more."""
+    gaps = f", {len(table.missing)} cells missing" if table.missing else ""
+    printed = _table(title=f"{table.name}: Dice in percent{gaps}")
+    printed.add_column("row", overflow="fold")
+    for column in table.columns:
+        printed.add_column(literal(column), justify="right", min_width=5, overflow="fold")
+    printed.add_column(
+        Text.assemble("minus\n", literal(table.reference)), justify="right", min_width=6, overflow="fold"
+    )
+    printed.add_column("p\n(Holm)", justify="right", no_wrap=True)
+    for row in table.rows:
+        cells = [number(row.result(column).dice) for column in table.columns]
+        comparison = row.vs_reference
+        gain = ("", "") if comparison is None else (number(comparison.mean, sign="+"), p_value(comparison.p_holm))
+        printed.add_row(*map(literal, (row.label, *cells, *gain)))
+    return printed
+
+
+def plan_table(plan: Plan) -> RichTable:
+    """Every cell of a plan with its status, and the time that the others will take."""
+    printed = _table(title=f"{plan.experiment.name}: {len(plan.cells)} cells", caption=remaining_time(plan))
+    printed.add_column("cell", no_wrap=True)
+    printed.add_column("row", overflow="fold")
+    printed.add_column("source", overflow="fold")
+    for heading in ("training\nseed", "order", "seed"):
+        printed.add_column(heading, justify="right", no_wrap=True)
+    printed.add_column("status", no_wrap=True)
+    for planned in plan.cells:
+        cell, config = planned.cell, planned.cell.config
+        seeds = (config.training.seed, config.protocol.order, cell.seed)
+        status, _ = cell_status(cell)
+        printed.add_row(*map(literal, (cell.folder().hash, planned.row, config.source, *map(str, seeds), status)))
+    return printed
+
+
+def remaining_time(plan: Plan) -> str:
+    """The time that unfinished cells will take, from the finished ones of the same row; source training left out."""
+    known: dict[str, list[float]] = {}
+    open_rows = []
+    for planned in plan.cells:
+        seconds = cell_seconds(planned.cell)
+        if planned.cell.finished() is None:
+            open_rows.append(planned.row)
+        if seconds is not None:  # a stale cell has taken as long as it will again
+            known.setdefault(planned.row, []).append(seconds)
+    if not open_rows:
+        return "all cells are finished"
+    total = sum(sum(known[row]) / len(known[row]) for row in open_rows if row in known)
+    unknown = sum(row not in known for row in open_rows)
+    text = f"{len(open_rows)} cells remain: "
+    if unknown == len(open_rows):
+        return text + "time unknown, no cell of their rows is finished"
+    more = f" and the unknown time of {unknown} cells whose rows have no finished one" if unknown else ""
+    return f"{text}about {duration(total)} one after the other{more}, source training not counted"
+
+
+def cell_seconds(cell: Cell) -> float | None:
+    """Time that a finished cell, stale or not, spent on its images, seconds; None for any other."""
+    summary = cell.folder().summary()
+    if summary is None:
+        return None
+    return float(summary["seconds_per_image"]) * sum(target["n"] for target in summary["targets"].values())
+
+
+def duration(seconds: float) -> str:
+    """Rounded to what matters.
+
+    >>> duration(50), duration(600), duration(9000)
+    ('1 min', '10 min', '2.5 h')
+    """
+    return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{number(seconds / 3600, 1)} h"
+
+
+def status_table(plan: Plan) -> RichTable:
+    """How many cells of every row are in each of the states."""
+    counts: dict[str, dict[str, int]] = {}
+    for planned in plan.cells:
+        row = counts.setdefault(planned.row, dict.fromkeys(STATES, 0))
+        row[cell_status(planned.cell)[0]] += 1
+    printed = _table(title=f"{plan.experiment.name}: {len(plan.cells)} cells")
+    printed.add_column("row", overflow="fold")
+    for state in STATES:
+        printed.add_column(state, justify="right", no_wrap=True)
+    for label, row in counts.items():
+        printed.add_row(literal(label), *_counts(row))
+    printed.add_section()
+    printed.add_row("all", *_counts({state: sum(row[state] for row in counts.values()) for state in STATES}))
+    return printed
+
+
+def _counts(row: Mapping[str, int]) -> Iterable[str]:
+    return (str(row[state]) for state in STATES)
+
+
+def failures(plan: Plan) -> list[str]:
+    """A sentence per failed cell, with its error and its log."""
+    sentences = []
+    for planned in plan.cells:
+        status, error = cell_status(planned.cell)
+        if status == "failed":
+            config = planned.cell.config
+            log = planned.cell.folder().path / "run.log"
+            sentences.append(f"{planned.row}, source {config.source}, seed {planned.cell.seed}: {error} ({log})")
+    return sentences
+
+
+def _table(title: str, caption: str | None = None) -> RichTable:
+    """A table for a terminal of 80 columns."""
+    return RichTable(
+        box=box.SIMPLE_HEAD,
+        title=literal(title),
+        caption=literal(caption) if caption else None,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )

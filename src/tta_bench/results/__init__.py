@@ -1,1 +1,0 @@
-"""What a cell leaves behind, and how it is shown."""

@@ -1,0 +1,1 @@
+"""The machine under the program: device, memory, locks, signals, files, Lightning."""

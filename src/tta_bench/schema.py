@@ -1,0 +1,505 @@
+"""The typed schema of a run: every key, its type and its range, checked before work starts.
+
+Hydra composes the configuration from ``conf/``; :func:`validate` turns it into the frozen models below and
+reports all faults at once, each with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError, SchemaValidator
+
+from tta_bench.errors import UserError, nearest
+from tta_bench.methods.base import METHODS, MethodOptions
+from tta_bench.models.encoder import check_encoder
+from tta_bench.models.encoder_weights import check_weights_file
+from tta_bench.models.unet import DECODER_CHANNELS
+from tta_bench.runtime.ranges import (
+    Decay,
+    Fraction,
+    NonNegative,
+    Positive,
+    Range,
+    Seed,
+    strict_numbers,
+)
+
+BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
+"""Optional auxiliary branches of a segmentation network."""
+
+PRESETS = ("uniform", "official")
+"""Hyper-parameters that are equal for all methods where they can be, or those of a method's own authors."""
+
+MAX_PIXELS = 178_956_970
+"""Above this an image is refused unless ``data.max_pixels`` is raised: Pillow's own limit against bombs."""
+
+SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
+"""Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
+
+
+def as_tuple(value: Any) -> Any:
+    """Accept ``A``, ``'A,C'`` and ``[A, C]`` for a list of names or numbers."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, int | float):
+        return (value,)
+    return value
+
+
+def _as_mapping(value: Any) -> Any:
+    """Accept a mapping as JSON, which is how the command line hands over one that replaces the default."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _as_classes(value: Any) -> Any:
+    return {"foreground": (1,)} if value is None else _as_mapping(value)
+
+
+def _as_shades(value: Any) -> Any:
+    """The default spelled out is the default, so that it is no other data set."""
+    shades = _as_mapping(value)
+    spelled_out = {name: list(codes) for name, codes in SHADES.items()}
+    return None if shades in (spelled_out, SHADES) else shades
+
+
+def _as_path(value: Any) -> Any:
+    """Refuse an empty path, which would be the working directory, and replace ``~`` by the home folder."""
+    if value == "":
+        raise PydanticCustomError("empty_path", "name a folder or file, or leave the key out")
+    return os.path.expanduser(value) if isinstance(value, str | Path) else value  # leaves an unknown ~NAME as it is
+
+
+def _as_seeds(value: Any) -> Any:
+    """As :func:`as_tuple`, the numbers of a text read."""
+    values = as_tuple(value)
+    return tuple(int(part) if part.isdecimal() else part for part in values) if isinstance(value, str) else values
+
+
+def _as_lockstep(value: Any) -> Any:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value in LOCKSTEP):
+        return value
+    valid = f"{LOCKSTEP.low} to {LOCKSTEP.high}"
+    raise ValueError(f"lockstep={_shown(value)}: give the number of streams, {valid}, or auto")
+
+
+def _distinct(key: str) -> AfterValidator:
+    """Refuse an empty list, and one that names something twice."""
+
+    def check(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not values:
+            raise ValueError(f"{key} is empty: name at least one, or leave {key} out")
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{key} lists {twice} more than once: name it once")
+        return values
+
+    return AfterValidator(check)
+
+
+def _ascending(key: str) -> AfterValidator:
+    """Refuse a range whose ends are reversed."""
+
+    def check(ends: tuple[float, float]) -> tuple[float, float]:
+        if ends[0] > ends[1]:
+            raise ValueError(f"{key}={list(ends)} is reversed: give the lower end first")
+        return ends
+
+    return AfterValidator(check)
+
+
+Zoom = Annotated[float, Range(0.01, 100)]
+"""A hundredth of an image is a pixel or two, and so is what is seen of it at a hundredfold size."""
+
+Grey = Annotated[float, Range(0, 255)]
+"""In grey levels, or a factor of them: any more leaves no image."""
+
+LOCKSTEP = Range(1, 2**16)
+
+Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), _distinct("seed")]
+MaskValues = tuple[Annotated[int, Range(0, 255)], ...]
+UserPath = Annotated[Path, BeforeValidator(_as_path)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
+
+
+class DataConfig(Section):
+    """Which images, read how (``conf/data``)."""
+
+    name: Literal["synthetic", "folder", "fundus"]
+    root: UserPath | None = None
+    image_size: Annotated[int, Range(64, 2**14)] = Field(
+        multiple_of=32, description="side of the square network input, pixels"
+    )
+    limit: Annotated[int, Range(1, 10**9)] | None = Field(
+        default=None, description="keep the first N images of each domain"
+    )
+    classes: Annotated[
+        dict[str, MaskValues],
+        BeforeValidator(_as_classes),
+        Field(min_length=1),
+    ]
+    shades: Annotated[dict[str, MaskValues] | None, BeforeValidator(_as_shades)] = Field(
+        default=None, description="fundus: background, rim, cup -> their grey codes in the masks; null: SHADES"
+    )
+    max_pixels: int = Field(
+        default=MAX_PIXELS, ge=1, le=2**40, exclude=True, description="refuse larger images; changes no number"
+    )
+    domains: Annotated[dict[str, str] | None, BeforeValidator(_as_mapping)] = Field(
+        default=None, description="fundus: domain name -> file prefix"
+    )
+    seed: Seed = Field(default=0, description="synthetic: seed of the generated images")
+
+    @model_validator(mode="after")
+    def _root_where_needed(self) -> DataConfig:
+        if self.name != "synthetic" and self.root is None:
+            raise ValueError(f"data={self.name} needs the folder of the images: add data.root=DIR")
+        empty = [name for name, values in self.classes.items() if not values]
+        if empty:
+            raise ValueError(f"data.classes.{empty[0]} lists no mask value; example: {{foreground: [1]}}")
+        return self
+
+    @model_validator(mode="after")
+    def _shades_are_clear(self) -> DataConfig:
+        if self.shades is None:
+            return self
+        if self.name != "fundus":
+            raise ValueError(f"data.shades is for data=fundus: data={self.name} has data.classes instead")
+        example = "example: {background: [255], rim: [128], cup: [0]}"
+        for name, codes in self.shades.items():
+            if name not in SHADES:
+                raise ValueError(f"unknown key 'data.shades.{name}': {nearest_key(f'data.shades.{name}', SHADES)}")
+            if not codes:
+                raise ValueError(f"data.shades.{name} lists no grey code; {example}")
+        if "background" not in self.shades or len(self.shades) == 1:
+            raise ValueError(f"data.shades names the codes of background and of rim, cup or both; {example}")
+        listed = [code for one in self.shades.values() for code in set(one)]
+        twice = next((code for code in listed if listed.count(code) > 1), None)
+        if twice is not None:
+            raise ValueError(f"data.shades gives code {twice} two meanings: list it once; {example}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_shades(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The key is younger than many results, whose identity is that of the default."""
+        content: dict[str, Any] = dump(self)
+        if self.shades is None:
+            content.pop("shades", None)
+        return content
+
+
+class ModelConfig(Section):
+    """The segmentation network (``conf/model``)."""
+
+    name: Literal["resunet34", "unet"]
+    encoder: str
+    encoder_weights: str | None = None
+    decoder_channels: tuple[Annotated[int, Range(1, 2**14)], ...] | None = None
+    branches: tuple[Literal["reconstruction", "denoising", "super_resolution", "rotation"], ...] = ()
+
+    @model_validator(mode="after")
+    def _encoder_exists(self) -> ModelConfig:
+        check_encoder(self.encoder)
+        check_weights_file(self.encoder_weights)
+        if self.decoder_channels is not None and len(self.decoder_channels) != len(DECODER_CHANNELS):
+            widths = list(self.decoder_channels)
+            raise ValueError(f"model.decoder_channels={widths} has {len(widths)} widths: give five, coarse to fine")
+        return self
+
+
+class AugmentationConfig(Section):
+    """Augmentation of source images; ``p`` is the probability of each operation per image."""
+
+    flip: Fraction
+    affine: Fraction
+    rotation_degrees: Annotated[float, Range(0, 180)]
+    scale: Annotated[tuple[Zoom, Zoom], _ascending("training.augmentation.scale")]
+    elastic: Fraction
+    brightness: Fraction
+    brightness_range: Annotated[tuple[Grey, Grey], _ascending("training.augmentation.brightness_range")]
+    noise: Fraction
+    noise_range: Annotated[tuple[Grey, Grey], _ascending("training.augmentation.noise_range")] = Field(
+        description="standard deviation, in grey levels of 0-255"
+    )
+
+
+class BranchWeights(Section):
+    """Weight of each branch's loss beside the segmentation loss of weight 1."""
+
+    reconstruction: NonNegative
+    denoising: NonNegative
+    super_resolution: NonNegative
+    rotation: NonNegative
+
+
+class TrainingConfig(Section):
+    """How the source model is trained (``conf/training``)."""
+
+    name: str
+    epochs: Annotated[int, Range(1, 10**6)]
+    batch_size: Annotated[int, Range(2, 2**16)]
+    optimizer: Literal["sgd", "adam"]
+    learning_rate: Positive
+    momentum: Decay = 0.0
+    nesterov: bool = False
+    weight_decay: NonNegative
+    schedule_power: NonNegative = Field(description="lr * (1 - epoch / epochs) ** power")
+    holdout: Annotated[float, Range(0, 1, "[)")] = Field(
+        description="fraction of source images kept for the in-domain Dice"
+    )
+    seed: Seed
+    workers: Annotated[int, Range(0, 2**10)] = Field(description="processes that augment images; changes speed only")
+    legacy_unaligned_mask: bool = False
+    branch_weights: BranchWeights
+    augmentation: AugmentationConfig
+
+    def content(self, branches: Sequence[str]) -> dict[str, Any]:
+        """All that determines the weights of a network with these branches; labels and speed are left out."""
+        return self.model_dump(mode="json", exclude={"name", "workers"} | (set() if branches else {"branch_weights"}))
+
+
+class ProtocolConfig(Section):
+    """All that must be equal for two numbers to be compared (``conf/protocol``)."""
+
+    name: str
+    reset: Literal["target", "image", "never"]
+    steps: Annotated[int, Range(1, 10**6)] = Field(description="updates per image")
+    predict: Literal["after", "before"]
+    order: Seed = Field(description="0: file order; k: the k-th random permutation of every target")
+    threshold: Annotated[float, Range(0, 1, "()")]
+
+
+class DiagnosticsConfig(Section):
+    """What is looked at beside the adaptation, without any effect on it."""
+
+    empirical_gradient: bool = False
+
+
+class LoggerConfig(Section):
+    """Where records go besides the results folder (``conf/logger``)."""
+
+    name: Literal["none", "wandb"]
+    project: str = "tta_bench"
+    entity: str | None = None
+    group: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
+class RunConfig(Section):
+    """One fully resolved run."""
+
+    method: dict[str, Any]
+    source: str
+    target: Annotated[Names, _distinct("target")] | None = None
+    seed: Seeds = (0,)
+    checkpoint: UserPath | None = None
+    data: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+    protocol: ProtocolConfig
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+    logger: LoggerConfig
+    results_root: UserPath
+    force: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)] = "auto"
+
+    @model_validator(mode="after")
+    def _target_is_foreign(self) -> RunConfig:
+        if self.target is not None and self.source in self.target:
+            raise ValueError(
+                f"target={self.source} is also the source: adaptation is measured on foreign domains; "
+                "remove it from target"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _branches_are_there(self) -> RunConfig:
+        try:
+            options = method_options(self.method)
+        except UserError:  # reported with all its faults by validate
+            return self
+        name, present = self.method["name"], self.model.branches
+        missing = [branch for branch in METHODS.get(name).branches(options) if branch not in present]
+        if missing:
+            raise ValueError(
+                f"method={name} needs a source model with the branch {' and '.join(missing)}: "
+                f"train one with model.branches=[{','.join((*present, *missing))}]"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _super_resolution_sees_enough(self) -> RunConfig:
+        # Its branch is shown half the side: 32 pixels leave one value per channel at the bottleneck, which batch
+        # statistics cannot normalise, and half of 96 pixels is rebuilt as an image of 128.
+        size = self.data.image_size
+        if "super_resolution" in self.model.branches and (size < 128 or size % 64):
+            raise ValueError(
+                f"data.image_size={size} is too small or uneven for the branch super_resolution, which is shown half "
+                "of each side: give a multiple of 64, at least 128, or leave it out of model.branches"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _empirical_gradient_is_of_one_update(self) -> RunConfig:
+        if self.diagnostics.empirical_gradient and self.protocol.steps > 1:
+            raise ValueError(
+                f"diagnostics.empirical_gradient=true compares gradients at one state: set protocol.steps=1, "
+                f"not {self.protocol.steps}"
+            )
+        return self
+
+
+def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
+    """``${preset:UNIFORM,OFFICIAL}`` in a method's YAML: one of two values, chosen by its key ``preset``."""
+    value = official if _parent_.get("preset") == "official" else uniform
+    return OmegaConf.create(value) if isinstance(value, list) else value
+
+
+OmegaConf.register_new_resolver("preset", _by_preset, replace=True)
+
+
+def validate(composed: Mapping[str, Any]) -> RunConfig:
+    """Check a composed configuration.
+
+    Args:
+        composed: plain nested mappings, as from ``OmegaConf.to_container(..., resolve=True)``.
+
+    Raises:
+        UserError: with every fault found, each naming its key.
+    """
+    faults: list[str] = []
+    try:
+        config = RunConfig.model_validate(composed)
+    except ValidationError as error:
+        # Without a method there is no section to look into; the sentence below says more.
+        faults += [_sentence(fault, _fields) for fault in error.errors() if fault["loc"] != ("method",)]
+    try:
+        method_options(composed.get("method") or {})
+    except UserError as error:
+        faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return config
+
+
+def validate_data(section: Mapping[str, Any]) -> DataConfig:
+    """The data section alone, for commands that run no method.
+
+    Raises:
+        UserError: with every fault found.
+    """
+    try:
+        return DataConfig.model_validate(section)
+    except ValidationError as error:
+        raise UserError(
+            [_sentence(fault, lambda _: list(DataConfig.model_fields), "data") for fault in error.errors()]
+        ) from None
+
+
+def method_options(method: Mapping[str, Any]) -> MethodOptions:
+    """The hyper-parameters of ``method`` (its YAML's content), typed and checked.
+
+    Raises:
+        UserError: no or an unknown name, unknown keys, wrong types or values out of range.
+    """
+    if "name" not in method:
+        raise UserError(f"no method is chosen: add +method=NAME, {nearest('', METHODS.names())}")
+    options: Any = METHODS.get(method["name"]).Options
+    if method.get("preset", PRESETS[0]) not in PRESETS:
+        raise UserError(f"unknown method.preset={method['preset']}: {nearest(str(method['preset']), PRESETS)}")
+    values = {key: value for key, value in method.items() if key not in ("name", "preset")}
+    try:
+        return _validator(options).validate_python(values)
+    except ValidationError as error:
+        raise UserError(
+            [_sentence(fault, lambda path: _option_names(options, path), "method") for fault in error.errors()]
+        ) from None
+
+
+@cache
+def _validator(options: Any) -> SchemaValidator:
+    """Building one takes milliseconds, and a report asks for the options of every cell several times.
+
+    Options of a plug-in may declare no range: their numbers are finite all the same.
+    """
+    return SchemaValidator(strict_numbers(TypeAdapter(options).core_schema))
+
+
+def _sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str = "") -> str:
+    """One pydantic fault as a sentence that names the key."""
+    location = [part for part in fault["loc"] if not str(part).startswith("function-")]
+    key = ".".join([prefix] * bool(prefix) + [part for part in location if isinstance(part, str)])
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        parent = [str(part) for part in location[:-1]]
+        return f"unknown key '{key}': {nearest_key(key, valid(parent))}"
+    if fault["type"] == "value_error":
+        message = str(fault["ctx"]["error"])
+        return f"{key}: {message}" if prefix == "method" else message
+    if fault["type"] == "missing":
+        return f"'{key}' is missing: add {key}=..."
+    return f"{key}={_shown(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+
+
+def _shown(value: Any) -> str:
+    """A refused value for a sentence; Python does not write out a number of thousands of digits."""
+    try:
+        text = "null" if value is None else repr(value)
+    except ValueError:
+        return "(a number of thousands of digits)"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def nearest_key(key: str, siblings: Iterable[str]) -> str:
+    """As :func:`nearest` for a dotted key of which the last part is unknown; the hint is a whole key.
+
+    >>> nearest_key("data.limt", ["limit", "root"])
+    "did you mean 'data.limit'?"
+    """
+    parent, dot, leaf = key.rpartition(".")
+    hint = nearest(leaf, siblings)
+    return hint.replace("mean '", f"mean '{parent}{dot}", 1)
+
+
+def _option_names(options: Any, path: list[str]) -> list[str]:
+    """The options that are valid below ``path``."""
+    for part in path:
+        options = get_type_hints(options)[part]
+    return [field.name for field in fields(options)]
+
+
+def _fields(path: list[str]) -> list[str]:
+    """The keys that are valid below ``path``."""
+    model: Any = RunConfig
+    for part in path:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

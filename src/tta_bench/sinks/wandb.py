@@ -1,0 +1,67 @@
+"""Weights & Biases as a sink beside the results folder: one run per cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tta_bench.records.store import CellFolder
+from tta_bench.schema import LoggerConfig
+
+
+def send_to_wandb(config: LoggerConfig, cell: CellFolder, patience: float) -> None:
+    """Send a finished cell: its summary, and per image the Dice and the method's diagnostics.
+
+    The run's id is the cell's hash, so a recomputed cell replaces its run; the group is that of the sweep.
+
+    Args:
+        config: where to.
+        cell: finished.
+        patience: seconds after which W&B gives up.
+
+    Raises:
+        BaseException: of many kinds, if W&B refuses, for instance because nobody is logged in.
+    """
+    import wandb  # two seconds, only where asked for
+
+    summary = cell.summary()
+    assert summary is not None
+    run = wandb.init(
+        project=config.project,
+        entity=config.entity,
+        group=config.group,
+        mode=config.mode,
+        id=cell.hash,
+        name=f"{summary['method']} {summary['source']} seed {summary['seed']}",
+        dir=str(cell.path),
+        config={key: summary[key] for key in ("method", "source", "seed", "protocol", "source_checkpoint", "versions")},
+        settings=wandb.Settings(silent=True, **_limits(wandb.Settings, patience)),
+    )
+    try:
+        # A declined login leaves a run that goes nowhere.
+        if getattr(run, "disabled", False) is True or (
+            config.mode == "online" and getattr(run, "offline", False) is True
+        ):
+            raise ConnectionError("it has opened no online run: log in with 'wandb login'")
+        for row in cell.rows():
+            values = {f"{row['target']}/{name}": float(value) for name, value in row.items() if _is_number(value)}
+            run.log(values)
+        for name, target in summary["targets"].items():
+            run.summary.update({f"{name}/{key}": value for key, value in target.items()})
+        run.summary["dice"] = summary["dice"]
+    finally:
+        run.finish()
+
+
+def _limits(settings: Any, patience: float) -> dict[str, Any]:
+    """Those of the settings against waiting that this version of W&B knows; also for its work at the program's end."""
+    known = getattr(settings, "model_fields", {})
+    limits = {"init_timeout": patience / 2, "finish_timeout": patience / 2, "finish_timeout_raises": True}
+    return {name: value for name, value in limits.items() if name in known}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,216 @@
+"""What makes finished numbers stale: a change of the code that decides them, and nothing else."""
+
+import copy
+import functools
+import sys
+from pathlib import Path
+
+import pytest
+
+import tta_bench
+from tta_bench.adaptation import provenance
+from tta_bench.adaptation.provenance import ACCOMPANIES, NETWORKS, ROOTS, Definition, Sources, change_since, code_of
+from tta_bench.launch.command_line import check
+from tta_bench.methods.base import METHODS
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.build import build_model
+from tta_bench.ops.draws import ImageKey
+from tta_bench.schema import method_options
+
+PACKAGE = Path(tta_bench.__file__).parent
+GRATA, TENT, NO_ADAPT = "+method=grata", "+method=tent", "+method=no_adapt"
+RESUNET = "+method=grata model=resunet34"
+ROTATION = "+method=grata method.pseudo=rotation model.branches=[rotation]"
+EMPIRICAL = "+method=grata diagnostics.empirical_gradient=true"
+
+
+@functools.cache
+def configure(words):
+    (config,) = check(words.split(), multirun=False)
+    return config
+
+
+@functools.cache
+def sources():
+    return Sources({"tta_bench": PACKAGE})
+
+
+@pytest.fixture
+def changed(monkeypatch):
+    """Change a file of the package, in memory, and get the modules that a cell calls changed since."""
+
+    def changed(path, old, new, words):
+        config = configure(words)
+        before = code_of(config)
+        module = ".".join(("tta_bench", *Path(path).with_suffix("").parts))
+        text = (PACKAGE / path).read_text()
+        assert old in text, f"{path} has no {old!r}"
+        edited = copy.copy(sources())
+        edited._contents = edited._contents | {module: text.replace(old, new).encode()}
+        edited._parsed = {name: parsed for name, parsed in edited._parsed.items() if name != module}
+        with monkeypatch.context() as patch:
+            patch.setattr(provenance, "_sources", lambda tops: edited)
+            patch.setattr(provenance, "_code", provenance._code.__wrapped__)
+            clause = change_since(before, config)
+        return [] if clause is None else clause.removeprefix("the code of ").removesuffix(" changed since").split(", ")
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "stale", "fresh"),
+    [
+        ("methods/tent.py", "torch.full_like", "2 * torch.full_like", [TENT], [GRATA]),
+        ("methods/grata.py", "(cosine + 1).square() / 4", "(cosine + 1).square() / 3", [GRATA], [TENT]),
+        ("methods/grata.py", "perturbation: float = 1.0", "perturbation: float = 2.0", [GRATA], [TENT]),
+        ("methods/base.py", "losses.sum()", "losses.mean()", [GRATA, TENT, NO_ADAPT], []),
+        ("methods/state.py", "def step(", "def stride(", [GRATA, TENT], []),
+        ("objectives/rotation.py", "cross_entropy(", "nll_loss(", [ROTATION], [GRATA, TENT]),
+        ("objectives/consistency.py", "logits * target", "target", [GRATA, "+method=cotta"], [ROTATION, TENT]),
+        ("objectives/denoising.py", "NOISE_STD = ", "NOISE_STD = 2 * ", [GRATA], [TENT]),
+        ("ops/views.py", "def undo_weak_views(", "def redo_weak_views(", [GRATA, "+method=cotta"], [TENT]),
+        ("ops/gradients.py", "def pcgrad(", "def pcgrad(eps=0, *, ", ["+method=pcgrad"], [GRATA, TENT]),
+        ("models/normalisation.py", "class BatchStatistics", "class OtherStatistics", [GRATA, "+method=bn_only"], []),
+        ("models/unet.py", "kernel_size=3", "kernel_size=1", [GRATA], [RESUNET]),
+        ("models/resunet.py", "def double(", "def triple(", [RESUNET], [GRATA]),
+        ("ops/preprocessing.py", "torch.where(span > 0", "torch.where(span > 1", [GRATA, NO_ADAPT], []),
+        ("metrics/dice.py", "return", "return 2 *", [GRATA, NO_ADAPT], []),
+        ("adaptation/runner.py", ">= self.threshold", "> self.threshold", [GRATA, NO_ADAPT], []),
+        ("cell.py", "sum(record.dice) / len(record.dice)", "max(record.dice)", [GRATA, NO_ADAPT], []),
+        ("adaptation/empirical_gradient.py", "gradient_cosine(", "2 * gradient_cosine(", [EMPIRICAL], [GRATA]),
+    ],
+)
+def test_a_change_makes_those_cells_stale_whose_numbers_it_decides(changed, path, old, new, stale, fresh):
+    module = ".".join(("tta_bench", *Path(path).with_suffix("").parts))
+    assert {words: changed(path, old, new, words) for words in stale} == {words: [module] for words in stale}
+    assert {words: changed(path, old, new, words) for words in fresh} == {words: [] for words in fresh}
+
+
+GRATA_FILE = "methods/grata.py"
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        (GRATA_FILE, '"""The pseudo gradient', '"""Said otherwise: the pseudo gradient'),
+        (GRATA_FILE, "    def adapt(", "    # said\n\n    def adapt("),
+        (GRATA_FILE, "images: Tensor, draws: Draws) -> Diagnostics", "images, draws: 'Draws')"),
+        (GRATA_FILE, "cosine = gradient", "cosine: Tensor = gradient"),
+        (GRATA_FILE, "import math\n", "import math\nimport sys\n"),
+        (GRATA_FILE, 'paper="Chen et al., AAAI 2025"', 'paper="Chen and others"'),
+        (GRATA_FILE, "(auxiliary_gradient, pseudo_gradient)", "(\n    auxiliary_gradient,\n    (pseudo_gradient),\n)"),
+        (GRATA_FILE, '"loss_auxiliary"', "'loss_auxiliary'"),
+        ("methods/base.py", "text = f", "words = text = f"),
+        *(
+            (path, "def ", "def other_")
+            for path in (
+                *(
+                    "sinks/wandb.py",
+                    "sinks/delivery.py",
+                    "report/write.py",
+                    "report/tables.py",
+                    "records/store.py",
+                ),
+                *("schema.py", "__main__.py", "launch/command_line.py", "source/train.py", "source/augmentation.py"),
+                *(
+                    "records/snapshots.py",
+                    "data/readers.py",
+                    "data/synthetic.py",
+                    "methods/medbn.py",
+                    "runtime/memory.py",
+                ),
+            )
+        ),
+        ("cell.py", "def finish(", "def finish_it("),
+    ],
+)
+def test_what_decides_no_number_makes_nothing_stale(changed, path, old, new):
+    assert [changed(path, old, new, words) for words in (GRATA, EMPIRICAL, NO_ADAPT)] == [[], [], []]
+
+
+def test_cells_from_before_digests_are_of_unknown_code():
+    assert change_since({"dice": 50.0}, configure(TENT)) == "it is not known which code made it"
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_the_network_s_class_is_where_it_is_said_to_be(name):
+    config = configure(f"+method=no_adapt model={'unet' if name == 'unet' else name}").model
+    kind = type(build_model(config, 2, pretrained=False))
+    assert NETWORKS[config.name] == Definition(kind.__module__, kind.__qualname__)
+
+
+def ran(function):
+    """Call it, and get what of the package was called: functions and classes at the top of their modules."""
+    found = set()
+
+    def note(frame, event, _):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(PACKAGE):
+            module = ".".join(("tta_bench", *path.relative_to(PACKAGE).with_suffix("").parts))
+            found.add(Definition(module, frame.f_code.co_qualname.partition(".")[0]))
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return {each for each in found if each not in ACCOMPANIES and Definition(each.module) not in ACCOMPANIES}
+
+
+def covered(config, monkeypatch):
+    """All names that the digest of a cell reaches."""
+    reached = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(Sources, "digests", lambda self, *of: reached.update(self.reach(*of)) or {})
+        patch.setattr(provenance, "_code", provenance._code.__wrapped__)
+        code_of(config)
+    return {Definition(module, name) for module, parts in reached.items() for part in parts for name in part.binds}
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_all_that_runs_when_a_method_adapts_counts(small_net, images, monkeypatch, name):
+    config = configure(NO_ADAPT).model_copy(update={"method": {"name": name}})
+    options = method_options(config.method)
+    network = AdaptableNetwork(small_net, METHODS.get(name).branches(options))
+
+    def adapt():
+        method = METHODS.get(name)(network, options)
+        method.start(2)
+        for index in range(2):
+            method.step(images[[index, index + 2]], [ImageKey(0, domain, f"{index}") for domain in "AB"])
+
+    missed = {each for each in ran(adapt) - covered(config, monkeypatch) if each.name != "<lambda>"}
+    assert not missed
+
+
+def test_the_roots_exist():
+    for definition in (*ROOTS, *ACCOMPANIES, *NETWORKS.values()):
+        names = {name for each in sources().statements(definition.module) for name in each.binds}
+        assert definition.name is None or definition.name in names, definition
+
+
+def test_of_a_plugin_the_whole_package_counts_and_what_it_uses_of_this_one(tmp_path):
+    plugin = tmp_path / "my_plugin"
+    plugin.mkdir()
+    files = {
+        "__init__.py": "from .method import Mine\n",
+        "method.py": "from tta_bench.ops.gradients import pcgrad\n\nclass Mine:\n    adapt = pcgrad\n",
+        "_table.py": "WEIGHTS = [1, 2]\n",
+        "template.py": "class {{name}}:",
+    }
+
+    def digests(**changed):
+        for name, text in (files | {f"{name}.py": text for name, text in changed.items()}).items():
+            (plugin / name).write_text(text)
+        return Sources({"my_plugin": plugin, "tta_bench": PACKAGE}).digests(
+            [Definition("my_plugin.method", "Mine")], {}
+        )
+
+    before = digests()
+    assert set(before) == {"my_plugin", "my_plugin.method", "my_plugin._table", "my_plugin.template"} | {
+        "tta_bench.ops.gradients"
+    }
+    assert digests(method=files["method.py"].replace("class", "# said\nclass")) == before
+    for name in ("_table", "template"):
+        after = digests(**{name: files[f"{name}.py"] + "\nMORE = 1\n"})
+        assert {each for each in after if after[each] != before[each]} == {f"my_plugin.{name}"}

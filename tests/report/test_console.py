@@ -1,0 +1,105 @@
+"""The table of a run is read on a terminal of 80 columns."""
+
+import io
+import random
+
+import pytest
+from rich.console import Console
+
+from tta_bench.report.console import cell_table
+
+
+def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seconds=0.123):
+    """A summary and rows with made-up numbers that depend on target, index and class alone."""
+    rows, summaries = [], {}
+    for name, count in targets.items():
+        own = []
+        for index in range(count):
+            draw = random.Random(f"{name}{index}")
+            dice = {f"dice_{label}": min(100.0, draw.uniform(40, 90) + shift) for label in classes}
+            own.append({"target": name, "index": str(index), **dice, "dice": sum(dice.values()) / len(dice)})
+        keys = [*(f"dice_{label}" for label in classes), "dice"]
+        means = {key: sum(row[key] for row in own) / count for key in keys}
+        summaries[name] = {"n": count, **means, "seconds_per_image": seconds}
+        rows += [{key: str(value) for key, value in row.items()} for row in own]
+    return {
+        "source": source,
+        "seed": 0,
+        "method": method,
+        "targets": summaries,
+        "seconds_per_image": seconds,
+    }, rows
+
+
+def printed(one, reference=None, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(cell_table(one, reference))
+    return console.file.getvalue().rstrip("\n").split("\n")
+
+
+def test_the_papers_targets_fit_into_80_columns_with_a_row_per_line():
+    targets = {"A": 159, "B": 400, "C": 650, "E": 101}
+    one, reference = result("no_adapt", targets, shift=10, seconds=12.345), result("no_adapt", targets)
+    lines = printed(one, reference)
+    assert max(map(len, lines)) <= 80
+    assert len(lines) == 4 + 5 * 2 + 4, "title, two lines of headings, a rule; two rows per target and mean; gaps"
+    assert not any("…" in line for line in lines)
+    assert lines[1].split() == ["difference", "s", "per"]
+    assert " ".join(lines[2].split()) == "target n method disc cup mean [95 % interval] image"
+
+
+def test_the_numbers_are_those_of_the_summary_and_the_mean_is_over_targets():
+    targets = {"A": 2, "B": 6}
+    one, reference = result("tent", targets, shift=5), result("no_adapt", targets)
+    lines = [line.split() for line in printed(one, reference)]
+    row = next(line for line in lines if line[:1] == ["tent"])
+    a = one[0]["targets"]["A"]
+    assert row[1:4] == [f"{a[key]:.2f}" for key in ("dice_disc", "dice_cup", "dice")]
+    assert row[4] == "+5.00"
+    assert row[-1] == "0.123"
+    mean = next(line for line in lines if line[:1] == ["mean"])
+    assert mean[:3] == ["mean", "8", "no_adapt"]
+    assert mean[5] == f"{sum(t['dice'] for t in reference[0]['targets'].values()) / 2:.2f}"
+
+
+def test_one_class_has_one_column_called_dice():
+    lines = printed(*(result(name, {"E": 5}, classes=("foreground",)) for name in ("tent", "no_adapt")))
+    assert " ".join(lines[2].split()) == "target n method Dice [95 % interval] image"
+    assert not any("foreground" in line for line in lines)
+    assert not any(line.startswith("mean") for line in lines), "the mean of one target is that target"
+
+
+def test_many_classes_are_summed_up_in_their_mean():
+    classes = tuple(f"a class with a long name {number}" for number in range(6))
+    lines = printed(*(result(name, {"E": 5}, classes) for name in ("tent", "no_adapt")))
+    assert " ".join(lines[2].split()) == "target n method mean [95 % interval] image"
+    assert lines[-1].strip() == "mean of 6 classes; each of them: summary.json"
+
+
+def test_without_a_reference_there_is_no_difference():
+    text = "\n".join(printed(result("no_adapt", {"A": 3})))
+    assert "difference" not in text
+    assert "interval" not in text
+
+
+def test_of_one_image_the_difference_has_no_interval():
+    lines = printed(result("tent", {"A": 1}, shift=2), result("no_adapt", {"A": 1}))
+    assert any("+2.00" in line for line in lines)
+    assert "nan" not in "\n".join(lines)
+    assert sum("[" in line for line in lines) == 1, "in the heading alone"
+
+
+@pytest.mark.parametrize("name", ["[bold]", "site [1]", "a_very_long_name_of_a_hospital_in_the_north"])
+def test_names_are_printed_whole_and_never_as_markup(name):
+    text = "\n".join(printed(*(result(method, {name: 3}, source=name) for method in ("tent", "no_adapt")), width=110))
+    assert text.count(name) == 2
+
+
+def test_a_long_name_is_folded_and_no_number_is_cut():
+    name = "a_very_long_name_of_a_hospital_in_the_north"
+    one, reference = (result(method, {name: 1000}, shift=9 * (method == "tent")) for method in ("tent", "no_adapt"))
+    lines = printed(one, reference)
+    assert max(map(len, lines)) <= 80
+    text = "\n".join(lines)
+    assert "…" not in text
+    assert all(f"{one[0]['targets'][name][key]:.2f}" in text for key in ("dice_disc", "dice_cup", "dice"))

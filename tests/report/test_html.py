@@ -1,0 +1,528 @@
+"""The HTML report: complete, escaped, and usable in a browser of any width and colour scheme."""
+
+import base64
+import io
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from fabricated import fabricated_plan, fabricated_table
+from PIL import Image
+
+from made_tables import finish, made_plan, planned
+from tta_bench.report.formats import notes
+from tta_bench.report.html import (
+    NOTHING,
+    Stream,
+    StreamKey,
+    best_rows,
+    commands,
+    draw,
+    figures,
+    html_page,
+    number,
+    p_value,
+    protocol_sentences,
+    read_streams,
+    signed,
+)
+from tta_bench.report.tables import build_table
+from tta_bench.report.write import write_report
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+VOID = {"meta", "link", "br", "img", "path", "use", "rect"}
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    return fabricated_table(tmp_path_factory.mktemp("results"), leave_out=[("tent", "A")])
+
+
+@pytest.fixture(scope="module")
+def drawn(table):
+    return draw(table)
+
+
+@pytest.fixture(scope="module")
+def page(table, drawn):
+    return html_page(table, drawn)
+
+
+class Outline(HTMLParser):
+    """Headings, identifiers and addresses of a page; fails where elements are not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.headings, self.ids, self.addresses = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.ids += [values["id"]] if "id" in values else []
+        self.addresses += [value for key, value in attributes if key in ("src", "href", "xlink:href")]
+        if tag not in VOID:
+            self.open.append(tag)
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def words(page):
+    """The page's text without figures, in single spaces."""
+    text = re.sub(r"<(svg|style|script).*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", text).split())
+
+
+def test_every_number_of_the_table_is_on_the_page(page, table):
+    text = words(page)
+    for row in table.rows:
+        for column in table.columns:
+            dice = row.result(column).dice
+            assert dice is None or f"{dice:.2f}" in text
+        if row.vs_reference is not None:
+            one = row.vs_reference
+            assert f"{signed(one.mean)} [{signed(one.low)}, {signed(one.high)}]" in text
+            assert p_value(one.p_holm) in text or "&lt; 0.001" in text
+    assert table.protocol_hash in text
+    assert all(model.sha256[:12] in text and "91.25" in text for model in table.source_models)
+    assert "1,234" in text, "megabytes"
+    assert "torch 2.15.0" in text
+
+
+def test_a_cost_of_branches_that_is_not_known_is_named(table):
+    models = [replace(model, lacks_twin=model.source == "A") for model in table.source_models]
+    sentence = "What the branches of A cost is not known: run +method=no_adapt with model.branches=[]"
+    unknown = replace(table, source_models=tuple(models))
+    assert sentence in words(html_page(unknown))
+    assert sentence in "\n".join(notes(unknown))
+    assert "What the branches" not in words(html_page(table))
+
+
+def test_what_is_missing_is_marked_and_listed(page, table):
+    text = words(page)
+    assert "7 of 8 cells are finished" in text
+    (gone,) = table.missing
+    assert f"What is missing row source seed status cell error tent A {gone.seed} missing {gone.hash}" in text
+    assert re.search(r"tent missing [\d.]+ missing", text), "of source A, and so of the average"
+    assert "of source B only" in text
+
+
+def test_the_page_needs_nothing_from_outside(page):
+    addresses = Outline(page).addresses
+    assert addresses
+    assert all(address.startswith(("#", "data:")) for address in addresses)
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_the_page_is_well_formed_with_headings_in_order_and_targets_for_its_links(page):
+    outline = Outline(page)
+    assert outline.headings[0] == 1
+    assert outline.headings.count(1) == 1
+    assert all(later - earlier <= 1 for earlier, later in zip(outline.headings, outline.headings[1:], strict=False))
+    assert len(outline.ids) == len(set(outline.ids))
+    assert {address[1:] for address in outline.addresses if address.startswith("#")} <= set(outline.ids)
+
+
+def test_the_figures_are_those_that_there_are_values_for(page, table, tmp_path):
+    titles = [
+        "Dice per image",
+        "Mean Dice along the stream",
+        "cosine along",
+        "learning rate along",
+        "supervised gradient",
+    ]
+    assert all(re.search(rf"<title [^>]*>[^<]*{title}", page) for title in titles)
+    assert 'alt="Segmentations with source B' in page
+    planned = replace(table.plan, cells=tuple(one for one in table.plan.cells if one.row in ("no_adapt", "bn_only")))
+    plain = html_page(build_table(planned))
+    assert [bool(re.search(rf"<title [^>]*>[^<]*{title}", plain)) for title in titles] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+SEED_1 = {"training.seed": 1}
+
+
+def made_table(root, *cells):
+    """A table of (method, source, Dice in percent or None if not finished, what its configuration changes) each."""
+    plan_cells = []
+    for method, source, dice, *more in cells:
+        one = planned(root, method, {"method": method} | dict(*more), source)
+        plan_cells.append(one)
+        if dice is not None:
+            finish(one.cell, lambda target, index, dice=dice: dice)
+    return build_table(made_plan(plan_cells, sweep={"training.seed": "0,1"}))
+
+
+def told(figure):
+    """What the description of a figure says of the rows."""
+    return re.search("<desc[^>]*>(.*?)</desc>", figure.svg)[1]
+
+
+def left_out(figure):
+    """The sentence of its caption on what is not drawn."""
+    _, _, found = figure.caption.partition("Not drawn, because not every row has finished the same streams: ")
+    return found
+
+
+def test_rows_are_drawn_over_the_streams_that_all_of_them_have_finished(tmp_path):
+    table = made_table(
+        tmp_path,
+        ("no_adapt", "A", 90),
+        ("no_adapt", "B", 20),
+        ("grata", "A", 92),
+        ("grata", "B", None),
+        ("tent", "A", None),
+    )
+    distributions, curves = figures(table, read_streams(table))
+    assert told(distributions).endswith("no_adapt: median 90.0, mean 90.0, grata: median 92.0, mean 92.0.")
+    assert told(curves) == "no_adapt from 90.0 to 90.0, grata from 92.0 to 92.0. Dashed: no_adapt."
+    assert left_out(distributions) == left_out(curves) == "row tent; source B."
+
+
+def test_a_row_without_a_stream_in_common_is_left_out_alone(tmp_path):
+    table = made_table(
+        tmp_path,
+        ("no_adapt", "A", 50),
+        ("no_adapt", "A", 60, SEED_1),
+        ("tent", "A", None),
+        ("tent", "A", 70, SEED_1),
+        ("grata", "B", 80),
+    )
+    _, curves = figures(table, read_streams(table))
+    assert told(curves) == "no_adapt from 60.0 to 60.0, tent from 70.0 to 70.0. Dashed: no_adapt."
+    assert left_out(curves) == "row grata; source B; some repeats of source A."
+
+
+def test_without_the_reference_the_others_are_drawn_and_nothing_is_said_to_be_dashed(tmp_path):
+    table = made_table(tmp_path, ("no_adapt", "A", None), ("tent", "A", 70), ("grata", "A", 80))
+    _, curves = figures(table, read_streams(table))
+    assert told(curves) == "tent from 70.0 to 70.0, grata from 80.0 to 80.0."
+    assert "Dashed" not in curves.caption
+    assert left_out(curves) == "row no_adapt."
+
+
+def test_a_stream_counts_once_however_many_of_its_adaptation_seeds_are_finished(tmp_path):
+    table = made_table(tmp_path, ("no_adapt", "A", 50), ("no_adapt", "B", 50), ("grata", "A", 0), ("grata", "B", 0))
+    streams = read_streams(table)
+    streams["grata"] = [
+        Stream(key, [{"dice": dice}] * 3)
+        for key in (stream.key for stream in streams["no_adapt"])
+        for dice in (["70", "80", "90"] if key.source == "A" else ["40"])
+    ]
+    distributions, curves = figures(table, streams)
+    assert "grata from 60.0 to 60.0" in told(curves)
+    assert "grata: median 60.0, mean 60.0" in told(distributions)
+    assert left_out(curves) == ""
+
+
+def test_bars_of_a_source_are_of_the_same_streams(tmp_path):
+    table = made_table(tmp_path, ("no_adapt", "A", 50), ("tent", "A", 50), ("grata", "A", 50), ("grata", "B", 50))
+
+    def stream(source, training, cosine):
+        return Stream(StreamKey(source, "C", training, 0), [{"dice": "50", "cosine_empirical": cosine}] * 2)
+
+    streams = {
+        "no_adapt": [stream("A", 0, "")],
+        "tent": [stream("A", 0, "0.25")],
+        "grata": [stream("A", 0, "0.5"), stream("A", 1, "0.75"), stream("B", 0, "1")],
+    }
+    assert told(figures(table, streams)[-1]) == "tent: A 0.250; grata: A 0.500, B 1.000."
+
+
+def test_files_of_figures_have_colours_of_their_own_and_those_of_the_page_take_its(drawn, page):
+    files = {name: content for name, content in drawn.files().items() if name.endswith(".svg")}
+    assert len(files) == 5
+    assert all('<rect class="ground"' in content for content in files.values())
+    assert 'class="ground"' not in page
+
+
+def test_a_cell_that_stands_for_several_seeds_counts_once(table):
+    twice = replace(table.plan, cells=table.plan.cells * 2)
+    assert "7 of 8 cells are finished" in words(html_page(build_table(twice)))
+
+
+def test_no_two_buttons_of_the_table_are_called_the_same(page):
+    names = [re.sub("<.*?>", "", text) for text in re.findall("<button[^>]*>(.*?)</button>", page)]
+    assert len(names) == len(set(names)) == 13
+    assert {"p of minus no_adapt", "p of minus bn_only"} <= {*names}
+
+
+def test_the_page_says_what_has_to_be_the_same_for_numbers_to_be_compared(page, table):
+    assert (
+        "comparable where this hash of protocol and data preparation, the images of the target domains and the source "
+        f"models are the same: {table.protocol_hash}"
+    ) in words(page)
+
+
+def test_a_table_without_any_result_is_a_page_too(tmp_path):
+    planned = fabricated_plan(tmp_path)
+    page = html_page(build_table(planned))
+    Outline(page)
+    text = words(page)
+    assert "0 of 8 cells are finished" in text
+    assert "No cell is finished yet" in text
+    assert "has no predictions of row 'no_adapt'" in text.replace("&#39;", "'")
+    assert "<svg" not in page
+
+
+def test_names_are_text_and_never_markup(table):
+    evil = '<script>alert(1)</script> & "co" \''
+    rows = tuple(replace(row, label=evil) if row.label == "grata" else row for row in table.rows)
+    cells = tuple(replace(one, row=evil) if one.row == "grata" else one for one in table.plan.cells)
+    page = html_page(replace(table, description=evil, rows=rows, plan=replace(table.plan, cells=cells)))
+    Outline(page)
+    assert "<script>alert" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3
+    assert "ab<" not in words(page)
+    assert "B/&lt;model&gt;.ckpt" in page
+
+
+def test_the_papers_numbers_stand_beside_the_measured_ones(table):
+    row = replace(table.rows[3], paper={"A": 76.61, "average": 74.34}, minus_paper={"A": 1.25, "average": -0.5})
+    text = words(html_page(replace(table, rows=(*table.rows[:3], row))))
+    assert "paper 76.61 (+1.25)" in text
+    assert "paper 74.34 (\N{MINUS SIGN}0.50)" in text
+    assert "other images or other settings than the paper" in text
+    assert "paper" not in words(html_page(table)).replace("GraTa paper", "")
+
+
+def test_the_best_of_a_column_is_bold_and_ties_all_are(table):
+    best = best_rows(table)
+    assert best == {"A": {"grata"}, "B": {"grata"}, "average": {"grata"}}
+    rows = (*table.rows, replace(table.rows[3], label="again"))
+    assert best_rows(replace(table, rows=rows))["B"] == {"grata", "again"}
+
+
+def test_the_protocol_is_told_in_words():
+    protocol = {"name": "online", "reset": "target", "steps": 1, "predict": "after", "order": 0, "threshold": 0.5}
+    data = {"name": "fundus", "image_size": 512, "limit": None, "classes": {"disc": [1, 2], "cup": [2]}}
+    text = " ".join(protocol_sentences(protocol, data))
+    assert "fundus, 512 pixels square; classes: disc, cup." in text
+    assert "1 update per image" in text
+    assert "file order" in text
+    varied = " ".join(
+        protocol_sentences(protocol | {"order": (0, 1), "steps": 3, "reset": "never"}, data | {"limit": 9})
+    )
+    assert "Rows differ: Images come in file order. / Images come in random order 1." in varied
+    assert "3 updates per image" in varied
+    assert "first 9 of each domain" in varied
+    assert "all target domains, in their order" in varied
+
+
+def test_commands_can_be_pasted_into_a_shell(table):
+    changed = replace(table.plan, overrides=("model.branches=[a,b]", "source=A"))
+    run, report = commands(replace(table, plan=changed, reference="bn_only"))
+    assert run == "python -m tta_bench experiment=first_look 'model.branches=[a,b]' source=A"
+    assert report == "tta-bench report first_look 'model.branches=[a,b]' source=A --reference bn_only"
+
+
+def test_numbers_are_set_with_true_minus_signs_and_unknown_ones_as_dashes():
+    assert (number(-1234.567), number(None), number(float("nan"))) == ("\N{MINUS SIGN}1,234.57", NOTHING, NOTHING)
+    assert (signed(1.005, 1), signed(-0.25), signed(-0.001)) == ("+1.0", "\N{MINUS SIGN}0.25", "0.00")
+    assert (p_value(0.0004), p_value(0.04), p_value(float("nan"))) == ("< 0.001", "0.040", NOTHING)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def look(chromium, page, tmp_path):
+    """Open the page; afterwards there must have been no message and no request."""
+    file = tmp_path / "index.html"
+    file.write_text(page, encoding="utf-8")
+    faults = []
+
+    def opened(width=1280, scheme="light", **more):
+        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, **more)
+        tab = context.new_page()
+        tab.on("console", lambda message: faults.append(message.text))
+        tab.on("pageerror", lambda error: faults.append(str(error)))
+        tab.on("request", lambda request: faults.append(request.url) if request.url != file.as_uri() else None)
+        tab.goto(file.as_uri())
+        return tab
+
+    yield opened
+    assert [fault for fault in faults if not fault.startswith("data:")] == []
+
+
+OVERLAPS = """() => {
+  const blocks = [...document.querySelectorAll("h1, h2, h3, p, li, figcaption, .scroll, pre")]
+    .map((element) => [element, element.getBoundingClientRect()]).filter(([, box]) => box.height > 0);
+  const found = [];
+  blocks.forEach(([a, p], i) => blocks.slice(i + 1).forEach(([b, q]) => {
+    const meet = Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1
+      && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 1;
+    if (meet && !a.contains(b) && !b.contains(a)) found.push([a.textContent.slice(0, 40), b.textContent.slice(0, 40)]);
+  }));
+  return found;
+}"""
+
+CONTRASTS = """() => {
+  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const luminance = (colour) => channels(colour).slice(0, 3)
+    .map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if ((channels(colour)[3] ?? 1) > 0) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const found = {};
+  while (texts.nextNode()) {
+    const element = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || ["STYLE", "SCRIPT", "title", "desc"].includes(element.tagName)) continue;
+    const style = getComputedStyle(element);
+    const colour = element.closest("svg") ? style.fill : style.color;
+    const [low, high] = [luminance(colour), luminance(ground(element))].sort((a, b) => a - b);
+    found[texts.currentNode.data.trim().slice(0, 30)] = (high + 0.05) / (low + 0.05);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_fits_and_reads_well(look, width, scheme):
+    tab = look(width, scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("document.body.scrollWidth") <= width
+    assert tab.evaluate(OVERLAPS) == []
+    contrasts = tab.evaluate(CONTRASTS)
+    assert len(contrasts) > 50
+    assert {text: ratio for text, ratio in contrasts.items() if ratio < 4.5} == {}
+    dark = "rgb(20, 23, 26)"
+    assert (tab.evaluate("getComputedStyle(document.body).backgroundColor") == dark) == (scheme == "dark")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_file_of_a_figure_can_be_read_on_any_page(chromium, drawn, scheme):
+    tab = chromium.new_page(color_scheme=scheme)
+    for name, svg in drawn.files().items():
+        if name.endswith(".svg"):
+            address = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
+            tab.set_content(f'<body style="background: black"><img src="{address}">')
+            with Image.open(io.BytesIO(tab.locator("img").screenshot())) as picture:
+                grey = np.asarray(picture.convert("L")).astype(int)
+            assert abs(grey[2, 2] - (255 if scheme == "light" else 22)) < 3, name
+            assert np.sum(abs(grey - grey[2, 2]) > 180) > 1000, f"{name}: text and axes stand out"
+
+
+@pytest.mark.browser
+def test_sort_buttons_have_names_of_their_own(look):
+    tab = look()
+    for row in ("no_adapt", "bn_only"):
+        assert tab.get_by_role("button", name=f"p of minus {row}").count() == 1
+
+
+@pytest.mark.browser
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(look):
+    tab = look(360)
+    reached = []
+    for _ in range(60):
+        tab.keyboard.press("Tab")
+        text, label, width, left = tab.evaluate(
+            """() => { const e = document.activeElement; return [e.textContent.slice(0, 30),
+            e.getAttribute("aria-label"), getComputedStyle(e).outlineWidth, e.getBoundingClientRect().left]; }"""
+        )
+        if tab.evaluate("document.activeElement === document.body"):
+            break
+        assert (width, left >= 0) == ("3px", True), (text, label)
+        reached.append(label or text)
+    assert reached[0] == "Skip to the results"
+    assert reached.index("Table of results, scrolls sideways") < reached.index("row") < reached.index("average")
+    for wanted in ("Dice of every image, figure", "Segmentations, scrolls sideways", "Commands", "minus no_adapt"):
+        assert wanted in reached
+    tab.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    tab.reload()
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.id") == "main"
+
+
+@pytest.mark.browser
+def test_a_column_is_sorted_by_its_button_and_what_is_missing_stays_last(look):
+    tab = look()
+
+    def labels():
+        return tab.evaluate("[...document.querySelectorAll('.sortable tbody th')].map((th) => th.dataset.value)")
+
+    assert labels() == ["no_adapt", "bn_only", "tent", "grata"]
+    button = tab.locator(".sortable thead button").nth(1)  # source A, without tent
+    button.focus()
+    tab.keyboard.press("Enter")
+    assert labels() == ["grata", "bn_only", "no_adapt", "tent"]
+    heads = tab.locator(".sortable thead th")
+    assert heads.nth(1).get_attribute("aria-sort") == "descending"
+    button.click()
+    assert labels() == ["no_adapt", "bn_only", "grata", "tent"]
+    tab.locator(".sortable thead button").first.click()
+    assert labels() == ["tent", "no_adapt", "grata", "bn_only"]
+    assert heads.nth(1).get_attribute("aria-sort") is None
+    for _ in range(2):
+        tab.locator(".sortable thead button").first.click()
+    assert labels() == ["no_adapt", "bn_only", "tent", "grata"], "the third press restores the order"
+
+
+@pytest.mark.browser
+def test_head_and_first_column_stay_in_sight_while_the_table_scrolls(look):
+    tab = look(360)
+    tab.evaluate("document.querySelector('.results').scrollTo(300, 0)")
+    left, corner, tent = tab.evaluate(
+        """() => [".results", ".results thead th", ".results tbody tr:nth-child(3) th"]
+        .map((which) => document.querySelector(which).getBoundingClientRect().left)"""
+    )
+    assert abs(corner - left) <= 2
+    assert abs(tent - left) <= 2
+
+
+@pytest.mark.browser
+def test_without_scripts_the_page_is_complete_and_its_buttons_are_plain_headings(look):
+    tab = look(java_script_enabled=False)
+    assert tab.locator(".sortable tbody tr").count() == 4
+    assert tab.locator("svg.figure").count() == 5
+    assert tab.locator(".sortable thead button").first.is_visible()
+
+
+def test_a_figure_that_cannot_be_drawn_stops_no_report(tmp_path, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise ZeroDivisionError("no such font")
+
+    table = fabricated_table(tmp_path)
+    monkeypatch.setattr("tta_bench.report.html.running_dice", broken)
+    monkeypatch.setattr("tta_bench.report.html.panels", broken)
+    written = write_report(table, tmp_path / "report")
+    assert {path.name for path in written} == {"table.md", "table.csv", "table.tex", "index.html"}
+    assert all(path.stat().st_size for path in written)
+    assert caplog.text.count("ZeroDivisionError: no such font") == 2
+    with pytest.raises(ZeroDivisionError):
+        write_report(table, tmp_path / "report", table.sources[0])

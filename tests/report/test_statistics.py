@@ -1,0 +1,144 @@
+"""Bootstrap, signed-rank test and Holm correction, against cases that can be computed exactly."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+
+from tta_bench.report.statistics import holm, mean_and_std, paired_difference, signed_rank_p
+
+
+def test_the_mean_is_over_images_then_targets():
+    assert paired_difference([[1.0, 3.0], [10.0] * 5]).mean == pytest.approx((2 + 10) / 2)
+
+
+def test_targets_can_have_weights():
+    values = [[1.0, 3.0, 2.0], [10.0, 14.0]]
+    weighted = paired_difference(values, weights=[3, 1])
+    assert weighted.mean == pytest.approx((3 * 2 + 12) / 4)
+    assert weighted.low < weighted.mean < weighted.high
+    assert paired_difference(values, weights=[2, 2]) == pytest.approx(paired_difference(values))
+
+
+def test_the_interval_agrees_with_every_possible_resample():
+    """Three images have 27 equally likely resamples; the bootstrap draws from exactly these."""
+    values = [0.0, 1.0, 5.0]
+    means = sorted(np.mean(resample) for resample in product(values, repeat=3))
+    difference = paired_difference([values])
+    exact = np.quantile(means, [0.025, 0.975], method="inverted_cdf")
+    assert (difference.low, difference.high) == (pytest.approx(exact[0]), pytest.approx(exact[1]))
+
+
+def test_the_interval_of_many_images_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(0).normal(2, 5, 400)
+    difference = paired_difference([values])
+    half = 1.96 * values.std() / math.sqrt(len(values))
+    assert difference.low == pytest.approx(values.mean() - half, abs=0.05)
+    assert difference.high == pytest.approx(values.mean() + half, abs=0.05)
+
+
+def test_targets_count_equally_in_the_interval_too():
+    """A target of few images makes the mean of means uncertain, however many images the other has."""
+    draw = np.random.default_rng(0)
+    few, many = draw.normal(0, 4, 5), draw.normal(0, 4, 500)
+    difference = paired_difference([few, many])
+    half = 1.96 * math.hypot(few.std() / math.sqrt(5), many.std() / math.sqrt(500)) / 2
+    assert (difference.high - difference.low) / 2 == pytest.approx(half, rel=0.15)
+
+
+def test_the_same_values_give_the_same_interval():
+    values = [list(np.random.default_rng(1).normal(size=20))]
+    assert paired_difference(values) == paired_difference(values)
+    assert paired_difference(values) != paired_difference(values, seed=1)
+
+
+def test_the_global_random_state_is_left_alone():
+    np.random.seed(0)
+    expected = np.random.rand()
+    np.random.seed(0)
+    paired_difference([[1.0, 2.0, 3.0]])
+    assert np.random.rand() == expected
+
+
+@pytest.mark.parametrize("value", [0.0, -3.5])
+def test_equal_differences_have_an_interval_of_no_width(value):
+    assert paired_difference([[value] * 6, [value] * 2]) == (value, value, value)
+
+
+@pytest.mark.parametrize("values", [[[2.0]], [[2.0], [1.0, 3.0]]])
+def test_of_one_image_there_is_a_mean_but_no_interval(values):
+    difference = paired_difference(values)
+    assert difference.mean == pytest.approx(2)
+    assert math.isnan(difference.low)
+    assert math.isnan(difference.high)
+
+
+def test_two_images_are_enough_for_an_interval():
+    assert paired_difference([[1.0, 3.0]]) == (2.0, 1.0, 3.0)
+
+
+@pytest.mark.parametrize("values", [[], [[]], [[1.0], []]])
+def test_nothing_to_average_is_an_error(values):
+    with pytest.raises(ValueError, match="at least one image"):
+        paired_difference(values)
+
+
+def exact_p(differences):
+    """Two-sided: the share of all signs whose rank sum is at least as far from its mean as the observed one."""
+    ranks = np.argsort(np.argsort(np.abs(differences))) + 1
+    observed = sum(rank for rank, value in zip(ranks, differences, strict=True) if value > 0)
+    middle = ranks.sum() / 2
+    sums = [
+        sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign)
+        for signs in product((0, 1), repeat=len(ranks))
+    ]
+    return np.mean([abs(one - middle) >= abs(observed - middle) for one in sums])
+
+
+@pytest.mark.parametrize(
+    "differences", [[1.5], [1.0, 2.0, 3.0, 4.0, 5.0], [-1.0, 2.0, 3.0, 4.0, -5.0, 6.0, 7.5], [3.0, -1.0, 2.0, -4.0]]
+)
+def test_the_signed_rank_test_of_few_images_is_that_of_every_possible_sign(differences):
+    assert signed_rank_p(differences) == pytest.approx(exact_p(differences))
+
+
+def test_five_gains_out_of_five_are_the_smallest_p_that_five_images_allow():
+    assert signed_rank_p([0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx(2 / 2**5)
+
+
+def test_zero_differences_say_nothing():
+    assert signed_rank_p([0.0, 1.0, 0.0, -2.0, 3.0, 4.0, 0.0]) == pytest.approx(signed_rank_p([1.0, -2.0, 3.0, 4.0]))
+
+
+@pytest.mark.parametrize("differences", [[], [0.0], [0.0] * 30])
+def test_without_any_difference_p_is_one(differences):
+    assert signed_rank_p(differences) == 1.0
+
+
+def test_p_is_the_same_for_a_loss_as_for_a_gain():
+    values = np.random.default_rng(0).normal(0.3, 1, 60)
+    assert signed_rank_p(values) == pytest.approx(signed_rank_p(-values))
+    assert 0 < signed_rank_p(values) < 1
+
+
+def test_holm_multiplies_the_smallest_p_by_the_number_of_methods_and_the_largest_by_one():
+    # sorted: 0.005 * 4, 0.01 * 3, 0.03 * 2, 0.04 * 1, the last raised to its predecessor
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_holm_never_exceeds_one_and_leaves_a_single_p_alone():
+    assert holm([0.6, 0.9, 0.7]) == [1.0, 1.0, 1.0]
+    assert holm([0.03]) == [0.03]
+    assert holm([]) == []
+
+
+def test_equal_p_values_get_the_same_correction():
+    assert holm([0.02, 0.02]) == pytest.approx([0.04, 0.04])
+
+
+def test_the_standard_deviation_over_seeds_is_that_of_a_sample():
+    assert mean_and_std([1.0, 2.0, 6.0]) == (pytest.approx(3.0), pytest.approx(math.sqrt((4 + 1 + 9) / 2)))
+    assert mean_and_std([5.0]) == (5.0, None)
+    with pytest.raises(ValueError, match="nothing to average"):
+        mean_and_std([])
