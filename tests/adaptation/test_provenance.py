@@ -62,7 +62,7 @@ def changed(monkeypatch):
     [
         ("methods/tent.py", "torch.full_like", "2 * torch.full_like", [TENT], [GRATA]),
         ("methods/grata.py", "(cosine + 1).square() / 4", "(cosine + 1).square() / 3", [GRATA], [TENT]),
-        ("methods/grata.py", "perturbation: float = 1.0", "perturbation: float = 2.0", [GRATA], [TENT]),
+        ("methods/grata.py", "perturbation: NonNegative = 1.0", "perturbation: NonNegative = 2.0", [GRATA], [TENT]),
         ("methods/base.py", "losses.sum()", "losses.mean()", [GRATA, TENT, NO_ADAPT], []),
         ("methods/state.py", "def step(", "def stride(", [GRATA, TENT], []),
         ("objectives/rotation.py", "cross_entropy(", "nll_loss(", [ROTATION], [GRATA, TENT]),
@@ -96,7 +96,7 @@ GRATA_FILE = "methods/grata.py"
         (GRATA_FILE, "    def adapt(", "    # said\n\n    def adapt("),
         (GRATA_FILE, "images: Tensor, draws: Draws) -> Diagnostics", "images, draws: 'Draws')"),
         (GRATA_FILE, "cosine = gradient", "cosine: Tensor = gradient"),
-        (GRATA_FILE, "import math\n", "import math\nimport sys\n"),
+        (GRATA_FILE, "import torch\n", "import sys\n\nimport torch\n"),
         (GRATA_FILE, 'paper="Chen et al., AAAI 2025"', 'paper="Chen and others"'),
         (GRATA_FILE, "(auxiliary_gradient, pseudo_gradient)", "(\n    auxiliary_gradient,\n    (pseudo_gradient),\n)"),
         (GRATA_FILE, '"loss_auxiliary"', "'loss_auxiliary'"),

@@ -35,10 +35,9 @@ def test_ordinary_rows_are_written_as_ever():
 
 def test_a_class_called_like_a_column_has_a_column_of_its_own(tmp_path):
     row = {"index": 0, "image": "x", "dice_index": 1.0, "dice_image": 2.0, "dice_": 3.0, "dice": 2.0}
-    folder = CellFolder(tmp_path)
-    folder.start({})
-    folder.finish([row], {}, {})
-    assert folder.rows() == [{key: str(value) for key, value in row.items()}]
+    CellFolder(tmp_path).finish([row], {}, {})
+    with (tmp_path / "per_image.csv").open(newline="") as file:
+        assert csv_rows(file) == [{key: str(value) for key, value in row.items()}]
 
 
 def test_a_cells_configuration_keeps_names_as_text_for_every_reader(tmp_path):
