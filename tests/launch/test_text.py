@@ -81,8 +81,15 @@ def test_composed_and_decomposed_names_are_the_same_domain(root):
     zurich, munich = (unicodedata.normalize(form, name) for form, name in (("NFD", "Zürich"), ("NFC", "München")))
     (config,) = check(quote_lists([*data, f"source={zurich}", f"target={munich}"], False), multirun=False)
     assert (config.source, config.target) == ("Zürich", ("Mu\N{COMBINING DIAERESIS}nchen",)), "as on disk"
-    with pytest.raises(UserError, match=r"Zürich is named more than once in source and target: name it once"):
-        check(quote_lists([*data, f"source={zurich}", "target=Zürich"], False), multirun=False)
+    for words, told in (
+        (quote_lists([*data, f"source={zurich}", "target=Zürich"], False), "target=Zürich is also the source"),
+        (
+            [data[0], data[1], f"data.root={hydra_text(str(root))}", f"source='{zurich}'", "target=['Zürich']"],
+            "name it once",
+        ),
+    ):
+        with pytest.raises(UserError, match=told):
+            check(words, multirun=False)
 
 
 def test_a_sweep_of_an_experiment_file_names_domains_as_text(root):
