@@ -432,9 +432,9 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
     Raises:
         UserError: no or an unknown name, unknown keys, wrong types or values out of range.
     """
-    if "name" not in method:
+    if not isinstance(method, Mapping) or "name" not in method:
         raise UserError(f"no method is chosen: add +method=NAME, {nearest('', METHODS.names())}")
-    options: Any = METHODS.get(method["name"]).Options
+    options: Any = METHODS.get(str(method["name"])).Options
     if method.get("preset", PRESETS[0]) not in PRESETS:
         raise UserError(f"unknown method.preset={method['preset']}: {nearest(str(method['preset']), PRESETS)}")
     values = {key: value for key, value in method.items() if key not in ("name", "preset")}
