@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test slow check bench clean
+.PHONY: run test slow check fuzz bench clean
 
 run: .venv/installed ## the main job: train a source model, adapt it with GraTa, compare
 	$(BIN)/python -m tta_bench +method=grata source=D
@@ -19,6 +19,9 @@ check: .venv/installed ## style, types, and the fast tests with coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+fuzz: .venv/installed ## more than 10,000 damaged inputs; `make test` has a seeded few of them
+	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 tests/fuzz
 
 bench: .venv/installed ## speed and memory, as ratios to the plain loop
 	$(BIN)/python benchmarks/adapt_speed.py

@@ -104,7 +104,7 @@ def _as_lockstep(value: Any) -> Any:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value in LOCKSTEP):
         return value
     valid = f"{LOCKSTEP.low} to {LOCKSTEP.high}"
-    raise ValueError(f"lockstep={_shown(value)}: give the number of streams, {valid}, or auto")
+    raise ValueError(f"lockstep={value}: give the number of streams, {valid}, or auto")
 
 
 def _distinct(key: str) -> AfterValidator:

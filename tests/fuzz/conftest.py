@@ -5,13 +5,15 @@ import os
 import resource
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 COMMON = {
     "deadline": None,  # damage.outcome has its own, which ends what hangs
     "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 }
-settings.register_profile("seeded", derandomize=True, database=None, **COMMON)
+# Without the search for a smaller case, which takes minutes: make fuzz does that.
+seeded = {"derandomize": True, "database": None, "phases": [Phase.explicit, Phase.generate]}
+settings.register_profile("seeded", **seeded, **COMMON)
 settings.register_profile("fuzz", print_blob=True, **COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "seeded"))
 

@@ -195,7 +195,7 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
         ("+method=tent protocol.reset=tagret", "protocol.reset='tagret': input should be 'target', 'image' or 'never'"),
         ("+method=tent device=gpu", "device='gpu': input should be 'auto', 'cpu' or 'cuda'"),
         ("+method=tent lockstep=0", "lockstep=0: give the number of streams, 1 to 65536, or auto"),
-        ("+method=tent lockstep=all", "lockstep=all: give the number of streams, 1 or more, or auto"),
+        ("+method=tent lockstep=all", "lockstep=all: give the number of streams, 1 to 65536, or auto"),
         ("+method=tent method.learning_rate=-1", "method: learning_rate=-1.0 must not be negative"),
         ("+method=grata method.pseudo=entrpy", "method: unknown objective 'entrpy': did you mean 'entropy'?"),
         (
