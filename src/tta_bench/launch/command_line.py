@@ -92,7 +92,7 @@ def register_configs() -> None:
         store.store(group="experiment", name=name, node=experiment.sweep_config(), package="_global_")
         for choice, label in experiment.choices().items():
             store.store(group="row", name=choice, node=experiment.row_config(label), package="_global_")
-    for plugin in entry_points(group=METHODS.package):
+    for plugin in entry_points(group=METHODS.group):
         spec = find_spec(plugin.module.partition(".")[0])
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             for path in sorted(Path(folder).glob("conf/method/*.yaml")):
