@@ -34,7 +34,7 @@ from yaml import YAMLError
 
 from tta_bench.cell import REFERENCE
 from tta_bench.data.prepare import available_domains
-from tta_bench.errors import UserError, nearest
+from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.hydra_faults import sentence, sentences
 from tta_bench.launch.paths import CONFIG_DIR
@@ -49,9 +49,10 @@ from tta_bench.launch.text import (
     quote_mappings,
     unknown,
 )
+from tta_bench.launch.validation import validate, validate_data
 from tta_bench.methods.base import METHODS
 from tta_bench.runtime.names import find, require_utf8
-from tta_bench.schema import DataConfig, RunConfig, as_tuple, nearest_key, validate, validate_data
+from tta_bench.schema import DataConfig, RunConfig, as_tuple
 
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
