@@ -14,10 +14,11 @@ test: .venv/installed ## fast tests
 slow: .venv/installed ## slow tests
 	$(BIN)/python -m pytest -m slow
 
-check: .venv/installed ## style, types, and the fast tests with coverage
+check: .venv/installed ## style, types, floors, and the fast tests with coverage
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 fuzz: .venv/installed ## more than 10,000 damaged inputs; `make test` has a seeded few of them

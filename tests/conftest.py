@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import tta_bench.launch.validation  # noqa: F401  (the YAML of methods uses its resolver)
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.unet import UNet
 from tta_bench.ops.preprocessing import min_max

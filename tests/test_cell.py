@@ -27,6 +27,7 @@ from torch import Tensor
 
 import tta_bench.cell as cell_module
 from plain_grata import adapt_stream
+from tta_bench.__main__ import show
 from tta_bench.adaptation.provenance import Definition
 from tta_bench.cell import Cell, run
 from tta_bench.data.domain import Domain
@@ -66,7 +67,8 @@ def configure(root, *overrides):
 def execute(config):
     """Run the cell; returns what it printed."""
     console = Console(file=io.StringIO(), width=80)
-    run(config, console)
+    for outcome in run(config):
+        show(*outcome, console)
     return console.file.getvalue()
 
 

@@ -64,7 +64,7 @@ def typed(monkeypatch, tmp_path, capsys):
 def started(monkeypatch):
     """The configurations of all runs that are started, none of which does anything."""
     configs = []
-    monkeypatch.setattr(cell_module, "run", lambda config, console: configs.append(config))
+    monkeypatch.setattr(cell_module, "run", lambda config: configs.append(config) or ())
     return configs
 
 
@@ -272,11 +272,12 @@ def test_several_values_without_a_sweep_start_nothing(typed, started):
 def test_a_failing_cell_does_not_stop_the_others_and_the_exit_code_tells(typed, monkeypatch, outcomes, code):
     ran = []
 
-    def run(config, console):
+    def run(config):
         outcome = outcomes[len(ran)]
         ran.append(config.source)
         if outcome is not None:
             raise outcome
+        return ()
 
     monkeypatch.setattr(cell_module, "run", run)
     found, _, error = typed("-m", "+method=tent", "source=A,B,C")

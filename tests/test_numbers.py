@@ -9,8 +9,10 @@ from pydantic import TypeAdapter
 
 from tta_bench.errors import UserError
 from tta_bench.launch.command_line import check
+from tta_bench.launch.validation import validate
 from tta_bench.methods.base import METHODS, MethodOptions
-from tta_bench.schema import AugmentationConfig, RunConfig, method_options, validate
+from tta_bench.methods.options import method_options
+from tta_bench.schema import AugmentationConfig, RunConfig
 from tta_bench.source.augmentation import Augmentation
 
 UNLIMITED = {("dltta", "largest_rate"), ("sar", "margin")}

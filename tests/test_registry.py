@@ -29,7 +29,7 @@ def items(tmp_path, monkeypatch):
         path.write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     plugins = ["plugin_broken", "plugin_half", "plugin_twice", "plugin_good"]
-    found = {"toy_items": [EntryPoint(name, name, "toy_items") for name in plugins]}
+    found = {"tta_bench.items": [EntryPoint(name, name, "tta_bench.items") for name in plugins]}
     monkeypatch.setattr(registry, "entry_points", lambda group: found.get(group, []))
     import toy_items
 
@@ -43,12 +43,56 @@ def test_built_in_items_and_plug_ins_are_found_by_name(items):
     assert items.get("cherry") == "cherry of a plug-in"
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*", ["apple", "banana", "cherry"]),
+        ("ba*", ["banana"]),
+        ("*rr*", ["cherry"]),
+        ("?????", ["apple"]),
+        ("[ac]*", ["apple", "cherry"]),
+        ("apple", ["apple"]),
+        ("Apple", []),
+        ("", []),
+    ],
+)
+def test_names_are_listed_by_wildcards(items, pattern, names):
+    assert items.names(pattern) == names
+
+
+def test_the_nearest_name_is_that_of_a_plug_in_too(items):
+    assert items.nearest("chery") == "did you mean 'cherry'?"
+
+
+@pytest.mark.parametrize(
+    ("kind", "group"), [("method", "tta_bench.methods"), ("pretext task", "tta_bench.pretext_tasks")]
+)
+def test_plug_ins_register_in_a_group_that_is_called_like_the_kind(kind, group):
+    assert Registry(kind, "nowhere").group == group
+
+
+def test_a_single_module_may_hold_all_items(tmp_path, monkeypatch):
+    text = "from tta_bench.registry import Registry\nTOYS = Registry('toy', 'toys')\nTOYS.register('ball')('round')\n"
+    (tmp_path / "toys.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    from toys import TOYS
+
+    assert TOYS.names() == ["ball"]
+
+
 def test_a_broken_plug_in_stops_no_other_and_leaves_nothing_half_registered(items):
     items.names()
     assert set(items.broken_plugins) == {"plugin_broken", "plugin_half", "plugin_twice"}
     assert "a_package_that_does_not_exist" in items.broken_plugins["plugin_broken"]
     assert "RuntimeError: later" in items.broken_plugins["plugin_half"]
     assert items.get("apple") == "built-in apple"
+
+
+def test_an_unknown_name_names_the_broken_plug_ins_too(items):
+    with pytest.raises(UserError) as raised:
+        items.get("half")
+    assert len(raised.value.faults) == 4
+    assert any("plug-in plugin_half cannot be imported" in fault for fault in raised.value.faults)
 
 
 def test_a_name_is_given_once():

@@ -1,18 +1,33 @@
-"""tta_bench: a workbench for test-time adaptation of medical image segmentation."""
+"""tta_bench: a workbench for test-time adaptation of medical image segmentation.
 
-from typing import TYPE_CHECKING
+What users import stands here, and comes from the rooms of the package when it is asked for: importing ``tta_bench``
+costs nothing. All else is internal.
+"""
 
-if TYPE_CHECKING:
-    __version__: str
-else:
+from pkgutil import resolve_name
+from typing import Any
 
-    def __getattr__(name: str) -> str:
-        """``__version__``, looked up when it is asked for: nothing else takes as long before signals are handled."""
-        if name != "__version__":
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from importlib.metadata import PackageNotFoundError, version
+__all__ = ["TTACallback", "__version__", "list_methods", "register_method", "register_objective"]
 
-        try:
-            return version("tta-bench")
-        except PackageNotFoundError:  # run from a source tree that was never installed
-            return "0+uninstalled"
+_PLACES = {
+    "TTACallback": "tta_bench.methods.base:TTACallback",
+    "list_methods": "tta_bench.methods.base:METHODS.names",
+    "register_method": "tta_bench.methods.base:METHODS.register",
+    "register_objective": "tta_bench.objectives.base:register_objective",
+}
+
+__version__: str
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the package's face."""
+    if name in _PLACES:
+        return resolve_name(_PLACES[name])
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("tta-bench")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0+uninstalled"

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from tta_bench.runtime import signals
 
 if TYPE_CHECKING:
-    from tta_bench.cell import Cell
+    from rich.console import Console
+
+    from tta_bench.cell import Cell, Result
     from tta_bench.schema import RunConfig
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -93,8 +95,9 @@ def job(composed: Any) -> None:
     from tta_bench.cell import run
     from tta_bench.errors import UserError, print_faults
     from tta_bench.launch.command_line import run_section
+    from tta_bench.launch.targets import with_targets
+    from tta_bench.launch.validation import validate
     from tta_bench.runtime.names import print_everything
-    from tta_bench.schema import validate
 
     print_everything()
     log = logging.getLogger("tta_bench")
@@ -103,7 +106,9 @@ def job(composed: Any) -> None:
     container = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(container, dict)
     try:
-        run(validate(run_section(container)), Console())
+        console = Console()
+        for cell, result, reference in run(with_targets(validate(run_section(container)))):
+            show(cell, result, reference, console)
         _outcomes.append(0)
     except UserError as error:
         signals.check()
@@ -113,6 +118,14 @@ def job(composed: Any) -> None:
         signals.check()  # what a library has made of it
         _outcomes.append(CRASH)
         log.exception("this run failed")
+
+
+def show(cell: Cell, result: Result, reference: Result | None, console: Console) -> None:
+    """Print the cell's table and the folder of its results."""
+    from tta_bench.report.console import cell_table
+
+    console.print(cell_table(result, reference))
+    console.print(f"results: {cell.folder().path}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _split(arguments: Sequence[str]) -> tuple[Any, list[str]]:

@@ -10,14 +10,13 @@ import hashlib
 import logging
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from tta_bench import __version__
 from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
@@ -27,8 +26,8 @@ from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
 from tta_bench.data.streams import Stream, lockstep_groups, make_streams
 from tta_bench.errors import UserError
-from tta_bench.launch.targets import with_targets
 from tta_bench.methods.base import METHODS, Protocol, TTACallback
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.models.placement import place
@@ -36,18 +35,20 @@ from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
 from tta_bench.records.snapshots import ImageRecord, SnapshotFile
 from tta_bench.records.store import CellFolder, cell_hash
-from tta_bench.report.console import Result, cell_table
 from tta_bench.runtime.device import resolve_device
 from tta_bench.runtime.files import translate_os_errors
 from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory, refuse_impossible
 from tta_bench.runtime.signals import at_stake, stop_signal
-from tta_bench.schema import RunConfig, method_options
+from tta_bench.schema import RunConfig
 from tta_bench.sinks.delivery import send
 from tta_bench.source.train import source_model
 
 log = logging.getLogger(__name__)
 REFERENCE = "no_adapt"
 """The method that every cell is compared with."""
+
+Result = tuple[Mapping[str, Any], Sequence[Mapping[str, str]]]
+"""A cell's summary and its rows of ``per_image.csv``."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +119,19 @@ class Cell:
         return Cell.of(self.config.model_copy(update={"method": {"name": REFERENCE}}), self.seed)
 
 
-def run(config: RunConfig, console: Console) -> None:
-    """Compute, or show if already computed, a cell for every seed and its reference without adaptation.
+def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
+    """Compute, or read if already computed, a cell for every seed and its reference without adaptation.
+
+    Args:
+        config: with its targets.
+
+    Yields:
+        Each cell as soon as it is finished, its result and that of its reference; None if it is one itself.
 
     Raises:
         UserError: bad input; found before any work where possible.
     """
     keep_freed_memory()
-    config = with_targets(config)
     device = resolve_device(config.device)
     code_of(config)  # read now, while the files are those that run
     assert config.target is not None
@@ -145,7 +151,7 @@ def run(config: RunConfig, console: Console) -> None:
     for cell in Cell.all_of(config):
         reference = cell.reference()
         compared = finish(reference, domains, source, device) if reference is not None else None
-        show(cell, finish(cell, domains, source, device), compared, console)
+        yield cell, finish(cell, domains, source, device), compared
 
 
 def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Result:
@@ -350,12 +356,6 @@ def code_digest(kind: type) -> str:
     for file in sorted(files | set(Path(__file__).parent.rglob("*.py"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def show(cell: Cell, result: Result, reference: Result | None, console: Console) -> None:
-    """Print the cell's table and the folder of its results."""
-    console.print(cell_table(result, reference))
-    console.print(f"results: {cell.folder().path}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _announce_source(source: SourceModel) -> None:

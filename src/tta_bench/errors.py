@@ -49,3 +49,14 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if close:
         return f"did you mean '{close[0]}'?"
     return f"choose one of: {', '.join(names)}" if names else "there is none to choose from"
+
+
+def nearest_key(key: str, siblings: Iterable[str]) -> str:
+    """As :func:`nearest` for a dotted key of which the last part is unknown; the hint is a whole key.
+
+    >>> nearest_key("data.limt", ["limit", "root"])
+    "did you mean 'data.limit'?"
+    """
+    parent, dot, leaf = key.rpartition(".")
+    hint = nearest(leaf, siblings)
+    return hint.replace("mean '", f"mean '{parent}{dot}", 1)

@@ -1,10 +1,11 @@
-"""Names -> methods and objectives, the built-in ones and those of installed plug-ins."""
+"""Names -> what can be chosen by name: methods, objectives, readers, ...; built in, or of installed plug-ins."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 from collections.abc import Callable
+from fnmatch import filter as matching
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
@@ -17,11 +18,11 @@ class Registry(Generic[Item]):
     """A name space that fills itself on first use.
 
     Built-in items register when the modules of ``package`` are imported. A third party's package registers by an
-    entry point in the group ``package`` (for instance ``tta_bench.methods``) that names its module.
+    entry point in the :attr:`group` that names its module.
 
     Args:
-        kind: what is registered, for messages.
-        package: package of the built-in modules, and entry-point group of plug-ins.
+        kind: what is registered, in the singular: ``method``, ``pretext task``.
+        package: of the built-in modules, one or more items in each; or a single module with all of them.
     """
 
     def __init__(self, kind: str, package: str) -> None:
@@ -30,6 +31,11 @@ class Registry(Generic[Item]):
         self.broken_plugins: dict[str, str] = {}
         self._items: dict[str, Item] = {}
         self._loaded = False
+
+    @property
+    def group(self) -> str:
+        """The entry-point group of plug-ins: ``tta_bench.methods``, ``tta_bench.pretext_tasks``."""
+        return f"tta_bench.{self.kind.replace(' ', '_')}s"
 
     def register(self, name: str) -> Callable[[Item], Item]:
         """Class or function decorator.
@@ -46,10 +52,14 @@ class Registry(Generic[Item]):
 
         return decorate
 
-    def names(self) -> list[str]:
-        """All registered names, sorted."""
+    def names(self, pattern: str = "*") -> list[str]:
+        """The registered names that match a pattern with the wildcards ``*``, ``?`` and ``[...]``, sorted."""
         self._load()
-        return sorted(self._items)
+        return sorted(matching(self._items, pattern))
+
+    def nearest(self, name: str) -> str:
+        """A hint for a name that is not registered, see :func:`tta_bench.errors.nearest`."""
+        return nearest(name, self.names())
 
     def get(self, name: str) -> Item:
         """The item called ``name``.
@@ -60,7 +70,7 @@ class Registry(Generic[Item]):
         self._load()
         if name not in self._items:
             broken = [f"plug-in {plugin} cannot be imported: {why}" for plugin, why in self.broken_plugins.items()]
-            raise UserError([f"unknown {self.kind} '{name}': {nearest(name, self._items)}", *broken])
+            raise UserError([f"unknown {self.kind} '{name}': {self.nearest(name)}", *broken])
         return self._items[name]
 
     def _load(self) -> None:
@@ -70,12 +80,12 @@ class Registry(Generic[Item]):
         self._loaded = True  # before the imports, which may look names up
         try:
             package = importlib.import_module(self.package)
-            for module in pkgutil.iter_modules(package.__path__, prefix=f"{self.package}."):
+            for module in pkgutil.iter_modules(getattr(package, "__path__", ()), prefix=f"{self.package}."):
                 importlib.import_module(module.name)
         except BaseException:
             self._loaded = False
             raise
-        for plugin in entry_points(group=self.package):
+        for plugin in entry_points(group=self.group):
             before = dict(self._items)
             try:
                 plugin.load()

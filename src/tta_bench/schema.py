@@ -1,20 +1,17 @@
-"""The typed schema of a run: every key, its type and its range, checked before work starts.
+"""The typed schema of a run: every key, its type and its range.
 
-Hydra composes the configuration from ``conf/``; :func:`validate` turns it into the frozen models below and
-reports all faults at once, each with the nearest valid name.
+Hydra composes the configuration from ``conf/``, and :mod:`tta_bench.launch.validation` turns it into the frozen models
+below, which know of no registry: what a name stands for is looked up there.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -22,39 +19,28 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
-    TypeAdapter,
-    ValidationError,
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, SchemaValidator
+from pydantic_core import PydanticCustomError
 
-from tta_bench.errors import UserError, nearest
-from tta_bench.methods.base import METHODS, MethodOptions
-from tta_bench.models.encoder import check_encoder
-from tta_bench.models.encoder_weights import check_weights_file
-from tta_bench.models.unet import DECODER_CHANNELS
-from tta_bench.runtime.ranges import (
-    Decay,
-    Fraction,
-    NonNegative,
-    Positive,
-    Range,
-    Seed,
-    strict_numbers,
-)
-
-BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
-"""Optional auxiliary branches of a segmentation network."""
-
-PRESETS = ("uniform", "official")
-"""Hyper-parameters that are equal for all methods where they can be, or those of a method's own authors."""
+from tta_bench.errors import nearest_key
+from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed
 
 MAX_PIXELS = 178_956_970
 """Above this an image is refused unless ``data.max_pixels`` is raised: Pillow's own limit against bombs."""
 
 SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
 """Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
+
+
+def _shown(value: Any) -> str:
+    """A refused value for a sentence; Python does not write out a number of thousands of digits."""
+    try:
+        text = "null" if value is None else repr(value)
+    except ValueError:
+        return "(a number of thousands of digits)"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def as_tuple(value: Any) -> Any:
@@ -155,7 +141,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images, read how (``conf/data``)."""
 
-    name: Literal["synthetic", "folder", "fundus"]
+    name: str
     root: UserPath | None = None
     image_size: Annotated[int, Range(64, 2**14)] = Field(
         multiple_of=32, description="side of the square network input, pixels"
@@ -220,17 +206,15 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The segmentation network (``conf/model``)."""
 
-    name: Literal["resunet34", "unet"]
+    name: str
     encoder: str
     encoder_weights: str | None = None
     decoder_channels: tuple[Annotated[int, Range(1, 2**14)], ...] | None = None
-    branches: tuple[Literal["reconstruction", "denoising", "super_resolution", "rotation"], ...] = ()
+    branches: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _encoder_exists(self) -> ModelConfig:
-        check_encoder(self.encoder)
-        check_weights_file(self.encoder_weights)
-        if self.decoder_channels is not None and len(self.decoder_channels) != len(DECODER_CHANNELS):
+    def _five_widths(self) -> ModelConfig:
+        if self.decoder_channels is not None and len(self.decoder_channels) != 5:
             widths = list(self.decoder_channels)
             raise ValueError(f"model.decoder_channels={widths} has {len(widths)} widths: give five, coarse to fine")
         return self
@@ -252,15 +236,6 @@ class AugmentationConfig(Section):
     )
 
 
-class BranchWeights(Section):
-    """Weight of each branch's loss beside the segmentation loss of weight 1."""
-
-    reconstruction: NonNegative
-    denoising: NonNegative
-    super_resolution: NonNegative
-    rotation: NonNegative
-
-
 class TrainingConfig(Section):
     """How the source model is trained (``conf/training``)."""
 
@@ -279,7 +254,9 @@ class TrainingConfig(Section):
     seed: Seed
     workers: Annotated[int, Range(0, 2**10)] = Field(description="processes that augment images; changes speed only")
     legacy_unaligned_mask: bool = False
-    branch_weights: BranchWeights
+    branch_weights: dict[str, NonNegative] = Field(
+        description="branch -> weight of its loss beside the segmentation loss of weight 1"
+    )
     augmentation: AugmentationConfig
 
     def content(self, branches: Sequence[str]) -> dict[str, Any]:
@@ -291,7 +268,7 @@ class ProtocolConfig(Section):
     """All that must be equal for two numbers to be compared (``conf/protocol``)."""
 
     name: str
-    reset: Literal["target", "image", "never"]
+    reset: str
     steps: Annotated[int, Range(1, 10**6)] = Field(description="updates per image")
     predict: Literal["after", "before"]
     order: Seed = Field(description="0: file order; k: the k-th random permutation of every target")
@@ -307,7 +284,7 @@ class DiagnosticsConfig(Section):
 class LoggerConfig(Section):
     """Where records go besides the results folder (``conf/logger``)."""
 
-    name: Literal["none", "wandb"]
+    name: str
     project: str = "tta_bench"
     entity: str | None = None
     group: str | None = None
@@ -343,21 +320,6 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _branches_are_there(self) -> RunConfig:
-        try:
-            options = method_options(self.method)
-        except UserError:  # reported with all its faults by validate
-            return self
-        name, present = self.method["name"], self.model.branches
-        missing = [branch for branch in METHODS.get(name).branches(options) if branch not in present]
-        if missing:
-            raise ValueError(
-                f"method={name} needs a source model with the branch {' and '.join(missing)}: "
-                f"train one with model.branches=[{','.join((*present, *missing))}]"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _super_resolution_sees_enough(self) -> RunConfig:
         # Its branch is shown half the side: 32 pixels leave one value per channel at the bottleneck, which batch
         # statistics cannot normalise, and half of 96 pixels is rebuilt as an image of 128.
@@ -379,83 +341,7 @@ class RunConfig(Section):
         return self
 
 
-def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
-    """``${preset:UNIFORM,OFFICIAL}`` in a method's YAML: one of two values, chosen by its key ``preset``."""
-    value = official if _parent_.get("preset") == "official" else uniform
-    return OmegaConf.create(value) if isinstance(value, list) else value
-
-
-OmegaConf.register_new_resolver("preset", _by_preset, replace=True)
-
-
-def validate(composed: Mapping[str, Any]) -> RunConfig:
-    """Check a composed configuration.
-
-    Args:
-        composed: plain nested mappings, as from ``OmegaConf.to_container(..., resolve=True)``.
-
-    Raises:
-        UserError: with every fault found, each naming its key.
-    """
-    faults: list[str] = []
-    try:
-        config = RunConfig.model_validate(composed)
-    except ValidationError as error:
-        # Without a method there is no section to look into; the sentence below says more.
-        faults += [_sentence(fault, _fields) for fault in error.errors() if fault["loc"] != ("method",)]
-    try:
-        method_options(composed.get("method") or {})
-    except UserError as error:
-        faults += error.faults
-    if faults:
-        raise UserError(faults)
-    return config
-
-
-def validate_data(section: Mapping[str, Any]) -> DataConfig:
-    """The data section alone, for commands that run no method.
-
-    Raises:
-        UserError: with every fault found.
-    """
-    try:
-        return DataConfig.model_validate(section)
-    except ValidationError as error:
-        raise UserError(
-            [_sentence(fault, lambda _: list(DataConfig.model_fields), "data") for fault in error.errors()]
-        ) from None
-
-
-def method_options(method: Mapping[str, Any]) -> MethodOptions:
-    """The hyper-parameters of ``method`` (its YAML's content), typed and checked.
-
-    Raises:
-        UserError: no or an unknown name, unknown keys, wrong types or values out of range.
-    """
-    if not isinstance(method, Mapping) or "name" not in method:
-        raise UserError(f"no method is chosen: add +method=NAME, {nearest('', METHODS.names())}")
-    options: Any = METHODS.get(str(method["name"])).Options
-    if method.get("preset", PRESETS[0]) not in PRESETS:
-        raise UserError(f"unknown method.preset={method['preset']}: {nearest(str(method['preset']), PRESETS)}")
-    values = {key: value for key, value in method.items() if key not in ("name", "preset")}
-    try:
-        return _validator(options).validate_python(values)
-    except ValidationError as error:
-        raise UserError(
-            [_sentence(fault, lambda path: _option_names(options, path), "method") for fault in error.errors()]
-        ) from None
-
-
-@cache
-def _validator(options: Any) -> SchemaValidator:
-    """Building one takes milliseconds, and a report asks for the options of every cell several times.
-
-    Options of a plug-in may declare no range: their numbers are finite all the same.
-    """
-    return SchemaValidator(strict_numbers(TypeAdapter(options).core_schema))
-
-
-def _sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str = "") -> str:
+def fault_sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str = "") -> str:
     """One pydantic fault as a sentence that names the key."""
     location = [part for part in fault["loc"] if not str(part).startswith("function-")]
     key = ".".join([prefix] * bool(prefix) + [part for part in location if isinstance(part, str)])
@@ -470,35 +356,8 @@ def _sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str =
     return f"{key}={_shown(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
-def _shown(value: Any) -> str:
-    """A refused value for a sentence; Python does not write out a number of thousands of digits."""
-    try:
-        text = "null" if value is None else repr(value)
-    except ValueError:
-        return "(a number of thousands of digits)"
-    return text if len(text) <= 200 else f"{text[:200]}..."
-
-
-def nearest_key(key: str, siblings: Iterable[str]) -> str:
-    """As :func:`nearest` for a dotted key of which the last part is unknown; the hint is a whole key.
-
-    >>> nearest_key("data.limt", ["limit", "root"])
-    "did you mean 'data.limit'?"
-    """
-    parent, dot, leaf = key.rpartition(".")
-    hint = nearest(leaf, siblings)
-    return hint.replace("mean '", f"mean '{parent}{dot}", 1)
-
-
-def _option_names(options: Any, path: list[str]) -> list[str]:
-    """The options that are valid below ``path``."""
-    for part in path:
-        options = get_type_hints(options)[part]
-    return [field.name for field in fields(options)]
-
-
-def _fields(path: list[str]) -> list[str]:
-    """The keys that are valid below ``path``."""
+def valid_keys(path: list[str]) -> list[str]:
+    """The keys of a run that are valid below ``path``."""
     model: Any = RunConfig
     for part in path:
         model = model.model_fields[part].annotation

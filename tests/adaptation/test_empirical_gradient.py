@@ -5,16 +5,15 @@ import csv
 import pytest
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 
 from tta_bench.adaptation.empirical_gradient import empirical_gradient
 from tta_bench.cell import Cell, run
 from tta_bench.errors import UserError
 from tta_bench.launch.command_line import check, quote_lists
 from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
-from tta_bench.schema import method_options
 
 SMALL = ["source=B", "target=C,E", "data.limit=4", "data.image_size=64", "training.epochs=1"]
 
@@ -27,7 +26,7 @@ def root(tmp_path_factory):
 def rows_of(root, *overrides):
     """The rows of a cell, computed if need be, and its predictions."""
     (config,) = check(quote_lists([*SMALL, f"results_root={root}", *overrides], multirun=False), multirun=False)
-    run(config, Console(quiet=True))
+    list(run(config))
     folder = Cell.of(config, 0).folder()
     with (folder.path / "per_image.csv").open(newline="") as file:
         return list(csv.DictReader(file)), (folder.path / "predictions.npz").read_bytes(), folder

@@ -12,10 +12,10 @@ from tta_bench.adaptation import provenance
 from tta_bench.adaptation.provenance import ACCOMPANIES, NETWORKS, ROOTS, Definition, Sources, change_since, code_of
 from tta_bench.launch.command_line import check
 from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import build_model
 from tta_bench.ops.draws import ImageKey
-from tta_bench.schema import method_options
 
 PACKAGE = Path(tta_bench.__file__).parent
 GRATA, TENT, NO_ADAPT = "+method=grata", "+method=tent", "+method=no_adapt"

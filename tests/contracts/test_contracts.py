@@ -8,9 +8,9 @@ import torch
 from settings import SETTINGS, setting_of
 
 from tta_bench.methods.base import METHODS, GradientMethod, Protocol, TTACallback
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
-from tta_bench.schema import method_options
 
 NAMES = METHODS.names()
 GRADIENT_NAMES = [name for name in NAMES if METHODS.get(name).card.needs_gradients]

@@ -10,9 +10,9 @@ from settings import setting_of
 
 from tta_bench.adaptation.empirical_gradient import COLUMN, EmpiricalGradient
 from tta_bench.methods.base import METHODS, Protocol
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
-from tta_bench.schema import method_options
 
 FOLLOWING_NONE = {"alpha_bn", "bn_only", "diga", "dua", "medbn", "no_adapt", "vptta"}
 """Of the network's parameters: a prompt has a gradient, but none that a gradient of the parameters compares with."""

@@ -11,11 +11,11 @@ from settings import setting_of
 from torch import nn
 
 from tta_bench.methods.base import METHODS, Card, Protocol, TTACallback
+from tta_bench.methods.options import method_options
 from tta_bench.methods.state import pack, unpack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import RunningStatistics
 from tta_bench.ops.draws import ImageKey
-from tta_bench.schema import method_options
 
 LENGTHS = {"B": 4, "C": 3}
 

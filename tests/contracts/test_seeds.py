@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from settings import setting_of
 
 from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import OBJECTIVES, draws_at_random
 from tta_bench.ops.draws import ImageKey
 from tta_bench.ops.views import StrongAugmentation
-from tta_bench.schema import method_options
 
 ALL = ("reconstruction", "denoising", "super_resolution", "rotation")
 OFF = {name: {"p": 0.0, "range": [0.5, 1.5]} for name in ("brightness", "contrast", "gamma", "noise", "blur")}

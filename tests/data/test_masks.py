@@ -10,7 +10,8 @@ from tta_bench.data.images import read_image, read_mask
 from tta_bench.data.readers import FileRecord
 from tta_bench.data.shades import class_numbers, shares
 from tta_bench.errors import UserError
-from tta_bench.schema import SHADES, validate_data
+from tta_bench.launch.validation import validate_data
+from tta_bench.schema import SHADES
 
 SIZE = (48, 64)
 LOSSLESS = {

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_bench.launch.command_line import check
+from tta_bench.launch.validation import validate, validate_data
 from tta_bench.methods.base import METHODS
-from tta_bench.schema import method_options, validate, validate_data
+from tta_bench.methods.options import method_options
 
 
 @cache

@@ -10,9 +10,9 @@ from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.cotta import CoTTA, CoTTAOptions, chosen
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
-from tta_bench.schema import method_options
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(8)]
 RATE = 1e-3

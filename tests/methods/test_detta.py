@@ -9,9 +9,9 @@ from plain_grata import affine_parameters, with_batch_statistics
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.detta import DeTTA, DeTTAOptions, corrupt, draw_pixels, masked_error
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
-from tta_bench.schema import method_options
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(8)]
 

@@ -9,11 +9,11 @@ from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.dltta import DLTTA, DLTTAOptions, discrepancy, learning_rate
 from tta_bench.methods.memory_bank import MemoryBank, attention
+from tta_bench.methods.options import method_options
 from tta_bench.methods.tent import Tent, TentOptions
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics
 from tta_bench.ops.draws import Draws, ImageKey
-from tta_bench.schema import method_options
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(12)]
 FOLLOWING = {"neighbours": 1, "rate_scale": 1.0, "largest_rate": 1.0, "optimizer": "sgd"}

@@ -7,10 +7,10 @@ from omegaconf import OmegaConf
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.domain_adaptor import DomainAdaptor, DomainAdaptorOptions, generalised_entropy
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics, RectifiedStatistics, SourceStatistics, rectification
 from tta_bench.ops.draws import Draws, ImageKey
-from tta_bench.schema import method_options
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(12)]
 IMAGE = MixedStatistics(0.0, unbiased=True)

@@ -6,6 +6,7 @@ from omegaconf import OmegaConf
 
 from tta_bench.errors import UserError
 from tta_bench.launch.paths import CONFIG_DIR
+from tta_bench.methods.options import method_options
 from tta_bench.methods.sar import (
     REFERENCE_UPDATES,
     SAR,
@@ -20,7 +21,6 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.resunet import ResUNet
 from tta_bench.objectives.entropy import binary_entropy
 from tta_bench.ops.draws import Draws, ImageKey
-from tta_bench.schema import method_options
 
 EVERYTHING = math.inf
 SGD = {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-2}

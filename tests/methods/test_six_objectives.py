@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from tta_bench.errors import UserError
 from tta_bench.launch.command_line import check
 from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.ops.draws import ImageKey
-from tta_bench.schema import method_options
 
 BRANCHED = ("denoising", "reconstruction", "rotation", "super_resolution")
 OBJECTIVE_NAMES = ("consistency", "entropy", *BRANCHED)

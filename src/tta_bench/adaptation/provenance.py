@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tta_bench.methods.base import METHODS, TTACallback
+from tta_bench.methods.options import method_options
 from tta_bench.objectives.base import OBJECTIVES
-from tta_bench.schema import RunConfig, method_options
+from tta_bench.schema import RunConfig
 
 PACKAGE = "tta_bench"
 
@@ -54,6 +55,7 @@ EMPIRICAL_GRADIENT = Definition("tta_bench.adaptation.empirical_gradient")
 ACCOMPANIES = {
     Definition("tta_bench.adaptation.provenance"),
     Definition("tta_bench.schema"),  # the values are in the hash of the cell
+    Definition("tta_bench.methods.options"),
     Definition("tta_bench.errors"),
     Definition("tta_bench.registry"),
     Definition("tta_bench.runtime.lightning"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -53,7 +52,7 @@ class LabelledBatch:
 def make_streams(
     domains: Mapping[str, Domain],
     targets: Sequence[str],
-    reset: Literal["target", "image", "never"],
+    reset: str,
     order: int = 0,
 ) -> list[Stream]:
     """One stream per target, or a single one through all targets if the state is never reset.

@@ -34,7 +34,7 @@ from yaml import YAMLError
 
 from tta_bench.cell import REFERENCE
 from tta_bench.data.prepare import available_domains
-from tta_bench.errors import UserError, nearest
+from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.hydra_faults import sentence, sentences
 from tta_bench.launch.paths import CONFIG_DIR
@@ -49,9 +49,10 @@ from tta_bench.launch.text import (
     quote_mappings,
     unknown,
 )
+from tta_bench.launch.validation import validate, validate_data
 from tta_bench.methods.base import METHODS
 from tta_bench.runtime.names import find, require_utf8
-from tta_bench.schema import DataConfig, RunConfig, as_tuple, nearest_key, validate, validate_data
+from tta_bench.schema import DataConfig, RunConfig, as_tuple
 
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
@@ -92,7 +93,7 @@ def register_configs() -> None:
         store.store(group="experiment", name=name, node=experiment.sweep_config(), package="_global_")
         for choice, label in experiment.choices().items():
             store.store(group="row", name=choice, node=experiment.row_config(label), package="_global_")
-    for plugin in entry_points(group=METHODS.package):
+    for plugin in entry_points(group=METHODS.group):
         spec = find_spec(plugin.module.partition(".")[0])
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             for path in sorted(Path(folder).glob("conf/method/*.yaml")):

@@ -12,12 +12,13 @@ from tta_bench.cell import Cell
 from tta_bench.data.prepare import prepare
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import build_model
 from tta_bench.models.encoder import build_encoder
 from tta_bench.models.probe import probe_images, told
 from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.schema import ModelConfig, RunConfig, method_options
+from tta_bench.schema import ModelConfig, RunConfig
 from tta_bench.source.train import model_path
 
 

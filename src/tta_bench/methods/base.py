@@ -105,7 +105,7 @@ class Protocol:
         predict: whether the image is predicted after or before its update.
     """
 
-    reset: Literal["target", "image", "never"] = "target"
+    reset: str = "target"
     steps: int = 1
     predict: Literal["after", "before"] = "after"
 

@@ -9,15 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from tta_bench.cell import Result
 from tta_bench.report.statistics import paired_difference
 from tta_bench.runtime.names import distinct, literal
-
-Rows = Sequence[Mapping[str, str]]
-"""Rows of ``per_image.csv``."""
-
-Result = tuple[Mapping[str, Any], Rows]
-"""A cell's summary and its rows."""
-
 
 CLASSES_SHOWN = 2
 """With more classes the table has their mean alone, to fit into 80 columns; ``summary.json`` has all of them."""

@@ -43,7 +43,7 @@ class SourceTraining(pl.LightningModule):
         loss = segmentation_loss(self(images), labels)
         weights = self.training_config.branch_weights
         for name in self.model.branches:
-            loss = loss + getattr(weights, name) * branch_loss(name, self.model, images)
+            loss = loss + weights[name] * branch_loss(name, self.model, images)
         if not torch.isfinite(loss):
             raise UserError(
                 f"training the source model diverged in epoch {self.current_epoch + 1} (loss {loss.item()}): "

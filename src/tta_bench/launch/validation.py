@@ -1,0 +1,150 @@
+"""Check a composed configuration, whole or in parts: the schema's types and ranges, and all that registries know.
+
+All faults come at once, each with the nearest valid name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+
+from tta_bench.adaptation.provenance import NETWORKS
+from tta_bench.errors import UserError, nearest, nearest_key
+from tta_bench.methods.base import METHODS, MethodOptions
+from tta_bench.methods.options import method_options
+from tta_bench.models.encoder import check_encoder
+from tta_bench.models.encoder_weights import check_weights_file
+from tta_bench.objectives.base import OBJECTIVES, branches_of
+from tta_bench.schema import DataConfig, RunConfig, fault_sentence, valid_keys
+from tta_bench.sinks.delivery import TITLES
+
+NAMES: Mapping[str, Callable[[], Collection[str]]] = {
+    "data.name": lambda: ("folder", "fundus", "synthetic"),
+    "model.name": lambda: NETWORKS,
+    "protocol.reset": lambda: ("target", "image", "never"),
+    "logger.name": lambda: ("none", *TITLES),
+}
+"""Keys whose value is looked up by name -> the names that there are."""
+
+CHECKS: Mapping[str, Callable[[str], None]] = {
+    "model.encoder": check_encoder,
+    "model.encoder_weights": check_weights_file,
+}
+"""Keys whose value is looked up in another way -> what raises UserError where it is not found."""
+
+
+def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
+    """``${preset:UNIFORM,OFFICIAL}`` in a method's YAML: one of two values, chosen by its key ``preset``."""
+    value = official if _parent_.get("preset") == "official" else uniform
+    return OmegaConf.create(value) if isinstance(value, list) else value
+
+
+OmegaConf.register_new_resolver("preset", _by_preset, replace=True)
+
+
+def validate(composed: Mapping[str, Any]) -> RunConfig:
+    """Check a composed configuration.
+
+    Args:
+        composed: plain nested mappings, as from ``OmegaConf.to_container(..., resolve=True)``.
+
+    Raises:
+        UserError: with every fault found, each naming its key.
+    """
+    faults: list[str] = []
+    config, options = None, None
+    try:
+        config = RunConfig.model_validate(composed)
+    except ValidationError as error:
+        # Without a method there is no section to look into; the sentence below says more.
+        faults += [fault_sentence(fault, valid_keys) for fault in error.errors() if fault["loc"] != ("method",)]
+    faults += _unknown_names(composed)
+    faults += _branch_faults(composed)
+    try:
+        options = method_options(composed.get("method") or {})
+    except UserError as error:
+        faults += error.faults
+    if config is not None and options is not None:
+        faults += _missing_branches(config, options)
+    if config is None or faults:
+        raise UserError(faults)
+    return config
+
+
+def validate_data(section: Mapping[str, Any]) -> DataConfig:
+    """The data section alone, for commands that run no method.
+
+    Raises:
+        UserError: with every fault found.
+    """
+    faults: list[str] = []
+    try:
+        config = DataConfig.model_validate(section)
+    except ValidationError as error:
+        faults += [fault_sentence(fault, lambda _: list(DataConfig.model_fields), "data") for fault in error.errors()]
+    faults += _unknown_names({"data": section})
+    if faults:
+        raise UserError(faults)
+    return config
+
+
+def _unknown_names(composed: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for every name that nothing is registered by."""
+    for key, names in NAMES.items():
+        name = _text(_value(composed, key))
+        if name is not None and name not in names():
+            yield f"unknown {key}={name}: {nearest(name, names())}"
+    for key, check in CHECKS.items():
+        name = _text(_value(composed, key))
+        if name is not None:
+            try:
+                check(name)
+            except UserError as error:
+                yield from error.faults
+
+
+def _branch_faults(composed: Mapping[str, Any]) -> Iterator[str]:
+    """Branches that no objective knows, in the network or among the weights of losses, and those without a weight."""
+    known = branches_of(OBJECTIVES.names())
+    listed = _value(composed, "model.branches")
+    branches = [_text(name) for name in listed] if isinstance(listed, list | tuple) else []
+    for name in branches:
+        if name is not None and name not in known:
+            yield f"unknown model.branches={name}: {nearest(name, known)}"
+    key = "training.branch_weights"
+    weights = _value(composed, key)
+    if isinstance(weights, Mapping):
+        unknown = (name for name in weights if isinstance(name, str) and name not in known)
+        yield from (f"unknown key '{key}.{name}': {nearest_key(f'{key}.{name}', known)}" for name in unknown)
+        missing = (name for name in branches if name in known and name not in weights)
+        yield from (f"'{key}.{name}' is missing: add {key}.{name}=..." for name in missing)
+
+
+def _missing_branches(config: RunConfig, options: MethodOptions) -> Iterator[str]:
+    """A sentence if the method needs branches that the source model does not have."""
+    name, present = config.method["name"], config.model.branches
+    missing = [branch for branch in METHODS.get(name).branches(options) if branch not in present]
+    if missing:
+        yield (
+            f"method={name} needs a source model with the branch {' and '.join(missing)}: "
+            f"train one with model.branches=[{','.join((*present, *missing))}]"
+        )
+
+
+def _value(composed: Mapping[str, Any], key: str) -> Any:
+    """What stands under a dotted key; None where there is nothing."""
+    value: Any = composed
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _text(value: Any) -> str | None:
+    """A name as the schema reads it; None where the schema refuses the value itself."""
+    with suppress(ValueError):  # a number of thousands of digits
+        return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    return None
