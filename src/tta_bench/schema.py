@@ -155,7 +155,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Which images, read how (``conf/data``)."""
 
-    name: Literal["synthetic", "folder", "fundus"]
+    name: str
     root: UserPath | None = None
     image_size: Annotated[int, Range(64, 2**14)] = Field(
         multiple_of=32, description="side of the square network input, pixels"
@@ -180,9 +180,7 @@ class DataConfig(Section):
     seed: Seed = Field(default=0, description="synthetic: seed of the generated images")
 
     @model_validator(mode="after")
-    def _root_where_needed(self) -> DataConfig:
-        if self.name != "synthetic" and self.root is None:
-            raise ValueError(f"data={self.name} needs the folder of the images: add data.root=DIR")
+    def _classes_have_values(self) -> DataConfig:
         empty = [name for name, values in self.classes.items() if not values]
         if empty:
             raise ValueError(f"data.classes.{empty[0]} lists no mask value; example: {{foreground: [1]}}")
@@ -192,8 +190,6 @@ class DataConfig(Section):
     def _shades_are_clear(self) -> DataConfig:
         if self.shades is None:
             return self
-        if self.name != "fundus":
-            raise ValueError(f"data.shades is for data=fundus: data={self.name} has data.classes instead")
         example = "example: {background: [255], rim: [128], cup: [0]}"
         for name, codes in self.shades.items():
             if name not in SHADES:
@@ -403,6 +399,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     except ValidationError as error:
         # Without a method there is no section to look into; the sentence below says more.
         faults += [_sentence(fault, _fields) for fault in error.errors() if fault["loc"] != ("method",)]
+    faults += _reader_faults(composed.get("data"))
     try:
         method_options(composed.get("method") or {})
     except UserError as error:
@@ -419,11 +416,24 @@ def validate_data(section: Mapping[str, Any]) -> DataConfig:
         UserError: with every fault found.
     """
     try:
-        return DataConfig.model_validate(section)
+        config = DataConfig.model_validate(section)
     except ValidationError as error:
         raise UserError(
             [_sentence(fault, lambda _: list(DataConfig.model_fields), "data") for fault in error.errors()]
         ) from None
+    if faults := _reader_faults(section):
+        raise UserError(faults)
+    return config
+
+
+def _reader_faults(section: Any) -> list[str]:
+    """What the reader of a data section says to it; nothing if that is not one, which is told elsewhere."""
+    from tta_bench.data.readers.base import section_faults
+
+    try:
+        return section_faults(DataConfig.model_validate(section))
+    except ValidationError:
+        return []
 
 
 def method_options(method: Mapping[str, Any]) -> MethodOptions:

@@ -114,7 +114,7 @@ GRATA_FILE = "methods/grata.py"
                 *("schema.py", "__main__.py", "launch/command_line.py", "source/train.py", "source/augmentation.py"),
                 *(
                     "records/snapshots.py",
-                    "data/readers.py",
+                    "data/readers/folder.py",
                     "data/synthetic.py",
                     "methods/medbn.py",
                     "runtime/memory.py",

@@ -18,8 +18,9 @@ from rich.console import Console
 
 from tta_bench.cli.data import check, prepare_command, preview
 from tta_bench.data import prepare as module
-from tta_bench.data.prepare import available_domains, prepare
-from tta_bench.data.readers import FileRecord
+from tta_bench.data.file_record import FileRecord
+from tta_bench.data.prepare import prepare
+from tta_bench.data.readers.base import available_domains
 from tta_bench.errors import UserError
 from tta_bench.schema import DataConfig
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from tta_bench.data import synthetic
-from tta_bench.data.readers import FileRecord, open_reader
+from tta_bench.data.file_record import FileRecord
+from tta_bench.data.readers.base import open_reader
 from tta_bench.errors import UserError
 from tta_bench.schema import DataConfig
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import Prepared, prepare, survey
-from tta_bench.data.readers import open_reader
+from tta_bench.data.readers.base import open_reader
 from tta_bench.errors import UserError
 from tta_bench.report.gallery import draw_gallery
 from tta_bench.runtime.names import literal

@@ -31,7 +31,7 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from tta_bench.data.domain import Domain
-from tta_bench.data.readers import Record, Sample, open_reader
+from tta_bench.data.readers.base import Record, Sample, open_reader
 from tta_bench.data.shades import MANY, shares
 from tta_bench.errors import UserError, shown
 from tta_bench.runtime.locks import acquire_lock
@@ -70,15 +70,6 @@ class _Entry:
     images: np.ndarray
     masks: np.ndarray
     index: dict[str, Any]
-
-
-def available_domains(config: DataConfig) -> tuple[str, ...]:
-    """The domains that the data set has on disk, in its own order; looks at folders and lists only.
-
-    Raises:
-        UserError: ``data.root`` does not exist or holds no domain.
-    """
-    return open_reader(config).domain_names()
 
 
 def prepare(config: DataConfig, names: Sequence[str], cache: Path, *, progress: bool = True) -> dict[str, Domain]:
