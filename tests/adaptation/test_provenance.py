@@ -115,7 +115,7 @@ GRATA_FILE = "methods/grata.py"
                 *(
                     "records/snapshots.py",
                     "data/readers/folder.py",
-                    "data/synthetic.py",
+                    "data/synthetic/render.py",
                     "methods/medbn.py",
                     "runtime/memory.py",
                 ),

@@ -21,14 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
-from tta_bench.data.images import resize, value_counts
+from tta_bench.data.images import value_counts
 from tta_bench.data.readers.base import Reader, Sample, existing_root, register_reader
+from tta_bench.ops.preprocessing import resize_image, resize_mask
 
 
 @dataclass(frozen=True)
 class ArchiveRecord:
     path: Path
     index: int
+    labelled: bool = True
 
     @property
     def name(self):
@@ -47,7 +49,7 @@ class ArchiveRecord:
     def read(self, size):
         with np.load(self.path) as archive:
             image, mask = archive["images"][self.index], archive["masks"][self.index]
-        return Sample(*resize(image, mask, size), *mask.shape, value_counts(mask))
+        return Sample(resize_image(image, size), resize_mask(mask, size), *mask.shape, value_counts(mask))
 
 
 @register_reader("archive")

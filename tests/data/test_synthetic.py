@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tta_bench.data.synthetic import CENTRES, VERSION, render
+from tta_bench.data.synthetic.centres import CENTRES
+from tta_bench.data.synthetic.render import VERSION, render
 from tta_bench.report.gallery import draw_gallery
 
 
@@ -45,7 +46,7 @@ def test_same_bits_in_any_order_and_in_another_process(small):
     for (centre, index), value in again.items():
         assert value == digest(*small[centre][index])
     program = (
-        "import hashlib; from tta_bench.data.synthetic import render; image, mask = render('E', 5, size=64); "
+        "import hashlib; from tta_bench.data.synthetic.render import render; image, mask = render('E', 5, size=64); "
         "print(hashlib.sha256(image.tobytes() + mask.tobytes()).hexdigest())"
     )
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -108,24 +108,6 @@ def value_counts(mask: np.ndarray) -> dict[int, int]:
     return {value: count for value, count in enumerate(counts) if count}
 
 
-def resize(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bring an image and its mask to the square network input; the aspect ratio is not kept, as in the paper.
-
-    Args:
-        image: uint8 ``[height, width, 3]``, resized with Pillow's bicubic filter.
-        mask: uint8 ``[height, width]``, resized to the nearest value.
-        size: side in pixels.
-
-    Returns:
-        uint8 ``[size, size, 3]`` and uint8 ``[size, size]``.
-    """
-    target = (size, size)
-    return (
-        np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC)),
-        np.asarray(Image.fromarray(mask).resize(target, Image.Resampling.NEAREST)),
-    )
-
-
 def _by_palette(path: Path, mask: Image.Image, grey: bool) -> np.ndarray:
     """The values of a palette file: what it shows if it shows greys, and its indices if it shows colours.
 

@@ -19,25 +19,25 @@ from tta_bench.schema import DataConfig
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded pair.
+    """One decoded image, with its mask if it has one.
 
     Attributes:
         image: uint8 ``[size, size, 3]``, RGB.
-        mask: uint8 ``[size, size]``, mask values.
+        mask: uint8 ``[size, size]``, mask values; None without a mask.
         height: of the image as stored, pixels.
         width: of the image as stored, pixels.
-        counts: pixels of each mask value that occurs before resizing, ascending by value.
+        counts: pixels of each mask value that occurs before resizing, ascending by value; empty without a mask.
     """
 
     image: np.ndarray
-    mask: np.ndarray
+    mask: np.ndarray | None
     height: int
     width: int
     counts: Mapping[int, int]
 
 
 class Record(Protocol):
-    """One image with its mask, not yet decoded."""
+    """One image with its mask, not yet decoded; a domain in which any image has no mask counts as one without masks."""
 
     @property
     def name(self) -> str:
@@ -45,7 +45,11 @@ class Record(Protocol):
 
     @property
     def origin(self) -> str:
-        """Where the mask comes from, as messages call it."""
+        """Where the mask comes from, or would have to be, as messages call it."""
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a mask."""
 
     def stamp(self) -> Sequence[str | int]:
         """A cheap summary that changes when the content does."""
@@ -54,10 +58,10 @@ class Record(Protocol):
         """About how many bytes :meth:`read` takes."""
 
     def read(self, size: int) -> Sample:
-        """Decode, check and resize the pair.
+        """Decode, check and resize.
 
         Raises:
-            UserError: with every fault of the pair.
+            UserError: with every fault of image and mask.
         """
 
 

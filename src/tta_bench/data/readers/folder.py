@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +18,8 @@ from tta_bench.schema import DataConfig
 class FolderReader(Reader):
     """``ROOT/DOMAIN/{image,mask}/NAME.*``, paired by the name without its extension, sorted by it.
 
-    Names that differ in their Unicode form alone are equal, and stay as the images have them. Hidden files are
-    ignored.
+    A domain without a folder ``mask`` has images alone. Names that differ in their Unicode form alone are equal, and
+    stay as the images have them. Hidden files are ignored.
 
     Args:
         root: folder of the domains.
@@ -62,10 +62,9 @@ class FolderReader(Reader):
         """
         require_known(domain, self.domain_names(), f"data.root={self._root}")
         folder = self._root / domain
-        if not os.path.isdir(folder / "mask"):
-            raise UserError(f"{folder / 'mask'} does not exist: put one mask per image there")
         images, faults = _by_name(folder / "image")
-        masks, mask_faults = _by_name(folder / "mask")
+        labelled = os.path.lexists(folder / "mask")
+        masks, mask_faults = _by_name(folder / "mask") if labelled else (_expected(folder / "mask", images), [])
         faults += mask_faults
         faults += [
             f"{images[key]} has no mask: add {folder / 'mask' / images[key].stem}.* or remove the image"
@@ -80,7 +79,7 @@ class FolderReader(Reader):
         if faults:
             raise UserError(sorted(faults))
         pairs = sorted((image.stem, image, masks[key]) for key, image in images.items())
-        return [FileRecord(*pair, max_pixels=self._max_pixels) for pair in pairs]
+        return [FileRecord(*pair, labelled, max_pixels=self._max_pixels) for pair in pairs]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -94,6 +93,11 @@ def _visible(folder: Path) -> list[Path]:
 def _name_faults(paths: Sequence[Path]) -> list[str]:
     """A sentence for every name that cannot be written into results."""
     return [f"the name of {printable(path)} is not UTF-8: rename it" for path in paths if not is_text(path.name)]
+
+
+def _expected(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:
+    """Where the masks of some images would have to be."""
+    return {key: folder / f"{image.stem}.*" for key, image in images.items()}
 
 
 def _by_name(folder: Path) -> tuple[dict[str, Path], list[str]]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from tta_bench.data import synthetic
 from tta_bench.data.images import value_counts
 from tta_bench.data.readers.base import Reader, Record, Sample, register_reader, require_known
+from tta_bench.data.synthetic.centres import CENTRES
+from tta_bench.data.synthetic.render import VERSION, render
 from tta_bench.schema import DataConfig
 
 _BYTES_PER_RENDERED_PIXEL = 400  # the layers of a generated eye, in double precision
@@ -38,9 +39,14 @@ class SyntheticRecord:
         """The generator and the image's name."""
         return f"synthetic {self.name}"
 
+    @property
+    def labelled(self) -> bool:
+        """The generator knows what it draws."""
+        return True
+
     def stamp(self) -> Sequence[str | int]:
         """Version of the generator and the seed."""
-        return [synthetic.VERSION, self.seed]
+        return [VERSION, self.seed]
 
     def memory(self, size: int) -> int:
         """By the size at which it is rendered."""
@@ -48,7 +54,7 @@ class SyntheticRecord:
 
     def read(self, size: int) -> Sample:
         """Generate the pair at the asked-for size."""
-        image, mask = synthetic.render(self.centre, self.index, seed=self.seed, size=size)
+        image, mask = render(self.centre, self.index, seed=self.seed, size=size)
         return Sample(image, mask, size, size, value_counts(mask))
 
 
@@ -70,7 +76,7 @@ class SyntheticReader(Reader):
 
     def domain_names(self) -> tuple[str, ...]:
         """The virtual centres."""
-        return tuple(synthetic.CENTRES)
+        return tuple(CENTRES)
 
     def records(self, domain: str) -> Sequence[Record]:
         """All images of one centre.
@@ -79,4 +85,4 @@ class SyntheticReader(Reader):
             UserError: no such centre.
         """
         require_known(domain, self.domain_names(), "data=synthetic")
-        return [SyntheticRecord(domain, index, self._seed) for index in range(synthetic.CENTRES[domain].count)]
+        return [SyntheticRecord(domain, index, self._seed) for index in range(CENTRES[domain].count)]
