@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from tta_bench.data.images import read_image, read_mask, stored_pixels
+from tta_bench.data.images import read_image, stored_pixels
+from tta_bench.data.masks import read_mask
 from tta_bench.errors import UserError
 from tta_bench.ops.preprocessing import resize_image, resize_mask
 

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from tta_bench.data.file_record import FileRecord
-from tta_bench.data.images import read_image, read_mask
+from tta_bench.data.images import read_image
+from tta_bench.data.masks import read_mask
 from tta_bench.data.shades import class_numbers, shares
 from tta_bench.errors import UserError
 from tta_bench.schema import SHADES, validate_data

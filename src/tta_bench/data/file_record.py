@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tta_bench.data.images import read_image, read_mask, stored_pixels, value_counts
+from tta_bench.data.images import read_image, stored_pixels, value_counts
+from tta_bench.data.masks import read_mask
 from tta_bench.data.readers.base import Sample
 from tta_bench.data.shades import class_numbers
 from tta_bench.errors import UserError
