@@ -136,6 +136,21 @@ def computed(monkeypatch):
 # What a cell leaves behind
 
 
+@pytest.mark.parametrize("bare", ["P", "Q"])
+def test_images_without_masks_are_refused_before_any_work(tmp_path, monkeypatch, bare):
+    for domain in "PQ":
+        for kind in ("image", "mask") if domain != bare else ("image",):
+            (tmp_path / domain / kind).mkdir(parents=True)
+            Image.fromarray(np.eye(64, dtype=np.uint8)).save(tmp_path / domain / kind / "a.png")
+    monkeypatch.setattr(cell_module, "source_model", lambda *_: pytest.fail("it is trained"))
+    config = configure(tmp_path / "results", "data=folder", f"data.root={tmp_path}", "source=P", "target=Q")
+    with pytest.raises(UserError) as caught:
+        execute(config)
+    (sentence,) = caught.value.faults
+    assert sentence.startswith(f"domain '{bare}' has no masks: ")
+    assert str(tmp_path / bare / "mask") in sentence
+
+
 def test_a_cell_leaves_the_files_of_the_contract_and_its_reference(finished):
     config, _ = finished
     files = {path.name for path in folder(config).iterdir()}

@@ -141,7 +141,7 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     refuse_impossible(width, config.data.image_size, gradients, device, "lower data.image_size or lockstep")
     given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
     names = config.target if given else (*config.target, config.source)
-    domains = prepare(config.data, names, config.results_root / "data")
+    domains = prepare(config.data, names, config.results_root / "data", labelled=True)
     if given is None:
         with translate_os_errors(config.results_root):
             source = source_model(config, domains[config.source], config.results_root)

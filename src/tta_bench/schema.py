@@ -166,9 +166,7 @@ class DataConfig(Section):
     seed: Seed = Field(default=0, description="synthetic: seed of the generated images")
 
     @model_validator(mode="after")
-    def _root_where_needed(self) -> DataConfig:
-        if self.name != "synthetic" and self.root is None:
-            raise ValueError(f"data={self.name} needs the folder of the images: add data.root=DIR")
+    def _classes_have_values(self) -> DataConfig:
         empty = [name for name, values in self.classes.items() if not values]
         if empty:
             raise ValueError(f"data.classes.{empty[0]} lists no mask value; example: {{foreground: [1]}}")
@@ -178,8 +176,6 @@ class DataConfig(Section):
     def _shades_are_clear(self) -> DataConfig:
         if self.shades is None:
             return self
-        if self.name != "fundus":
-            raise ValueError(f"data.shades is for data=fundus: data={self.name} has data.classes instead")
         example = "example: {background: [255], rim: [128], cup: [0]}"
         for name, codes in self.shades.items():
             if name not in SHADES:

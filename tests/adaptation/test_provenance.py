@@ -114,8 +114,8 @@ GRATA_FILE = "methods/grata.py"
                 *("schema.py", "__main__.py", "launch/command_line.py", "source/train.py", "source/augmentation.py"),
                 *(
                     "records/snapshots.py",
-                    "data/readers.py",
-                    "data/synthetic.py",
+                    "data/readers/folder.py",
+                    "data/synthetic/render.py",
                     "methods/medbn.py",
                     "runtime/memory.py",
                 ),

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from tta_bench.data.images import read_image, read_mask, resize, stored_pixels
+from tta_bench.data.images import read_image, stored_pixels
+from tta_bench.data.masks import read_mask
 from tta_bench.errors import UserError
+from tta_bench.ops.preprocessing import resize_image, resize_mask
 
 SIZE = (64, 48)  # width, height
 
@@ -322,7 +324,7 @@ def test_transparent_mask(tmp_path, indices):
 
 @pytest.mark.parametrize("size", [32, 64, 96])
 def test_resize_is_the_authors(rgb, indices, size):
-    image, mask = resize(rgb, indices, size)
+    image, mask = resize_image(rgb, size), resize_mask(indices, size)
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "PNG")
     expected = Image.open(buffer).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)

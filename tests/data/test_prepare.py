@@ -17,9 +17,11 @@ from PIL import Image
 from rich.console import Console
 
 from tta_bench.cli.data import check, prepare_command, preview
-from tta_bench.data import prepare as module
-from tta_bench.data.prepare import available_domains, prepare
-from tta_bench.data.readers import FileRecord
+from tta_bench.data import cache as cache_module
+from tta_bench.data import decoding
+from tta_bench.data.file_record import FileRecord
+from tta_bench.data.prepare import FAULTS_SHOWN, prepare
+from tta_bench.data.readers.base import available_domains
 from tta_bench.errors import UserError
 from tta_bench.schema import DataConfig
 
@@ -115,7 +117,7 @@ def test_each_image_is_decoded_once(root, cache, decoded):
 def test_order_and_memory_bound(root, cache, monkeypatch):
     expected = np.array(prepare(configure(root), ["P"], cache)["P"].images)
     shutil.rmtree(cache)
-    monkeypatch.setattr(module, "_CHUNK", 2)
+    monkeypatch.setattr(decoding, "_CHUNK", 2)
     np.testing.assert_array_equal(prepare(configure(root), ["P"], cache)["P"].images, expected)
 
 
@@ -135,7 +137,7 @@ def test_memory_does_not_grow_with_the_processors(root, cache, monkeypatch, proc
         return sample
 
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
-    monkeypatch.setattr(module, "_MEMORY", 25 * 2**20)
+    monkeypatch.setattr(decoding, "_MEMORY", 25 * 2**20)
     monkeypatch.setattr(FileRecord, "memory", lambda self, size: 2**20 * (99 if self.name == "2" else 10))
     monkeypatch.setattr(FileRecord, "read", read)
     assert len(prepare(configure(root), ["P"], cache)["P"]) == 5
@@ -148,6 +150,66 @@ def test_memory_is_told_by_the_headers(root):
     assert record.memory(64) == FileRecord("0", root / "P/image/0.png", root / "none.png").memory(64) > 96 * 80
     (root / "P/image/0.png").write_text("no image")
     assert FileRecord("0", root / "P/image/0.png", root / "none.png").memory(64) == 0
+
+
+class TestWithoutMasks:
+    """A domain of images alone can be prepared, looked at and segmented, and is refused where labels are needed."""
+
+    @pytest.fixture
+    def bare(self, root):
+        shutil.rmtree(root / "P/mask")
+        return root
+
+    def test_images_are_those_beside_masks(self, root, cache, tmp_path):
+        before = prepare(configure(root), ["P"], tmp_path / "before")["P"]
+        shutil.rmtree(root / "P/mask")
+        domain = prepare(configure(root), ["P"], cache)["P"]
+        assert domain.masks is None
+        assert domain.image_names == before.image_names
+        np.testing.assert_array_equal(domain.images, before.images)
+        assert domain.fingerprint != before.fingerprint
+        with pytest.raises(UserError, match="domain 'P' has no masks"):
+            domain.label(0)
+
+    def test_they_are_decoded_once(self, bare, cache, decoded):
+        for _ in range(2):
+            prepare(configure(bare), ["P"], cache)
+        assert len(decoded) == 5
+        (entry,) = entries(cache)
+        assert sorted(path.name for path in entry.iterdir()) == ["images.npy", "index.json"]
+        (entry / "images.npy").write_bytes(b"")
+        assert len(prepare(configure(bare), ["P"], cache)["P"]) == 5
+        assert len(decoded) == 10
+
+    def test_masks_that_come_later_are_read(self, bare, cache):
+        prepare(configure(bare), ["P"], cache)
+        for index in range(5):
+            pair(bare, "P", f"{index}.png", seed=index)
+        assert prepare(configure(bare), ["P"], cache)["P"].masks is not None
+
+    def test_whoever_needs_them_is_told_before_anything_is_decoded(self, bare, cache, decoded):
+        with pytest.raises(UserError) as caught:
+            prepare(configure(bare), ["P", "PP", "Q"], cache, labelled=True)
+        first, second = caught.value.faults
+        assert first.startswith("domain 'P' has no masks: training and scoring need one of each image")
+        assert first.endswith(f"the first is {bare / 'P/mask/0.*'}")
+        assert "unknown domain 'PP'" in second
+        assert len(decoded) == 3  # of Q
+
+    def test_a_broken_image_is_told(self, bare, cache):
+        (bare / "P/image/2.png").write_text("no image")
+        (sentence,) = faults(configure(bare), ["P"], cache)
+        assert "P/image/2.png is not an image" in sentence
+
+    def test_check_and_preview(self, bare, cache, tmp_path):
+        table, found = check(configure(bare), ["P", "Q"], cache)
+        assert found == ()
+        console = Console(width=200)
+        with console.capture() as capture:
+            console.print(table)
+        assert "no masks" in capture.get()
+        preview(configure(bare), ["P", "Q"], tmp_path / "preview.png")
+        assert (tmp_path / "preview.png").is_file()
 
 
 def test_limit(root, cache):
@@ -225,8 +287,8 @@ def flip(path, place):
 
 def test_killed_run_leaves_nothing_that_counts(root, cache, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_flush", _killed)
-        patch.setattr(module, "_remove", lambda path: None)
+        patch.setattr(cache_module, "_flush", _killed)
+        patch.setattr(cache_module, "_remove", lambda path: None)
         with pytest.raises(KeyboardInterrupt):
             prepare(configure(root), ["P"], cache)
     (leftover,) = entries(cache)
@@ -314,7 +376,7 @@ def test_the_list_of_faults_is_capped(root, cache):
     for index in range(30):
         (root / f"P/image/{index:03d}.png").touch()
     found = faults(configure(root), ["P"], cache)
-    assert len(found) == module.FAULTS_SHOWN + 1
+    assert len(found) == FAULTS_SHOWN + 1
     assert found[-1].startswith("... and 10 more")
 
 
@@ -362,7 +424,7 @@ class TestUnwritableCache:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         (root / "Q/mask/0.png").unlink()
-        monkeypatch.setattr(module, "_write_header", full)
+        monkeypatch.setattr(cache_module, "_write_header", full)
         found = faults(configure(root), ["Q", "P"], cache)
         assert "has no mask" in found[0]  # what is known already is told too
         assert "No space left on device" in found[1]

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tta_bench.data import synthetic
-from tta_bench.data.readers import FileRecord, open_reader
+from tta_bench.data.file_record import FileRecord
+from tta_bench.data.readers.base import open_reader
+from tta_bench.data.synthetic.centres import CENTRES
+from tta_bench.data.synthetic.render import VERSION, render
 from tta_bench.errors import UserError
 from tta_bench.schema import DataConfig
 
@@ -95,7 +97,17 @@ class TestFolder:
 
     def test_no_mask_folder(self, tmp_path):
         picture(tmp_path / "X/image/a.png")
-        assert f"{tmp_path / 'X/mask'} does not exist" in faults(folder(tmp_path).records, "X")[0]
+        (record,) = folder(tmp_path).records("X")
+        assert not record.labelled
+        assert record.origin == str(tmp_path / "X/mask/a.*")
+        sample = record.read(32)
+        assert sample.image.shape == (32, 32, 3)
+        assert (sample.mask, sample.height, sample.width, sample.counts) == (None, 64, 64, {})
+
+    def test_an_empty_mask_folder_is_one_that_lacks_them(self, tmp_path):
+        picture(tmp_path / "X/image/a.png")
+        (tmp_path / "X/mask").mkdir()
+        assert "a.png has no mask" in faults(folder(tmp_path).records, "X")[0]
 
     def test_empty_domain(self, tmp_path):
         (tmp_path / "X/image").mkdir(parents=True)
@@ -297,13 +309,13 @@ class TestSynthetic:
     def test_renders_the_centres(self):
         classes = {"disc": (1, 2), "cup": (2,)}
         reader = open_reader(DataConfig(name="synthetic", image_size=64, classes=classes, seed=3))
-        assert reader.domain_names() == tuple(synthetic.CENTRES)
+        assert reader.domain_names() == tuple(CENTRES)
         name = reader.domain_names()[1]
         records = reader.records(name)
-        assert len(records) == synthetic.CENTRES[name].count
-        assert records[2].stamp() == [synthetic.VERSION, 3]
+        assert len(records) == CENTRES[name].count
+        assert records[2].stamp() == [VERSION, 3]
         sample = records[2].read(64)
-        image, mask = synthetic.render(name, 2, seed=3, size=64)
+        image, mask = render(name, 2, seed=3, size=64)
         np.testing.assert_array_equal(sample.image, image)
         np.testing.assert_array_equal(sample.mask, mask)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tta_bench.data.synthetic import CENTRES, VERSION, render
+from tta_bench.data.synthetic.centres import CENTRES
+from tta_bench.data.synthetic.render import VERSION, render
 from tta_bench.report.gallery import draw_gallery
 
 
@@ -45,7 +46,7 @@ def test_same_bits_in_any_order_and_in_another_process(small):
     for (centre, index), value in again.items():
         assert value == digest(*small[centre][index])
     program = (
-        "import hashlib; from tta_bench.data.synthetic import render; image, mask = render('E', 5, size=64); "
+        "import hashlib; from tta_bench.data.synthetic.render import render; image, mask = render('E', 5, size=64); "
         "print(hashlib.sha256(image.tobytes() + mask.tobytes()).hexdigest())"
     )
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
@@ -135,6 +136,22 @@ def test_pixels_change_only_with_the_version():
         masks = np.stack([mask for _, mask in pairs])
         assert int((masks == 1).sum()) == pytest.approx(rim, abs=4)
         assert int((masks == 2).sum()) == pytest.approx(cup, abs=4)
+
+
+# SHA-256 of images and masks 0, 1 and 2 of each centre at the size that ``data=synthetic`` has.
+PIXELS = {
+    "A": "542ecd5ec5449cf8264709c240bef7da122686a5a09e2bb7aaca34031b3a1511",
+    "B": "51ea3ce74b21f41c4c8356d590bb5dac05369f476e259b57782f10b71aefecca",
+    "C": "df7086fa8b7df5ee200ccad95a7f418eeed6a62c2438bb36536ca41162d549dd",
+    "D": "e84e1595ef1f1d57448216c4c9686b14762ff9b6050ef4a33de530c37d0370d4",
+    "E": "ee69f22f51df94b63826da3ac40319d843cbbb4dc53048d6d28a095127cb5d32",
+}
+
+
+@pytest.mark.parametrize("centre", list(CENTRES))
+def test_the_pixels_are_the_published_ones_bit_for_bit(centre):
+    pairs = samples(centre, 3, size=128)
+    assert hashlib.sha256(b"".join(array.tobytes() for pair in pairs for array in pair)).hexdigest() == PIXELS[centre]
 
 
 def test_centres_differ_more_than_their_images_do(small):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tta_bench.data.readers import open_reader
+from tta_bench.data.readers.base import open_reader
 from tta_bench.schema import DataConfig
 
 SIZE = 64

@@ -191,7 +191,7 @@ def _data_preview(parsed: argparse.Namespace) -> None:
 
 def _data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...], Path]:
     """The data section of the composed configuration, the asked-for domains and the results root."""
-    from tta_bench.data.prepare import available_domains
+    from tta_bench.data.readers.base import available_domains
     from tta_bench.errors import UserError
     from tta_bench.launch.command_line import compose_data
     from tta_bench.launch.text import split

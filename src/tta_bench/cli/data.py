@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import Prepared, prepare, survey
-from tta_bench.data.readers import open_reader
+from tta_bench.data.readers.base import open_reader
 from tta_bench.errors import UserError
 from tta_bench.report.gallery import draw_gallery
 from tta_bench.runtime.names import literal
@@ -46,7 +47,12 @@ def check(
         table.add_column(literal(column), justify="right")
     for name, each in prepared.items():
         areas = _areas(each.domain)
-        table.add_row(literal(name), str(len(each.domain)), _sizes(each), *(f"{area:.2f}" for area in areas))
+        table.add_row(
+            literal(name),
+            str(len(each.domain)),
+            _sizes(each),
+            *(f"{area:.2f}" if area == area else "no masks" for area in areas),
+        )
         for label, area in zip(each.domain.classes, areas, strict=True):
             if area in (0, 100):
                 log.warning(
@@ -101,7 +107,9 @@ def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain:
             records = reader.records(name)[: config.limit]
             shown = np.linspace(0, len(records) - 1, min(per_domain, len(records))).round().astype(int)
             samples = [records[index].read(config.image_size) for index in shown]
-            rows.append((name, [(sample.image, sample.mask) for sample in samples]))
+            # Without a mask there is no contour to draw.
+            masks = [np.zeros_like(each.image[..., 0]) if each.mask is None else each.mask for each in samples]
+            rows.append((name, [(each.image, mask) for each, mask in zip(samples, masks, strict=True)]))
         except UserError as error:
             faults += error.faults
     if faults:
@@ -113,7 +121,9 @@ def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain:
 
 
 def _areas(domain: Domain) -> list[float]:
-    """Mean area of each class over a domain, percent of the image."""
+    """Mean area of each class over a domain, percent of the image; NaN without masks."""
+    if domain.masks is None:
+        return [math.nan] * len(domain.classes)
     counts = np.sum([np.bincount(mask.ravel(), minlength=256) for mask in domain.masks], axis=0)
     return [100 * float(counts[list(values)].sum()) / domain.masks.size for values in domain.classes.values()]
 

@@ -1,4 +1,4 @@
-"""Decode one image file or one mask file with Pillow into a plain uint8 array, or refuse it."""
+"""Decode one image file with Pillow into a plain uint8 array, or refuse it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,8 @@ _LOSSLESS_TIFF = (
     *("tiff_deflate", "tiff_adobe_deflate", "tiff_thunderscan"),
 )
 _COLOUR_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "RGBA", "PA")
-_INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION_TAG = 0x0112
-_PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0
 
 _opening = threading.Lock()
 
@@ -43,53 +42,14 @@ def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         UserError: missing, no regular file, empty, truncated or not an image; more than ``max_pixels``; several
             frames; an EXIF orientation; 16-bit, 32-bit or floating-point values; real transparency.
     """
-    image = _decode(path, max_pixels)
-    if image.mode in _INTEGER_MODES or image.mode == "F":
+    image = decode(path, max_pixels)
+    if image.mode in INTEGER_MODES or image.mode == "F":
         values = "floating-point values" if image.mode == "F" else "more than 8 bits per pixel"
         raise UserError(_too_deep(path, f"{values} (Pillow mode {image.mode})"))
     if image.mode not in _COLOUR_MODES:
         raise UserError(f"{path}: colour mode {image.mode} is not read: save it as an 8-bit RGB PNG")
-    _require_opaque(path, image)
+    require_opaque(path, image)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def read_mask(path: Path, *, grey: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode a mask without changing its values.
-
-    Accepted are lossless files of one channel of 1, 8, 16 or 32 bits (values 0-255), of a palette
-    (:func:`_by_palette`), and of colours whose channels are all equal.
-
-    Args:
-        path: the file.
-        grey: the values are shades, so 1-bit white is 255. Otherwise they are class numbers: 1-bit white is 1.
-        max_pixels: refuse larger masks.
-
-    Returns:
-        uint8 ``[height, width]``.
-
-    Raises:
-        UserError: as :func:`read_image`; lossy compression; values outside 0-255; floating-point values; colours;
-            a palette that does not tell what its indices mean.
-    """
-    mask = _decode(path, max_pixels, lossless=True)
-    if mask.mode == "P":
-        return _by_palette(path, mask, grey)
-    if mask.mode in _INTEGER_MODES:
-        return _by_value(path, mask)
-    if mask.mode not in ("1", "L", "LA", "RGB", "RGBA"):
-        raise UserError(
-            f"{path}: a mask holds one small integer per pixel, this file has Pillow mode {mask.mode}: "
-            "save it as a one-channel 8-bit PNG"
-        )
-    _require_opaque(path, mask)
-    if mask.mode == "1":
-        return np.asarray(mask.convert("L") if grey else mask).astype(np.uint8)
-    if mask.mode == "L":
-        return np.asarray(mask)
-    channels = np.asarray(mask)[..., : 1 if mask.mode == "LA" else 3]
-    if (channels != channels[..., :1]).any():
-        raise UserError(_coloured(path))
-    return np.ascontiguousarray(channels[..., 0])
 
 
 def stored_pixels(path: Path) -> int:
@@ -108,95 +68,22 @@ def value_counts(mask: np.ndarray) -> dict[int, int]:
     return {value: count for value, count in enumerate(counts) if count}
 
 
-def resize(image: np.ndarray, mask: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bring an image and its mask to the square network input; the aspect ratio is not kept, as in the paper.
+def decode(path: Path, max_pixels: int, *, lossless: bool = False) -> Image.Image:
+    """Open and decode a file completely, so that a truncated one is found here and not during a run.
 
     Args:
-        image: uint8 ``[height, width, 3]``, resized with Pillow's bicubic filter.
-        mask: uint8 ``[height, width]``, resized to the nearest value.
-        size: side in pixels.
-
-    Returns:
-        uint8 ``[size, size, 3]`` and uint8 ``[size, size]``.
-    """
-    target = (size, size)
-    return (
-        np.asarray(Image.fromarray(image).resize(target, Image.Resampling.BICUBIC)),
-        np.asarray(Image.fromarray(mask).resize(target, Image.Resampling.NEAREST)),
-    )
-
-
-def _by_palette(path: Path, mask: Image.Image, grey: bool) -> np.ndarray:
-    """The values of a palette file: what it shows if it shows greys, and its indices if it shows colours.
-
-    Tools that label in colours (the VOC palette, say) number the classes by index. A palette of greys is a grey
-    picture stored in another way, and one of black and white alone a 1-bit picture.
+        path: the file.
+        max_pixels: refuse larger ones.
+        lossless: refuse codecs that may have changed values.
 
     Raises:
-        UserError: shades are asked for and the palette has colours; an index without an entry; two indices in one
-            shade; black or white is another index than 0, so that the background may be one or the other.
+        UserError: as :func:`read_image`, apart from what its mode and its transparency tell.
     """
-    indices = np.asarray(mask)
-    used = list(value_counts(indices))
-    colours = np.asarray(mask.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    remedy = "save the class numbers as a one-channel PNG without palette"
-    if used[-1] >= len(colours):
-        raise UserError(f"{path} uses index {used[-1]} of a palette of {len(colours)} colours: {remedy}")
-    shown = colours[:, 0]
-    if (colours == shown[:, None]).all():
-        _require_opaque(path, mask)
-        if len(np.unique(shown[used])) < len(used):
-            raise UserError(f"{path}: its palette shows several of the indices {used} in one shade: {remedy}")
-        black_and_white = set(shown.tolist()) <= {0, 255}
-        return (shown // 255 if black_and_white and not grey else shown)[indices]
-    if grey:
-        raise UserError(_coloured(path))
-    extremes = [index for index in used if index and colours[index].tolist() in ([0, 0, 0], [255, 255, 255])]
-    if extremes and colours[0].any():
-        raise UserError(
-            f"{path}: its palette shows index 0 in colour {tuple(colours[0].tolist())} and index {extremes[0]} in "
-            f"{'white' if colours[extremes[0]].any() else 'black'}, so it is open which is the background: {remedy}"
-        )
-    return indices
-
-
-def _by_value(path: Path, mask: Image.Image) -> np.ndarray:
-    """The values of a file of 16 or 32 bits per pixel."""
-    # Pillow turns 1-bit and 8-bit files of this kind round, but not these.
-    if getattr(mask, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:
-        raise UserError(f"{path} counts its shades from white (TIFF WhiteIsZero): save it as an 8-bit PNG")
-    values = np.asarray(mask)
-    if values.min() < 0 or values.max() > 255:
-        raise UserError(
-            f"{path}: mask values reach from {values.min()} to {values.max()}, 0-255 are possible: "
-            "renumber them and save an 8-bit PNG"
-        )
-    return values.astype(np.uint8)
-
-
-def _decode(path: Path, max_pixels: int, *, lossless: bool = False) -> Image.Image:
-    """Open and decode a file completely, so that a truncated one is found here and not during a run."""
     with _sentences(path):
         if require_file(path) == 0:
             raise UserError(f"{path} is empty (0 bytes): copy it again from its origin")
         with _open(path) as image:
-            width, height = image.size
-            if width < 1 or height < 1:
-                raise UserError(f"{path} has {width}x{height} pixels: remove it or save it anew")
-            if width * height > max_pixels:
-                raise UserError(
-                    f"{path} has {width}x{height} pixels, more than data.max_pixels={max_pixels}: scale it down "
-                    f"together with its partner, or set data.max_pixels={width * height} if there is memory for it"
-                )
-            if lossless and (codec := _lossy_codec(path, image)):
-                raise UserError(
-                    f"{path} is compressed by {codec}, which need not keep the exact values of a mask: export the "
-                    "masks anew from their origin as PNG; to convert this file does not bring them back"
-                )
-            frames = getattr(image, "n_frames", 1)
-            # A camera's MPO file is a JPEG whose further frames are previews.
-            if frames > 1 and image.format != "MPO":
-                raise UserError(f"{path} holds {frames} frames, one is expected: save the right one as PNG")
+            _refuse_by_header(path, image, max_pixels, lossless)
             # Pillow drops the lower bytes of deep colour files silently; only its raw mode shows the depth.
             raw_modes = " ".join(str(tile[3]) for tile in getattr(image, "tile", ()))
             # Pillow turns TIFF files upright while loading and then forgets the tag.
@@ -207,7 +94,7 @@ def _decode(path: Path, max_pixels: int, *, lossless: bool = False) -> Image.Ima
             if image.format == "BMP" and image.mode == "1" and _bmp_depth(path) != 1:
                 # Pillow takes the bytes of such a file for bits.
                 raise UserError(f"{path} has a palette of black and white in a deeper BMP file: save it as PNG")
-    if ";16" in raw_modes and image.mode not in _INTEGER_MODES:
+    if ";16" in raw_modes and image.mode not in INTEGER_MODES:
         raise UserError(_too_deep(path, "16 bits per channel"))
     if orientation not in (0, 1):
         # Whether image and mask match before or after the rotation cannot be known, so do not guess.
@@ -216,6 +103,27 @@ def _decode(path: Path, max_pixels: int, *, lossless: bool = False) -> Image.Ima
             "so it may not match the other file of its pair: save both upright without that tag"
         )
     return image
+
+
+def _refuse_by_header(path: Path, image: Image.Image, max_pixels: int, lossless: bool) -> None:
+    """Refuse what is empty, too large, compressed in another way than asked for, or more than one picture."""
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise UserError(f"{path} has {width}x{height} pixels: remove it or save it anew")
+    if width * height > max_pixels:
+        raise UserError(
+            f"{path} has {width}x{height} pixels, more than data.max_pixels={max_pixels}: scale it down "
+            f"together with its partner, or set data.max_pixels={width * height} if there is memory for it"
+        )
+    if lossless and (codec := _lossy_codec(path, image)):
+        raise UserError(
+            f"{path} is compressed by {codec}, which need not keep the exact values of a mask: export the "
+            "masks anew from their origin as PNG; to convert this file does not bring them back"
+        )
+    frames = getattr(image, "n_frames", 1)
+    # A camera's MPO file is a JPEG whose further frames are previews.
+    if frames > 1 and image.format != "MPO":
+        raise UserError(f"{path} holds {frames} frames, one is expected: save the right one as PNG")
 
 
 @contextmanager
@@ -289,18 +197,10 @@ def _is_lossless_webp(path: Path) -> bool:
     return False
 
 
-def _require_opaque(path: Path, image: Image.Image) -> None:
+def require_opaque(path: Path, image: Image.Image) -> None:
     """Refuse transparency: what is shown under it is not defined by the file."""
     if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
         raise UserError(f"{path} has transparent pixels: flatten it onto its background and save without alpha")
-
-
-def _coloured(path: Path) -> str:
-    """The refusal of a mask in colours."""
-    return (
-        f"{path}: a mask holds one number per pixel, this one holds colours: "
-        "replace each colour by its class number and save a one-channel PNG"
-    )
 
 
 def _too_deep(path: Path, found: str) -> str:

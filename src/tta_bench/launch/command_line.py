@@ -33,7 +33,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tta_bench.cell import REFERENCE
-from tta_bench.data.prepare import available_domains
+from tta_bench.data.readers.base import READERS, available_domains
 from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.hydra_faults import sentence, sentences
@@ -51,6 +51,7 @@ from tta_bench.launch.text import (
 )
 from tta_bench.launch.validation import validate, validate_data
 from tta_bench.methods.base import METHODS
+from tta_bench.registry import Registry
 from tta_bench.runtime.names import find, require_utf8
 from tta_bench.schema import DataConfig, RunConfig, as_tuple
 
@@ -69,6 +70,9 @@ IN_DEFAULTS = ("model", "training", "data", "protocol", "logger", "experiment")
 NOT_BY_NAME = ("method", "data", "model", "logger")
 """Groups whose ``name`` decides what the other keys mean."""
 
+_PLUGINS: Mapping[str, Registry[Any]] = {"method": METHODS, "data": READERS}
+"""Groups whose files plug-ins bring as well."""
+
 LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 """Launcher -> the extra that installs it."""
 
@@ -78,28 +82,34 @@ MOST_JOBS = 10_000
 
 
 def register_configs() -> None:
-    """Make every file of ``experiments/`` selectable as ``experiment=NAME``, and the methods of plug-ins by name.
+    """Make every file of ``experiments/`` selectable as ``experiment=NAME``, and what plug-ins bring by name.
 
     The rows of an experiment become choices of the group ``row``.
 
-    A plug-in brings its YAML in ``conf/method/`` beside the module that its entry point names; the module itself is
-    not imported for that.
-
     Raises:
-        UserError: a plug-in's method has the name of a built-in one.
+        UserError: a plug-in's method or reader has the name of a built-in one.
     """
     store = ConfigStore.instance()
     for name, experiment in read_experiments().items():
         store.store(group="experiment", name=name, node=experiment.sweep_config(), package="_global_")
         for choice, label in experiment.choices().items():
             store.store(group="row", name=choice, node=experiment.row_config(label), package="_global_")
-    for plugin in entry_points(group=METHODS.group):
+    for group, registry in _PLUGINS.items():
+        for plugin, path in _plugin_files(group):
+            if (CONFIG_DIR / group / path.name).exists():
+                raise UserError(f"plug-in {plugin} brings a {registry.kind} '{path.stem}', which exists: rename it")
+            store.store(group=group, name=path.stem, node=OmegaConf.load(path), package=group)
+
+
+def _plugin_files(group: str) -> Iterator[tuple[str, Path]]:
+    """The plug-ins of a group, each with one of its files in ``conf/<group>/``.
+
+    That folder lies in the package whose module the entry point names; the module itself is not imported for that.
+    """
+    for plugin in entry_points(group=_PLUGINS[group].group):
         spec = find_spec(plugin.module.partition(".")[0])
         for folder in (spec.submodule_search_locations or ()) if spec else ():
-            for path in sorted(Path(folder).glob("conf/method/*.yaml")):
-                if (CONFIG_DIR / "method" / path.name).exists():
-                    raise UserError(f"plug-in {plugin.name} brings a method '{path.stem}', which exists: rename it")
-                store.store(group="method", name=path.stem, node=OmegaConf.load(path), package="method")
+            yield from ((plugin.name, path) for path in sorted(Path(folder).glob(f"conf/{group}/*.yaml")))
 
 
 def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None = None) -> list[str]:
@@ -167,7 +177,9 @@ def domains_at_hand(data: Sequence[str], config_dir: str | None = None) -> tuple
             return ()
         chosen = {key: override.value() for key, override in values.items()}
         folders = [Path(folder) for folder in (config_dir, CONFIG_DIR) if folder is not None]
-        files = [folder / f"data/{chosen.get('data', 'synthetic')}.yaml" for folder in folders]
+        name = f"{chosen.get('data', 'synthetic')}.yaml"
+        files = [folder / "data" / name for folder in folders]
+        files += [path for _, path in _plugin_files("data") if path.name == name]
         section = yaml.safe_load(next(file for file in files if file.is_file()).read_text(encoding="utf-8"))
         section |= {key.removeprefix("data."): value for key, value in chosen.items() if key.startswith("data.")}
         resolved: Any = OmegaConf.to_container(OmegaConf.create(section), resolve=True)

@@ -72,7 +72,7 @@ def _trains(config: RunConfig) -> bool:
     if all(cell.finished() for cell in Cell.all_of(config)) and not config.force:
         return False
     try:
-        domain = prepare(config.data, [config.source], config.results_root / "data")[config.source]
+        domain = prepare(config.data, [config.source], config.results_root / "data", labelled=True)[config.source]
     except UserError:  # the run itself says so, and the others go on
         return False
     return not model_path(config, domain, config.results_root).exists()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tta_bench.data.prepare import available_domains
+from tta_bench.data.readers.base import available_domains
 from tta_bench.errors import UserError, nearest
 from tta_bench.runtime.names import find
 from tta_bench.schema import DataConfig, RunConfig

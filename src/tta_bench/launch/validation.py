@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from tta_bench.adaptation.provenance import NETWORKS
+from tta_bench.data.readers.base import READERS, section_faults
 from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.methods.options import method_options
@@ -23,7 +24,7 @@ from tta_bench.schema import DataConfig, RunConfig, fault_sentence, valid_keys
 from tta_bench.sinks.delivery import TITLES
 
 NAMES: Mapping[str, Callable[[], Collection[str]]] = {
-    "data.name": lambda: ("folder", "fundus", "synthetic"),
+    "data.name": READERS.names,
     "model.name": lambda: NETWORKS,
     "protocol.reset": lambda: ("target", "image", "never"),
     "logger.name": lambda: ("none", *TITLES),
@@ -63,6 +64,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
         # Without a method there is no section to look into; the sentence below says more.
         faults += [fault_sentence(fault, valid_keys) for fault in error.errors() if fault["loc"] != ("method",)]
     faults += _unknown_names(composed)
+    faults += _reader_faults(composed.get("data"))
     faults += _branch_faults(composed)
     try:
         options = method_options(composed.get("method") or {})
@@ -86,7 +88,7 @@ def validate_data(section: Mapping[str, Any]) -> DataConfig:
         config = DataConfig.model_validate(section)
     except ValidationError as error:
         faults += [fault_sentence(fault, lambda _: list(DataConfig.model_fields), "data") for fault in error.errors()]
-    faults += _unknown_names({"data": section})
+    faults += [*_unknown_names({"data": section}), *_reader_faults(section)]
     if faults:
         raise UserError(faults)
     return config
@@ -105,6 +107,15 @@ def _unknown_names(composed: Mapping[str, Any]) -> Iterator[str]:
                 check(name)
             except UserError as error:
                 yield from error.faults
+
+
+def _reader_faults(section: Any) -> list[str]:
+    """What the reader of a data section misses in it; nothing where that is no section or names no reader."""
+    with suppress(ValidationError):
+        config = DataConfig.model_validate(section)
+        if config.name in READERS.names():
+            return section_faults(config)
+    return []
 
 
 def _branch_faults(composed: Mapping[str, Any]) -> Iterator[str]:

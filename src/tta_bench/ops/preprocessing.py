@@ -1,9 +1,29 @@
-"""What a source model expects of its images."""
+"""What a source model expects of its images: their size and the range of their values."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """Bring an RGB image to the square network input; the aspect ratio is not kept, as in the paper.
+
+    Args:
+        image: uint8 ``[height, width, 3]``.
+        size: side in pixels.
+
+    Returns:
+        uint8 ``[size, size, 3]``, by Pillow's bicubic filter.
+    """
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """As :func:`resize_image` for mask values ``[height, width]``, each pixel the nearest value."""
+    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
 
 
 def min_max(image: Tensor) -> Tensor:

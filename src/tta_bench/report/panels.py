@@ -127,7 +127,7 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
         )
     targets = table.targets[source]
     config = cells[table.reference].config
-    domains = prepare(config.data, targets, config.results_root / "data", progress=False)
+    domains = prepare(config.data, targets, config.results_root / "data", labelled=True, progress=False)
     rows = {label: _dice(cell) for label, cell in cells.items()}
     chosen = choose(rows[table.reference]) if images is None else _by_name(images, domains, targets)
     _check_unchanged(cells, domains, chosen)
