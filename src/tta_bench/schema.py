@@ -44,9 +44,6 @@ from tta_bench.runtime.ranges import (
     strict_numbers,
 )
 
-BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
-"""Optional auxiliary branches of a segmentation network."""
-
 PRESETS = ("uniform", "official")
 """Hyper-parameters that are equal for all methods where they can be, or those of a method's own authors."""
 

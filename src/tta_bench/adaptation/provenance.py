@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tta_bench.methods.base import METHODS, TTACallback
+from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.schema import RunConfig, method_options
 
@@ -79,10 +80,10 @@ _LOOKUPS = {"bind_objective", "get"}
 
 def code_of(config: RunConfig) -> dict[str, Any]:
     """Entries of ``summary.json``: ``code``, a digest of all that counts, and ``code_modules``, that of each module."""
-    method = METHODS.get(config.method["name"])
-    options = asdict(method_options(config.method))
-    named = frozenset(_strings(options)).intersection(OBJECTIVES.names())
-    others = [NETWORKS.get(config.model.name, ANY_NETWORK)]
+    method, options = METHODS.get(config.method["name"]), method_options(config.method)
+    named = frozenset(_strings(asdict(options))).intersection(OBJECTIVES.names())
+    heads = [_definition(PRETEXT_TASKS.get(branch).head) for branch in method.branches(options)]
+    others = [NETWORKS.get(config.model.name, ANY_NETWORK), *heads]
     if config.diagnostics.empirical_gradient:
         others.append(EMPIRICAL_GRADIENT)
     return _code(method, named, tuple(others))  # type: ignore[arg-type]  # of a class, not of a method

@@ -5,10 +5,17 @@ from __future__ import annotations
 import reprlib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tta_bench.models.pretext import PRETEXT_TASKS
 
 Percent = Annotated[float, Field(ge=0, le=100 + 1e-6)]  # a whole overlap may be rounded to a little more
 MaskValue = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _known_task(name: str) -> str:
+    PRETEXT_TASKS.get(name)
+    return name
 
 
 class _Part(BaseModel):
@@ -24,7 +31,7 @@ class Architecture(_Part):
     encoder: str
     encoder_weights: str | None
     decoder_channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=5, max_length=5)] | None
-    branches: list[Literal["reconstruction", "denoising", "super_resolution", "rotation"]]
+    branches: list[Annotated[str, AfterValidator(_known_task)]]
 
 
 class Training(_Part):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tta_bench.models.branches import build_branch
+from tta_bench.models.pretext import PRETEXT_TASKS
 
 
 class SegmentationModel(nn.Module):
@@ -21,14 +21,14 @@ class SegmentationModel(nn.Module):
 
     Args:
         bottleneck_channels: channels of the deepest feature map, the input of every branch.
-        branches: auxiliary branches to build, from ``reconstruction``, ``denoising``, ``super_resolution``
-            and ``rotation``.
+        branches: auxiliary branches to build, each by the name of its pretext task.
     """
 
     def __init__(self, bottleneck_channels: int, branches: Sequence[str] = ()) -> None:
         super().__init__()
+        tasks = {name: PRETEXT_TASKS.get(name) for name in branches}
         with torch.random.fork_rng(devices=[]):
-            self.branches = nn.ModuleDict({name: build_branch(name, bottleneck_channels) for name in branches})
+            self.branches = nn.ModuleDict({name: task.head(bottleneck_channels) for name, task in tasks.items()})
 
     @abstractmethod
     def encode(self, images: Tensor) -> list[Tensor]:
