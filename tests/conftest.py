@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tta_bench.models.networks.unet import UNet
 from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.models.unet import UNet
 from tta_bench.ops.preprocessing import min_max
 
 BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")

@@ -38,8 +38,8 @@ from tta_bench.launch.targets import with_targets
 from tta_bench.methods.base import METHODS, Card, TTACallback
 from tta_bench.metrics.dice import dice_score
 from tta_bench.models.checkpoint import load_checkpoint, to_official
-from tta_bench.models.resunet import ResUNet
-from tta_bench.models.unet import UNet
+from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.models.networks.unet import UNet
 from tta_bench.records.predictions import read_predictions
 from tta_bench.records.store import CellFolder
 from tta_bench.runtime.signals import Stopped

@@ -31,9 +31,8 @@ from pydantic_core import PydanticCustomError, SchemaValidator
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
-from tta_bench.models.encoder import check_encoder
-from tta_bench.models.encoder_weights import check_weights_file
-from tta_bench.models.unet import DECODER_CHANNELS
+from tta_bench.models.pretext import PRETEXT_TASKS
+from tta_bench.models.segmentation import NETWORKS
 from tta_bench.runtime.ranges import (
     Decay,
     Fraction,
@@ -217,20 +216,30 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The segmentation network (``conf/model``)."""
 
-    name: Literal["resunet34", "unet"]
-    encoder: str
+    name: str
+    encoder: str | None = None
     encoder_weights: str | None = None
     decoder_channels: tuple[Annotated[int, Range(1, 2**14)], ...] | None = None
-    branches: tuple[Literal["reconstruction", "denoising", "super_resolution", "rotation"], ...] = ()
+    branches: tuple[str, ...] = ()
+    options: dict[str, Any] = Field(default={}, description="of a network of a plug-in, as that reads them")
 
     @model_validator(mode="after")
-    def _encoder_exists(self) -> ModelConfig:
-        check_encoder(self.encoder)
-        check_weights_file(self.encoder_weights)
-        if self.decoder_channels is not None and len(self.decoder_channels) != len(DECODER_CHANNELS):
-            widths = list(self.decoder_channels)
-            raise ValueError(f"model.decoder_channels={widths} has {len(widths)} widths: give five, coarse to fine")
+    def _network_exists(self) -> ModelConfig:
+        NETWORKS.get(self.name).check(self)
+        for branch in self.branches:
+            PRETEXT_TASKS.get(branch)
         return self
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a mapping has none
+
+    @model_serializer(mode="wrap")
+    def _without_no_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The key is younger than many results, whose identity is that of none."""
+        content: dict[str, Any] = dump(self)
+        if not self.options:
+            content.pop("options", None)
+        return content
 
 
 class AugmentationConfig(Section):

@@ -18,7 +18,7 @@ from tta_bench.models.checkpoint import (
     save_checkpoint,
     to_official,
 )
-from tta_bench.models.resunet import ResUNet
+from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.schema import RunConfig
 
 AUGMENTATION = {

@@ -56,6 +56,7 @@ def check_pretrained_weights(configs: Iterable[RunConfig]) -> None:
     """
     faults: list[str] = []
     for encoder, weights in dict.fromkeys((c.model.encoder, c.model.encoder_weights) for c in configs if _trains(c)):
+        assert encoder is not None  # only encoders have weights
         try:
             build_encoder(encoder, weights)
         except UserError as error:
@@ -66,7 +67,7 @@ def check_pretrained_weights(configs: Iterable[RunConfig]) -> None:
 
 def _trains(config: RunConfig) -> bool:
     """Whether a run has to train a source model from pretrained weights."""
-    if config.checkpoint is not None or config.model.encoder_weights is None:
+    if config.checkpoint is not None or config.model.encoder is None or config.model.encoder_weights is None:
         return False
     if all(cell.finished() for cell in Cell.all_of(config)) and not config.force:
         return False

@@ -20,9 +20,8 @@ from torch import Tensor
 from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint_schema import description_faults
-from tta_bench.models.resunet import ResUNet
-from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.models.unet import DECODER_CHANNELS
+from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.models.segmentation import NETWORKS, SegmentationModel
 from tta_bench.models.weights import shapes_of, state_faults, value_faults
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
@@ -372,20 +371,7 @@ def _architecture_faults(checkpoint: Checkpoint, model: ModelConfig) -> list[str
             f"its network is {has['name']}, but model={model.name}: use model={has['name']}, "
             f"or a checkpoint of {model.name}"
         ]
-    faults = []
-    if model.name == "unet":  # the ResUNet-34 has one encoder and fixed widths
-        if has["encoder"] != model.encoder:
-            faults.append(
-                f"its encoder is {has['encoder']}, but model.encoder={model.encoder}: "
-                f"use model.encoder={has['encoder']}"
-            )
-        theirs = list(has["decoder_channels"] or DECODER_CHANNELS)
-        ours = list(model.decoder_channels or DECODER_CHANNELS)
-        if theirs != ours:
-            faults.append(
-                f"its decoder widths are {theirs}, but model.decoder_channels={ours}: "
-                f"use model.decoder_channels={str(theirs).replace(' ', '')}"
-            )
+    faults = NETWORKS.get(model.name).differences(has, model)
     missing = [name for name in model.branches if name not in has["branches"]]
     if missing:
         available = ", ".join(has["branches"]) or "none"
