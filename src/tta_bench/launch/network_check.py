@@ -15,7 +15,7 @@ from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import build_model
 from tta_bench.models.encoder import build_encoder
-from tta_bench.models.probe import probe_images, told
+from tta_bench.models.probe import brief, probe_images
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.schema import ModelConfig, RunConfig, method_options
 from tta_bench.source.train import model_path
@@ -118,10 +118,10 @@ def usable_model(config: ModelConfig, classes: int, size: int) -> SegmentationMo
             raise ValueError(f"its output is of {' x '.join(map(str, shape[2:]))} pixels")
     except UserError:
         raise
-    except Exception as error:  # of libraries, for reasons that they alone know
+    except Exception as error:  # of libraries, of any kind
         raise UserError(
             f"model.encoder={config.encoder} cannot be the encoder of a U-Net for images of {size} x {size} pixels "
-            f"({told(error)}): it needs feature maps at five scales, 1/2 to 1/32 (or four from 1/4 on) of the image; "
+            f"({brief(error)}): it needs feature maps at five scales, 1/2 to 1/32 (or four from 1/4 on) of the image; "
             "choose another encoder, or another data.image_size"
         ) from None
     return model
