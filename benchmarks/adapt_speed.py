@@ -126,8 +126,8 @@ def time_method(task: Task, device: Any) -> tuple[list[float], int, int]:
 
     from tta_bench.methods.base import METHODS
     from tta_bench.models.adaptable import AdaptableNetwork
+    from tta_bench.models.networks.resunet34 import ResUNet
     from tta_bench.models.placement import place
-    from tta_bench.models.resunet import ResUNet
     from tta_bench.ops.draws import ImageKey
 
     network = place(AdaptableNetwork(ResUNet(classes=2)), device, task.size)

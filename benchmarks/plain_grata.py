@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from tta_bench.models.resunet import ResUNet
+from tta_bench.models.networks.resunet34 import ResUNet
 
 Image = NDArray[np.float32]
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import tta_bench.launch.validation  # noqa: F401  (the YAML of methods uses its resolver)
+from tta_bench.models.networks.unet import UNet
 from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.models.unet import UNet
 from tta_bench.ops.preprocessing import min_max
 
 BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")

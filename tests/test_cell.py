@@ -39,8 +39,8 @@ from tta_bench.launch.targets import with_targets
 from tta_bench.methods.base import METHODS, Card, TTACallback
 from tta_bench.metrics.dice import dice_score
 from tta_bench.models.checkpoint import load_checkpoint, to_official
-from tta_bench.models.resunet import ResUNet
-from tta_bench.models.unet import UNet
+from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.models.networks.unet import UNet
 from tta_bench.records.predictions import read_predictions
 from tta_bench.records.store import CellFolder
 from tta_bench.runtime.signals import Stopped
@@ -405,7 +405,7 @@ def test_all_that_runs_while_a_cell_is_computed_counts_in_its_code(root, monkeyp
     reached = covered(config, monkeypatch) | covered(configure(root, "+method=no_adapt"), monkeypatch)
     only_told = {
         *(Definition("tta_bench.cell", name) for name in ("Cell", "code_digest", "_is_cuda")),
-        *(Definition("tta_bench.models.checkpoint", name) for name in ("SourceModel", "mean_dice")),
+        *(Definition("tta_bench.models.checkpoint.content", name) for name in ("SourceModel", "mean_dice")),
         Definition("tta_bench.methods.base", "Card"),
     }
     assert {each for each in found - reached - only_told if each.name != "<lambda>"} == set()

@@ -15,8 +15,8 @@ from tta_bench.cli import main
 from tta_bench.launch.experiments import plan
 from tta_bench.methods.base import METHODS
 from tta_bench.models.checkpoint import save_checkpoint, to_official
-from tta_bench.models.resunet import ResUNet
-from tta_bench.models.unet import UNet
+from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.models.networks.unet import UNet
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.report.write import duration
 

@@ -44,7 +44,7 @@ def test_methods_objectives_and_models_import(run):
         "from tta_bench.methods.base import METHODS\n"
         "from tta_bench.objectives.base import OBJECTIVES\n"
         "from tta_bench.models.placement import place\n"
-        "from tta_bench.models.resunet import ResUNet\n"
+        "from tta_bench.models.networks.resunet34 import ResUNet\n"
         "print(*METHODS.names(), *OBJECTIVES.names())\n"
     )
     result = run("-c", code)

@@ -14,7 +14,7 @@ from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.unet import UNet
+from tta_bench.models.networks.unet import UNet
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.ops.draws import ImageKey
 

@@ -14,7 +14,7 @@ from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import SourceModel
-from tta_bench.objectives.base import OBJECTIVES, branches_of
+from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.objectives.super_resolution import shrink
 
 SENTENCE = "method=detta needs a source model with the branch denoising: train one with model.branches=[{}]"
@@ -79,4 +79,4 @@ def test_a_cell_adapts_the_affine_parameters_of_the_branch_too(small_net, monkey
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_branch_that_a_method_needs_exists(name):
-    assert set(METHODS.get(name).branches(METHODS.get(name).Options())) <= set(branches_of(OBJECTIVES.names()))
+    assert set(METHODS.get(name).branches(METHODS.get(name).Options())) <= set(PRETEXT_TASKS.names())

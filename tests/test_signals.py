@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from tta_bench.models.checkpoint import to_official
-from tta_bench.models.resunet import ResUNet
+from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.runtime import signals
 from tta_bench.runtime.signals import Stopped, handled, stop_signal
 

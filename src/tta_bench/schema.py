@@ -203,17 +203,22 @@ class ModelConfig(Section):
     """The segmentation network (``conf/model``)."""
 
     name: str
-    encoder: str
+    encoder: str | None = None
     encoder_weights: str | None = None
     decoder_channels: tuple[Annotated[int, Range(1, 2**14)], ...] | None = None
     branches: tuple[str, ...] = ()
+    options: dict[str, Any] = Field(default={}, description="of a network of a plug-in, as that reads them")
 
-    @model_validator(mode="after")
-    def _five_widths(self) -> ModelConfig:
-        if self.decoder_channels is not None and len(self.decoder_channels) != 5:
-            widths = list(self.decoder_channels)
-            raise ValueError(f"model.decoder_channels={widths} has {len(widths)} widths: give five, coarse to fine")
-        return self
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # a mapping has none
+
+    @model_serializer(mode="wrap")
+    def _without_no_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The key is younger than many results, whose identity is that of none."""
+        content: dict[str, Any] = dump(self)
+        if not self.options:
+            content.pop("options", None)
+        return content
 
 
 class AugmentationConfig(Section):

@@ -12,7 +12,7 @@ from torch import nn
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.unet import UNet
+from tta_bench.models.networks.unet import UNet
 
 
 def with_layers(model, kinds):

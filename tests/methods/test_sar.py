@@ -18,7 +18,7 @@ from tta_bench.methods.sar import (
 from tta_bench.methods.state import AffineState, make_optimizer
 from tta_bench.methods.tent import Tent, TentOptions
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.resunet import ResUNet
+from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.objectives.entropy import binary_entropy
 from tta_bench.ops.draws import Draws, ImageKey
 

@@ -9,6 +9,8 @@ from torch import nn
 from plain_grata import affine_parameters, all_parameters, with_batch_statistics
 from tta_bench.errors import UserError
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.models.networks.unet import UNet
 from tta_bench.models.normalisation import (
     BatchStatistics,
     MedianStatistics,
@@ -16,8 +18,6 @@ from tta_bench.models.normalisation import (
     RunningStatistics,
     SourceStatistics,
 )
-from tta_bench.models.resunet import ResUNet
-from tta_bench.models.unet import UNet
 
 IMAGE_BRANCHES = ("reconstruction", "denoising", "super_resolution")
 UNUSED_FC = 513_000

@@ -10,15 +10,15 @@ from tta_bench.cli import checkpoint as checkpoint_cli
 from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import (
-    OFFICIAL_BRANCHES,
-    OFFICIAL_PREFIXES,
     from_official,
     load_checkpoint,
     read_checkpoint,
+    read_description,
     save_checkpoint,
     to_official,
 )
-from tta_bench.models.resunet import ResUNet
+from tta_bench.models.checkpoint.official import OFFICIAL_BRANCHES, OFFICIAL_PREFIXES
+from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.schema import RunConfig
 
 AUGMENTATION = {
@@ -405,3 +405,33 @@ class TestCommands:
             checkpoint_cli.import_official(official, own, "A")
         with pytest.raises(UserError, match="is a checkpoint of tta_bench already: use checkpoint="):
             checkpoint_cli.import_official(own, tmp_path / "new.ckpt", "A")
+
+
+class TestDescription:
+    """What a checkpoint says of itself, without its weights."""
+
+    @pytest.mark.parametrize("kind", ["own", "official"])
+    def test_it_is_that_of_the_whole_checkpoint_and_no_weight_is_looked_at(self, tmp_path, monkeypatch, kind):
+        path = tmp_path / "model.ckpt"
+        if kind == "own":
+            write(path, run_config())
+        else:
+            torch.save(official_state(), path)
+        whole = vars(read_checkpoint(path))
+        for place in ("own.shapes_of", "load.value_faults", "load._sha256"):
+            monkeypatch.setattr(f"tta_bench.models.checkpoint.{place}", None)
+        description = vars(read_description(path))
+        assert description == {key: value for key, value in whole.items() if key not in ("sha256", "state")}
+
+    def test_a_byte_of_a_weight_that_was_changed_hides_no_description_but_one_of_the_description_does(self, tmp_path):
+        path = write(tmp_path / "model.ckpt", run_config())
+        content = path.read_bytes()
+        weight = content.index(b"/data/0") + 4096
+        path.write_bytes(content[:weight] + bytes([content[weight] ^ 1]) + content[weight + 1 :])
+        with pytest.raises(UserError, match="damaged"):
+            read_checkpoint(path)
+        assert read_description(path).domain == "A"
+        word = content.index(b"min-max per image")
+        path.write_bytes(content[:word] + b"M" + content[word + 1 :])
+        with pytest.raises(UserError, match="damaged"):
+            read_description(path)

@@ -8,7 +8,7 @@ from tta_bench.errors import UserError
 from tta_bench.models import encoder as encoders
 from tta_bench.models import encoder_weights
 from tta_bench.models.encoder import build_encoder
-from tta_bench.models.unet import UNet
+from tta_bench.models.networks.unet import UNet
 
 
 def plain(encoder):

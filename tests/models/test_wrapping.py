@@ -13,9 +13,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.networks.unet import UNet
 from tta_bench.models.normalisation import BatchStatistics, MixedStatistics, SourceStatistics
 from tta_bench.models.probe import relative_difference
-from tta_bench.models.unet import UNet
 
 C = 8
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.branches import TRANSFORMS
 from tta_bench.models.normalisation import BatchStatistics
+from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.objectives.base import OBJECTIVES, BoundNetwork, bind_objective, branches_of
 from tta_bench.objectives.denoising import NOISE_STD, denoising
 from tta_bench.objectives.reconstruction import rebuilding_error, reconstruction
@@ -134,9 +134,8 @@ def test_the_loss_of_a_transform_is_the_logarithm_of_its_probability():
     assert all(abs(number - count / 6) < 4 * math.sqrt(count * 5 / 36) for number in counts.values()), counts
 
 
-def test_the_classes_are_the_weak_views_and_as_many_as_the_branch_has_outputs():
+def test_the_classes_are_the_weak_views():
     assert set(ROTATION_CLASSES) == set(WEAK_VIEWS)
-    assert len(ROTATION_CLASSES) == TRANSFORMS
     image = torch.arange(4.0).reshape(1, 1, 2, 2)  # 0 1 over 2 3
     views = rotated(image.expand(6, 1, 2, 2), torch.arange(6)).flatten(1).tolist()
     assert views[ROTATION_CLASSES.index("horizontal_flip")] == [1, 0, 3, 2]
@@ -192,3 +191,28 @@ def test_objectives_name_the_branch_they_need():
     assert branches_of(("consistency", "entropy")) == ()
     assert branches_of(NAMES) == NAMES
     assert branches_of(("rotation", "entropy", "rotation")) == ("rotation",)
+
+
+# The registry
+
+
+def test_every_pretext_task_is_an_objective_of_its_own_branch():
+    assert PRETEXT_TASKS.names() == sorted(NAMES)
+    assert all(branches_of([name]) == (name,) for name in PRETEXT_TASKS.names())
+
+
+@pytest.mark.parametrize("name", PRETEXT_TASKS.names())
+def test_a_head_takes_any_bottleneck_and_its_loss_the_output(name):
+    task = PRETEXT_TASKS.get(name)
+    branch = task.head(24).double()
+    scale = 64 if name == "super_resolution" else 32  # the branch sees half of each side and doubles it
+    images = torch.rand(2, 3, 2 * scale, 2 * scale, dtype=torch.float64)
+
+    def shown(images):
+        return branch(images.new_ones(len(images), 24, images.shape[2] // 32, images.shape[3] // 32))
+
+    loss = task.training_loss(shown, images)
+    assert loss.shape == ()
+    assert loss.isfinite()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in branch.parameters())

@@ -5,10 +5,8 @@ import pytest
 import torch
 from timm.layers import BatchNormAct2d
 
-from tta_bench.models.branches import TRANSFORMS
 from tta_bench.models.build import build_model
-from tta_bench.objectives.base import OBJECTIVES, branches_of
-from tta_bench.objectives.rotation import ROTATION_CLASSES
+from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.source.loss import branch_loss, segmentation_loss, soft_dice_loss
 
 
@@ -30,11 +28,7 @@ def test_perfect_and_empty_predictions_cost_practically_nothing():
     assert segmentation_loss(torch.full((2, 1, 8, 8), 50.0), ~empty).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_rotation_classes_are_as_many_as_the_branch_has_outputs():
-    assert len(ROTATION_CLASSES) == TRANSFORMS
-
-
-@pytest.mark.parametrize("name", branches_of(OBJECTIVES.names()))
+@pytest.mark.parametrize("name", PRETEXT_TASKS.names())
 def test_branch_loss_trains_its_branch_and_keeps_the_source_statistics(make_config, name):
     model = build_model(make_config().model.model_copy(update={"branches": (name,)}), 2).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from tta_bench.methods.base import METHODS, TTACallback
 from tta_bench.methods.options import method_options
+from tta_bench.models.pretext import PRETEXT_TASKS
+from tta_bench.models.segmentation import NETWORKS
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.schema import RunConfig
 
@@ -43,13 +45,6 @@ ROOTS = (
 )
 """What every cell runs. Prepared images and source models are compared as such, by the hashes in ``summary.json``."""
 
-NETWORKS = {
-    "resunet34": Definition("tta_bench.models.resunet", "ResUNet"),
-    "unet": Definition("tta_bench.models.unet", "UNet"),
-}
-"""``model.name`` -> the class of the source model."""
-
-ANY_NETWORK = Definition("tta_bench.models.build", "build_model")
 EMPIRICAL_GRADIENT = Definition("tta_bench.adaptation.empirical_gradient")
 
 ACCOMPANIES = {
@@ -81,10 +76,10 @@ _LOOKUPS = {"bind_objective", "get"}
 
 def code_of(config: RunConfig) -> dict[str, Any]:
     """Entries of ``summary.json``: ``code``, a digest of all that counts, and ``code_modules``, that of each module."""
-    method = METHODS.get(config.method["name"])
-    options = asdict(method_options(config.method))
-    named = frozenset(_strings(options)).intersection(OBJECTIVES.names())
-    others = [NETWORKS.get(config.model.name, ANY_NETWORK)]
+    method, options = METHODS.get(config.method["name"]), method_options(config.method)
+    named = frozenset(_strings(asdict(options))).intersection(OBJECTIVES.names())
+    heads = [_definition(PRETEXT_TASKS.get(branch).head) for branch in method.branches(options)]
+    others = [_definition(NETWORKS.get(config.model.name)), *heads]
     if config.diagnostics.empirical_gradient:
         others.append(EMPIRICAL_GRADIENT)
     return _code(method, named, tuple(others))  # type: ignore[arg-type]  # of a class, not of a method

@@ -16,7 +16,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import build_model
 from tta_bench.models.encoder import build_encoder
-from tta_bench.models.probe import probe_images, told
+from tta_bench.models.probe import brief, probe_images
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.schema import ModelConfig, RunConfig
 from tta_bench.source.train import model_path
@@ -57,6 +57,7 @@ def check_pretrained_weights(configs: Iterable[RunConfig]) -> None:
     """
     faults: list[str] = []
     for encoder, weights in dict.fromkeys((c.model.encoder, c.model.encoder_weights) for c in configs if _trains(c)):
+        assert encoder is not None  # only encoders have weights
         try:
             build_encoder(encoder, weights)
         except UserError as error:
@@ -67,7 +68,7 @@ def check_pretrained_weights(configs: Iterable[RunConfig]) -> None:
 
 def _trains(config: RunConfig) -> bool:
     """Whether a run has to train a source model from pretrained weights."""
-    if config.checkpoint is not None or config.model.encoder_weights is None:
+    if config.checkpoint is not None or config.model.encoder is None or config.model.encoder_weights is None:
         return False
     if all(cell.finished() for cell in Cell.all_of(config)) and not config.force:
         return False
@@ -118,10 +119,10 @@ def usable_model(config: ModelConfig, classes: int, size: int) -> SegmentationMo
             raise ValueError(f"its output is of {' x '.join(map(str, shape[2:]))} pixels")
     except UserError:
         raise
-    except Exception as error:  # of libraries, for reasons that they alone know
+    except Exception as error:  # of libraries, of any kind
         raise UserError(
             f"model.encoder={config.encoder} cannot be the encoder of a U-Net for images of {size} x {size} pixels "
-            f"({told(error)}): it needs feature maps at five scales, 1/2 to 1/32 (or four from 1/4 on) of the image; "
+            f"({brief(error)}): it needs feature maps at five scales, 1/2 to 1/32 (or four from 1/4 on) of the image; "
             "choose another encoder, or another data.image_size"
         ) from None
     return model

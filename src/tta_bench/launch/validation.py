@@ -12,30 +12,22 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
-from tta_bench.adaptation.provenance import NETWORKS
 from tta_bench.data.readers.base import READERS, section_faults
 from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.methods.options import method_options
-from tta_bench.models.encoder import check_encoder
-from tta_bench.models.encoder_weights import check_weights_file
-from tta_bench.objectives.base import OBJECTIVES, branches_of
-from tta_bench.schema import DataConfig, RunConfig, fault_sentence, valid_keys
+from tta_bench.models.pretext import PRETEXT_TASKS
+from tta_bench.models.segmentation import NETWORKS
+from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys
 from tta_bench.sinks.delivery import TITLES
 
 NAMES: Mapping[str, Callable[[], Collection[str]]] = {
     "data.name": READERS.names,
-    "model.name": lambda: NETWORKS,
+    "model.name": NETWORKS.names,
     "protocol.reset": lambda: ("target", "image", "never"),
     "logger.name": lambda: ("none", *TITLES),
 }
 """Keys whose value is looked up by name -> the names that there are."""
-
-CHECKS: Mapping[str, Callable[[str], None]] = {
-    "model.encoder": check_encoder,
-    "model.encoder_weights": check_weights_file,
-}
-"""Keys whose value is looked up in another way -> what raises UserError where it is not found."""
 
 
 def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
@@ -65,6 +57,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
         faults += [fault_sentence(fault, valid_keys) for fault in error.errors() if fault["loc"] != ("method",)]
     faults += _unknown_names(composed)
     faults += _reader_faults(composed.get("data"))
+    faults += _network_faults(composed.get("model"))
     faults += _branch_faults(composed)
     try:
         options = method_options(composed.get("method") or {})
@@ -100,13 +93,6 @@ def _unknown_names(composed: Mapping[str, Any]) -> Iterator[str]:
         name = _text(_value(composed, key))
         if name is not None and name not in names():
             yield f"unknown {key}={name}: {nearest(name, names())}"
-    for key, check in CHECKS.items():
-        name = _text(_value(composed, key))
-        if name is not None:
-            try:
-                check(name)
-            except UserError as error:
-                yield from error.faults
 
 
 def _reader_faults(section: Any) -> list[str]:
@@ -118,9 +104,21 @@ def _reader_faults(section: Any) -> list[str]:
     return []
 
 
+def _network_faults(section: Any) -> list[str]:
+    """What the network of a model section misses in it; nothing where that is no section or names no network."""
+    with suppress(ValidationError):
+        config = ModelConfig.model_validate(section)
+        if config.name in NETWORKS.names():
+            try:
+                NETWORKS.get(config.name).check(config)
+            except UserError as error:
+                return list(error.faults)
+    return []
+
+
 def _branch_faults(composed: Mapping[str, Any]) -> Iterator[str]:
-    """Branches that no objective knows, in the network or among the weights of losses, and those without a weight."""
-    known = branches_of(OBJECTIVES.names())
+    """Branches that no objective knows, in the network or among the weights of losses."""
+    known = PRETEXT_TASKS.names()
     listed = _value(composed, "model.branches")
     branches = [_text(name) for name in listed] if isinstance(listed, list | tuple) else []
     for name in branches:
@@ -131,8 +129,6 @@ def _branch_faults(composed: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(weights, Mapping):
         unknown = (name for name in weights if isinstance(name, str) and name not in known)
         yield from (f"unknown key '{key}.{name}': {nearest_key(f'{key}.{name}', known)}" for name in unknown)
-        missing = (name for name in branches if name in known and name not in weights)
-        yield from (f"'{key}.{name}' is missing: add {key}.{name}=..." for name in missing)
 
 
 def _missing_branches(config: RunConfig, options: MethodOptions) -> Iterator[str]:

@@ -116,8 +116,8 @@ class AdaptableNetwork(nn.Module):
         """How many layers of which kind are adapted, and which are not and why."""
         kinds = Counter(layer.kind for layer in self.layers.values())
         text = f"{len(self.layers)} normalisation layers ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})"
-        own = sum(isinstance(layer, OwnStatisticsLayer) for layer in self.layers.values())
-        text += f", {own} of them always with the image's own statistics" if own else ""
+        image_only = sum(isinstance(layer, OwnStatisticsLayer) for layer in self.layers.values())
+        text += f", {image_only} of them always with the image's own statistics" if image_only else ""
         left = {name: why for name, why in self.left.items() if not name.startswith("branches.")}
         return text + (f", {len(left)} more left as they are: {listed(left)}" if left else "")
 
@@ -171,8 +171,8 @@ class AdaptableNetwork(nn.Module):
         before, logits = self.forwards, []
         for row, views in zip(rows.unbind(), images.unflatten(0, (len(rows), -1)).unbind(), strict=True):
             theta, *values = row.split(sizes)
-            own = {name: value.view(others[name].shape) for name, value in zip(others, values, strict=True)}
-            logits.append(functional_call(self, own, (views, theta[None], statistics)))
+            parameters = {name: value.view(others[name].shape) for name, value in zip(others, values, strict=True)}
+            logits.append(functional_call(self, parameters, (views, theta[None], statistics)))
         self.forwards = before + len(images) // len(rows)
         return torch.cat(logits)
 

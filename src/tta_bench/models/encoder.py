@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from tta_bench.errors import UserError, nearest
-from tta_bench.models.encoder_weights import load_weights_file, once, weights_file
+from tta_bench.models.encoder_weights import check_weights_file, load_weights_file, once, weights_file
+
+if TYPE_CHECKING:
+    from tta_bench.schema import ModelConfig
+
+DECODER_CHANNELS = (256, 128, 64, 32, 16)
+"""The library's default widths of the five decoder blocks, one for each scale of the encoder."""
+
+
+def check_encoder_section(config: ModelConfig) -> None:
+    """Check what the model section says of a network with an encoder of the library.
+
+    Raises:
+        UserError: no or an unknown encoder, no such file of weights, options, or not five decoder widths.
+    """
+    if config.encoder is None:
+        raise UserError("'model.encoder' is missing: add model.encoder=...")
+    check_encoder(config.encoder)
+    check_weights_file(config.encoder_weights)
+    if config.decoder_channels is not None and len(config.decoder_channels) != len(DECODER_CHANNELS):
+        widths = list(config.decoder_channels)
+        raise UserError(f"model.decoder_channels={widths} has {len(widths)} widths: give five, coarse to fine")
+    if config.options:
+        raise UserError(f"model={config.name} has no options: remove model.options")
 
 
 def check_encoder(name: str) -> None:

@@ -60,16 +60,16 @@ def load_weights_file(encoder: nn.Module, path: Path, name: str) -> None:
     state = _tensors(_read(path))
     expected = encoder.state_dict()
     candidates = _renamed(state, next(iter(expected)))
-    found = min(candidates, key=lambda named: sum(key not in named for key in expected), default={})
-    missing = [key for key in expected if key not in found and not key.endswith("num_batches_tracked")]
-    shapes = [key for key in expected if key in found and found[key].shape != expected[key].shape]
+    best = min(candidates, key=lambda named: sum(key not in named for key in expected), default={})
+    missing = [key for key in expected if key not in best and not key.endswith("num_batches_tracked")]
+    shapes = [key for key in expected if key in best and best[key].shape != expected[key].shape]
     if missing or shapes:
         kind, keys = ("lacks", missing) if missing else ("has other shapes of", shapes)
         raise UserError(
             f"model.encoder_weights={path} {kind} {len(keys)} of the {len(expected)} weights of encoder {name}, such "
             f"as {keys[0]}: give a state dict of this encoder"
         )
-    encoder.load_state_dict(expected | {key: value for key, value in found.items() if key in expected})
+    encoder.load_state_dict(expected | {key: value for key, value in best.items() if key in expected})
 
 
 def _read(path: Path) -> Any:
@@ -100,7 +100,7 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 
 
 def _renamed(state: Mapping[str, Tensor], first: str) -> Iterator[dict[str, Tensor]]:
-    """The part of a state dict that may be an encoder, under the names inside it, told by that of its first weight."""
+    """The part of a state dict that may be an encoder, under the encoder's names: where its first weight is found."""
     for inside in ("", "model."):  # the library wraps the networks of timm once more
         name = first.removeprefix(inside)
         for prefix in [key.removesuffix(name) for key in state if f".{key}".endswith(f".{name}")]:

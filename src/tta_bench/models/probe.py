@@ -49,8 +49,9 @@ def take_probe(model: nn.Module, image_size: int | None) -> Probe:
     tensors = [value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
     dtypes = {value.dtype for value in tensors} or {torch.get_default_dtype()}
     device = tensors[0].device if tensors else torch.device("cpu")
-    own = next(iter(dtypes))
-    precisions = [own] if len(dtypes) > 1 or device.type == "mps" else list(dict.fromkeys((torch.float64, own)))
+    trained = next(iter(dtypes))
+    has_float64 = len(dtypes) == 1 and device.type != "mps"
+    precisions = list(dict.fromkeys((torch.float64, trained))) if has_float64 else [trained]
     fault: Exception | None = None
     for dtype in precisions:
         if len(dtypes) == 1:
@@ -61,15 +62,15 @@ def take_probe(model: nn.Module, image_size: int | None) -> Probe:
                 expected = _undisturbed(partial(model, images[:1]))
                 if not isinstance(expected, Tensor) or expected.dim() != 4:
                     raise TypeError("its output is not logits [N, classes, H, W]")
-            except Exception as error:  # of code that is not ours, for reasons that it alone knows
+            except Exception as error:  # of a user's network, of any kind
                 fault = error
                 continue
             if not expected.isfinite().all():
                 raise UserError("the source model's output is not finite (NaN or infinity): train it again")
-            return Probe(images, expected, own if dtype != own else None)
+            return Probe(images, expected, trained if dtype != trained else None)
     raise UserError(
         f"the network cannot take an image of {image_size or PROBE_SIZE} x {image_size or PROBE_SIZE} pixels "
-        f"({told(fault)}): choose another model.encoder or data.image_size"
+        f"({brief(fault)}): choose another model.encoder or data.image_size"
     )
 
 
@@ -88,13 +89,13 @@ def check_probe(probe: Probe, network: nn.Module, theta: Tensor) -> Counter[nn.M
     Raises:
         UserError: it differs, or does not run.
     """
-    other = 0.9 * theta + 0.01
+    shifted = 0.9 * theta + 0.01
 
     def run(images: Tensor, *rows: Tensor) -> Tensor:
         return _undisturbed(lambda: network(images, torch.stack(rows), SourceStatistics()))
 
     try:
-        together, calls = calls_of(lambda: run(probe.images, theta, other))
+        together, calls = calls_of(lambda: run(probe.images, theta, shifted))
         inside = set(network.modules())
         outside = [type(module).__name__ for module in calls if is_normalisation(module) and module not in inside]
         if outside:
@@ -102,12 +103,12 @@ def check_probe(probe: Probe, network: nn.Module, theta: Tensor) -> Counter[nn.M
                 f"the network calls a {outside[0]} that is none of its submodules, so that it cannot be adapted: "
                 "assign the layer to an attribute of its module"
             )
-        alone = run(probe.images[1:], other)
+        alone = run(probe.images[1:], shifted)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"the network cannot be adapted: with its normalisation layers replaced it does not run ({told(error)}); "
+            f"the network cannot be adapted: with its normalisation layers replaced it does not run ({brief(error)}); "
             "choose another model.encoder"
         ) from error
     tolerance = TOLERANCE if probe.images.dtype == torch.float64 else TOLERANCE_IN_LESS
@@ -141,7 +142,7 @@ def relative_difference(value: Tensor, expected: Tensor) -> float:
     return difference / float(expected.abs().max()) if difference else 0.0
 
 
-def told(error: Exception | None) -> str:
+def brief(error: Exception | None) -> str:
     """The first line of an exception, for a sentence."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -1,34 +1,75 @@
-"""The interface of every segmentation network: encoder, decoder, head and optional branches."""
+"""The interface of every segmentation network: encoder, decoder, head and optional branches; networks by name."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tta_bench.models.branches import build_branch
+from tta_bench.models.pretext import PRETEXT_TASKS
+from tta_bench.registry import Registry
+
+if TYPE_CHECKING:
+    from tta_bench.schema import ModelConfig
 
 
 class SegmentationModel(nn.Module):
     """A network with named intermediate outputs.
 
-    Subclasses implement :meth:`encode`, :meth:`decode` and :meth:`classify`. Logits have one sigmoid channel
+    Subclasses implement :meth:`encode`, :meth:`decode` and :meth:`classify`; those that are chosen by name also
+    :meth:`configured`. Logits have one sigmoid channel
     per class, at the resolution of the input. Under one random seed, the rest of the network starts from the same
     weights with branches and without.
 
     Args:
         bottleneck_channels: channels of the deepest feature map, the input of every branch.
-        branches: auxiliary branches to build, from ``reconstruction``, ``denoising``, ``super_resolution``
-            and ``rotation``.
+        branches: auxiliary branches to build, each by the name of its pretext task.
     """
 
     def __init__(self, bottleneck_channels: int, branches: Sequence[str] = ()) -> None:
         super().__init__()
+        tasks = {name: PRETEXT_TASKS.get(name) for name in branches}
         with torch.random.fork_rng(devices=[]):
-            self.branches = nn.ModuleDict({name: build_branch(name, bottleneck_channels) for name in branches})
+            self.branches = nn.ModuleDict({name: task.head(bottleneck_channels) for name, task in tasks.items()})
+
+    @classmethod
+    def configured(cls, config: ModelConfig, classes: int, encoder_weights: str | None) -> Self:
+        """The network of a configuration.
+
+        Args:
+            config: the model section.
+            classes: sigmoid channels of the output.
+            encoder_weights: those of ``config``, or None where a checkpoint will overwrite them.
+        """
+        raise NotImplementedError(f"{cls.__name__} is not built from a configuration")
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """Refuse a model section before any work.
+
+        Raises:
+            UserError: it is not of a network of this kind.
+        """
+
+    @classmethod
+    def differences(cls, architecture: Mapping[str, Any], config: ModelConfig) -> list[str]:
+        """What of a checkpoint's architecture is another in a configuration, each with the remedy; branches aside.
+
+        Args:
+            architecture: the model section that the checkpoint was trained with.
+            config: the model section that it is asked for with.
+        """
+        stored, asked = architecture.get("options", {}), config.options
+        return [
+            f"its {key} is {stored.get(key)}, but model.options.{key}={asked.get(key)}: "
+            f"use model.options.{key}={stored.get(key)}"
+            for key in sorted({*stored, *asked})
+            if stored.get(key) != asked.get(key)
+        ]
 
     @abstractmethod
     def encode(self, images: Tensor) -> list[Tensor]:
@@ -57,3 +98,7 @@ class SegmentationModel(nn.Module):
     def branch_of(self, name: str, features: list[Tensor]) -> Tensor:
         """As :meth:`branch`, from the encoder's feature maps."""
         return self.branches[name](F.relu(features[-1]))
+
+
+NETWORKS: Registry[type[SegmentationModel]] = Registry("network", "tta_bench.models.networks")
+register_network = NETWORKS.register

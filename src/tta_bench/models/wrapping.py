@@ -85,8 +85,8 @@ class OwnStatisticsLayer(nn.Module):
         shapes = {name: getattr(self.source, name).shape for name in self._affine}
         out = []
         for index, part in enumerate(x.chunk(parts)):
-            own = {name: row[index * streams // parts].view(shapes[name]) for name, row in rows}
-            out.append(functional_call(self.source, own, (part,)) if own else self.source(part))
+            affine = {name: row[index * streams // parts].view(shapes[name]) for name, row in rows}
+            out.append(functional_call(self.source, affine, (part,)) if affine else self.source(part))
         return out[0] if parts == 1 else torch.cat(out)
 
 

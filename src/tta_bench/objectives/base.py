@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import Statistics
+from tta_bench.models.pretext import PRETEXT_TASKS, PretextTask
 from tta_bench.registry import Registry
 
 Objective = Callable[..., Tensor]
@@ -40,6 +41,28 @@ def register_objective(
         return OBJECTIVES.register(name)(objective)
 
     return decorate
+
+
+def register_pretext_task(
+    name: str,
+    *,
+    head: Callable[[int], nn.Module],
+    training_loss: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor],
+    stochastic: bool | Callable[..., bool] = True,
+) -> Callable[[Objective], Objective]:
+    """Function decorator: make a pretext task available by name, and with it the objective that it decorates.
+
+    Args:
+        name: as in ``model.branches=`` and ``method.pseudo=``.
+        head: see :class:`~tta_bench.models.pretext.PretextTask`.
+        training_loss: likewise.
+        stochastic: see :func:`register_objective`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    PRETEXT_TASKS.register(name)(PretextTask(head, training_loss))
+    return register_objective(name, branch=name, stochastic=stochastic)
 
 
 def branches_of(names: Sequence[str]) -> tuple[str, ...]:

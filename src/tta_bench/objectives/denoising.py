@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from tta_bench.objectives.base import BoundNetwork, register_objective
+from tta_bench.models.branches import ImageBranch
+from tta_bench.objectives.base import BoundNetwork, register_pretext_task
 from tta_bench.objectives.reconstruction import rebuilding_error
 from tta_bench.ops.draws import Draws
 
@@ -13,7 +16,14 @@ NOISE_STD = 0.1
 """Of the noise on the [0, 1] image; from the GraTa authors' code, where the paper says standard normal (1.0)."""
 
 
-@register_objective("denoising", branch="denoising", stochastic=lambda noise_std: noise_std > 0)
+def training_loss(branch: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Mean error of the images rebuilt from noisy copies: a scalar."""
+    return rebuilding_error(branch(images + NOISE_STD * torch.randn_like(images)), images).mean()
+
+
+@register_pretext_task(
+    "denoising", head=ImageBranch, training_loss=training_loss, stochastic=lambda noise_std: noise_std > 0
+)
 def denoising(network: BoundNetwork, images: Tensor, draws: Draws, *, noise_std: float = NOISE_STD) -> Tensor:
     """Error of the image rebuilt from a noisy copy: ``[S]``, in [0, 1].
 

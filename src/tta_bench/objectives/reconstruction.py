@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from tta_bench.objectives.base import BoundNetwork, register_objective
+from tta_bench.models.branches import ImageBranch
+from tta_bench.objectives.base import BoundNetwork, register_pretext_task
 from tta_bench.ops.draws import Draws
 
 
-@register_objective("reconstruction", branch="reconstruction", stochastic=False)
+def training_loss(branch: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Mean error of the rebuilt images: a scalar."""
+    return rebuilding_error(branch(images), images).mean()
+
+
+@register_pretext_task("reconstruction", head=ImageBranch, training_loss=training_loss, stochastic=False)
 def reconstruction(network: BoundNetwork, images: Tensor, draws: Draws) -> Tensor:
     """Error of the image rebuilt from the bottleneck: ``[S]``, in [0, 1].
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from tta_bench.objectives.base import BoundNetwork, register_objective
+from tta_bench.objectives.base import BoundNetwork, register_pretext_task
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.views import WEAK_VIEWS
 
@@ -14,7 +17,27 @@ ROTATION_CLASSES = ("horizontal_flip", "vertical_flip", "rotate_90", "rotate_180
 """What each output of the rotation branch stands for, in the GraTa authors' order; the paper names rotations only."""
 
 
-@register_objective("rotation", branch="rotation", stochastic=True)
+def head(bottleneck_channels: int) -> nn.Module:
+    """Logits of :data:`ROTATION_CLASSES`, from the mean of the bottleneck over all pixels."""
+    layers: list[tuple[str, nn.Module]] = [
+        ("pool", nn.AdaptiveAvgPool2d(1)),
+        ("flatten", nn.Flatten()),
+        ("linear1", nn.Linear(bottleneck_channels, 256)),
+        ("activation1", nn.LeakyReLU(0.2)),
+        ("linear2", nn.Linear(256, 64)),
+        ("activation2", nn.LeakyReLU(0.2)),
+        ("linear3", nn.Linear(64, len(ROTATION_CLASSES))),
+    ]
+    return nn.Sequential(OrderedDict(layers))
+
+
+def training_loss(branch: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Mean cross-entropy of the transform that was applied to each image: a scalar."""
+    labels = torch.randint(len(ROTATION_CLASSES), (len(images),))
+    return F.cross_entropy(branch(rotated(images, labels)), labels.to(images.device))
+
+
+@register_pretext_task("rotation", head=head, training_loss=training_loss)
 def rotation(network: BoundNetwork, images: Tensor, draws: Draws) -> Tensor:
     """Cross-entropy of the transform that was applied to the image: ``[S]``, at least 0; at random ln 6.
 

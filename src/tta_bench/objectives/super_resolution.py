@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor
+from collections.abc import Callable
 
-from tta_bench.objectives.base import BoundNetwork, register_objective
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tta_bench.models.branches import TRUNK_CHANNELS, ImageBranch
+from tta_bench.objectives.base import BoundNetwork, register_pretext_task
 from tta_bench.objectives.reconstruction import rebuilding_error
 from tta_bench.ops.draws import Draws
 
 
-@register_objective("super_resolution", branch="super_resolution", stochastic=False)
+def head(bottleneck_channels: int) -> ImageBranch:
+    """A branch that returns twice the resolution of its input: it is fed the image at half size."""
+    layers = nn.Sequential(
+        nn.Conv2d(TRUNK_CHANNELS[-1], 32, kernel_size=5, padding=2),
+        nn.Tanh(),
+        nn.Conv2d(32, 32, kernel_size=3, padding=1),
+        nn.Tanh(),
+        nn.Conv2d(32, 12, kernel_size=3, padding=1),
+        nn.PixelShuffle(2),
+    )
+    return ImageBranch(bottleneck_channels, layers)
+
+
+def training_loss(branch: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Mean error of the images rebuilt from shrunk copies: a scalar."""
+    return rebuilding_error(branch(shrink(images)), images).mean()
+
+
+@register_pretext_task("super_resolution", head=head, training_loss=training_loss, stochastic=False)
 def super_resolution(
     network: BoundNetwork, images: Tensor, draws: Draws, *, super_resolution_factor: int = 2
 ) -> Tensor:

@@ -47,7 +47,7 @@ class TorchFileError(Exception):
         self.reason = reason
 
 
-def read_torch_file(path: Path, *, device: str | None = "cpu") -> Any:
+def read_torch_file(path: Path, *, device: str | None = "cpu", tensors: bool = True) -> Any:
     """The content of an archive of ``torch.save``: tensors and plain values only.
 
     All bytes are compared with their checksums. The tensors are mapped from the file into memory, so that even huge
@@ -56,6 +56,7 @@ def read_torch_file(path: Path, *, device: str | None = "cpu") -> Any:
     Args:
         path: the file.
         device: where the tensors come; None: where they were, which is for files of this machine alone.
+        tensors: False where only the plain values are wanted: the tensors' bytes are not read, so not compared either.
 
     Raises:
         TorchFileError: whatever is wrong with the file.
@@ -67,7 +68,7 @@ def read_torch_file(path: Path, *, device: str | None = "cpu") -> Any:
         start = file.read(16)
     if not start.startswith(b"PK\x03\x04"):
         raise _other_format(start)
-    _check_archive(path)
+    _check_archive(path, tensors)
     try:
         with warnings.catch_warnings():  # about kinds of tensors that are refused later
             warnings.simplefilter("ignore")
@@ -94,7 +95,7 @@ def _other_format(start: bytes) -> TorchFileError:
     return TorchFileError("is not a PyTorch file", OTHER)
 
 
-def _check_archive(path: Path) -> None:
+def _check_archive(path: Path, tensors: bool) -> None:
     """Refuse what torch.load would read without noticing: changed bytes, and sizes beyond all bounds."""
     size = path.stat().st_size
     if size > LARGEST_FILE:
@@ -103,8 +104,9 @@ def _check_archive(path: Path) -> None:
         if not zipfile.is_zipfile(path):
             raise TorchFileError("is truncated")
         with open_archive(path) as archive:
-            _check_entries(archive.infolist(), size)
-            member = archive.testzip()
+            description = _check_entries(archive.infolist(), size)
+            member = archive.testzip() if tensors else None
+            archive.read(description)  # compares it with its checksum
     except TorchFileError:
         raise
     except Exception as error:
@@ -113,8 +115,11 @@ def _check_archive(path: Path) -> None:
         raise TorchFileError(f"is damaged ({member})")
 
 
-def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
-    """Refuse an archive that ``torch.save`` did not write, or of which a few bytes would become many."""
+def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> zipfile.ZipInfo:
+    """The entry of all but the tensors' bytes.
+
+    An archive that ``torch.save`` did not write is refused, and one of which a few bytes would become many.
+    """
     names = [entry.filename for entry in entries]
     if any(name.endswith("/constants.pkl") for name in names):
         raise TorchFileError("is a TorchScript archive", _WEIGHTS_ALONE)
@@ -131,6 +136,7 @@ def _check_entries(entries: list[zipfile.ZipInfo], size: int) -> None:
         raise TorchFileError("is damaged (its archive's entries are larger than the file)")
     if descriptions[0].file_size > LARGEST_INDEX:
         raise TorchFileError(f"describes its content in {descriptions[0].file_size / 2**20:.0f} MiB, too much", OTHER)
+    return descriptions[0]
 
 
 def _damaged(error: Exception) -> TorchFileError:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.objectives.denoising import NOISE_STD
-from tta_bench.objectives.reconstruction import rebuilding_error
-from tta_bench.objectives.rotation import ROTATION_CLASSES, rotated
-from tta_bench.objectives.super_resolution import shrink
 
 SMOOTH = 1.0
 """Pixels added to numerator and denominator of the soft Dice."""
@@ -54,39 +52,10 @@ def branch_loss(name: str, model: SegmentationModel, images: Tensor) -> Tensor:
         images: ``[N, 3, H, W]`` in [0, 1].
 
     Returns:
-        Scalar: mean squared error of the rebuilt images, or cross-entropy for ``rotation``.
+        Scalar, see ``training_loss`` of the branch's pretext task.
     """
     with _frozen_running_statistics(model.get_submodule("encoder")):
-        return _BRANCH_LOSSES[name](model, images)
-
-
-def _reconstruction(model: SegmentationModel, images: Tensor) -> Tensor:
-    return _rebuilt("reconstruction", model, images, images)
-
-
-def _denoising(model: SegmentationModel, images: Tensor) -> Tensor:
-    return _rebuilt("denoising", model, images + NOISE_STD * torch.randn_like(images), images)
-
-
-def _super_resolution(model: SegmentationModel, images: Tensor) -> Tensor:
-    return _rebuilt("super_resolution", model, shrink(images), images)
-
-
-def _rebuilt(name: str, model: SegmentationModel, images: Tensor, target: Tensor) -> Tensor:
-    return rebuilding_error(model.branch(name, images), target).mean()
-
-
-def _rotation(model: SegmentationModel, images: Tensor) -> Tensor:
-    labels = torch.randint(len(ROTATION_CLASSES), (len(images),))
-    return F.cross_entropy(model.branch("rotation", rotated(images, labels)), labels.to(images.device))
-
-
-_BRANCH_LOSSES: dict[str, Callable[[SegmentationModel, Tensor], Tensor]] = {
-    "reconstruction": _reconstruction,
-    "denoising": _denoising,
-    "super_resolution": _super_resolution,
-    "rotation": _rotation,
-}
+        return PRETEXT_TASKS.get(name).training_loss(partial(model.branch, name), images)
 
 
 @contextmanager

@@ -43,7 +43,8 @@ class SourceTraining(pl.LightningModule):
         loss = segmentation_loss(self(images), labels)
         weights = self.training_config.branch_weights
         for name in self.model.branches:
-            loss = loss + weights[name] * branch_loss(name, self.model, images)
+            weight = weights.get(name, 1.0)  # of a plug-in's branch that of the segmentation loss
+            loss = loss + weight * branch_loss(name, self.model, images)
         if not torch.isfinite(loss):
             raise UserError(
                 f"training the source model diverged in epoch {self.current_epoch + 1} (loss {loss.item()}): "

@@ -25,11 +25,11 @@ from tta_bench.errors import UserError
 from tta_bench.metrics.dice import dice_score
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import (
-    Checkpoint,
+    Description,
     SourceModel,
     load_checkpoint,
     mean_dice,
-    read_checkpoint,
+    read_description,
     save_checkpoint,
 )
 from tta_bench.models.encoder_weights import digest, weights_file
@@ -90,7 +90,7 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
                 with at_stake():
                     _train(config, domain, folder)
                 if config.model.branches:
-                    _report_branch_cost(read_checkpoint(path), root)
+                    _report_branch_cost(read_description(path), root)
                 source = load_checkpoint(path, config)
         finally:
             lock.release()
@@ -139,7 +139,7 @@ def _key(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def branchless_twin(checkpoint: Checkpoint, root: Path) -> Checkpoint | None:
+def branchless_twin(checkpoint: Description, root: Path) -> Description | None:
     """The source model without branches whose data, network and training are otherwise those of ``checkpoint``.
 
     Args:
@@ -153,16 +153,16 @@ def branchless_twin(checkpoint: Checkpoint, root: Path) -> Checkpoint | None:
     return read_if_sound(path) if path is not None and path.exists() else None
 
 
-def read_if_sound(path: Path) -> Checkpoint | None:
-    """A checkpoint of which only the description is wanted; None, with a warning, if the file is damaged."""
+def read_if_sound(path: Path) -> Description | None:
+    """What a checkpoint says of itself; None, with a warning, if the file cannot be read."""
     try:
-        return read_checkpoint(path)
+        return read_description(path)
     except UserError as error:
         warn_once(log, str(error))
         return None
 
 
-def branchless_path(checkpoint: Checkpoint, root: Path) -> Path | None:
+def branchless_path(checkpoint: Description, root: Path) -> Path | None:
     """Where the model of :func:`branchless_twin` lies once it is trained.
 
     None if ``checkpoint`` was given, or records a training that this version cannot do.
@@ -178,7 +178,7 @@ def branchless_path(checkpoint: Checkpoint, root: Path) -> Path | None:
     return root / "source_models" / key / "model.ckpt"
 
 
-def branch_cost(checkpoint: Checkpoint, twin: Checkpoint | None) -> float | None:
+def branch_cost(checkpoint: Description, twin: Description | None) -> float | None:
     """Points of in-domain Dice that the branches cost: that of the twin without them minus that with them.
 
     Args:
@@ -193,12 +193,12 @@ def branch_cost(checkpoint: Checkpoint, twin: Checkpoint | None) -> float | None
     return None if with_branches is None or without is None else without - with_branches
 
 
-def lacks_twin(checkpoint: Checkpoint, twin: Checkpoint | None) -> bool:
+def lacks_twin(checkpoint: Description, twin: Description | None) -> bool:
     """Whether training the twin would tell what the branches cost; arguments as for :func:`branch_cost`."""
     return twin is None and checkpoint.training is not None and checkpoint.dice_in_domain_per_class is not None
 
 
-def _report_branch_cost(checkpoint: Checkpoint, root: Path) -> None:
+def _report_branch_cost(checkpoint: Description, root: Path) -> None:
     """Say what the branches cost the segmentation, or how to know; nothing where no Dice was measured."""
     twin = branchless_twin(checkpoint, root)
     cost = branch_cost(checkpoint, twin)

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import reprlib
-from typing import Annotated, Any, Literal
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tta_bench.models.pretext import PRETEXT_TASKS
+from tta_bench.models.segmentation import NETWORKS
+from tta_bench.registry import Registry
 
 Percent = Annotated[float, Field(ge=0, le=100 + 1e-6)]  # a whole overlap may be rounded to a little more
 MaskValue = Annotated[int, Field(ge=0, le=65535)]
+
+
+def _known(registry: Registry[Any]) -> Callable[[str], str]:
+    """Refuse a name that a registry does not have."""
+
+    def check(name: str) -> str:
+        registry.get(name)
+        return name
+
+    return check
 
 
 class _Part(BaseModel):
@@ -20,11 +35,12 @@ class _Part(BaseModel):
 class Architecture(_Part):
     """The fields of ``ModelConfig``, on any machine: nothing outside the file is asked."""
 
-    name: Literal["resunet34", "unet"]
-    encoder: str
+    name: Annotated[str, AfterValidator(_known(NETWORKS))]
+    encoder: str | None
     encoder_weights: str | None
     decoder_channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=5, max_length=5)] | None
-    branches: list[Literal["reconstruction", "denoising", "super_resolution", "rotation"]]
+    options: dict[str, Any] = {}
+    branches: list[Annotated[str, AfterValidator(_known(PRETEXT_TASKS))]]
 
 
 class Training(_Part):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tta_bench.models.encoder import build_encoder
-from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.models.encoder import build_encoder, check_encoder_section
+from tta_bench.models.segmentation import SegmentationModel, register_network
+
+if TYPE_CHECKING:
+    from tta_bench.schema import ModelConfig
 
 
 class DecoderBlock(nn.Module):
@@ -38,6 +42,7 @@ def double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     return F.pixel_shuffle(F.conv2d(x, weight, layer.bias.repeat_interleave(4)), 2)
 
 
+@register_network("resunet34")
 class ResUNet(SegmentationModel):
     """ResUNet-34 as published with GraTa (AAAI 2025).
 
@@ -60,6 +65,16 @@ class ResUNet(SegmentationModel):
         self.up5 = nn.ConvTranspose2d(256, 32, kernel_size=2, stride=2)
         self.bnout = nn.BatchNorm2d(32)
         self.seg_head = nn.Conv2d(32, classes, kernel_size=1)
+
+    @classmethod
+    def configured(cls, config: ModelConfig, classes: int, encoder_weights: str | None) -> Self:
+        """See :class:`SegmentationModel`; the encoder and the decoder's widths are always the same."""
+        return cls(classes, encoder_weights, config.branches)
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """See :class:`SegmentationModel`."""
+        check_encoder_section(config)
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """Features at 1/2 (64 channels), 1/4 (64), 1/8 (128), 1/16 (256) and 1/32 (512) of the input."""

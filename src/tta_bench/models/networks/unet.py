@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 
-from tta_bench.models.encoder import build_encoder
-from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.models.encoder import DECODER_CHANNELS, build_encoder, check_encoder_section
+from tta_bench.models.segmentation import SegmentationModel, register_network
 
-DECODER_CHANNELS = (256, 128, 64, 32, 16)
-"""The library's default widths of the five decoder blocks."""
+if TYPE_CHECKING:
+    from tta_bench.schema import ModelConfig
 
 
+@register_network("unet")
 class UNet(SegmentationModel):
     """The library's U-Net decoder on any of its encoders.
 
@@ -48,6 +49,36 @@ class UNet(SegmentationModel):
             n_blocks=len(decoder_channels),
         )
         self.head = SegmentationHead(decoder_channels[-1], classes, kernel_size=3)
+
+    @classmethod
+    def configured(cls, config: ModelConfig, classes: int, encoder_weights: str | None) -> Self:
+        """See :class:`SegmentationModel`."""
+        assert config.encoder is not None
+        widths = config.decoder_channels or DECODER_CHANNELS
+        return cls(config.encoder, classes, encoder_weights, widths, config.branches)
+
+    @classmethod
+    def check(cls, config: ModelConfig) -> None:
+        """See :class:`SegmentationModel`."""
+        check_encoder_section(config)
+
+    @classmethod
+    def differences(cls, architecture: Mapping[str, Any], config: ModelConfig) -> list[str]:
+        """See :class:`SegmentationModel`."""
+        faults = []
+        if architecture["encoder"] != config.encoder:
+            faults.append(
+                f"its encoder is {architecture['encoder']}, but model.encoder={config.encoder}: "
+                f"use model.encoder={architecture['encoder']}"
+            )
+        stored = list(architecture["decoder_channels"] or DECODER_CHANNELS)
+        asked = list(config.decoder_channels or DECODER_CHANNELS)
+        if stored != asked:
+            faults.append(
+                f"its decoder widths are {stored}, but model.decoder_channels={asked}: "
+                f"use model.decoder_channels={str(stored).replace(' ', '')}"
+            )
+        return faults
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """The image itself, then features at 1/2 to 1/32 of its resolution."""

@@ -1,0 +1,135 @@
+"""The workbench's own checkpoint: tensors, and plain values that say what they are."""
+
+from __future__ import annotations
+
+import io
+import reprlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tta_bench.errors import UserError
+from tta_bench.models.build import build_model
+from tta_bench.models.checkpoint.content import Description
+from tta_bench.models.checkpoint.schema import description_faults
+from tta_bench.models.weights import shapes_of, state_faults
+from tta_bench.runtime.files import write_atomically
+
+FORMAT = "tta_bench source model"
+FORMAT_VERSION = 1
+PREPROCESSING = "min-max per image"
+"""What every model of the workbench expects: see :func:`tta_bench.ops.preprocessing.min_max`."""
+
+
+def save_checkpoint(
+    path: Path,
+    state: Mapping[str, Tensor],
+    *,
+    architecture: Mapping[str, Any],
+    classes: Mapping[str, Sequence[int]],
+    image_size: int,
+    domain: str,
+    fingerprint: str | None,
+    training: Mapping[str, Any] | None,
+    dice_in_domain_per_class: Mapping[str, float] | None,
+) -> None:
+    """Write the workbench's own format under a temporary name, then rename: never half a file.
+
+    Args:
+        path: the file to write; its folder is made.
+        state: ``model.state_dict()``.
+        architecture: fields of ``ModelConfig``, plain values.
+        classes: class name -> mask values.
+        image_size: side of the square input, pixels.
+        domain: name of the source domain.
+        fingerprint: of its data, or None where unknown.
+        training: fields of ``TrainingConfig``, plain values, or None where unknown.
+        dice_in_domain_per_class: percent, or None where not measured.
+    """
+    from tta_bench import __version__
+
+    payload = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tta_bench": __version__,
+        "architecture": dict(architecture),
+        "classes": {name: list(values) for name, values in classes.items()},
+        "image_size": image_size,
+        "preprocessing": PREPROCESSING,
+        "domain": domain,
+        "fingerprint": fingerprint,
+        "training": None if training is None else dict(training),
+        "dice_in_domain": None if dice_in_domain_per_class is None else dict(dice_in_domain_per_class),
+        "state": {key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
+    }
+    # Through memory, because torch.save writes the file's name into the archive: equal models, equal bytes.
+    buffer = io.BytesIO()
+    torch.save(payload, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def describe(path: Path, content: dict[str, Any]) -> Description:
+    """What the content of a file says, its weights apart.
+
+    Raises:
+        UserError: an unknown version, incomplete, or values that cannot be.
+    """
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"checkpoint {path}: its format_version is {reprlib.repr(version)}, this tta_bench reads {FORMAT_VERSION}: "
+            "use the tta_bench that wrote it, or train it again"
+        )
+    if content.get("preprocessing") != PREPROCESSING:
+        raise UserError(
+            f"checkpoint {path}: its preprocessing is {reprlib.repr(content.get('preprocessing'))}, this tta_bench has "
+            f"'{PREPROCESSING}': use the tta_bench that wrote it"
+        )
+    faults = description_faults(content)
+    if faults:
+        raise UserError([f"checkpoint {path} {fault}: it was edited or damaged; train it again" for fault in faults])
+    return Description(
+        path=path,
+        format=FORMAT,
+        architecture=content["architecture"],
+        classes={name: tuple(values) for name, values in content["classes"].items()},
+        image_size=content["image_size"],
+        domain=content["domain"],
+        fingerprint=content["fingerprint"],
+        training=content["training"],
+        dice_in_domain_per_class=content["dice_in_domain"],
+        version=content["tta_bench"],
+    )
+
+
+def weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
+    """The state dict of a content that :func:`describe` has passed.
+
+    Raises:
+        UserError: it is not that of the network that the file describes.
+    """
+    state = content["state"]
+    faults = state_faults(state, _shapes(path, content["architecture"], len(content["classes"])))
+    if faults:
+        raise UserError([f"checkpoint {path}: {fault}: the file is damaged; train it again" for fault in faults])
+    return state
+
+
+def _shapes(path: Path, architecture: Mapping[str, Any], classes: int) -> dict[str, Tensor]:
+    """The weights of the network that a checkpoint of ours describes, without their values."""
+    from tta_bench.schema import ModelConfig
+
+    # Taken as it is: whether encoder weights can be had on this machine does not matter any more.
+    config = ModelConfig.model_construct(**architecture)
+    try:
+        return shapes_of(lambda: build_model(config, classes, pretrained=False))
+    except UserError as error:
+        raise UserError([f"checkpoint {path}: {fault}" for fault in error.faults]) from None
+    except Exception as error:  # of a plug-in's network, of any kind
+        raise UserError(
+            f"checkpoint {path}: its network {architecture['name']} cannot be built ({type(error).__name__}: {error}): "
+            "the file is damaged, or the network is another since; train it again"
+        ) from None
