@@ -29,6 +29,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, SchemaValidator
 
+from tta_bench.adaptation.scenarios.base import reset_names, scenario_of
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.models.encoder import check_encoder
@@ -287,11 +288,17 @@ class TrainingConfig(Section):
         return self.model_dump(mode="json", exclude={"name", "workers"} | (set() if branches else {"branch_weights"}))
 
 
+def _known_reset(reset: str) -> str:
+    if reset not in reset_names():
+        raise ValueError(f"unknown protocol.reset={reset}: {nearest(reset, reset_names())}")
+    return reset
+
+
 class ProtocolConfig(Section):
     """All that must be equal for two numbers to be compared (``conf/protocol``)."""
 
     name: str
-    reset: Literal["target", "image", "never"]
+    reset: Annotated[str, AfterValidator(_known_reset)]
     steps: Annotated[int, Range(1, 10**6)] = Field(description="updates per image")
     predict: Literal["after", "before"]
     order: Seed = Field(description="0: file order; k: the k-th random permutation of every target")
@@ -400,6 +407,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     faults: list[str] = []
     try:
         config = RunConfig.model_validate(composed)
+        faults += _scenario_faults(config)
     except ValidationError as error:
         # Without a method there is no section to look into; the sentence below says more.
         faults += [_sentence(fault, _fields) for fault in error.errors() if fault["loc"] != ("method",)]
@@ -410,6 +418,20 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     if faults:
         raise UserError(faults)
     return config
+
+
+def _scenario_faults(config: RunConfig) -> list[str]:
+    """Why the scenario cannot be used with what else is asked for."""
+    scenario, name = scenario_of(config.protocol.reset), config.method["name"]
+    if scenario.batch == 1:
+        return []
+    shows = f"protocol.reset={config.protocol.reset} shows {scenario.batch} images at a time"
+    faults = []
+    if not METHODS.get(name).card.takes_batches:
+        faults.append(f"{shows}, and method={name} takes one: choose another of them")
+    if config.diagnostics.empirical_gradient:
+        faults.append(f"{shows}, and diagnostics.empirical_gradient=true compares gradients of one: leave it out")
+    return faults
 
 
 def validate_data(section: Mapping[str, Any]) -> DataConfig:
