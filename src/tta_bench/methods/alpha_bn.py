@@ -39,6 +39,7 @@ class AlphaBN(Method):
         paper="Schneider et al., NeurIPS 2020; You et al., 2021",
         licence="Apache-2.0",
         needs_batch_norm=True,
+        takes_batches=True,
     )
     Options = AlphaBNOptions
 

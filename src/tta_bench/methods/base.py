@@ -188,8 +188,9 @@ class Method(ABC):
         """
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits ``[A, classes, H, W]`` of ``[A, 3, H, W]`` images with the present state."""
-        return self.network(images, self.theta(len(images)), self.statistics)
+        """Logits ``[A, classes, H, W]`` of ``[A, 3, H, W]`` images with the present state; of batches as many."""
+        logits = self.network(images.flatten(0, -4), self.theta(len(images)), self.statistics)
+        return logits.unflatten(0, images.shape[:-3])
 
     @property
     def source_theta(self) -> Tensor:

@@ -22,6 +22,7 @@ class BatchNormOnly(Method):
         paper="Nado et al., arXiv 2020",
         licence="Apache-2.0",
         needs_batch_norm=True,
+        takes_batches=True,
     )
     statistics = BatchStatistics()
 

@@ -22,6 +22,7 @@ class MedBN(Method):
         paper="Park et al., CVPR 2024",
         licence="none stated",
         needs_batch_norm=True,
+        takes_batches=True,
     )
     statistics = MedianStatistics()
 

@@ -21,6 +21,7 @@ class NoAdapt(Method):
         backwards=0,
         paper="baseline",
         licence="-",
+        takes_batches=True,
     )
     statistics = SourceStatistics()
 
