@@ -32,11 +32,11 @@ from tta_bench.adaptation.provenance import Definition
 from tta_bench.cell import Cell, run
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
-from tta_bench.data.streams import make_streams
+from tta_bench.data.streams import passes
 from tta_bench.errors import UserError
 from tta_bench.launch.command_line import check, quote_lists
 from tta_bench.launch.targets import with_targets
-from tta_bench.methods.base import METHODS, Card, TTACallback
+from tta_bench.methods.base import METHODS, Card, Method
 from tta_bench.metrics.dice import dice_score
 from tta_bench.models.checkpoint import load_checkpoint, to_official
 from tta_bench.models.networks.resunet34 import ResUNet
@@ -481,7 +481,7 @@ def test_another_order_shows_the_images_in_another_order_and_keeps_the_rows_in_f
         assert [(row["target"], row["index"]) for row in rows(config)] == [(t, str(i)) for t in "AC" for i in range(4)]
         found[order] = [int(row["position"]) for row in rows(config)]
         domains = prepare(config.data, config.target, config.results_root / "data")
-        (stream, other) = make_streams(domains, ("A", "C"), "target", order)
+        (stream, other) = passes(domains, ("A", "C"), order)
         for place in (*stream, *other):
             assert found[order][4 * (place.domain == "C") + place.index] == place.position
         # The first image of a stream is adapted to from the source model, whatever its index.
@@ -884,7 +884,7 @@ def test_updates_that_are_not_finite_are_counted_in_the_summary(root, monkeypatc
 
 
 def test_a_methods_own_card_and_columns_travel_to_the_files(root, monkeypatch):
-    class Constant(TTACallback):
+    class Constant(Method):
         card = Card("nothing", "test image", False, False, 1, 0, "a test", "-")
 
         def adapt(self, images, draws):

@@ -9,7 +9,10 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
+from tta_bench.adaptation.scenarios.base import SCENARIOS, scenario_of
 from tta_bench.cli.listing import methods_page
+from tta_bench.data.streams import StreamImage
+from tta_bench.launch.command_line import check
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
@@ -43,7 +46,7 @@ def test_the_example_of_add_a_method_runs_as_printed(tmp_path, monkeypatch):
 
 
 def test_the_objective_of_add_a_method_works_as_printed(tmp_path, monkeypatch, small_net, images):
-    _, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add_a_method.md").read_text(), re.DOTALL)
+    _, _, code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add_a_method.md").read_text(), re.DOTALL)
     (tmp_path / "impurity.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     OBJECTIVES.names()  # the built-in ones first, so that the example comes last
@@ -57,6 +60,21 @@ def test_the_objective_of_add_a_method_works_as_printed(tmp_path, monkeypatch, s
         assert diagnostics["skipped"] == [False, False]
     finally:
         OBJECTIVES._items.pop("impurity", None)
+
+
+def test_the_scenario_of_add_a_method_works_as_printed(tmp_path, monkeypatch):
+    *_, code = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add_a_method.md").read_text(), re.DOTALL)
+    (tmp_path / "alternating.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    SCENARIOS.names()  # the built-in ones first, so that the example comes last
+    try:
+        importlib.import_module("alternating")
+        (config,) = check(["+method=tent", "source=D", "protocol.reset=alternating"])
+        passes = [tuple(StreamImage(name, k, k) for k in range(n)) for name, n in (("A", 1), ("B", 2))]
+        (stream,) = scenario_of(config.protocol.reset).streams(passes)
+        assert [(place.domain, place.index) for place in stream] == [("A", 0), ("B", 0), ("B", 1)]
+    finally:
+        SCENARIOS._items.pop("alternating", None)
 
 
 @pytest.mark.parametrize("name", METHODS.names())

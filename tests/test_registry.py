@@ -5,7 +5,7 @@ import pytest
 
 from tta_bench import registry
 from tta_bench.errors import UserError
-from tta_bench.methods.base import METHODS, TTACallback
+from tta_bench.methods.base import METHODS, Method
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.registry import Registry
 
@@ -120,4 +120,4 @@ def test_an_unknown_name_is_answered_with_the_nearest(items):
 def test_the_package_s_own_methods_and_objectives_are_registered():
     assert {"no_adapt", "bn_only", "tent", "grata"} <= set(METHODS.names())
     assert {"entropy", "consistency"} <= set(OBJECTIVES.names())
-    assert all(issubclass(METHODS.get(name), TTACallback) for name in METHODS.names())
+    assert all(issubclass(METHODS.get(name), Method) for name in METHODS.names())

@@ -74,7 +74,7 @@ def images(monkeypatch):
         seen.extend(key.image for key in keys)
         return step(self, batch, keys)
 
-    monkeypatch.setattr("tta_bench.methods.base.TTACallback.step", spy)
+    monkeypatch.setattr("tta_bench.methods.base.Method.step", spy)
     return seen
 
 

@@ -7,14 +7,17 @@ costs nothing. All else is internal.
 from pkgutil import resolve_name
 from typing import Any
 
-__all__ = ["TTACallback", "__version__", "list_methods", "register_method", "register_objective"]
-
 _PLACES = {
-    "TTACallback": "tta_bench.methods.base:TTACallback",
+    "TTACallback": "tta_bench.adaptation.callback:TTACallback",
     "list_methods": "tta_bench.methods.base:METHODS.names",
     "register_method": "tta_bench.methods.base:METHODS.register",
+    "register_network": "tta_bench.models.segmentation:register_network",
     "register_objective": "tta_bench.objectives.base:register_objective",
+    "register_pretext_task": "tta_bench.objectives.base:register_pretext_task",
+    "register_reader": "tta_bench.data.readers.base:register_reader",
+    "register_scenario": "tta_bench.adaptation.scenarios.base:register_scenario",
 }
+__all__ = ["__version__", *_PLACES]
 
 __version__: str
 

@@ -20,13 +20,17 @@ import torch
 
 from tta_bench import __version__
 from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
+from tta_bench.adaptation.progress import progress_bar
 from tta_bench.adaptation.provenance import change_since, code_of
+from tta_bench.adaptation.resumption import Resumption
 from tta_bench.adaptation.runner import adapt_streams
+from tta_bench.adaptation.scenarios.base import scenario_of
+from tta_bench.adaptation.scoring import Scoring
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
-from tta_bench.data.streams import Stream, lockstep_groups, make_streams
+from tta_bench.data.streams import Stream, lockstep_groups, passes
 from tta_bench.errors import UserError
-from tta_bench.methods.base import METHODS, Protocol, TTACallback
+from tta_bench.methods.base import METHODS, Method, Protocol
 from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
@@ -205,31 +209,39 @@ def compute(
     options = method_options(config.method)
     size = config.data.image_size
     network = place(AdaptableNetwork(source.model, kind.branches(options), image_size=size), device, size)
-    method = kind(network, options, Protocol(config.protocol.reset, config.protocol.steps, config.protocol.predict))
-    streams = make_streams(domains, cell.targets, config.protocol.reset, config.protocol.order)
-    groups = lockstep_groups(streams, lockstep_width(config, method, device))
+    protocol, scenario = config.protocol, scenario_of(config.protocol.reset)
+    method = kind(network, options, Protocol(scenario.episodic, protocol.steps, protocol.predict))
+    streams = scenario.streams(passes(domains, cell.targets, protocol.order))
+    groups = lockstep_groups(streams, lockstep_width(config, method, device), scenario.batch)
     log.info("%s: %s", config.method["name"], method.describe())
-    records = adapt_streams(
-        method,
-        domains,
-        groups,
-        seed=cell.seed,
-        threshold=config.protocol.threshold,
-        title=f"{config.method['name']} {config.source} ->",
-        observers=[EmpiricalGradient(method)] if config.diagnostics.empirical_gradient else [],
-        snapshots=SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, method, groups)),
-    )
+    snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, method, groups))
+    resumed, total = snapshots.read(), sum(map(len, streams))
+    scoring = Scoring(domains, protocol.threshold, resumed.records if resumed is not None else ())
+    if resumed is not None:
+        log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
+    resumption = Resumption(snapshots, method, scoring, resumed)
+    looking_on = [EmpiricalGradient(method, domains)] if config.diagnostics.empirical_gradient else []
+    with progress_bar(f"{config.method['name']} {config.source} ->", total, len(scoring.records)) as progress:
+        adapt_streams(
+            method,
+            domains,
+            groups,
+            seed=cell.seed,
+            batch=scenario.batch,
+            begin=(resumption.group, resumption.steps),
+            observers=[*looking_on, scoring, resumption, progress],
+        )
     if method.skipped:
         log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
-    rows = per_image_rows(cell, domains, records)
+    rows = per_image_rows(cell, domains, scoring.records)
     updates = sum(len(group[0]) for group in groups)  # an update of side-by-side streams counts once
-    passes = {"forwards_per_image": network.forwards / updates, "backwards_per_image": method.backwards / updates}
-    summary = summarise(cell, rows, domains, source, method) | passes
+    counted = {"forwards_per_image": network.forwards / updates, "backwards_per_image": method.backwards / updates}
+    summary = summarise(cell, rows, domains, source, method) | counted
     summary["peak_memory_mb"] = round(memory.megabytes(), 1)
-    return rows, predictions_by_target(cell, records), summary
+    return rows, predictions_by_target(cell, scoring.records), summary
 
 
-def lockstep_width(config: RunConfig, method: TTACallback, device: torch.device) -> int:
+def lockstep_width(config: RunConfig, method: Method, device: torch.device) -> int:
     """How many streams share one batch: a GPU is filled by several, a CPU is busy with one."""
     if config.lockstep != "auto":
         return config.lockstep
@@ -285,7 +297,7 @@ def summarise(
     rows: Sequence[Mapping[str, Any]],
     domains: Mapping[str, Domain],
     source: SourceModel,
-    method: TTACallback,
+    method: Method,
 ) -> dict[str, Any]:
     """The content of ``summary.json``; averages as in the paper: over images, then classes, then targets."""
     targets = {}
@@ -317,7 +329,7 @@ def summarise(
     }
 
 
-def versions(method: TTACallback) -> dict[str, Any]:
+def versions(method: Method) -> dict[str, Any]:
     """Software and hardware, on which the last digits of a result depend."""
     return {
         "tta_bench": __version__,
@@ -333,7 +345,7 @@ def snapshot_key(
     cell: Cell,
     domains: Mapping[str, Domain],
     source: SourceModel,
-    method: TTACallback,
+    method: Method,
     groups: Sequence[Sequence[Stream]],
 ) -> dict[str, Any]:
     """All that must be as it was for a killed run to go on to the numbers of one that was not killed."""
@@ -374,5 +386,5 @@ def _changed_inputs(
     return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, cell.config)
 
 
-def _is_cuda(method: TTACallback) -> bool:
+def _is_cuda(method: Method) -> bool:
     return method.network.source_theta.is_cuda

@@ -83,7 +83,7 @@ def changed(monkeypatch):
         ("models/networks/resunet34.py", "def double(", "def triple(", [RESUNET], [GRATA]),
         ("ops/preprocessing.py", "torch.where(span > 0", "torch.where(span > 1", [GRATA, NO_ADAPT], []),
         ("metrics/dice.py", "return", "return 2 *", [GRATA, NO_ADAPT], []),
-        ("adaptation/runner.py", ">= self.threshold", "> self.threshold", [GRATA, NO_ADAPT], []),
+        ("adaptation/scoring.py", ">= self.threshold", "> self.threshold", [GRATA, NO_ADAPT], []),
         ("cell.py", "sum(record.dice) / len(record.dice)", "max(record.dice)", [GRATA, NO_ADAPT], []),
         ("adaptation/empirical_gradient.py", "gradient_cosine(", "2 * gradient_cosine(", [EMPIRICAL], [GRATA]),
     ],

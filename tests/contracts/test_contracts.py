@@ -7,7 +7,7 @@ import pytest
 import torch
 from settings import SETTINGS, setting_of
 
-from tta_bench.methods.base import METHODS, GradientMethod, Protocol, TTACallback
+from tta_bench.methods.base import METHODS, GradientMethod, Method, Protocol
 from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
@@ -45,7 +45,7 @@ def streams(images):
     return dict(zip(LENGTHS, parts, strict=True))
 
 
-def make(name, network, protocol=None, **overrides) -> TTACallback:
+def make(name, network, protocol=None, **overrides) -> Method:
     """A method with its canonical options."""
     options = method_options({"name": name, **setting_of(name).options, **overrides})
     return METHODS.get(name)(network, options, protocol or Protocol())
@@ -188,7 +188,7 @@ def test_the_card_says_whether_there_are_gradients(name):
 
 @every_method
 def test_with_a_reset_at_every_image_history_does_not_matter_c7(networks, streams, name):
-    protocol = Protocol(reset="image")
+    protocol = Protocol(episodic=True)
     history = run(make(name, networks(name), protocol), one(streams))
     for k in (1, 4):
         method = make(name, networks(name), protocol)
@@ -241,7 +241,7 @@ def test_a_skipped_step_leaves_affine_parameters_and_optimiser_as_they_were(netw
         moments.append(optimizer_state(method))
 
     run(method, with_fault(streams, "C", 1), after_step=record)
-    if method.protocol.reset == "image":  # by its nature: every image starts from the source model
+    if method.protocol.episodic:  # by its nature: every image starts from the source model
         theta[0][:], moments[0] = method.source_theta, [{}] * 3
     assert torch.equal(theta[1][1], theta[0][1])
     assert not torch.equal(theta[1][0], theta[0][0])
@@ -285,7 +285,7 @@ def test_predicting_before_the_update_uses_the_state_of_the_image_before(network
     after.start(1)
     for k in range(3):
         image, keys = streams["B"][k : k + 1], keys_of("B", k)
-        if after.protocol.reset == "image":
+        if after.protocol.episodic:
             after.start(1)
         with torch.no_grad():
             expected = after.predict(image)
@@ -301,7 +301,7 @@ def test_two_updates_per_image_are_two_calls_with_draws_of_their_own(networks, s
     method.start(1)
     for k in range(len(streams["B"])):
         image = streams["B"][k : k + 1]
-        if method.protocol.reset == "image":
+        if method.protocol.episodic:
             method.start(1)
         with torch.no_grad():
             for update in range(2):

@@ -1,14 +1,17 @@
 """The gradient of the labels is taken in the coordinates of the gradient that a method follows, or not at all."""
 
 from dataclasses import fields
-from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from settings import setting_of
 
+from tta_bench.adaptation.callback import TTACallback
 from tta_bench.adaptation.empirical_gradient import COLUMN, EmpiricalGradient
+from tta_bench.data.domain import Domain
+from tta_bench.data.streams import ImageBatch, StreamImage
 from tta_bench.methods.base import METHODS, Protocol
 from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -46,7 +49,12 @@ class Observed:
         self.network = AdaptableNetwork(small_net, kind.branches(options))
         self.method = kind(self.network, options, protocol)
         self.images, self.labels = images, images[:, :2] > 0.5
-        self.callback = EmpiricalGradient(self.method)
+        masks = (self.labels.numpy() * [[[[1]], [[2]]]]).sum(axis=1).astype(np.uint8)
+        classes = {"first": (1, 3), "second": (2, 3)}
+        names = tuple(map(str, range(len(images))))
+        domain = Domain("all", names, np.empty((len(images), 0)), masks, classes, "")
+        self.observer = EmpiricalGradient(self.method, {"all": domain})
+        self.callback = TTACallback(self.method, 2, lambda batch, *_: (batch.images, batch.keys))
         self.passes = 0
         encode = self.network.model.encode
 
@@ -74,39 +82,36 @@ class Observed:
         monkeypatch.setattr(self.method, "gradient", supervised)
 
     def step(self, place, streams=2, watched=True):
-        """The records of images ``place, place + 1, ...``, one of each stream."""
-        self.place, rows = place, slice(place, place + streams)
-        batch = SimpleNamespace(images=self.images[rows], keys=[ImageKey(0, d, f"{place}") for d in "BC"[:streams]])
-        records = [SimpleNamespace(diagnostics={}) for _ in range(streams)]
-        withheld = SimpleNamespace(labels=self.labels[rows])
-        module = SimpleNamespace(withheld=withheld, records=records)
+        """The logits of images ``place, place + 1, ...``, one of each stream, and the column if there is one."""
+        self.place = place
+        places = [StreamImage("all", index, index) for index in range(place, place + streams)]
+        keys = [ImageKey(0, domain, f"{place}") for domain in "BC"[:streams]]
+        batch = ImageBatch(self.images[place : place + streams], keys, places)
         if watched:
-            self.callback.on_test_batch_start(None, module, batch, 0)
-        self.method.on_test_batch_start(None, module, batch, 0)
+            self.observer.on_test_batch_start(None, None, batch, 0)
+        self.callback.on_test_batch_start(None, None, batch, 0)
+        result = self.callback.result
         if watched:
-            self.callback.on_test_batch_end(None, module, None, batch, 0)
-        return batch.result, [record.diagnostics for record in records]
+            self.observer.on_test_batch_end(None, None, result, batch, 0)
+        return result.logits, result.diagnostics.get(COLUMN)
 
 
-@pytest.mark.parametrize("reset", ["target", "image"])
+@pytest.mark.parametrize("episodic", [False, True], ids=["online", "episodic"])
 @pytest.mark.parametrize(("name", "overrides"), VARIANTS)
 def test_where_both_losses_are_the_same_the_cosine_is_one_else_there_is_no_column_and_no_pass(
-    small_net, images, monkeypatch, name, overrides, reset
+    small_net, images, monkeypatch, name, overrides, episodic
 ):
-    observed, alone = (Observed(small_net, images, name, overrides, Protocol(reset=reset)) for _ in range(2))
+    observed, alone = (Observed(small_net, images, name, overrides, Protocol(episodic=episodic)) for _ in range(2))
     if name not in FOLLOWING_NONE:
         for each in (observed, alone):
             each.follow_the_labels(monkeypatch)
     for each in (observed, alone):
         each.method.start(2)
     for place in (0, 2):
-        result, diagnostics = observed.step(place)
+        logits, cosines = observed.step(place)
         expected, _ = alone.step(place, watched=False)
-        assert torch.equal(result.logits, expected.logits)
-        if name in FOLLOWING_NONE:
-            assert diagnostics == [{}, {}]
-        else:
-            assert [row[COLUMN] for row in diagnostics] == pytest.approx([1, 1], abs=1e-6)
+        assert torch.equal(logits, expected)
+        assert cosines == (None if name in FOLLOWING_NONE else pytest.approx([1, 1], abs=1e-6))
     assert observed.network.forwards == alone.network.forwards
     assert observed.method.backwards == alone.method.backwards
     assert (observed.passes > alone.passes) == (name not in FOLLOWING_NONE)
@@ -118,8 +123,8 @@ def test_the_cosine_of_a_method_s_own_loss_is_another_one_and_that_of_a_skipped_
     faulty[3] = float("nan")
     observed = Observed(small_net, faulty, name, {}, Protocol())
     observed.method.start(2)
-    _, diagnostics = observed.step(0)
-    assert all(-1 <= row[COLUMN] < 0.999 for row in diagnostics)
+    _, cosines = observed.step(0)
+    assert all(-1 <= cosine < 0.999 for cosine in cosines)
     _, (good, bad) = observed.step(2)
-    assert -1 <= good[COLUMN] <= 1
-    assert bad[COLUMN] != bad[COLUMN]
+    assert -1 <= good <= 1
+    assert bad != bad

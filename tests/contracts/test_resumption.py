@@ -10,7 +10,7 @@ import torch
 from settings import setting_of
 from torch import nn
 
-from tta_bench.methods.base import METHODS, Card, Protocol, TTACallback
+from tta_bench.methods.base import METHODS, Card, Method, Protocol
 from tta_bench.methods.options import method_options
 from tta_bench.methods.state import pack, unpack
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -100,7 +100,7 @@ def test_state_that_other_options_bring_into_play_is_kept(small_net, streams, na
 
 @pytest.mark.parametrize("name", ["tent", "memo", "dltta"])
 def test_with_a_reset_at_every_image_the_counters_alone_are_kept(small_net, streams, name):
-    methods = [make(name, small_net, Protocol(reset="image")) for _ in range(2)]
+    methods = [make(name, small_net, Protocol(episodic=True)) for _ in range(2)]
     assert_resumes(*methods, streams)
     assert methods[0].state_dict().keys() == {"backwards", "skipped"}
 
@@ -147,7 +147,7 @@ class Counts:
     sums: list = field(default_factory=list)
 
 
-class Plugin(TTACallback):
+class Plugin(Method):
     """A method that keeps its state in whatever came to hand, and says nothing of how to keep it."""
 
     card = Card("everything", "test image", False, True, 1, 1, "a test", "-")

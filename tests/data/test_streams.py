@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.data.domain import Domain
-from tta_bench.data.streams import lockstep_groups, make_streams
+from tta_bench.data.streams import lockstep_groups, passes
 
 
 def domain(name, count):
@@ -16,13 +17,13 @@ def domain(name, count):
 DOMAINS = {"A": domain("A", 20), "C": domain("C", 20), "B": domain("B", 7)}
 
 
-def indices(order, *names, reset="target", domains=DOMAINS):
-    return [[place.index for place in stream] for stream in make_streams(domains, names, reset, order)]
+def indices(order, *names, domains=DOMAINS):
+    return [[place.index for place in stream] for stream in passes(domains, names, order)]
 
 
 def test_order_0_is_that_of_the_files():
     assert indices(0, "A", "B") == [list(range(20)), list(range(7))]
-    assert make_streams(DOMAINS, ("B",), "target") == make_streams(DOMAINS, ("B",), "target", 0)
+    assert passes(DOMAINS, ("B",)) == passes(DOMAINS, ("B",), 0)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -43,7 +44,7 @@ def test_the_orders_are_the_same_on_every_machine():
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_positions_count_the_images_of_each_target_from_0_also_in_one_stream_through_all(order):
-    (stream,) = make_streams(DOMAINS, ("B", "A"), "never", order)
+    (stream,) = scenario_of("never").streams(passes(DOMAINS, ("B", "A"), order))
     assert [(place.domain, place.position) for place in stream] == [
         *(("B", position) for position in range(7)),
         *(("A", position) for position in range(20)),
@@ -52,6 +53,6 @@ def test_positions_count_the_images_of_each_target_from_0_also_in_one_stream_thr
 
 
 def test_groups_are_of_the_width_asked_for_and_longest_first():
-    streams = make_streams(DOMAINS, ("B", "A", "C"), "target", 1)
+    streams = passes(DOMAINS, ("B", "A", "C"), 1)
     assert [[stream[0].domain for stream in group] for group in lockstep_groups(streams, 2)] == [["A", "C"], ["B"]]
     assert lockstep_groups(streams, 1) == [[stream] for stream in sorted(streams, key=len, reverse=True)]

@@ -4,8 +4,6 @@ import pytest
 import torch
 
 from plain_statistics import mixed, with_statistics
-from tta_bench.adaptation.runner import AdaptationModule
-from tta_bench.data.streams import LabelledBatch
 from tta_bench.methods.alpha_bn import AlphaBN, AlphaBNOptions
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
@@ -198,27 +196,6 @@ def test_before_the_update_the_running_prototypes_are_those_of_the_images_before
     of_network = torch.sigmoid(run(start(network, prototype_weight=0.0), images[:1]))
     expected = 0.2 * of_image + 0.8 * of_network
     torch.testing.assert_close(torch.sigmoid(first), expected, rtol=0, atol=1e-9)
-
-
-def test_labels_change_nothing_bn12(network, images):
-    def predictions(labels):
-        method, module = start(network), AdaptationModule(streams=1, threshold=0.5)
-        method.on_test_start(None, module)
-        out = []
-        for k in range(3):
-            batch = LabelledBatch(images[k : k + 1], labels(k), KEYS[k : k + 1], [])
-            seen = module.transfer_batch_to_device(batch, torch.device("cpu"), 0)
-            method.on_test_batch_start(None, module, seen, k)
-            out.append(seen.result.logits)
-        return torch.cat(out)
-
-    def noise(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return lambda k: torch.rand(1, 2, 64, 64, generator=generator) < 0.5
-
-    expected = predictions(lambda k: None)
-    assert torch.equal(predictions(noise(0)), expected)
-    assert torch.equal(predictions(noise(1)), expected)
 
 
 def test_streams_of_unequal_length_side_by_side_equal_one_by_one(network, images):

@@ -124,9 +124,9 @@ def test_saturated_predictions_have_a_finite_gradient(dtype):
 
 
 def test_every_reset_rule_is_that_of_every_image(network, images):
-    for reset in ("target", "never", "image"):
-        method = start(network, Protocol(reset=reset))
-        assert method.protocol == Protocol(reset="image")
+    for episodic in (False, True):
+        method = start(network, Protocol(episodic=episodic))
+        assert method.protocol == Protocol(episodic=True)
         torch.testing.assert_close(run(method, images[:2])[1].logits, run(start(network), images[:2], [1])[1].logits)
 
 

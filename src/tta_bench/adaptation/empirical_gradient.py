@@ -6,24 +6,24 @@ bits with and without this callback.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.methods.base import TTACallback
+from tta_bench.adaptation.scoring import labels_of
+from tta_bench.data.domain import Domain
+from tta_bench.data.streams import ImageBatch
+from tta_bench.methods.base import Method, StepResult
 from tta_bench.ops.gradients import gradient_cosine
-
-if TYPE_CHECKING:
-    from tta_bench.adaptation.runner import AdaptationModule, UnlabelledBatch
 
 COLUMN = "cosine_empirical"
 """Of ``per_image.csv``: cosine in [-1, 1] between the followed and the empirical gradient; NaN for a skipped update."""
 
 
-def empirical_gradient(method: TTACallback, images: Tensor, labels: Tensor, theta: Tensor) -> Tensor | None:
+def empirical_gradient(method: Method, images: Tensor, labels: Tensor, theta: Tensor) -> Tensor | None:
     """Gradient of the supervised binary cross-entropy, the mean over pixels and classes.
 
     Args:
@@ -47,39 +47,37 @@ def empirical_gradient(method: TTACallback, images: Tensor, labels: Tensor, thet
 
 
 class EmpiricalGradient(pl.Callback):
-    """Adds :data:`COLUMN` to the records of a method that follows one gradient per image; of others, nothing.
-
-    It has to stand before the method among the callbacks of a trainer, because it needs the state before the update.
+    """Adds :data:`COLUMN` to the diagnostics of a method that follows one gradient per image; of others, nothing.
 
     Args:
-        method: with at most one update per image.
+        method: with at most one update per image, and one image of a stream at a time.
+        domains: the prepared targets, with the labels.
     """
 
-    def __init__(self, method: TTACallback) -> None:
+    def __init__(self, method: Method, domains: Mapping[str, Domain]) -> None:
         self.method = method
+        self.domains = domains
         self._gradient: Tensor | None = None
 
-    def on_test_batch_start(  # type: ignore[override]
+    def on_test_batch_start(
         self,
         trainer: pl.Trainer,
-        pl_module: AdaptationModule,
-        batch: UnlabelledBatch,
+        pl_module: pl.LightningModule,
+        batch: ImageBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
         """Take the gradient of the labels at the state before the update."""
-        count, resets = len(batch.images), self.method.protocol.reset == "image"
-        theta = self.method.source_theta.expand(count, -1) if resets else self.method.theta(count)
-        assert pl_module.withheld is not None
-        labels = pl_module.withheld.labels.to(batch.images.device)
+        theta = self.method.theta_before_update(len(batch.images))
+        labels = labels_of(self.domains, batch.places).to(batch.images.device)
         self._gradient = empirical_gradient(self.method, batch.images, labels, theta)
 
     def on_test_batch_end(  # type: ignore[override]
         self,
         trainer: pl.Trainer,
-        pl_module: AdaptationModule,
-        outputs: Any,
-        batch: UnlabelledBatch,
+        pl_module: pl.LightningModule,
+        outputs: StepResult,
+        batch: ImageBatch,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -88,5 +86,4 @@ class EmpiricalGradient(pl.Callback):
             return
         followed = self.method.followed_gradient(len(batch.images))
         cosines = torch.where(followed.isfinite().all(1), gradient_cosine(followed, self._gradient), torch.nan)
-        for record, cosine in zip(pl_module.records[-len(batch.images) :], cosines.tolist(), strict=True):
-            record.diagnostics[COLUMN] = cosine
+        outputs.diagnostics[COLUMN] = cosines.tolist()

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tta_bench.methods.base import METHODS, TTACallback
+from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
@@ -40,7 +40,7 @@ class Definition(NamedTuple):
 
 ROOTS = (
     Definition("tta_bench.cell", "compute"),  # the loop over the images, the scores and their averages
-    Definition("tta_bench.methods.base", "TTACallback"),
+    Definition("tta_bench.methods.base", "Method"),
     Definition("tta_bench.data.domain", "Domain"),  # the network's input and the truth, from the prepared images
 )
 """What every cell runs. Prepared images and source models are compared as such, by the hashes in ``summary.json``."""
@@ -61,8 +61,8 @@ ACCOMPANIES = {
     Definition("tta_bench.cell", "lockstep_width"),  # streams do not depend on those beside them
     Definition("tta_bench.cell", "snapshot_key"),
     Definition("tta_bench.cell", "versions"),
-    Definition("tta_bench.adaptation.runner", "AdaptationProgress"),
-    Definition("tta_bench.adaptation.runner", "Resumption"),
+    Definition("tta_bench.adaptation.progress"),
+    Definition("tta_bench.adaptation.resumption"),
 }
 """What a cell runs too, and what its numbers do not depend on."""
 
@@ -82,7 +82,7 @@ def code_of(config: RunConfig) -> dict[str, Any]:
     others = [_definition(NETWORKS.get(config.model.name)), *heads]
     if config.diagnostics.empirical_gradient:
         others.append(EMPIRICAL_GRADIENT)
-    return _code(method, named, tuple(others))  # type: ignore[arg-type]  # of a class, not of a method
+    return _code(method, named, tuple(others))
 
 
 def change_since(summary: Mapping[str, Any], config: RunConfig) -> str | None:
@@ -99,9 +99,9 @@ def change_since(summary: Mapping[str, Any], config: RunConfig) -> str | None:
 
 
 @cache
-def _code(method: type[TTACallback], named: frozenset[str], others: tuple[Definition, ...]) -> dict[str, Any]:
+def _code(method: type[Method], named: frozenset[str], others: tuple[Definition, ...]) -> dict[str, Any]:
     objectives = {name: _definition(OBJECTIVES.get(name)) for name in OBJECTIVES.names()}
-    classes = [_definition(each) for each in method.__mro__ if each not in TTACallback.__mro__]
+    classes = [_definition(each) for each in method.__mro__ if each not in Method.__mro__]
     roots = (*ROOTS, *classes, *others, *(objectives[name] for name in sorted(named)))
     tops = frozenset(root.module.partition(".")[0] for root in roots)
     modules = _sources(tops).digests(roots, objectives)

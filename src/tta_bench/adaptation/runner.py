@@ -1,213 +1,73 @@
-"""Adapt one method along target streams under a Lightning trainer, and score every prediction."""
+"""Images in, logits out: a method along its streams under a Lightning trainer, without labels and without files."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import pytorch_lightning as pl
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tta_bench.adaptation.callback import TTACallback
 from tta_bench.data.domain import Domain
-from tta_bench.data.streams import LabelledBatch, LockstepDataset, Stream
-from tta_bench.methods.base import StepResult, TTACallback
-from tta_bench.metrics.dice import dice_score
-from tta_bench.ops.draws import ImageKey
-from tta_bench.records.predictions import Predictions
-from tta_bench.records.snapshots import ImageRecord, Snapshot, SnapshotFile
+from tta_bench.data.streams import ImageBatch, LockstepDataset, Stream, StreamImages
+from tta_bench.methods.base import Method, StepResult
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
-
-log = logging.getLogger(__name__)
-
-
-@dataclass
-class UnlabelledBatch:
-    """What a method sees of one image of each of ``A`` streams.
-
-    Attributes:
-        images: ``[A, 3, size, size]`` in [0, 1], on the device.
-        keys: which image each is.
-        result: filled in by the method.
-    """
-
-    images: Tensor
-    keys: list[ImageKey]
-    result: StepResult | None = None
 
 
 class AdaptationModule(pl.LightningModule):
-    """Hands unlabelled images to the method and scores its predictions.
+    """Moves images to the device, and hands what the method made of them to whoever looks on.
 
     Args:
-        streams: how many streams run side by side.
-        threshold: probability from which a pixel belongs to a class.
+        callback: what drives the method.
     """
 
-    def __init__(self, streams: int, threshold: float) -> None:
+    def __init__(self, callback: TTACallback) -> None:
         super().__init__()
-        self.streams = streams
-        self.threshold = threshold
-        self.records: list[ImageRecord] = []
-        self.withheld: LabelledBatch | None = None
+        self.callback = callback
 
-    def transfer_batch_to_device(
-        self, batch: LabelledBatch, device: torch.device, dataloader_idx: int
-    ) -> UnlabelledBatch:
-        """Lightning hook before every callback: the labels stay behind, only images travel."""
-        self.withheld = batch
-        return UnlabelledBatch(batch.images.to(device), batch.keys)
+    def transfer_batch_to_device(self, batch: ImageBatch, device: torch.device, dataloader_idx: int) -> ImageBatch:
+        """Lightning hook before every callback."""
+        return replace(batch, images=batch.images.to(device))
 
-    def test_step(self, batch: UnlabelledBatch, batch_idx: int) -> None:
-        """Score the method's prediction of each stream's image."""
-        assert batch.result is not None, "no TTACallback has predicted this batch"
-        assert self.withheld is not None
-        result = batch.result
-        predictions = (torch.sigmoid(result.logits) >= self.threshold).cpu()
-        scores = dice_score(predictions, self.withheld.labels).tolist()
-        for row, (place, dice) in enumerate(zip(self.withheld.places, scores, strict=True)):
-            diagnostics = {name: float(values[row]) for name, values in result.diagnostics.items()}
-            prediction = Predictions.of([predictions[row].numpy()])
-            self.records.append(ImageRecord(place, tuple(dice), prediction, diagnostics, result.seconds))
-
-
-class AdaptationProgress(pl.Callback):
-    """One bar for all streams of a cell.
-
-    Args:
-        bar: shared by the groups of streams.
-        task: the cell's task in it.
-    """
-
-    def __init__(self, bar: Progress, task: TaskID) -> None:
-        self.bar = bar
-        self.task = task
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: UnlabelledBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Advance by the images of this batch."""
-        self.bar.update(self.task, advance=len(batch.images), domain=batch.keys[0].domain)
-
-
-class Resumption(pl.Callback):
-    """Takes a group of streams up where a snapshot left it, and keeps snapshots from there on; after the method.
-
-    Args:
-        file: of the snapshots.
-        method: whose state they hold.
-        group: number of the group of streams.
-        before: records of all images before this trainer's first.
-        resumed: the snapshot to go on from, None for a group's beginning.
-    """
-
-    def __init__(
-        self,
-        file: SnapshotFile,
-        method: TTACallback,
-        group: int,
-        before: Sequence[ImageRecord],
-        resumed: Snapshot | None,
-    ) -> None:
-        self.file = file
-        self.method = method
-        self.group = group
-        self.before = tuple(before)
-        self.resumed = resumed
-        self.first = resumed.steps if resumed is not None else 0
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Replace the fresh state that the method has just made."""
-        if self.resumed is not None:
-            self.method.load_state_dict(self.resumed.state)
-            self.method.network.forwards = self.resumed.forwards
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: UnlabelledBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a snapshot, but not after the group's last image: there would be nothing to go on with."""
-        assert isinstance(pl_module, AdaptationModule)
-        records, steps = pl_module.records, self.first + batch_idx + 1
-        if batch_idx + 1 < trainer.num_test_batches[0]:
-            self.file.keep(
-                lambda: Snapshot(
-                    self.group,
-                    steps,
-                    [*self.before, *records],
-                    self.method.state_dict(),
-                    self.method.network.forwards,
-                )
-            )
+    def test_step(self, batch: ImageBatch, batch_idx: int) -> StepResult:  # type: ignore[override]
+        """The ``outputs`` of ``on_test_batch_end``."""
+        assert self.callback.result is not None
+        return self.callback.result
 
 
 def adapt_streams(
-    method: TTACallback,
+    method: Method,
     domains: Mapping[str, Domain],
     groups: Sequence[Sequence[Stream]],
     *,
     seed: int,
-    threshold: float,
-    title: str,
-    snapshots: SnapshotFile,
+    batch: int = 1,
+    begin: tuple[int, int] = (0, 0),
     observers: Sequence[pl.Callback] = (),
-) -> list[ImageRecord]:
-    """Run ``method`` along every stream, the streams of one group side by side, from the latest snapshot on.
+) -> None:
+    """Run ``method`` along every stream, the streams of one group side by side.
 
     Args:
         method: with its network on the device to use.
         domains: the prepared targets.
         groups: streams, longest first within a group.
         seed: of the method's random draws.
-        threshold: probability from which a pixel belongs to a class.
-        title: of the progress bar.
-        snapshots: of this run, and of one before it that was killed.
-        observers: callbacks that look on, called before the method.
-
-    Returns:
-        A record per image; streams in the order of ``groups``, side by side within a group.
+        batch: images of a stream at a time.
+        begin: number of the group to begin with, and how many images each of its streams is past.
+        observers: callbacks that look on. ``on_test_batch_start`` comes before the update, ``on_test_batch_end`` has
+            the :class:`~tta_bench.methods.base.StepResult` as ``outputs`` and the
+            :class:`~tta_bench.data.streams.ImageBatch` as ``batch``, ``on_test_epoch_start`` finds the method started.
     """
-    device = method.network.source_theta.device
-    total = sum(len(stream) for group in groups for stream in group)
-    columns = (
-        TextColumn("{task.description} {task.fields[domain]}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    resumed = snapshots.read()
-    records = list(resumed.records) if resumed is not None else []
-    if resumed is not None:
-        log.info("going on after %d of %d images, where a run before was stopped", len(records), total)
-    console = Console()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar, quiet_lightning():
-        task = bar.add_task(title, total=total, completed=len(records), domain="")
-        for number, group in enumerate(groups):
-            if resumed is not None and number < resumed.group:
-                continue
-            module = AdaptationModule(len(group), threshold)
-            resumption = Resumption(snapshots, method, number, records, resumed)
-            dataset = LockstepDataset(domains, group, seed, resumption.first)
-            loader = DataLoader(dataset, batch_size=None, shuffle=False)
-            callbacks = [*observers, method, resumption, AdaptationProgress(bar, task)]
-            trainer = one_device_trainer(device, callbacks, inference_mode=False)
-            trainer.test(module, loader, verbose=False)
-            records += module.records
-            resumed = None
-    return records
+    first_group, first = begin
+    with quiet_lightning():
+        for group in groups[first_group:]:
+            ahead = [StreamImages(domains, stream) for stream in group]
+            callback = TTACallback(method, len(group), lambda batch, *_: (batch.images, batch.keys), ahead)
+            loader = DataLoader(LockstepDataset(domains, group, seed, first, batch), batch_size=None, shuffle=False)
+            trainer = one_device_trainer(
+                method.network.source_theta.device, [*observers, callback], inference_mode=False
+            )
+            trainer.test(AdaptationModule(callback), loader, verbose=False)
+            first = 0

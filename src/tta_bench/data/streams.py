@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -33,44 +35,33 @@ Stream = tuple[StreamImage, ...]
 
 
 @dataclass
-class LabelledBatch:
-    """One image of each of ``A`` active streams, as loaded.
+class ImageBatch:
+    """What a method sees of each of ``A`` active streams: one unlabelled image, or a batch of them.
 
     Attributes:
-        images: ``[A, 3, size, size]`` in [0, 1].
-        labels: bool ``[A, classes, size, size]``.
-        keys: which image each is.
-        places: likewise, with its index in its domain.
+        images: ``[A, 3, size, size]`` in [0, 1]; of batches ``[A, batch, 3, size, size]``.
+        keys: which image each is, or the first of its batch.
+        places: of the images, stream by stream.
     """
 
     images: Tensor
-    labels: Tensor
     keys: list[ImageKey]
     places: list[StreamImage]
 
 
-def make_streams(
-    domains: Mapping[str, Domain],
-    targets: Sequence[str],
-    reset: str,
-    order: int = 0,
-) -> list[Stream]:
-    """One stream per target, or a single one through all targets if the state is never reset.
+def passes(domains: Mapping[str, Domain], targets: Sequence[str], order: int = 0) -> list[Stream]:
+    """One pass over the images of each target; a scenario makes streams of them.
 
     Args:
         domains: the prepared targets.
         targets: their names, in order.
-        reset: see ``conf/protocol``.
         order: 0 for file order; ``k`` for the ``k``-th permutation of each target, a function of ``k`` and the
             target's name and size alone.
     """
-    per_target = [
+    return [
         tuple(StreamImage(name, index, position) for position, index in enumerate(_order(order, name, domains[name])))
         for name in targets
     ]
-    if reset == "never":
-        return [tuple(place for stream in per_target for place in stream)]
-    return per_target
 
 
 def _order(order: int, name: str, domain: Domain) -> list[int]:
@@ -81,40 +72,75 @@ def _order(order: int, name: str, domain: Domain) -> list[int]:
     return torch.randperm(len(domain), generator=generator).tolist()
 
 
-def lockstep_groups(streams: Sequence[Stream], width: int) -> list[list[Stream]]:
-    """Groups of at most ``width`` streams, longest first, so that the active ones are always a prefix."""
+def lockstep_groups(streams: Sequence[Stream], width: int, batch: int = 1) -> list[list[Stream]]:
+    """Groups of at most ``width`` streams, longest first, so that the active ones are always a prefix.
+
+    Args:
+        streams: in any order.
+        width: most streams of a group.
+        batch: images of a stream at a time. If there are several, the streams of a group are equally long, so that
+            their last batches are.
+    """
     ordered = sorted(streams, key=len, reverse=True)
-    return [ordered[i : i + width] for i in range(0, len(ordered), width)]
+    alike = [list(same) for _, same in groupby(ordered, key=len)] if batch > 1 else [ordered]
+    return [same[i : i + width] for same in alike for i in range(0, len(same), width)]
 
 
-class LockstepDataset(Dataset[LabelledBatch]):
-    """Item ``k`` holds image ``first + k`` of every stream that has one.
+class StreamImages(Dataset[Tensor]):
+    """The images ``[3, size, size]`` of a stream, in order, each read when it is asked for.
 
     Args:
         domains: the prepared target domains.
-        streams: longest first.
-        seed: of the run, part of every image's key.
-        first: place in the streams to begin at, below the length of the longest.
+        stream: the places.
     """
 
-    def __init__(self, domains: Mapping[str, Domain], streams: Sequence[Stream], seed: int, first: int = 0) -> None:
+    def __init__(self, domains: Mapping[str, Domain], stream: Stream) -> None:
+        self.domains = domains
+        self.stream = stream
+
+    def __len__(self) -> int:
+        """Images of the stream."""
+        return len(self.stream)
+
+    def __getitem__(self, k: int) -> Tensor:
+        """The ``k``-th of them."""
+        return self.domains[self.stream[k].domain].image(self.stream[k].index)
+
+
+class LockstepDataset(Dataset[ImageBatch]):
+    """Item ``k`` holds the next ``batch`` images after ``first + k * batch`` of every stream that has any left.
+
+    Args:
+        domains: the prepared target domains.
+        streams: longest first; equally long if ``batch`` is not 1.
+        seed: of the run, part of every image's key.
+        first: place in the streams to begin at, below the length of the longest.
+        batch: images of a stream at a time; with 1 the images have no such dimension.
+    """
+
+    def __init__(
+        self, domains: Mapping[str, Domain], streams: Sequence[Stream], seed: int, first: int = 0, batch: int = 1
+    ) -> None:
         self.domains = domains
         self.streams = streams
         self.seed = seed
         self.first = first
+        self.batch = batch
 
     def __len__(self) -> int:
-        """Length of what is left of the longest stream."""
-        return len(self.streams[0]) - self.first
+        """Length of what is left of the longest stream, in batches."""
+        return math.ceil((len(self.streams[0]) - self.first) / self.batch)
 
-    def __getitem__(self, k: int) -> LabelledBatch:
-        """The images at place ``first + k`` of the active streams."""
+    def __getitem__(self, k: int) -> ImageBatch:
+        """The images of the active streams."""
         if not 0 <= k < len(self):
             raise IndexError(k)
-        places = [stream[self.first + k] for stream in self.streams if self.first + k < len(stream)]
-        return LabelledBatch(
-            images=torch.stack([self.domains[p.domain].image(p.index) for p in places]),
-            labels=torch.stack([self.domains[p.domain].label(p.index) for p in places]),
-            keys=[ImageKey(self.seed, p.domain, self.domains[p.domain].image_names[p.index]) for p in places],
+        begin = self.first + k * self.batch
+        batches = [stream[begin : begin + self.batch] for stream in self.streams if begin < len(stream)]
+        places = [place for batch in batches for place in batch]
+        images = torch.stack([self.domains[place.domain].image(place.index) for place in places])
+        return ImageBatch(
+            images=images if self.batch == 1 else images.unflatten(0, (len(batches), -1)),
+            keys=[ImageKey(self.seed, p.domain, self.domains[p.domain].image_names[p.index]) for p, *_ in batches],
             places=places,
         )

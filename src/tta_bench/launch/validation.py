@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
+from tta_bench.adaptation.scenarios.base import reset_names, scenario_of
 from tta_bench.data.readers.base import READERS, section_faults
 from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.methods.base import METHODS, MethodOptions
@@ -24,7 +25,7 @@ from tta_bench.sinks.delivery import TITLES
 NAMES: Mapping[str, Callable[[], Collection[str]]] = {
     "data.name": READERS.names,
     "model.name": NETWORKS.names,
-    "protocol.reset": lambda: ("target", "image", "never"),
+    "protocol.reset": reset_names,
     "logger.name": lambda: ("none", *TITLES),
 }
 """Keys whose value is looked up by name -> the names that there are."""
@@ -63,8 +64,8 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
         options = method_options(composed.get("method") or {})
     except UserError as error:
         faults += error.faults
-    if config is not None and options is not None:
-        faults += _missing_branches(config, options)
+    if config is not None and options is not None and not faults:
+        faults += [*_missing_branches(config, options), *_scenario_faults(config)]
     if config is None or faults:
         raise UserError(faults)
     return config
@@ -140,6 +141,18 @@ def _missing_branches(config: RunConfig, options: MethodOptions) -> Iterator[str
             f"method={name} needs a source model with the branch {' and '.join(missing)}: "
             f"train one with model.branches=[{','.join((*present, *missing))}]"
         )
+
+
+def _scenario_faults(config: RunConfig) -> Iterator[str]:
+    """Why the scenario cannot be used with what else is asked for."""
+    scenario, name = scenario_of(config.protocol.reset), config.method["name"]
+    if scenario.batch == 1:
+        return
+    shows = f"protocol.reset={config.protocol.reset} shows {scenario.batch} images at a time"
+    if not METHODS.get(name).card.takes_batches:
+        yield f"{shows}, and method={name} takes one: choose another of them"
+    if config.diagnostics.empirical_gradient:
+        yield f"{shows}, and diagnostics.empirical_gradient=true compares gradients of one: leave it out"
 
 
 def _value(composed: Mapping[str, Any], key: str) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, MethodOptions, Protocol, TTACallback, register
+from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, register
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.ops.draws import Draws
@@ -27,7 +27,7 @@ class AlphaBNOptions(MethodOptions):
 
 
 @register("alpha_bn")
-class AlphaBN(TTACallback):
+class AlphaBN(Method):
     """Mean and variance between those of the source and those of the image: nothing persists between images."""
 
     card = Card(
@@ -39,6 +39,7 @@ class AlphaBN(TTACallback):
         paper="Schneider et al., NeurIPS 2020; You et al., 2021",
         licence="Apache-2.0",
         needs_batch_norm=True,
+        takes_batches=True,
     )
     Options = AlphaBNOptions
 

@@ -1,20 +1,21 @@
-"""What a method is: a Lightning callback that adapts to each unlabelled image before it is predicted.
+"""What a method is: plain torch that adapts to each unlabelled image before it is predicted.
 
-:class:`TTACallback` owns the Lightning hooks, the reset rule, the order of update and prediction, and the records.
-A method implements :meth:`TTACallback.adapt` and, where needed, :meth:`TTACallback.start` and
-:meth:`TTACallback.predict`, on images and its own state alone. All of them work on ``A`` streams at once.
+:class:`Method` owns the order of reset, update and prediction; a callback or a loop of one's own drives it along a
+stream. A method implements :meth:`Method.adapt` and, where needed, :meth:`Method.start`, :meth:`Method.before_stream`
+and :meth:`Method.predict`, on images and its own state alone. All of them work on ``A`` streams at once.
 """
 
 from __future__ import annotations
 
 import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from tta_bench.errors import UserError
 from tta_bench.methods.state import AffineState, MakeOptimizer, OptimizerName, make_optimizer, pack, unpack
@@ -25,13 +26,8 @@ from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.registry import Registry
 from tta_bench.runtime.ranges import Decay, NonNegative, check_ranges
 
-try:
-    from pytorch_lightning import Callback
-except ModuleNotFoundError:  # benchmarks call the methods directly, on machines that have torch alone
-    Callback = object  # type: ignore[assignment, misc]
-
-_NOT_STATE = {"network", "options", "protocol", "log", "log_dict"}
-"""Attributes of a method that are its constructor's arguments, and those that Lightning's trainer adds."""
+_NOT_STATE = {"network", "options", "protocol"}
+"""Attributes of a method that are its constructor's arguments."""
 
 Diagnostics = dict[str, Tensor]
 """What a method reports of one update: name -> ``[A]`` values, columns of ``per_image.csv``."""
@@ -50,9 +46,10 @@ class Card:
         paper: author, venue, year.
         licence: of the original code.
         stochastic: whether another seed gives other numbers with the default options; see
-            :meth:`TTACallback.is_stochastic`.
+            :meth:`Method.is_stochastic`.
         needs_batch_norm: whether it has nothing to work on in a network without BatchNorm layers, because the
             statistics of other layers are always the image's own.
+        takes_batches: whether it takes several images of a stream at a time, ``[A, batch, 3, H, W]``.
     """
 
     adapts: str
@@ -64,6 +61,7 @@ class Card:
     licence: str
     stochastic: bool = False
     needs_batch_norm: bool = False
+    takes_batches: bool = False
 
     @property
     def needs_gradients(self) -> bool:
@@ -100,12 +98,12 @@ class Protocol:
     """The part of the protocol that a method obeys; see ``conf/protocol``.
 
     Attributes:
-        reset: ``image`` starts afresh at every image; ``target`` and ``never`` differ in how streams are cut.
+        episodic: whether the state starts afresh at every image, not only with a stream.
         steps: updates per image.
         predict: whether the image is predicted after or before its update.
     """
 
-    reset: str = "target"
+    episodic: bool = False
     steps: int = 1
     predict: Literal["after", "before"] = "after"
 
@@ -115,9 +113,9 @@ class StepResult:
     """What happened at one image of each of ``A`` streams.
 
     Attributes:
-        logits: ``[A, classes, H, W]``.
+        logits: ``[A, classes, H, W]``; of batches ``[A, batch, classes, H, W]``.
         diagnostics: name -> one value per stream; of the last update.
-        seconds: wall time per stream's image.
+        seconds: wall time per image.
     """
 
     logits: Tensor
@@ -125,7 +123,7 @@ class StepResult:
     seconds: float
 
 
-class TTACallback(Callback):
+class Method(ABC):
     """Base of every method.
 
     Args:
@@ -146,7 +144,6 @@ class TTACallback(Callback):
     def __init__(
         self, network: AdaptableNetwork, options: MethodOptions | None = None, protocol: Protocol | None = None
     ) -> None:
-        super().__init__()
         self.network = network
         self.options: Any = options or self.Options()
         self.protocol = protocol or Protocol()
@@ -170,21 +167,30 @@ class TTACallback(Callback):
         """Whether another seed gives other numbers with these options; if not, one seed stands for all."""
         return cls.card.stochastic
 
-    def start(self, streams: int) -> None:
+    def start(self, streams: int) -> None:  # noqa: B027
         """Create the state of ``streams`` streams afresh; default: no state."""
+
+    def before_stream(self, images: Sequence[Dataset[Tensor]]) -> None:  # noqa: B027
+        """See all unlabelled images of the streams that have just started; default: no look ahead.
+
+        Args:
+            images: of each stream its images ``[3, H, W]`` in [0, 1], in order, each read when it is asked for.
+        """
 
     @abstractmethod
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """Update the state of the first ``A`` streams with one unlabelled image each.
 
         Args:
-            images: ``[A, 3, H, W]`` in [0, 1]; must not be written to.
+            images: ``[A, 3, H, W]`` in [0, 1]; must not be written to. A method whose card says ``takes_batches``
+                also gets ``[A, batch, 3, H, W]``, and predicts as many.
             draws: the random numbers of this update.
         """
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logits ``[A, classes, H, W]`` of ``[A, 3, H, W]`` images with the present state."""
-        return self.network(images, self.theta(len(images)), self.statistics)
+        """Logits ``[A, classes, H, W]`` of ``[A, 3, H, W]`` images with the present state; of batches as many."""
+        logits = self.network(images.flatten(0, -4), self.theta(len(images)), self.statistics)
+        return logits.unflatten(0, images.shape[:-3])
 
     @property
     def source_theta(self) -> Tensor:
@@ -197,6 +203,10 @@ class TTACallback(Callback):
     def theta(self, streams: int) -> Tensor:
         """The adapted parameters of the first streams, ``[A, scalars]``; default: the source model's."""
         return self.source_theta.expand(streams, -1)
+
+    def theta_before_update(self, streams: int) -> Tensor:
+        """:meth:`theta` as the next image finds it."""
+        return self.source_theta.expand(streams, -1) if self.protocol.episodic else self.theta(streams)
 
     def gradient_as_followed(self, loss: Callable[[Tensor], Tensor], images: Tensor, theta: Tensor) -> Tensor | None:
         """The gradient of a loss of the prediction, in the coordinates of the gradient that an update follows.
@@ -248,14 +258,15 @@ class TTACallback(Callback):
         """Adapt to one image of each active stream and predict it.
 
         Args:
-            images: ``[A, 3, H, W]``, streams in the order of :meth:`start`, longest first.
-            keys: which image each is.
+            images: ``[A, 3, H, W]``, or batches ``[A, batch, 3, H, W]``; streams in the order of :meth:`start`, longest
+                first.
+            keys: which image each is, or the first of its batch.
         """
         if torch.is_inference_mode_enabled():
             raise RuntimeError("adaptation needs gradients: create the trainer with inference_mode=False")
         _synchronise(images)
         begin = time.perf_counter()
-        if self.protocol.reset == "image":
+        if self.protocol.episodic:
             self.start(len(images))
         logits = self.predict(images) if self.protocol.predict == "before" else None
         diagnostics: Diagnostics = {}
@@ -266,7 +277,7 @@ class TTACallback(Callback):
         if logits is None:
             logits = self.predict(images)
         _synchronise(images)
-        seconds = (time.perf_counter() - begin) / len(images)
+        seconds = (time.perf_counter() - begin) / images.shape[:-3].numel()
         return StepResult(logits, {name: values.tolist() for name, values in diagnostics.items()}, seconds)
 
     def state_dict(self) -> dict[str, Any]:
@@ -280,7 +291,7 @@ class TTACallback(Callback):
             TypeError: there is such an attribute.
         """
         names = {"backwards", "skipped"}
-        if self.protocol.reset != "image":
+        if not self.protocol.episodic:
             names = vars(self).keys() - _NOT_STATE - self.transient
         return {name: pack(getattr(self, name)) for name in sorted(names)}
 
@@ -291,16 +302,6 @@ class TTACallback(Callback):
         """
         for name, packed in state_dict.items():
             setattr(self, name, unpack(getattr(self, name, None), packed))
-
-    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        """Lightning hook: fresh state for the streams of this run."""
-        self.start(pl_module.streams)
-
-    def on_test_batch_start(
-        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Lightning hook: the batch holds images and keys; the labels were split off before."""
-        batch.result = self.step(batch.images, batch.keys)
 
     def describe(self) -> str:
         """What is adapted and how, for the start of a run."""
@@ -313,7 +314,7 @@ class TTACallback(Callback):
         return text
 
 
-METHODS: Registry[type[TTACallback]] = Registry("method", "tta_bench.methods")
+METHODS: Registry[type[Method]] = Registry("method", "tta_bench.methods")
 register = METHODS.register
 
 
@@ -339,7 +340,7 @@ class GradientOptions(MethodOptions):
             raise ValueError("nesterov=true needs optimizer=sgd and a momentum above 0")
 
 
-class GradientMethod(TTACallback):
+class GradientMethod(Method):
     """Base of methods that update the adapted parameters by gradient steps, statistics taken from each image."""
 
     Options = GradientOptions

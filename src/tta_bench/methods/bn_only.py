@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, TTACallback, register
+from tta_bench.methods.base import Card, Diagnostics, Method, register
 from tta_bench.models.normalisation import BatchStatistics
 from tta_bench.ops.draws import Draws
 
 
 @register("bn_only")
-class BatchNormOnly(TTACallback):
+class BatchNormOnly(Method):
     """Prediction-time batch normalisation (Nado et al. 2020) at one image: nothing persists between images."""
 
     card = Card(
@@ -22,6 +22,7 @@ class BatchNormOnly(TTACallback):
         paper="Nado et al., arXiv 2020",
         licence="Apache-2.0",
         needs_batch_norm=True,
+        takes_batches=True,
     )
     statistics = BatchStatistics()
 

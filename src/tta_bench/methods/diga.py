@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, MethodOptions, Protocol, StepResult, TTACallback, register
+from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, StepResult, register
 from tta_bench.methods.state import pack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
@@ -63,7 +63,7 @@ class Evidence(NamedTuple):
 
 
 @register("diga")
-class DIGA(TTACallback):
+class DIGA(Method):
     """Source and image statistics mixed; probabilities of the network, of running and of the image's prototypes too."""
 
     card = Card(
@@ -91,7 +91,7 @@ class DIGA(TTACallback):
         self._latest: tuple[Tensor, Evidence] | None = None
 
     def step(self, images: Tensor, keys: Sequence[ImageKey]) -> StepResult:
-        """One forward pass serves the update and the prediction; see :meth:`TTACallback.step`."""
+        """One forward pass serves the update and the prediction; see :meth:`Method.step`."""
         self._latest = None
         return super().step(images, keys)
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, MethodOptions, TTACallback, register
+from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register
 from tta_bench.models.normalisation import RunningStatistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Fraction, Range
@@ -49,7 +49,7 @@ class DUAOptions(MethodOptions):
 
 
 @register("dua")
-class DUA(TTACallback):
+class DUA(Method):
     """One forward pass over augmented copies moves the running statistics; the affine parameters stay."""
 
     card = Card(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, TTACallback, register
+from tta_bench.methods.base import Card, Diagnostics, Method, register
 from tta_bench.models.normalisation import MedianStatistics
 from tta_bench.ops.draws import Draws
 
 
 @register("medbn")
-class MedBN(TTACallback):
+class MedBN(Method):
     """Every layer centres on the channel's median over the test image: nothing persists between images."""
 
     card = Card(
@@ -22,6 +22,7 @@ class MedBN(TTACallback):
         paper="Park et al., CVPR 2024",
         licence="none stated",
         needs_batch_norm=True,
+        takes_batches=True,
     )
     statistics = MedianStatistics()
 

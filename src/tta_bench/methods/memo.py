@@ -43,7 +43,7 @@ class MEMO(GradientMethod):
     Args:
         network: as in the base class.
         options: as in the base class.
-        protocol: as in the base class; whatever its reset rule, the state is fresh at every image.
+        protocol: as in the base class; the state is fresh at every image.
     """
 
     card = Card(
@@ -60,7 +60,7 @@ class MEMO(GradientMethod):
     def __init__(
         self, network: AdaptableNetwork, options: MEMOOptions | None = None, protocol: Protocol | None = None
     ) -> None:
-        super().__init__(network, options, replace(protocol or Protocol(), reset="image"))
+        super().__init__(network, options, replace(protocol or Protocol(), episodic=True))
         prior = self.options.prior
         self.statistics = MixedStatistics(prior / (prior + 1), unbiased=True, differentiable=False)
 

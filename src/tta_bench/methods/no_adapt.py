@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, TTACallback, register
+from tta_bench.methods.base import Card, Diagnostics, Method, register
 from tta_bench.models.normalisation import SourceStatistics
 from tta_bench.ops.draws import Draws
 
 
 @register("no_adapt")
-class NoAdapt(TTACallback):
+class NoAdapt(Method):
     """Predict with the source model's own statistics and affine parameters."""
 
     card = Card(
@@ -21,6 +21,7 @@ class NoAdapt(TTACallback):
         backwards=0,
         paper="baseline",
         licence="-",
+        takes_batches=True,
     )
     statistics = SourceStatistics()
 

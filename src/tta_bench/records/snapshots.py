@@ -53,7 +53,7 @@ class Snapshot:
         group: number of the present group of streams.
         steps: images that each stream of the group has seen, unless it has ended.
         records: of all images so far.
-        state: of the method, from :meth:`TTACallback.state_dict`.
+        state: of the method, from :meth:`Method.state_dict`.
         forwards: of the network so far.
     """
 

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.errors import UserError
 from tta_bench.report.figures import (
     dice_distributions,
@@ -39,11 +40,6 @@ _TRACES = {
 }
 """Column of ``per_image.csv`` -> name, axis label and title of its figure."""
 
-_RESETS = {
-    "target": "The state starts anew from the source model on every target domain.",
-    "image": "The state starts anew from the source model on every image.",
-    "never": "One state lives through all target domains, in their order.",
-}
 _PREDICTS = {
     "after": "An image is predicted after the update that it causes.",
     "before": "An image is predicted before the update that it causes.",
@@ -355,7 +351,7 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any]) -> 
     names = f"; classes: {', '.join(classes)}." if isinstance(classes, Mapping) else "; classes differ between rows."
     return [
         f"{images}{limit}{names}",
-        told(protocol["reset"], lambda value: _RESETS[value]),
+        told(protocol["reset"], lambda value: scenario_of(value).sentence),
         told(protocol["steps"], lambda value: f"{value} update{'s' * (value != 1)} per image, one image at a time."),
         told(protocol["predict"], lambda value: _PREDICTS[value]),
         told(

@@ -1,0 +1,1 @@
+"""Scenarios, one file each: which images form a stream, and when the state starts afresh."""
