@@ -196,7 +196,7 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
         ("+method=tent device=gpu", "device='gpu': input should be 'auto', 'cpu' or 'cuda'"),
         ("+method=tent lockstep=0", "lockstep=0: give the number of streams, 1 to 65536, or auto"),
         ("+method=tent lockstep=all", "lockstep=all: give the number of streams, 1 to 65536, or auto"),
-        ("+method=tent method.learning_rate=-1", "method: learning_rate=-1.0 must not be negative"),
+        ("+method=tent method.learning_rate=-1", "method.learning_rate=-1: input should be greater than or equal to 0"),
         ("+method=grata method.pseudo=entrpy", "method: unknown objective 'entrpy': did you mean 'entropy'?"),
         (
             "+method=grata method.strong_augmentation.noise.p=3",
