@@ -435,3 +435,10 @@ class TestDescription:
         path.write_bytes(content[:word] + b"M" + content[word + 1 :])
         with pytest.raises(UserError, match="damaged"):
             read_description(path)
+
+
+def test_equal_models_are_equal_bytes_whoever_made_their_texts(tmp_path):
+    config = run_config({**UNET, "branches": ["rotation"]})
+    copy = json.loads(json.dumps(config.model.model_dump(mode="json")))
+    files = write(tmp_path / "a.ckpt", config), write(tmp_path / "b.ckpt", config, architecture=copy)
+    assert files[0].read_bytes() == files[1].read_bytes()
