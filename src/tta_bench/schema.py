@@ -31,6 +31,7 @@ from pydantic_core import PydanticCustomError, SchemaValidator
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
+from tta_bench.metrics.base import known_metrics
 from tta_bench.models.encoder import check_encoder
 from tta_bench.models.encoder_weights import check_weights_file
 from tta_bench.models.unet import DECODER_CHANNELS
@@ -321,6 +322,9 @@ class RunConfig(Section):
     source: str
     target: Annotated[Names, _distinct("target")] | None = None
     seed: Seeds = (0,)
+    metrics: Annotated[Names, _distinct("metrics"), AfterValidator(known_metrics)] = Field(
+        default=("dice",), description="taken from the predictions, so no part of what a cell is; Dice is always first"
+    )
     checkpoint: UserPath | None = None
     data: DataConfig
     model: ModelConfig

@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import LabelledBatch, LockstepDataset, Stream
 from tta_bench.methods.base import StepResult, TTACallback
-from tta_bench.metrics.dice import dice_score
+from tta_bench.metrics.base import METRICS
 from tta_bench.ops.draws import ImageKey
 from tta_bench.records.predictions import Predictions
-from tta_bench.records.snapshots import ImageRecord, Snapshot, SnapshotFile
+from tta_bench.records.scores import ImageRecord
+from tta_bench.records.snapshots import Snapshot, SnapshotFile
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
 
 log = logging.getLogger(__name__)
@@ -47,12 +48,14 @@ class AdaptationModule(pl.LightningModule):
     Args:
         streams: how many streams run side by side.
         threshold: probability from which a pixel belongs to a class.
+        metrics: names of those to score with.
     """
 
-    def __init__(self, streams: int, threshold: float) -> None:
+    def __init__(self, streams: int, threshold: float, metrics: Sequence[str]) -> None:
         super().__init__()
         self.streams = streams
         self.threshold = threshold
+        self.metrics = {name: METRICS.get(name) for name in metrics}
         self.records: list[ImageRecord] = []
         self.withheld: LabelledBatch | None = None
 
@@ -69,11 +72,12 @@ class AdaptationModule(pl.LightningModule):
         assert self.withheld is not None
         result = batch.result
         predictions = (torch.sigmoid(result.logits) >= self.threshold).cpu()
-        scores = dice_score(predictions, self.withheld.labels).tolist()
-        for row, (place, dice) in enumerate(zip(self.withheld.places, scores, strict=True)):
+        scores = {name: metric(predictions, self.withheld.labels).tolist() for name, metric in self.metrics.items()}
+        for row, place in enumerate(self.withheld.places):
             diagnostics = {name: float(values[row]) for name, values in result.diagnostics.items()}
             prediction = Predictions.of([predictions[row].numpy()])
-            self.records.append(ImageRecord(place, tuple(dice), prediction, diagnostics, result.seconds))
+            of_image = {name: values[row] for name, values in scores.items()}
+            self.records.append(ImageRecord(place, of_image, prediction, diagnostics, result.seconds))
 
 
 class AdaptationProgress(pl.Callback):
@@ -164,6 +168,7 @@ def adapt_streams(
     *,
     seed: int,
     threshold: float,
+    metrics: Sequence[str],
     title: str,
     snapshots: SnapshotFile,
     observers: Sequence[pl.Callback] = (),
@@ -176,6 +181,7 @@ def adapt_streams(
         groups: streams, longest first within a group.
         seed: of the method's random draws.
         threshold: probability from which a pixel belongs to a class.
+        metrics: names of those to score with.
         title: of the progress bar.
         snapshots: of this run, and of one before it that was killed.
         observers: callbacks that look on, called before the method.
@@ -201,7 +207,7 @@ def adapt_streams(
         for number, group in enumerate(groups):
             if resumed is not None and number < resumed.group:
                 continue
-            module = AdaptationModule(len(group), threshold)
+            module = AdaptationModule(len(group), threshold, metrics)
             resumption = Resumption(snapshots, method, number, records, resumed)
             dataset = LockstepDataset(domains, group, seed, resumption.first)
             loader = DataLoader(dataset, batch_size=None, shuffle=False)

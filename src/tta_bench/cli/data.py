@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,7 +47,12 @@ def check(
         table.add_column(literal(column), justify="right")
     for name, each in prepared.items():
         areas = _areas(each.domain)
-        table.add_row(literal(name), str(len(each.domain)), _sizes(each), *(f"{area:.2f}" for area in areas))
+        table.add_row(
+            literal(name),
+            str(len(each.domain)),
+            _sizes(each),
+            *(f"{area:.2f}" if area == area else "no masks" for area in areas),
+        )
         for label, area in zip(each.domain.classes, areas, strict=True):
             if area in (0, 100):
                 log.warning(
@@ -113,7 +119,9 @@ def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain:
 
 
 def _areas(domain: Domain) -> list[float]:
-    """Mean area of each class over a domain, percent of the image."""
+    """Mean area of each class over a domain, percent of the image; NaN without masks."""
+    if domain.masks is None:
+        return [math.nan] * len(domain.classes)
     counts = np.sum([np.bincount(mask.ravel(), minlength=256) for mask in domain.masks], axis=0)
     return [100 * float(counts[list(values)].sum()) / domain.masks.size for values in domain.classes.values()]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tta_bench.errors import UserError
 from tta_bench.ops.preprocessing import min_max
 
 
@@ -20,7 +21,7 @@ class Domain:
         name: the domain's name, as in ``source=`` and ``target=``.
         image_names: one identifier per image, in stream order.
         images: uint8 ``[n, size, size, 3]``, RGB; usually memory-mapped.
-        masks: uint8 ``[n, size, size]``, the mask values of the files (``classes`` gives them meaning).
+        masks: uint8 ``[n, size, size]``, the mask values of the files (``classes`` gives them meaning); None without.
         classes: class name -> mask values that belong to it; classes may nest (disc and cup).
         fingerprint: hash of all of the above, so that results can tell when the data changed.
     """
@@ -28,7 +29,7 @@ class Domain:
     name: str
     image_names: tuple[str, ...]
     images: np.ndarray
-    masks: np.ndarray
+    masks: np.ndarray | None
     classes: Mapping[str, tuple[int, ...]]
     fingerprint: str
 
@@ -40,9 +41,42 @@ class Domain:
         """The network's input: float32 ``[3, size, size]`` in [0, 1], min-max scaled over all channels."""
         return min_max(torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float())
 
+    def mask(self, index: int) -> np.ndarray:
+        """The mask values of an image: uint8 ``[size, size]``.
+
+        Raises:
+            UserError: the domain has no masks.
+        """
+        if self.masks is None:
+            raise UserError(no_masks(self.name))
+        return np.array(self.masks[index])
+
     def label(self, index: int) -> Tensor:
-        """The ground truth: bool ``[classes, size, size]``, one channel per class."""
-        return class_channels(torch.from_numpy(np.array(self.masks[index])), self.classes)
+        """The ground truth: bool ``[classes, size, size]``, one channel per class.
+
+        Raises:
+            UserError: the domain has no masks.
+        """
+        return class_channels(torch.from_numpy(self.mask(index)), self.classes)
+
+
+def require_masks(domains: Iterable[Domain]) -> None:
+    """Refuse domains without masks before any work that needs them.
+
+    Raises:
+        UserError: naming each of them.
+    """
+    faults = [no_masks(domain.name) for domain in domains if domain.masks is None]
+    if faults:
+        raise UserError(faults)
+
+
+def no_masks(name: str) -> str:
+    """Of a domain, as a sentence."""
+    return (
+        f"domain '{name}' has no masks, and training, scores and pictures of annotations need them: add them, or "
+        "choose another domain"
+    )
 
 
 def class_channels(mask: Tensor, classes: Mapping[str, tuple[int, ...]]) -> Tensor:

@@ -34,7 +34,7 @@ class SourceImages(Dataset[tuple[Tensor, Tensor]]):
         epoch, index = item
         image, mask = self.augmentation(
             self.domain.images[index],
-            self.domain.masks[index],
+            self.domain.mask(index),
             seed=seed_of(self.seed, "augmentation", epoch, index),
         )
         scaled = min_max(torch.from_numpy(image).permute(2, 0, 1).float())
