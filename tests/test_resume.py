@@ -17,7 +17,8 @@ from test_cell import configure, execute, folder, numbers, status, summary
 from tta_bench.data.streams import StreamImage
 from tta_bench.methods.base import METHODS
 from tta_bench.records.predictions import Predictions
-from tta_bench.records.snapshots import ImageRecord, Snapshot, SnapshotFile
+from tta_bench.records.scores import ImageRecord
+from tta_bench.records.snapshots import Snapshot, SnapshotFile
 
 RUN = """
 import os, signal, sys
@@ -240,7 +241,7 @@ def test_a_lack_of_memory_keeps_the_snapshot(stopped, images, caplog, monkeypatc
 
 def a_snapshot():
     prediction = Predictions.of([torch.rand(1, 5, 3).numpy() > 0.5])
-    record = ImageRecord(StreamImage("A", 0, 0), (50.0,), prediction, {"x": 1.0}, 0.5)
+    record = ImageRecord(StreamImage("A", 0, 0), {"dice": [50.0], "iou": [40.0]}, prediction, {"x": 1.0}, 0.5)
     return Snapshot(0, 1, [record], {"theta": torch.ones(2)}, forwards=3)
 
 

@@ -21,7 +21,7 @@ import torch
 from tta_bench import __version__
 from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
 from tta_bench.adaptation.progress import progress_bar
-from tta_bench.adaptation.provenance import change_since, code_of
+from tta_bench.adaptation.provenance import change_since, code_of, metric_codes, staleness, unscored
 from tta_bench.adaptation.resumption import Resumption
 from tta_bench.adaptation.runner import adapt_streams
 from tta_bench.adaptation.scenarios.base import scenario_of
@@ -36,8 +36,10 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.models.placement import place
 from tta_bench.records.predictions import Predictions
+from tta_bench.records.rescoring import with_metrics
 from tta_bench.records.run_log import run_log
-from tta_bench.records.snapshots import ImageRecord, SnapshotFile
+from tta_bench.records.scores import ImageRecord, image_scores, overall_scores, target_scores
+from tta_bench.records.snapshots import SnapshotFile
 from tta_bench.records.store import CellFolder, cell_hash
 from tta_bench.runtime.device import resolve_device
 from tta_bench.runtime.files import translate_os_errors
@@ -112,9 +114,9 @@ class Cell:
         return CellFolder(self.config.results_root / "cells" / cell_hash(self.identity()))
 
     def finished(self) -> Result | None:
-        """Its summary and rows; None unless it is finished and the code that decides its numbers is the present one."""
+        """Its summary and rows; None unless it is finished and has all metrics that are asked for, by present code."""
         finished = self.folder().finished()
-        return None if finished is None or change_since(finished[0], self.config) else finished
+        return None if finished is None or staleness(finished[0], self.config) else finished
 
     def reference(self) -> Cell | None:
         """The same cell without adaptation; None if this is one."""
@@ -166,8 +168,17 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
         method = cell.config.method["name"]
         if finished is not None and not cell.config.force:
             changed = _changed_inputs(finished[0], cell, domains, source)
+            lacking = unscored(finished[0], cell.config)
+            if lacking and not changed and not folder.predictions.is_file():
+                changed = f"there are no predictions to take {', '.join(lacking)} from"
             if not changed:
                 log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
+                if lacking:
+                    codes = {name: code for name, code in metric_codes(cell.config).items() if name in lacking}
+                    rows, summary = with_metrics(*finished, folder.predictions, domains, codes)
+                    folder.rewrite(rows, summary)
+                    finished = summary, folder.rows()
+                    log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
                 folder.delete_leftovers()
                 send(cell.config.logger, folder)
                 return finished
@@ -216,7 +227,7 @@ def compute(
     log.info("%s: %s", config.method["name"], method.describe())
     snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, method, groups))
     resumed, total = snapshots.read(), sum(map(len, streams))
-    scoring = Scoring(domains, protocol.threshold, resumed.records if resumed is not None else ())
+    scoring = Scoring(domains, protocol.threshold, config.metrics, resumed.records if resumed is not None else ())
     if resumed is not None:
         log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
     resumption = Resumption(snapshots, method, scoring, resumed)
@@ -259,7 +270,6 @@ def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[
     rows = []
     for record in sorted(records, key=lambda r: (order[r.place.domain], r.place.index)):
         domain = domains[record.place.domain]
-        dice = {f"dice_{name}": value for name, value in zip(domain.classes, record.dice, strict=True)}
         rows.append(
             {
                 "source": cell.config.source,
@@ -268,8 +278,7 @@ def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[
                 "seed": cell.seed,
                 "index": record.place.index,
                 "image": domain.image_names[record.place.index],
-                **dice,
-                "dice": sum(record.dice) / len(record.dice),
+                **image_scores(record.scores, domain.classes),
                 "position": record.place.position,
                 **record.diagnostics,
                 "seconds": round(record.seconds, 6),
@@ -303,11 +312,9 @@ def summarise(
     targets = {}
     for name in cell.targets:
         own = [row for row in rows if row["target"] == name]
-        columns = [f"dice_{label}" for label in domains[name].classes]
-        means = {column: sum(row[column] for row in own) / len(own) for column in columns}
+        scores = target_scores(own, cell.config.metrics, domains[name].classes)
         seconds = sum(row["seconds"] for row in own) / len(own)
-        dice = sum(means.values()) / len(means)
-        targets[name] = {"n": len(own), **means, "dice": dice, "seconds_per_image": round(seconds, 4)}
+        targets[name] = {"n": len(own), **scores, "seconds_per_image": round(seconds, 4)}
     return {
         "cell": cell.folder().hash,
         "method": cell.config.method["name"],
@@ -315,7 +322,7 @@ def summarise(
         "seed": cell.seed,
         "protocol": cell.config.protocol.model_dump(mode="json"),
         "targets": targets,
-        "dice": sum(target["dice"] for target in targets.values()) / len(targets),
+        **overall_scores(targets, cell.config.metrics),
         "skipped_updates": method.skipped,
         "seconds_per_image": round(sum(row["seconds"] for row in rows) / len(rows), 4),
         "source_checkpoint": {
@@ -326,6 +333,7 @@ def summarise(
         "data": {name: domains[name].fingerprint for name in cell.targets},
         "versions": versions(method),
         **code_of(cell.config),
+        "metrics": metric_codes(cell.config),
     }
 
 
@@ -356,6 +364,7 @@ def snapshot_key(
         "the code": code_digest(type(method)),
         "versions": versions(method),
         "the device": str(method.network.source_theta.device),
+        "the metrics": list(cell.config.metrics),
         "streams side by side": [[len(stream) for stream in group] for group in groups],
     }
 

@@ -292,6 +292,11 @@ class LoggerConfig(Section):
     mode: Literal["online", "offline"] = "online"
 
 
+def _dice_first(metrics: tuple[str, ...]) -> tuple[str, ...]:
+    """The metric that every cell has comes first, whether it is asked for or not."""
+    return tuple(dict.fromkeys(("dice", *metrics)))
+
+
 class RunConfig(Section):
     """One fully resolved run."""
 
@@ -299,6 +304,9 @@ class RunConfig(Section):
     source: str
     target: Annotated[Names, _distinct("target")] | None = None
     seed: Seeds = (0,)
+    metrics: Annotated[Names, _distinct("metrics"), AfterValidator(_dice_first)] = Field(
+        default=("dice",), description="taken from the predictions, so no part of what a cell is; Dice is always first"
+    )
     checkpoint: UserPath | None = None
     data: DataConfig
     model: ModelConfig

@@ -84,7 +84,7 @@ def changed(monkeypatch):
         ("ops/preprocessing.py", "torch.where(span > 0", "torch.where(span > 1", [GRATA, NO_ADAPT], []),
         ("metrics/dice.py", "return", "return 2 *", [GRATA, NO_ADAPT], []),
         ("adaptation/scoring.py", ">= self.threshold", "> self.threshold", [GRATA, NO_ADAPT], []),
-        ("cell.py", "sum(record.dice) / len(record.dice)", "max(record.dice)", [GRATA, NO_ADAPT], []),
+        ("records/scores.py", "sum(values) / len(values)", "max(values)", [GRATA, NO_ADAPT], []),
         ("adaptation/empirical_gradient.py", "gradient_cosine(", "2 * gradient_cosine(", [EMPIRICAL], [GRATA]),
     ],
 )
@@ -122,6 +122,8 @@ GRATA_FILE = "methods/grata.py"
                 *("schema.py", "__main__.py", "launch/command_line.py", "source/train.py", "source/augmentation.py"),
                 *(
                     "records/snapshots.py",
+                    "records/rescoring.py",
+                    "metrics/iou.py",
                     "data/readers/folder.py",
                     "data/synthetic/render.py",
                     "methods/medbn.py",

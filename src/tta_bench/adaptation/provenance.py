@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
+from tta_bench.metrics.base import METRICS, PRIMARY
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
 from tta_bench.objectives.base import OBJECTIVES
@@ -41,6 +42,7 @@ class Definition(NamedTuple):
 ROOTS = (
     Definition("tta_bench.cell", "compute"),  # the loop over the images, the scores and their averages
     Definition("tta_bench.methods.base", "Method"),
+    Definition("tta_bench.metrics.dice"),  # found by its name; further metrics are taken from predictions at any time
     Definition("tta_bench.data.domain", "Domain"),  # the network's input and the truth, from the prepared images
 )
 """What every cell runs. Prepared images and source models are compared as such, by the hashes in ``summary.json``."""
@@ -58,6 +60,7 @@ ACCOMPANIES = {
     Definition("tta_bench.records.snapshots"),  # a run that was stopped goes on to the same numbers
     Definition("tta_bench.records.store"),
     EMPIRICAL_GRADIENT,  # looks on; a root where it is asked for
+    Definition("tta_bench.records.rescoring"),
     Definition("tta_bench.cell", "lockstep_width"),  # streams do not depend on those beside them
     Definition("tta_bench.cell", "snapshot_key"),
     Definition("tta_bench.cell", "versions"),
@@ -96,6 +99,29 @@ def change_since(summary: Mapping[str, Any], config: RunConfig) -> str | None:
     modules = {*before, *now["code_modules"]}
     changed = sorted(name for name in modules if before.get(name) != now["code_modules"].get(name))
     return f"the code of {', '.join(changed)} changed since"
+
+
+def metric_codes(config: RunConfig) -> dict[str, str]:
+    """Entry ``metrics`` of ``summary.json``: each metric that is asked for -> digest of its code."""
+    return {name: _metric_code(name) for name in config.metrics}
+
+
+def unscored(summary: Mapping[str, Any], config: RunConfig) -> list[str]:
+    """The metrics beside Dice that a finished cell lacks, or has from other code than the present."""
+    before = summary.get("metrics", {})
+    return [name for name, code in metric_codes(config).items() if name != PRIMARY and before.get(name) != code]
+
+
+def staleness(summary: Mapping[str, Any], config: RunConfig) -> str | None:
+    """Why a finished cell is not all that is asked for, as a clause; None if it is."""
+    lacking = unscored(summary, config)
+    return change_since(summary, config) or (f"it has no {' and no '.join(lacking)} yet" if lacking else None)
+
+
+@cache
+def _metric_code(name: str) -> str:
+    root = _definition(METRICS.get(name).function)
+    return _digest(repr(_sources(frozenset({root.module.partition(".")[0], PACKAGE})).digests([root], {})))
 
 
 @cache

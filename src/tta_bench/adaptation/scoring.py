@@ -11,9 +11,9 @@ from torch import Tensor
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch, StreamImage
 from tta_bench.methods.base import StepResult
-from tta_bench.metrics.dice import dice_score
+from tta_bench.metrics.base import METRICS
 from tta_bench.records.predictions import Predictions
-from tta_bench.records.snapshots import ImageRecord
+from tta_bench.records.scores import ImageRecord
 
 
 def labels_of(domains: Mapping[str, Domain], places: Sequence[StreamImage]) -> Tensor:
@@ -27,11 +27,19 @@ class Scoring(pl.Callback):
     Args:
         domains: the prepared targets.
         threshold: probability from which a pixel belongs to a class.
+        metrics: names of those to score with.
         records: of the images before, if a run goes on.
     """
 
-    def __init__(self, domains: Mapping[str, Domain], threshold: float, records: Sequence[ImageRecord] = ()) -> None:
+    def __init__(
+        self,
+        domains: Mapping[str, Domain],
+        threshold: float,
+        metrics: Sequence[str],
+        records: Sequence[ImageRecord] = (),
+    ) -> None:
         self.domains = domains
+        self.metrics = {name: METRICS.get(name) for name in metrics}
         self.threshold = threshold
         self.records = list(records)
         """One per image; streams in the order of their groups, side by side within a group."""
@@ -47,9 +55,11 @@ class Scoring(pl.Callback):
     ) -> None:
         """Score the prediction of each image."""
         predictions = (torch.sigmoid(outputs.logits) >= self.threshold).cpu().flatten(0, -4)
-        scores = dice_score(predictions, labels_of(self.domains, batch.places)).tolist()
+        labels = labels_of(self.domains, batch.places)
+        scores = {name: metric(predictions, labels).tolist() for name, metric in self.metrics.items()}
         per_stream = len(predictions) // len(batch.images)
-        for row, (place, dice) in enumerate(zip(batch.places, scores, strict=True)):
+        for row, place in enumerate(batch.places):
             diagnostics = {name: float(values[row // per_stream]) for name, values in outputs.diagnostics.items()}
             prediction = Predictions.of([predictions[row].numpy()])
-            self.records.append(ImageRecord(place, tuple(dice), prediction, diagnostics, outputs.seconds))
+            of_image = {name: values[row] for name, values in scores.items()}
+            self.records.append(ImageRecord(place, of_image, prediction, diagnostics, outputs.seconds))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,17 +58,6 @@ class Domain:
             UserError: the domain has no masks.
         """
         return class_channels(torch.from_numpy(self.mask(index)), self.classes)
-
-
-def require_masks(domains: Iterable[Domain]) -> None:
-    """Refuse domains without masks before any work that needs them.
-
-    Raises:
-        UserError: naming each of them.
-    """
-    faults = [no_masks(domain.name) for domain in domains if domain.masks is None]
-    if faults:
-        raise UserError(faults)
 
 
 def no_masks(name: str) -> str:

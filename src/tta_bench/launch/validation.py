@@ -17,6 +17,7 @@ from tta_bench.data.readers.base import READERS, section_faults
 from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.methods.options import method_options
+from tta_bench.metrics.base import METRICS
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
 from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys
@@ -24,6 +25,7 @@ from tta_bench.sinks.delivery import TITLES
 
 NAMES: Mapping[str, Callable[[], Collection[str]]] = {
     "data.name": READERS.names,
+    "metrics": METRICS.names,
     "model.name": NETWORKS.names,
     "protocol.reset": reset_names,
     "logger.name": lambda: ("none", *TITLES),
@@ -90,10 +92,11 @@ def validate_data(section: Mapping[str, Any]) -> DataConfig:
 
 def _unknown_names(composed: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for every name that nothing is registered by."""
-    for key, names in NAMES.items():
-        name = _text(_value(composed, key))
-        if name is not None and name not in names():
-            yield f"unknown {key}={name}: {nearest(name, names())}"
+    for key, known in NAMES.items():
+        value = _value(composed, key)
+        for name in map(_text, value if isinstance(value, list | tuple) else [value]):
+            if name is not None and name not in known():
+                yield f"unknown {key}={name}: {nearest(name, known())}"
 
 
 def _reader_faults(section: Any) -> list[str]:

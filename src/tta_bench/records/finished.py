@@ -79,6 +79,16 @@ class _Summary(_Part):
     source_checkpoint: _SourceCheckpoint
     data: dict[str, str]
     versions: dict[str, Any]
+    metrics: dict[str, str] = {"dice": ""}  # before there were others
+
+    @model_validator(mode="after")
+    def _metrics_are_there(self) -> _Summary:
+        for part in (self, *self.targets.values()):
+            content = part.model_dump()
+            missing = [name for name in self.metrics if not isinstance(content.get(name), int | float)]
+            if missing:
+                raise ValueError(f"it has no {missing[0]}")
+        return self
 
 
 def read_summary(path: Path) -> dict[str, Any]:
@@ -105,18 +115,19 @@ def read_rows(path: Path, summary: Mapping[str, Any]) -> list[dict[str, str]]:
 
     Args:
         path: the file.
-        summary: of the same cell; it tells how many images each target has, and the classes.
+        summary: of the same cell; it tells how many images each target has, the metrics and the classes.
 
     Raises:
         DamagedError: it cannot be read, columns or rows are missing, or something is no number that should be one.
     """
-    classes = {key for target in summary["targets"].values() for key in target if key.startswith("dice")}
+    metrics = summary.get("metrics", {"dice"})
+    scores = {key for target in summary["targets"].values() for key in target if key.partition("_")[0] in metrics}
     try:
         reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
         columns = list(reader.fieldnames or ())
         missing = [
             name
-            for name in ("source", "target", "index", "image", *sorted(classes), "position", "seconds")
+            for name in ("source", "target", "index", "image", *sorted(scores), "position", "seconds")
             if name not in columns
         ]
         if missing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 
 from tta_bench.data.streams import StreamImage
 from tta_bench.records.predictions import Predictions
+from tta_bench.records.scores import ImageRecord
 from tta_bench.runtime.files import replacing
 from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 
@@ -24,25 +25,6 @@ SNAPSHOT_SECONDS = 10.0
 
 SNAPSHOT_SHARE = 0.02
 """Largest part of a run's time that its snapshots take, beyond the first."""
-
-
-@dataclass(frozen=True)
-class ImageRecord:
-    """The score of one prediction.
-
-    Attributes:
-        place: the image.
-        dice: percent per class, in the order of the domain's classes.
-        prediction: of this image alone, packed at once: as many as a data set has would not fit into memory.
-        diagnostics: what the method reports of its update.
-        seconds: wall time of adaptation and prediction.
-    """
-
-    place: StreamImage
-    dice: tuple[float, ...]
-    prediction: Predictions
-    diagnostics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -66,12 +48,12 @@ class Snapshot:
     def content(self) -> dict[str, Any]:
         """The same as tensors and plain values."""
         masks = Predictions.joined([record.prediction for record in self.records])
-        scores = [
-            {"place": vars(r.place), "dice": r.dice, "diagnostics": r.diagnostics, "seconds": r.seconds}
+        records = [
+            {"place": vars(r.place), "scores": r.scores, "diagnostics": r.diagnostics, "seconds": r.seconds}
             for r in self.records
         ]
         predictions = {"bits": torch.from_numpy(masks.bits), "shape": masks.shape}
-        return {**vars(self), "records": scores, "predictions": predictions}
+        return {**vars(self), "records": records, "predictions": predictions}
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Snapshot:
@@ -81,11 +63,11 @@ class Snapshot:
         masks = predictions["bits"].split(1)
         records = [
             ImageRecord(
-                place=StreamImage(**scores.pop("place")),
+                place=StreamImage(**record.pop("place")),
                 prediction=Predictions(bits.numpy(), predictions["shape"]),
-                **scores,
+                **record,
             )
-            for bits, scores in zip(masks, parts.pop("records"), strict=True)
+            for bits, record in zip(masks, parts.pop("records"), strict=True)
         ]
         return cls(records=records, **parts)
 

@@ -58,6 +58,11 @@ class CellFolder:
         """Where an unfinished run keeps how far it has come."""
         return self.path / "snapshot.pt"
 
+    @property
+    def predictions(self) -> Path:
+        """The binary masks of a finished cell."""
+        return self.path / "predictions.npz"
+
     def delete_leftovers(self) -> None:
         """Remove what a killed run has left of a cell that is finished now; for who holds the cell."""
         with suppress(OSError):  # a folder that only may be read keeps it
@@ -92,13 +97,12 @@ class CellFolder:
         """
         if self.status() != "done":
             return None
-        predictions = self.path / "predictions.npz"
         try:
             summary = read_summary(self.path / "summary.json")
             rows = read_rows(self.path / "per_image.csv", summary)
-            if os.path.lexists(predictions):
+            if os.path.lexists(self.predictions):
                 images = {name: target["n"] for name, target in summary["targets"].items()}
-                check_predictions(predictions, images, decode=thoroughly)
+                check_predictions(self.predictions, images, decode=thoroughly)
         except DamagedError as error:
             warn_once(log, f"{error}: the cell counts as missing, the next run computes it again")
             return None
@@ -159,11 +163,15 @@ class CellFolder:
         self, rows: Sequence[dict[str, Any]], predictions: Mapping[str, Predictions], summary: dict[str, Any]
     ) -> None:
         """Write the results and, last, the status ``done``."""
+        write_atomically(self.predictions, predictions_file(predictions))
+        self.rewrite(rows, summary)
+        self._set_status("done")
+
+    def rewrite(self, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
+        """Write what is told of the predictions; a finished cell that is left between the files lacks nothing."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
         write_atomically(self.path / "per_image.csv", csv_file(columns, rows))
-        write_atomically(self.path / "predictions.npz", predictions_file(predictions))
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-        self._set_status("done")
 
     def fail(self, error: BaseException) -> None:
         """Write the status ``failed`` with the exception."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tta_bench.adaptation.provenance import change_since
+from tta_bench.adaptation.provenance import staleness
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, nearest
 from tta_bench.report.statistics import holm, mean_and_std, paired_difference, signed_rank_p
@@ -359,8 +359,8 @@ def cell_status(cell: Cell) -> tuple[str, str]:
     status = folder.status()
     if status == "done":
         finished = folder.finished()
-        changed = change_since(finished[0], cell.config) if finished is not None else None
-        return ("missing" if finished is None else "stale" if changed else "done"), changed or ""
+        stale = staleness(finished[0], cell.config) if finished is not None else None
+        return ("missing" if finished is None else "stale" if stale else "done"), stale or ""
     if status != "failed":
         killed = status == "running" and not folder.is_held()
         return ("killed" if killed else status or "missing"), ""

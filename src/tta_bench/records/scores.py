@@ -1,0 +1,54 @@
+"""The scores of predictions: one image, their columns, and their averages as in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tta_bench.data.streams import StreamImage
+from tta_bench.records.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """The scores of one prediction.
+
+    Attributes:
+        place: the image.
+        scores: metric -> one value per class, in the order of the domain's classes.
+        prediction: of this image alone, packed at once: as many as a data set has would not fit into memory.
+        diagnostics: what the method reports of its update.
+        seconds: wall time of adaptation and prediction.
+    """
+
+    place: StreamImage
+    scores: Mapping[str, Sequence[float]]
+    prediction: Predictions
+    diagnostics: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def image_scores(scores: Mapping[str, Sequence[float]], classes: Iterable[str]) -> dict[str, float]:
+    """Columns of an image: ``<metric>_<class>…,<metric>`` of each metric, the last the mean over classes."""
+    columns: dict[str, float] = {}
+    for metric, values in scores.items():
+        columns |= {f"{metric}_{name}": value for name, value in zip(classes, values, strict=True)}
+        columns[metric] = sum(values) / len(values)
+    return columns
+
+
+def target_scores(
+    rows: Sequence[Mapping[str, Any]], metrics: Iterable[str], classes: Iterable[str]
+) -> dict[str, float]:
+    """The same columns of a target: the mean over images of each class, then over classes."""
+    entries: dict[str, float] = {}
+    for metric in metrics:
+        means = {f"{metric}_{name}": sum(row[f"{metric}_{name}"] for row in rows) / len(rows) for name in classes}
+        entries |= {**means, metric: sum(means.values()) / len(means)}
+    return entries
+
+
+def overall_scores(targets: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) -> dict[str, float]:
+    """Each metric as the unweighted mean over targets."""
+    return {metric: sum(target[metric] for target in targets.values()) / len(targets) for metric in metrics}
