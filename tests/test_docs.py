@@ -9,7 +9,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from tta_bench.cli.listing import methods_page
+from tta_bench.cli.list import methods_page
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork

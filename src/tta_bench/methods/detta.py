@@ -49,13 +49,9 @@ class DeTTA(GradientMethod):
         paper="Wen et al., WACV 2024",
         licence="none stated",
         stochastic=True,
+        branches=("denoising",),
     )
     Options = DeTTAOptions
-
-    @classmethod
-    def branches(cls, options: DeTTAOptions) -> tuple[str, ...]:
-        """The denoising branch."""
-        return ("denoising",)
 
     def start(self, streams: int) -> None:
         """Every stream at the source model's affine parameters and statistics, with a fresh optimiser."""
