@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from tta_bench.cli.list import methods_page
-from tta_bench.launch.paths import CONFIG_DIR
+from tta_bench.launch.composition import composer
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.unet import UNet
@@ -61,7 +61,8 @@ def test_the_objective_of_add_a_method_works_as_printed(tmp_path, monkeypatch, s
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_method_has_a_yaml_with_its_defaults_and_a_card(name):
-    settings = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "method" / f"{name}.yaml"), resolve=True)
+    with composer() as hydra:
+        settings = OmegaConf.to_container(hydra.compose([f"+method={name}"]).method, resolve=True)
     assert settings["name"] == name
     assert method_options(settings) == METHODS.get(name).Options()
     assert (ROOT / f"docs/methods/{name}.md").read_text().startswith(f"# `{name}`")

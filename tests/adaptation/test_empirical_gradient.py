@@ -10,7 +10,8 @@ from rich.console import Console
 from tta_bench.adaptation.empirical_gradient import empirical_gradient
 from tta_bench.cell import Cell, run
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check, quote_lists
+from tta_bench.launch.check import check
+from tta_bench.launch.grammar import quote_lists
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey

@@ -127,7 +127,7 @@ def _experiments(pattern: str) -> Table:
     for name in matching(pattern, experiments):
         experiment = experiments[name]
         swept = {"source": "all", **experiment.sweep}
-        swept.pop("model.branches", None)
+        swept.pop("branches", None)
         rows = len(experiment.rows) - len(experiment.controls)
         table.add_row(
             name,
