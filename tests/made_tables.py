@@ -8,7 +8,7 @@ import numpy as np
 
 from tta_bench.adaptation.provenance import code_of
 from tta_bench.cell import Cell
-from tta_bench.launch.command_line import check
+from tta_bench.launch.check import check
 from tta_bench.launch.experiments import Experiment, Plan, PlannedCell
 from tta_bench.records.predictions import Predictions
 

@@ -34,7 +34,8 @@ from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
 from tta_bench.data.streams import passes
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check, quote_lists
+from tta_bench.launch.check import check
+from tta_bench.launch.grammar import quote_lists
 from tta_bench.launch.targets import with_targets
 from tta_bench.methods.base import METHODS, Card, Method
 from tta_bench.metrics.dice import dice_score

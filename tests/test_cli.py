@@ -1,5 +1,6 @@
 """``tta-bench``: what there is, whether data and checkpoints are sound; every refusal is a sentence and exit code 2."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 
 from made_tables import finish
-from tta_bench.cli import main
+from tta_bench.cli import main, subcommands
+from tta_bench.launch.catalogue import catalogue
 from tta_bench.launch.experiments import plan
 from tta_bench.methods.base import METHODS
 from tta_bench.models.checkpoint import save_checkpoint, to_official
@@ -88,11 +90,52 @@ def test_the_lists_of_data_and_experiments_say_what_each_is(capsys):
 
 
 def test_a_broken_plug_in_is_listed_with_its_error(capsys, monkeypatch):
-    monkeypatch.setitem(METHODS.broken_plugins, "theirs", "their.module: ImportError: no [module] of that name")
+    monkeypatch.setitem(catalogue("methods").broken, "theirs", "their.module: ImportError: no [module] of that name")
     main(["list", "methods"])
     text = " ".join(capsys.readouterr().out.split())
     assert "theirs" in text
     assert "[module]" in text
+
+
+def test_a_list_is_narrowed_by_a_pattern(capsys):
+    main(["list", "methods", "gra*"])
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].strip()]
+    assert names == ["method", "─" * len(names[1]), "grata"]
+    main(["list", "experiments", "table?"])
+    assert len(re.findall(r"^table\d ", capsys.readouterr().out, re.MULTILINE)) == 5
+    assert "no name matches 'grta*': did you mean 'grata'?" in refuse(capsys, "list", "methods", "grta*")
+
+
+QUICK = [
+    ["--help"],
+    *(["list", what] for what in ("methods", "objectives", "data", "experiments")),
+    *([*name.split("_"), "--help"] for name in subcommands()),
+]
+
+
+@pytest.mark.parametrize("words", QUICK, ids=" ".join)
+def test_what_runs_nothing_answers_at_once_and_imports_no_torch(words):
+    code = (
+        "import resource, sys\n"
+        "from tta_bench.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as left:\n    assert not left.code\n"
+        "slow = {'torch', 'hydra', 'pydantic', 'numpy', 'pytorch_lightning'} & sys.modules.keys()\n"
+        "assert not slow, slow\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(used.ru_utime + used.ru_stime)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < 0.4
+
+
+def test_every_subcommand_is_a_file_with_its_arguments_and_its_work():
+    assert {"list", "plan", "status", "report", "data_check", "checkpoint_import"} <= set(subcommands())
+    for name in subcommands():
+        module = importlib.import_module(f"tta_bench.cli.{name}")
+        assert module.__doc__.splitlines()[0].endswith("."), name
+        assert callable(module.add_arguments), name
+        assert callable(module.run), name
 
 
 @pytest.mark.parametrize("words", [[], ["list"], ["list", "method"], ["data"], ["checkpoint", "verify"], ["nonsense"]])
@@ -131,7 +174,7 @@ def test_data_check_reports_all_faults_of_all_domains(capsys, images):
 
 def test_data_prepare_fills_the_cache_of_the_results(capsys, images, tmp_path):
     main(["data", "prepare", "data=folder", f"data.root={images}", "data.image_size=64", "results_root=kept"])
-    assert len(list((tmp_path / "kept/data").iterdir())) == 2
+    assert sum(path.is_dir() for path in (tmp_path / "kept/data").iterdir()) == 2
     assert "north" in capsys.readouterr().out
 
 

@@ -10,10 +10,10 @@ import yaml
 from omegaconf import OmegaConf
 
 from tta_bench.adaptation.scenarios.base import SCENARIOS, scenario_of
-from tta_bench.cli.listing import methods_page
+from tta_bench.cli.list import methods_page
 from tta_bench.data.streams import StreamImage
-from tta_bench.launch.command_line import check
-from tta_bench.launch.paths import CONFIG_DIR
+from tta_bench.launch.check import check
+from tta_bench.launch.composition import composer
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -79,7 +79,8 @@ def test_the_scenario_of_add_a_method_works_as_printed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_method_has_a_yaml_with_its_defaults_and_a_card(name):
-    settings = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "method" / f"{name}.yaml"), resolve=True)
+    with composer() as hydra:
+        settings = OmegaConf.to_container(hydra.compose([f"+method={name}"]).method, resolve=True)
     assert settings["name"] == name
     assert method_options(settings) == METHODS.get(name).Options()
     assert (ROOT / f"docs/methods/{name}.md").read_text().startswith(f"# `{name}`")

@@ -330,7 +330,7 @@ def test_the_code_of_jobs_in_other_processes_is_told_by_what_they_left(typed, mo
 
     original = program._outcomes_elsewhere
     monkeypatch.setattr(program, "_outcomes_elsewhere", elsewhere)
-    monkeypatch.setattr(program, "job", lambda composed: None)
+    monkeypatch.setattr(program, "attempt", lambda work: None)
     found, _, error = typed("-m", "+method=tent", "source=A,B")
     assert found == code
     failed = sum(state != "done" for state in left)
@@ -374,7 +374,8 @@ def test_configuration_files_of_ones_own_are_used(typed, started, tmp_path):
     ("words", "told"),
     [
         (["-m", "results_root=/proc/x"], "/proc/x cannot be used"),
-        (["-m", "results_root=a_file"], "a_file/sweeps/"),
+        (["-m", "results_root=a_file"], "a_file cannot be used (File exists)"),
+        (["results_root=/proc/x"], "/proc/x cannot be used"),
         (["results_root="], "results_root='': name a folder or file, or leave the key out"),
         (["+row=first_look_01"], "rows are those of an experiment"),
         (["hydra.swep.dir=x"], "unknown key 'hydra.swep.dir': did you mean 'hydra.sweep.dir'?"),
@@ -429,7 +430,7 @@ def test_names_reach_the_runs_of_a_sweep_as_they_are(typed, started, tmp_path):
     del started[:]
     assert typed("experiment=first_look", *data, "results_root=a, [b]")[0] == 0
     assert {config.source for config in started} == set(names)
-    assert Path("a, [b]/sweeps").is_dir()
+    assert Path("a, [b]").is_dir()
 
 
 def test_a_job_can_be_sent_to_another_process():

@@ -9,7 +9,7 @@ import torch
 from tta_bench.cell import Cell, compute
 from tta_bench.data.domain import Domain
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check
+from tta_bench.launch.check import check
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import build_model

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check
+from tta_bench.launch.check import check
 from tta_bench.launch.validation import validate
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.methods.options import method_options

@@ -10,7 +10,7 @@ from rich.console import Console
 from tta_bench.adaptation.provenance import code_of
 from tta_bench.cell import Cell, run
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check
+from tta_bench.launch.check import check
 from tta_bench.models.checkpoint import load_checkpoint, read_checkpoint
 from tta_bench.models.segmentation import NETWORKS
 from tta_bench.schema import ModelConfig

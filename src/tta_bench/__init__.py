@@ -10,7 +10,7 @@ from typing import Any
 _PLACES = {
     "TTACallback": "tta_bench.adaptation.callback:TTACallback",
     "list_methods": "tta_bench.methods.base:METHODS.names",
-    "register_method": "tta_bench.methods.base:METHODS.register",
+    "register_method": "tta_bench.methods.base:register_method",
     "register_metric": "tta_bench.metrics.base:register_metric",
     "register_network": "tta_bench.models.segmentation:register_network",
     "register_objective": "tta_bench.objectives.base:register_objective",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tta_bench.runtime import signals
@@ -42,7 +43,9 @@ def _main() -> None:
     import hydra
 
     from tta_bench.errors import UserError, print_faults
-    from tta_bench.launch.command_line import check, complete_experiment, quote_lists, register_configs
+    from tta_bench.launch.check import check
+    from tta_bench.launch.composition import register_configs
+    from tta_bench.launch.grammar import complete_experiment, quote_lists
     from tta_bench.launch.hydra_faults import refuse_flags, sentences
     from tta_bench.launch.network_check import check_networks, check_pretrained_weights
     from tta_bench.launch.paths import CONFIG_DIR
@@ -70,7 +73,10 @@ def _main() -> None:
     _outcomes.clear()
     try:
         with sentences():
-            hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
+            if only_shows or flags.config_dir or any(text.lstrip("+").startswith("hydra") for text in overrides):
+                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
+            else:
+                _run_here(jobs)
     except UserError as error:
         print_faults(error)
         sys.exit(USER_ERROR)
@@ -85,30 +91,51 @@ def _main() -> None:
         sys.exit(_first(failures))
 
 
+def _run_here(configs: Sequence[RunConfig]) -> None:
+    """Run what was checked, one after the other.
+
+    Hydra would compose every job a second time, for launchers and folders that nobody asked for.
+    """
+    _show_progress()
+    for root in dict.fromkeys(config.results_root for config in configs):
+        root.mkdir(parents=True, exist_ok=True)
+    for config in configs:
+        attempt(partial(run_and_show, config))
+
+
 def job(composed: Any) -> None:
-    """One job of Hydra, in this process or in one of a launcher; a failing one does not stop the others."""
+    """One job of Hydra, in this process or in one of a launcher."""
     if not _here:
         signals.install()
     from omegaconf import OmegaConf
-    from rich.console import Console
 
-    from tta_bench.cell import run
-    from tta_bench.errors import UserError, print_faults
-    from tta_bench.launch.command_line import run_section
+    from tta_bench.launch.composition import run_section
     from tta_bench.launch.targets import with_targets
     from tta_bench.launch.validation import validate
     from tta_bench.runtime.names import print_everything
 
     print_everything()
-    log = logging.getLogger("tta_bench")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
-    log.setLevel(logging.INFO)
-    container = OmegaConf.to_container(composed, resolve=True)
-    assert isinstance(container, dict)
+    _show_progress()
+    container: Any = OmegaConf.to_container(composed, resolve=True)
+    attempt(lambda console: run_and_show(with_targets(validate(run_section(container))), console))
+
+
+def run_and_show(config: RunConfig, console: Console) -> None:
+    """Run, and show each cell as soon as it is finished."""
+    from tta_bench.cell import run
+
+    for cell, result, reference in run(config):
+        show(cell, result, reference, console)
+
+
+def attempt(work: Callable[[Console], object]) -> None:
+    """Do one run and remember how it ended; a failing one does not stop the others."""
+    from rich.console import Console
+
+    from tta_bench.errors import UserError, print_faults
+
     try:
-        console = Console()
-        for cell, result, reference in run(with_targets(validate(run_section(container)))):
-            show(cell, result, reference, console)
+        work(Console())
         _outcomes.append(0)
     except UserError as error:
         signals.check()
@@ -117,7 +144,13 @@ def job(composed: Any) -> None:
     except Exception:
         signals.check()  # what a library has made of it
         _outcomes.append(CRASH)
-        log.exception("this run failed")
+        logging.getLogger("tta_bench").exception("this run failed")
+
+
+def _show_progress() -> None:
+    """What this package logs goes to standard output, of other packages warnings alone."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
+    logging.getLogger("tta_bench").setLevel(logging.INFO)
 
 
 def show(cell: Cell, result: Result, reference: Result | None, console: Console) -> None:

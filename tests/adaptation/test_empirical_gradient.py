@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from tta_bench.adaptation.empirical_gradient import empirical_gradient
 from tta_bench.cell import Cell, run
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check, quote_lists
+from tta_bench.launch.check import check
+from tta_bench.launch.grammar import quote_lists
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork

@@ -10,7 +10,7 @@ import pytest
 import tta_bench
 from tta_bench.adaptation import provenance
 from tta_bench.adaptation.provenance import ACCOMPANIES, ROOTS, Definition, Sources, change_since, code_of
-from tta_bench.launch.command_line import check
+from tta_bench.launch.check import check
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -119,7 +119,7 @@ GRATA_FILE = "methods/grata.py"
                     "report/tables.py",
                     "records/store.py",
                 ),
-                *("schema.py", "__main__.py", "launch/command_line.py", "source/train.py", "source/augmentation.py"),
+                *("schema.py", "__main__.py", "launch/check.py", "source/train.py", "source/augmentation.py"),
                 *(
                     "records/snapshots.py",
                     "records/rescoring.py",

@@ -11,7 +11,8 @@ from tta_bench.cell import Cell, run
 from tta_bench.data.prepare import prepare
 from tta_bench.data.streams import LockstepDataset, StreamImage, StreamImages, lockstep_groups
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check, quote_lists
+from tta_bench.launch.check import check
+from tta_bench.launch.grammar import quote_lists
 from tta_bench.methods.base import METHODS, Card, Method
 
 PASSES = [tuple(StreamImage(name, index, index) for index in range(count)) for name, count in (("A", 3), ("B", 2))]

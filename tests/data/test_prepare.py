@@ -16,7 +16,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from tta_bench.cli.data import check, prepare_command, preview
+from tta_bench.cli.data_check import check
+from tta_bench.cli.data_prepare import prepare_command
+from tta_bench.cli.data_preview import preview
 from tta_bench.data import cache as cache_module
 from tta_bench.data import decoding
 from tta_bench.data.file_record import FileRecord

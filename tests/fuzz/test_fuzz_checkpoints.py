@@ -7,8 +7,8 @@ from damage import SCALARS, VALUES, cases, damaged_bytes, damaged_mapping, outco
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_bench.cli.checkpoint import verify
-from tta_bench.launch.command_line import check
+from tta_bench.cli.checkpoint_verify import verify
+from tta_bench.launch.check import check
 from tta_bench.models.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
 
 WEIGHT = torch.arange(12.0).reshape(3, 4)

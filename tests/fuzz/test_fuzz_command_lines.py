@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import tta_bench.__main__ as program
 from tta_bench import cell
-from tta_bench.launch.command_line import check, compose_data, quote_lists
+from tta_bench.launch.check import check, compose_data
+from tta_bench.launch.grammar import quote_lists
 
 KEYS = st.sampled_from(
     (

@@ -8,7 +8,7 @@ from damage import cases, damaged_mapping, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_bench.launch.command_line import check
+from tta_bench.launch.check import check
 from tta_bench.launch.validation import validate, validate_data
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options

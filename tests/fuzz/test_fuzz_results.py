@@ -3,12 +3,12 @@
 import json
 
 import pytest
+import torch  # noqa: F401  (it is imported before memory is limited)
 from damage import VALUES, cases, damaged_bytes, damaged_mapping, damaged_text, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
 from made_tables import TARGETS, simple_plan
-from tta_bench.cli.checkpoint import verify  # noqa: F401  (torch is imported before memory is limited)
 from tta_bench.records.predictions import read_predictions
 from tta_bench.report.tables import build_table
 from tta_bench.report.write import plan_table, status_table, summary_table

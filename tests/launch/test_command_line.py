@@ -5,7 +5,8 @@ import shlex
 import pytest
 
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check, compose_data, quote_lists
+from tta_bench.launch.check import check, compose_data
+from tta_bench.launch.grammar import quote_lists
 
 
 def jobs(text, **options):

@@ -6,7 +6,7 @@ from itertools import permutations
 import pytest
 
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check
+from tta_bench.launch.check import check
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import plan
 from tta_bench.methods.base import METHODS

@@ -9,9 +9,10 @@ from omegaconf import OmegaConf
 
 from awkward import NAMES, sites, typed
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check, domains_at_hand, quote_lists
+from tta_bench.launch.check import check
 from tta_bench.launch.experiment_files import Experiment
 from tta_bench.launch.experiments import plan
+from tta_bench.launch.grammar import domains_at_hand, quote_lists
 from tta_bench.launch.text import TEXTS, hydra_text, quote_lists_of_names, quote_mappings, split
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tta_bench.errors import UserError
-from tta_bench.launch.command_line import check
+from tta_bench.launch.check import check
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork

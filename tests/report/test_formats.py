@@ -13,7 +13,7 @@ import pytest
 
 from made_tables import changed, finish, made_plan, planned, simple_plan
 from tta_bench.cell import Cell
-from tta_bench.launch.command_line import check
+from tta_bench.launch.check import check
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import PlannedCell
 from tta_bench.report.formats import (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import binary_entropy
 from tta_bench.ops.draws import Draws
@@ -24,7 +24,7 @@ class UncertainEntropyOptions(GradientOptions):
     fraction: float = 0.1
 
 
-@register("uncertain_entropy")
+@register_method("uncertain_entropy")
 class UncertainEntropy(GradientMethod):
     """One gradient step on the mean entropy of the most uncertain pixels of each image."""
 

@@ -18,9 +18,8 @@ from typing import Any
 
 import yaml
 
+from tta_bench.launch.catalogue import catalogue
 from tta_bench.launch.paths import EXPERIMENTS_DIR
-from tta_bench.launch.text import TEXTS, escaped, quote
-from tta_bench.methods.base import METHODS
 
 CONTROLS = {"no_adapt": {"method": "no_adapt"}, "bn_only": {"method": "bn_only"}}
 """Rows that every table has besides its own: what nothing, and what test-image statistics alone, would give."""
@@ -70,6 +69,8 @@ class Experiment:
 
     def sweep_config(self) -> dict[str, Any]:
         """The config of ``experiment=NAME``: Hydra sweeps over the rows and over what the file sweeps over."""
+        from tta_bench.launch.text import TEXTS, escaped, quote  # `tta-bench list` has no use for Hydra
+
         # Hydra resolves what stands in a configuration once more than what is typed.
         swept = {key: escaped(quote(key, text).partition("=")[2]) for key, text in self.sweep.items() if key in TEXTS}
         params = {"+row": ",".join(self.choices()), **self.sweep, **swept}
@@ -88,7 +89,7 @@ def _read(path: Path) -> Experiment:
     own: dict[str, Any] = {}
     for label, values in content["rows"].items():
         if values["method"] == EVERY_METHOD:
-            own |= {name: values | {"method": name} for name in METHODS.names()}
+            own |= {name: values | {"method": name} for name in catalogue("methods").entries}
         else:
             own[label] = values
     present = [list(values.items()) for values in own.values()]

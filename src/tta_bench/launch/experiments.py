@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, nearest
-from tta_bench.launch.command_line import find_jobs, quote_lists
+from tta_bench.launch.check import find_jobs
 from tta_bench.launch.experiment_files import Experiment, read_experiments
+from tta_bench.launch.grammar import quote_lists
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, register
+from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, register_method
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.ops.draws import Draws
@@ -26,7 +26,7 @@ class AlphaBNOptions(MethodOptions):
     unbiased: bool = True
 
 
-@register("alpha_bn")
+@register_method("alpha_bn")
 class AlphaBN(Method):
     """Mean and variance between those of the source and those of the image: nothing persists between images."""
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tta_bench.errors import UserError
+from tta_bench.methods.card import Card
 from tta_bench.methods.state import AffineState, MakeOptimizer, OptimizerName, make_optimizer, pack, unpack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
@@ -31,42 +32,6 @@ _NOT_STATE = {"network", "options", "protocol"}
 
 Diagnostics = dict[str, Tensor]
 """What a method reports of one update: name -> ``[A]`` values, columns of ``per_image.csv``."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """The facts of a method, from which the overview table is made.
-
-    Attributes:
-        adapts: what changes when an image arrives.
-        statistics: which statistics normalise.
-        needs_source_statistics: whether the source model's running statistics are used.
-        forwards: images that pass through the network per test image, prediction included.
-        backwards: backward passes per test image.
-        paper: author, venue, year.
-        licence: of the original code.
-        stochastic: whether another seed gives other numbers with the default options; see
-            :meth:`Method.is_stochastic`.
-        needs_batch_norm: whether it has nothing to work on in a network without BatchNorm layers, because the
-            statistics of other layers are always the image's own.
-        takes_batches: whether it takes several images of a stream at a time, ``[A, batch, 3, H, W]``.
-    """
-
-    adapts: str
-    statistics: str
-    needs_source_statistics: bool
-    forwards: int
-    backwards: int
-    paper: str
-    licence: str
-    stochastic: bool = False
-    needs_batch_norm: bool = False
-    takes_batches: bool = False
-
-    @property
-    def needs_gradients(self) -> bool:
-        """Whether it runs backward passes."""
-        return self.backwards > 0
 
 
 def later(default: Any) -> Any:
@@ -160,7 +125,7 @@ class Method(ABC):
     @classmethod
     def branches(cls, options: Any) -> tuple[str, ...]:
         """Auxiliary branches that the source model must have; their affine parameters are adapted too."""
-        return ()
+        return cls.card.branches
 
     @classmethod
     def is_stochastic(cls, options: Any) -> bool:
@@ -315,7 +280,7 @@ class Method(ABC):
 
 
 METHODS: Registry[type[Method]] = Registry("method", "tta_bench.methods")
-register = METHODS.register
+register_method = METHODS.register
 
 
 @dataclass(frozen=True)

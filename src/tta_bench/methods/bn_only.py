@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, Method, register
+from tta_bench.methods.base import Card, Diagnostics, Method, register_method
 from tta_bench.models.normalisation import BatchStatistics
 from tta_bench.ops.draws import Draws
 
 
-@register("bn_only")
+@register_method("bn_only")
 class BatchNormOnly(Method):
     """Prediction-time batch normalisation (Nado et al. 2020) at one image: nothing persists between images."""
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from tta_bench.methods.base import Card, register
+from tta_bench.methods.base import Card, register_method
 from tta_bench.methods.two_objectives import CombinedGradientsMethod, TwoObjectivesOptions
 from tta_bench.ops.gradients import cagrad
 from tta_bench.runtime.ranges import NonNegative
@@ -26,7 +26,7 @@ class CAGradOptions(TwoObjectivesOptions):
     rescale: Literal["none", "square", "linear"] = "square"
 
 
-@register("cagrad")
+@register_method("cagrad")
 class CAGrad(CombinedGradientsMethod):
     """One step along the conflict-averse direction of consistency and entropy."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
 from tta_bench.objectives.consistency import soft_cross_entropy
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.views import WEAK_VIEWS, undo_weak_views, weak_views
@@ -31,7 +31,7 @@ class CoTTAOptions(GradientOptions):
     confidence: Fraction = 1.0
 
 
-@register("cotta")
+@register_method("cotta")
 class CoTTA(GradientMethod):
     """The student follows a teacher that averages over views, the teacher follows the student, the source pulls back.
 

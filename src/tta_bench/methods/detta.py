@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
 from tta_bench.methods.state import AffineState
 from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
@@ -36,7 +36,7 @@ class DeTTAOptions(GradientOptions):
     running_momentum: Annotated[float, Range(0, 1, "(]")] | None = None
 
 
-@register("detta")
+@register_method("detta")
 class DeTTA(GradientMethod):
     """One gradient step on a Noise2Void loss: predict pixels that were replaced by one of their neighbours."""
 
@@ -49,13 +49,9 @@ class DeTTA(GradientMethod):
         paper="Wen et al., WACV 2024",
         licence="none stated",
         stochastic=True,
+        branches=("denoising",),
     )
     Options = DeTTAOptions
-
-    @classmethod
-    def branches(cls, options: DeTTAOptions) -> tuple[str, ...]:
-        """The denoising branch."""
-        return ("denoising",)
 
     def start(self, streams: int) -> None:
         """Every stream at the source model's affine parameters and statistics, with a fresh optimiser."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, StepResult, register
+from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, StepResult, register_method
 from tta_bench.methods.state import pack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
@@ -62,7 +62,7 @@ class Evidence(NamedTuple):
     """``[A]``: fraction of pixels and classes that are confident."""
 
 
-@register("diga")
+@register_method("diga")
 class DIGA(Method):
     """Source and image statistics mixed; probabilities of the network, of running and of the image's prototypes too."""
 

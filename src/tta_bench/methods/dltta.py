@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, later, register
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, later, register_method
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import EntropyForm, mean_entropy
@@ -74,7 +74,7 @@ class _Latest:
     logits: Tensor | None = None
 
 
-@register("dltta")
+@register_method("dltta")
 class DLTTA(GradientMethod):
     """One entropy step per image, the larger the more its prediction differs from those of similar past images."""
 

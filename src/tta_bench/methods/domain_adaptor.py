@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tta_bench.errors import UserError
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics, NormalisationLayer, RectifiedStatistics
 from tta_bench.objectives.entropy import binary_entropy
@@ -80,7 +80,7 @@ class Rectification:
         return row
 
 
-@register("domain_adaptor")
+@register_method("domain_adaptor")
 class DomainAdaptor(GradientMethod):
     """A generalised-entropy step on the rectified parameters of a mixture of source and image statistics.
 

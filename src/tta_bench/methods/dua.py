@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register
+from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
 from tta_bench.models.normalisation import RunningStatistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Fraction, Range
@@ -48,7 +48,7 @@ class DUAOptions(MethodOptions):
             raise ValueError("initial_momentum * decay + floor, the weight of the first image, exceeds 1")
 
 
-@register("dua")
+@register_method("dua")
 class DUA(Method):
     """One forward pass over augmented copies moves the running statistics; the affine parameters stay."""
 

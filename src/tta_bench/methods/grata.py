@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, register
+from tta_bench.methods.base import Card, Diagnostics, register_method
 from tta_bench.methods.two_objectives import TwoObjectivesMethod, TwoObjectivesOptions
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.gradients import gradient_cosine
@@ -43,7 +43,7 @@ class GraTaOptions(TwoObjectivesOptions):
     perturbation: NonNegative = 1.0
 
 
-@register("grata")
+@register_method("grata")
 class GraTa(TwoObjectivesMethod):
     """The pseudo gradient, taken one auxiliary step ahead, with a learning rate that follows their cosine."""
 

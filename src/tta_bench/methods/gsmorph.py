@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tta_bench.methods.base import Card, register
+from tta_bench.methods.base import Card, register_method
 from tta_bench.methods.two_objectives import CombinedGradientsMethod, TwoObjectivesOptions
 from tta_bench.ops.gradients import project_conflicts
 
@@ -24,7 +24,7 @@ class GSMorphOptions(TwoObjectivesOptions):
     group_by: Literal["tensor", "module", "network"] = "tensor"
 
 
-@register("gsmorph")
+@register_method("gsmorph")
 class GSMorph(CombinedGradientsMethod):
     """The pseudo gradient, layer by layer without what opposes the auxiliary one, which is never added."""
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, Method, register
+from tta_bench.methods.base import Card, Diagnostics, Method, register_method
 from tta_bench.models.normalisation import MedianStatistics
 from tta_bench.ops.draws import Draws
 
 
-@register("medbn")
+@register_method("medbn")
 class MedBN(Method):
     """Every layer centres on the channel's median over the test image: nothing persists between images."""
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
 from tta_bench.methods.state import OptimizerName
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
@@ -36,7 +36,7 @@ class MEMOOptions(GradientOptions):
     prior: NonNegative = 16.0
 
 
-@register("memo")
+@register_method("memo")
 class MEMO(GradientMethod):
     """Every image starts from the source model: one step on the entropy of its mean prediction over the views.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, Method, register
+from tta_bench.methods.base import Card, Diagnostics, Method, register_method
 from tta_bench.models.normalisation import SourceStatistics
 from tta_bench.ops.draws import Draws
 
 
-@register("no_adapt")
+@register_method("no_adapt")
 class NoAdapt(Method):
     """Predict with the source model's own statistics and affine parameters."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tta_bench.methods.base import Card, register
+from tta_bench.methods.base import Card, register_method
 from tta_bench.methods.two_objectives import CombinedGradientsMethod, TwoObjectivesOptions
 from tta_bench.ops.gradients import pcgrad
 
@@ -24,7 +24,7 @@ class PCGradOptions(TwoObjectivesOptions):
     reduction: Literal["sum", "mean"] = "sum"
 
 
-@register("pcgrad")
+@register_method("pcgrad")
 class PCGrad(CombinedGradientsMethod):
     """Each of the two gradients loses what opposes the other; then both are added."""
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.consistency import consistency
 from tta_bench.ops.draws import Draws
@@ -31,7 +31,7 @@ class SAGMOptions(GradientOptions):
     strong_augmentation: StrongAugmentation = field(default_factory=StrongAugmentation)
 
 
-@register("sagm")
+@register_method("sagm")
 class SAGM(GradientMethod):
     """The mean of the gradients here and one small ascent step away, on the same strong view."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tta_bench.errors import UserError
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import binary_entropy
@@ -44,7 +44,7 @@ class SAROptions(GradientOptions):
     recovery: Positive | None = None
 
 
-@register("sar")
+@register_method("sar")
 class SAR(GradientMethod):
     """Entropy of the reliable pixels, with the gradient taken at the end of a short ascent.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register
+from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
 from tta_bench.objectives.entropy import EntropyForm, entropy
 from tta_bench.ops.draws import Draws
 
@@ -23,7 +23,7 @@ class TentOptions(GradientOptions):
     entropy_form: EntropyForm = "positive"
 
 
-@register("tent")
+@register_method("tent")
 class Tent(GradientMethod):
     """One gradient step on the entropy of the prediction of each image."""
 

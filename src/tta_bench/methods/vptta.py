@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor
 
-from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register
+from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.methods.state import AffineState, make_optimizer
 from tta_bench.models.normalisation import AlignedStatistics
@@ -47,7 +47,7 @@ class VPTTAOptions(MethodOptions):
             raise ValueError(f"neighbours={self.neighbours} must lie between 1 and memory={self.memory}")
 
 
-@register("vptta")
+@register_method("vptta")
 class VPTTA(Method):
     """One step on a prompt that brings the statistics of the prompted image to those the layers use."""
 

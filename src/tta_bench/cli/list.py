@@ -1,23 +1,49 @@
-"""What ``tta-bench list`` shows."""
+"""List what there is to choose from: methods, objectives, data sets, experiments and so on."""
 
 from __future__ import annotations
 
-import inspect
+import argparse
 import re
 
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tta_bench.launch.catalogue import catalogue, matching, registries
 from tta_bench.launch.experiment_files import heading, read_experiments
 from tta_bench.launch.paths import CONFIG_DIR
-from tta_bench.methods.base import METHODS
-from tta_bench.objectives.base import OBJECTIVES
+from tta_bench.methods.card import Card
 
 
-def listing(what: str) -> Table:
-    """A table of ``methods``, ``objectives``, ``data`` or ``experiments``."""
-    return {"methods": _methods, "objectives": _objectives, "data": _data, "experiments": _experiments}[what]()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is listed."""
+    parser.add_argument("what", choices=[*registries(), "data", "experiments"])
+    parser.add_argument("pattern", nargs="?", default="*", help="only names that match, such as 'gra*'")
+    parser.add_argument("--markdown", action="store_true", help="methods: the page of the documentation")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Print the list."""
+    if parsed.markdown and parsed.what == "methods":
+        print(methods_page(), end="")
+    else:
+        Console().print(listing(parsed.what, parsed.pattern))
+
+
+def listing(what: str, pattern: str = "*") -> Table:
+    """A table of a registry, of ``data`` or of ``experiments``.
+
+    Raises:
+        UserError: no name matches.
+    """
+    table = _data(pattern) if what == "data" else _experiments(pattern) if what == "experiments" else None
+    if table is not None:
+        return table
+    table = _methods(pattern) if what == "methods" else _described(what, pattern)
+    for name, error in catalogue(what).broken.items():
+        table.add_row(f"[red]{escape(name)}[/red]", escape(f"plug-in cannot be used: {error}"))
+    return table
 
 
 def _table(*columns: str) -> Table:
@@ -28,23 +54,25 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _methods() -> Table:
-    """From the cards of the classes; broken plug-ins are named with their error."""
+def _methods(pattern: str) -> Table:
+    """From the cards."""
     table = _table("method", "adapts", "needs", "passes", "paper (licence of its code)")
     table.caption = "passes: images forward + passes backward, per test image"
-    for name in METHODS.names():
-        method = METHODS.get(name)
-        card = method.card
+    entries = catalogue("methods").entries
+    for name in matching(pattern, entries):
+        entry = entries[name]
+        if not entry.facts:  # inherited from another method
+            table.add_row(name, escape(entry.heading))
+            continue
+        card = Card(**entry.facts)
         needs = [
             *(["source statistics"] if card.needs_source_statistics else []),
             *(["gradients"] if card.needs_gradients else []),
-            *(f"{branch} branch" for branch in method.branches(method.Options())),
+            *(f"{branch} branch" for branch in card.branches),
         ]
         what = card.adapts.replace(" of normalisation", "").replace("normalisation ", "")
         passes = f"{card.forwards} + {card.backwards}"
         table.add_row(*map(escape, (name, what, ", ".join(needs), passes, f"{card.paper} ({card.licence})")))
-    for name, error in METHODS.broken_plugins.items():
-        table.add_row(f"[red]{escape(name)}[/red]", escape(f"plug-in cannot be imported: {error}"))
     return table
 
 
@@ -59,15 +87,14 @@ def methods_page() -> str:
         "| method | adapts | statistics of the | source statistics | branch | forwards | backwards | paper | licence |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name in METHODS.names():
-        method = METHODS.get(name)
-        card = method.card
+    for name, entry in catalogue("methods").entries.items():
+        card = Card(**entry.facts)
         cells = (
             f"[`{name}`]({name}.md)",
             card.adapts,
             card.statistics,
             "needed" if card.needs_source_statistics else "",
-            ", ".join(method.branches(method.Options())),
+            ", ".join(card.branches),
             card.forwards,
             card.backwards,
             card.paper,
@@ -77,26 +104,30 @@ def methods_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _objectives() -> Table:
-    table = _table("objective", "what it is")
-    for name in OBJECTIVES.names():
-        first_line = (inspect.getdoc(OBJECTIVES.get(name)) or "").partition("\n")[0]
-        table.add_row(name, escape(re.sub(r":? ``\[.*?\]``|`", "", first_line)))
+def _described(registry: str, pattern: str) -> Table:
+    """From the docstrings."""
+    table = _table(registry.removesuffix("s"), "what it is")
+    entries = catalogue(registry).entries
+    for name in matching(pattern, entries):
+        table.add_row(name, escape(re.sub(r":? ``\[.*?\]``|`", "", entries[name].heading)))
     return table
 
 
-def _data() -> Table:
+def _data(pattern: str) -> Table:
     table = _table("data", "what it is")
-    for path in sorted((CONFIG_DIR / "data").glob("*.yaml")):
-        table.add_row(path.stem, escape(heading(path.read_text())))
+    paths = {path.stem: path for path in sorted((CONFIG_DIR / "data").glob("*.yaml"))}
+    for name in matching(pattern, paths):
+        table.add_row(name, escape(heading(paths[name].read_text(encoding="utf-8"))))
     return table
 
 
-def _experiments() -> Table:
+def _experiments(pattern: str) -> Table:
     table = _table("experiment", "what it is", "rows", "sweeps over")
-    for name, experiment in read_experiments().items():
+    experiments = read_experiments()
+    for name in matching(pattern, experiments):
+        experiment = experiments[name]
         swept = {"source": "all", **experiment.sweep}
-        swept.pop("model.branches", None)
+        swept.pop("branches", None)
         rows = len(experiment.rows) - len(experiment.controls)
         table.add_row(
             name,

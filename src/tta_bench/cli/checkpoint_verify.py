@@ -1,26 +1,26 @@
-"""What ``tta-bench checkpoint verify`` and ``tta-bench checkpoint import`` do."""
+"""Say what a checkpoint is, or why it cannot be used."""
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+from rich.console import Console
 
-from tta_bench.errors import UserError
-from tta_bench.models.build import build_model
-from tta_bench.models.checkpoint import (
-    OFFICIAL,
-    OFFICIAL_IMAGE_SIZE,
-    Checkpoint,
-    mean_dice,
-    read_checkpoint,
-    save_checkpoint,
-)
-from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.models.wrapping import wrap_normalisation
+if TYPE_CHECKING:
+    from tta_bench.models.checkpoint import Checkpoint
+    from tta_bench.models.segmentation import SegmentationModel
 
-OFFICIAL_MASK_VALUES = {"disc": (1, 2), "cup": (2,)}
-"""Values of the authors' masks after decoding, as in ``conf/data/fundus.yaml``."""
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The checkpoint."""
+    parser.add_argument("path", type=Path)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Print what it is."""
+    Console().print(verify(parsed.path))
 
 
 def verify(path: Path) -> str:
@@ -29,6 +29,8 @@ def verify(path: Path) -> str:
     Raises:
         UserError: whatever makes it unusable.
     """
+    from tta_bench.models.checkpoint import OFFICIAL_IMAGE_SIZE, mean_dice, read_checkpoint
+
     checkpoint = read_checkpoint(path)
     layers, scalars = affine_size(_network(checkpoint))
     architecture = checkpoint.architecture
@@ -57,44 +59,19 @@ def verify(path: Path) -> str:
     return "\n".join(f"{name + ':':<16}{value}" for name, value in rows.items())
 
 
-def import_official(official: Path, out: Path, domain: str) -> Checkpoint:
-    """Write the authors' state dict as a checkpoint of this project; returns what was written.
-
-    Args:
-        official: the authors' ``last-Res_Unet.pth``.
-        out: the file to write; an existing one is never overwritten.
-        domain: name of the domain it was trained on, for instance ``A``; the file does not say.
-
-    Raises:
-        UserError: ``out`` exists, or ``official`` is not the authors' network.
-    """
-    if out.exists():
-        raise UserError(f"{out} exists: give another name, or remove it")
-    checkpoint = read_checkpoint(official)
-    if checkpoint.format != OFFICIAL:
-        raise UserError(f"{official} is a checkpoint of tta_bench already: use checkpoint={official}")
-    save_checkpoint(
-        out,
-        checkpoint.state,
-        architecture=checkpoint.architecture,
-        classes=OFFICIAL_MASK_VALUES,
-        image_size=OFFICIAL_IMAGE_SIZE,
-        domain=domain,
-        fingerprint=None,
-        training=None,
-        dice_in_domain_per_class=None,
-    )
-    return read_checkpoint(out)
-
-
 def affine_size(network: SegmentationModel) -> tuple[int, int]:
     """Number of normalisation layers that can be adapted, those of branches included, and of their affine scalars."""
+    from tta_bench.models.wrapping import wrap_normalisation
+
     layers = [layer for layer in wrap_normalisation(network).layers.values() if layer.affine]
     return len(layers), sum(layer.source_weight.numel() + layer.source_bias.numel() for layer in layers)
 
 
 def _network(checkpoint: Checkpoint) -> SegmentationModel:
     """The network of a checkpoint, with random weights."""
+    import torch
+
+    from tta_bench.models.build import build_model
     from tta_bench.schema import ModelConfig
 
     with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state

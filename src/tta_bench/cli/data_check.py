@@ -1,24 +1,39 @@
-"""What ``tta-bench data check|prepare|preview`` do; the argument parser lives elsewhere."""
+"""Decode every image and mask of a data set and report all faults."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-from rich.table import Table
+from rich.console import Console
 
-from tta_bench.data.domain import Domain
-from tta_bench.data.prepare import Prepared, prepare, survey
-from tta_bench.data.readers.base import open_reader
+from tta_bench.cli._data import add_data as add_arguments
+from tta_bench.cli._data import data_config
 from tta_bench.errors import UserError
-from tta_bench.report.gallery import draw_gallery
 from tta_bench.runtime.names import literal
-from tta_bench.schema import DataConfig
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tta_bench.data.domain import Domain
+    from tta_bench.data.prepare import Prepared
+    from tta_bench.schema import DataConfig
+
+__all__ = ["add_arguments", "check", "run"]
 
 log = logging.getLogger(__name__)
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Print what the sound domains are; the faults of the others are an error."""
+    table, faults = check(*data_config(parsed))
+    Console().print(table)
+    if faults:
+        raise UserError(faults)
 
 
 def check(
@@ -40,6 +55,10 @@ def check(
     Raises:
         UserError: ``data.root`` does not exist or the cache cannot be written.
     """
+    from rich.table import Table
+
+    from tta_bench.data.prepare import survey
+
     prepared, faults = survey(config, names, cache, progress=progress)
     table = Table(title=f"data={config.name}, read at {config.image_size} px")
     table.add_column("domain")
@@ -47,12 +66,7 @@ def check(
         table.add_column(literal(column), justify="right")
     for name, each in prepared.items():
         areas = _areas(each.domain)
-        table.add_row(
-            literal(name),
-            str(len(each.domain)),
-            _sizes(each),
-            *(f"{area:.2f}" if area == area else "no masks" for area in areas),
-        )
+        table.add_row(literal(name), str(len(each.domain)), _sizes(each), *(f"{area:.2f}" for area in areas))
         for label, area in zip(each.domain.classes, areas, strict=True):
             if area in (0, 100):
                 log.warning(
@@ -68,60 +82,10 @@ def check(
     return table, faults
 
 
-def prepare_command(config: DataConfig, names: Sequence[str], cache: Path, *, progress: bool = True) -> Table:
-    """Fill the cache.
-
-    Returns:
-        A table of the domains: number of images and fingerprint.
-
-    Raises:
-        UserError: as :func:`tta_bench.data.prepare.prepare`.
-    """
-    domains = prepare(config, names, cache, progress=progress)
-    table = Table(title=literal(f"prepared in {cache}"))
-    table.add_column("domain")
-    table.add_column("images", justify="right")
-    table.add_column("fingerprint")
-    for name, domain in domains.items():
-        table.add_row(literal(name), str(len(domain)), domain.fingerprint)
-    return table
-
-
-def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain: int = 6) -> None:
-    """Draw some images of each domain, half of them with the contours of their classes.
-
-    Args:
-        config: which images, read how.
-        names: domains, one row each.
-        path: picture to write, ``.png`` or ``.jpg``.
-        per_domain: images per row, spread evenly over the domain.
-
-    Raises:
-        UserError: the shown images have faults, or the picture cannot be drawn or written.
-    """
-    reader = open_reader(config)
-    rows = []
-    faults: list[str] = []
-    for name in dict.fromkeys(names):
-        try:
-            records = reader.records(name)[: config.limit]
-            shown = np.linspace(0, len(records) - 1, min(per_domain, len(records))).round().astype(int)
-            samples = [records[index].read(config.image_size) for index in shown]
-            # Without a mask there is no contour to draw.
-            masks = [np.zeros_like(each.image[..., 0]) if each.mask is None else each.mask for each in samples]
-            rows.append((name, [(each.image, mask) for each, mask in zip(samples, masks, strict=True)]))
-        except UserError as error:
-            faults += error.faults
-    if faults:
-        raise UserError(faults)
-    try:
-        draw_gallery(rows, config.classes, path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the preview cannot be drawn into {path}: {error}") from error
-
-
 def _areas(domain: Domain) -> list[float]:
     """Mean area of each class over a domain, percent of the image; NaN without masks."""
+    import numpy as np
+
     if domain.masks is None:
         return [math.nan] * len(domain.classes)
     counts = np.sum([np.bincount(mask.ravel(), minlength=256) for mask in domain.masks], axis=0)

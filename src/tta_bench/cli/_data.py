@@ -1,0 +1,39 @@
+"""What the subcommands about a data set share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tta_bench.schema import DataConfig
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The data set and its domains."""
+    text = "as for a run: data=folder data.root=DIR data.image_size=256 …"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+    parser.add_argument("--domains", help="names, separated by commas; default: all")
+
+
+def data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...], Path]:
+    """The data section of the composed configuration, the asked-for domains and the folder of prepared images.
+
+    Raises:
+        UserError: every fault of the overrides, or no domain is named.
+    """
+    from tta_bench.data.readers.base import available_domains
+    from tta_bench.errors import UserError
+    from tta_bench.launch.check import compose_data
+    from tta_bench.launch.text import split
+    from tta_bench.runtime.names import find
+
+    config, root = compose_data(parsed.overrides)
+    available = available_domains(config)
+    if parsed.domains is None:
+        return config, available, root / "data"
+    names = split(parsed.domains, lambda text: find(text, available))
+    if not any(names):
+        raise UserError("--domains is empty: name domains, separated by commas, or leave it out")
+    return config, tuple("null" if name is None else name for name in names if name != ""), root / "data"

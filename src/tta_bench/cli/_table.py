@@ -1,0 +1,27 @@
+"""What the subcommands about a table of results share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tta_bench.launch.experiments import Plan
+
+
+def add_table(parser: argparse.ArgumentParser) -> None:
+    """The table, and what is changed of it."""
+    parser.add_argument("table", metavar="TABLE", help="a name of tta-bench list experiments")
+    text = "as for a run: data=folder data.root=DIR results_root=DIR …"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+
+
+def planned(parsed: argparse.Namespace) -> Plan:
+    """The cells of the table.
+
+    Raises:
+        UserError: an unknown table, or every fault of the overrides.
+    """
+    from tta_bench.launch.experiments import plan
+
+    return plan(parsed.table, parsed.overrides)

@@ -1,0 +1,181 @@
+"""Configurations from the files of ``conf/`` and ``experiments/``, each combination of files composed once."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from tta_bench.errors import UserError
+from tta_bench.launch.catalogue import PLUGIN_GROUPS, plugin_configs
+from tta_bench.launch.experiment_files import read_experiments
+from tta_bench.launch.paths import CONFIG_DIR
+from tta_bench.methods.base import METHODS
+
+
+def register_configs() -> None:
+    """Make every file of ``experiments/`` selectable as ``experiment=NAME``, and what plug-ins bring by name.
+
+    The rows of an experiment become choices of the group ``row``.
+
+    Raises:
+        UserError: a plug-in's method, reader or network has the name of a built-in one.
+    """
+    store = ConfigStore.instance()
+    for name, experiment in read_experiments().items():
+        store.store(group="experiment", name=name, node=experiment.sweep_config(), package="_global_")
+        for choice, label in experiment.choices().items():
+            store.store(group="row", name=choice, node=experiment.row_config(label), package="_global_")
+    for group in PLUGIN_GROUPS:
+        for plugin, path in plugin_configs(group):
+            if (CONFIG_DIR / group / path.name).exists():
+                raise UserError(f"plug-in {plugin} brings {group}={path.stem}, which exists: rename it")
+            store.store(group=group, name=path.stem, node=OmegaConf.load(path), package=group)
+
+
+class _OwnFolder(SearchPathPlugin):
+    """Puts the folder of ``--config-dir`` before the built-in one."""
+
+    folder: ClassVar[str | None] = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Called by Hydra whenever it starts."""
+        if self.folder is not None:
+            search_path.prepend("command-line", f"file://{Path(self.folder).absolute()}")
+
+
+@contextmanager
+def composer(config_dir: str | None = None) -> Iterator[Composer]:
+    """Hydra, able to compose.
+
+    Args:
+        config_dir: of Hydra's flag ``--config-dir``: more YAML files, of one's own methods for instance.
+
+    Raises:
+        UserError: that is no folder.
+    """
+    register_configs()
+    if config_dir is not None and not Path(config_dir).is_dir():
+        raise UserError(f"--config-dir {config_dir} is not a folder")
+    Plugins.instance().register(_OwnFolder)
+    _OwnFolder.folder = config_dir
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            yield Composer(GlobalHydra.instance().config_loader())
+    finally:
+        _OwnFolder.folder = None
+
+
+class Composer:
+    """Composes, and remembers: reading the files takes a hundred times longer than all else that is done to a job.
+
+    Args:
+        loader: of Hydra.
+    """
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self.loader = loader
+        self.options = cache(self._options)
+        # A pickle is copied several times faster than the configuration itself.
+        self._composed = cache(lambda groups: pickle.dumps(compose("config", list(groups))))
+
+    def _options(self, group: str) -> list[str]:
+        """The choices of a config group; none if there is no such group."""
+        return [] if not group else self.loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+
+    def compose(self, groups: Sequence[str], keys: Sequence[Override] = ()) -> DictConfig:
+        """One configuration.
+
+        Args:
+            groups: choices of config groups, such as ``data=folder`` and ``+method=tent``. A row of an experiment is
+                its method's configuration with what the row sets.
+            keys: overrides of single keys.
+
+        Raises:
+            HydraException: it cannot be composed.
+        """
+        rows = [_row(text) for text in groups]
+        texts = [text if row is None else f"+method={row['method']}" for text, row in zip(groups, rows, strict=True)]
+        config = pickle.loads(self._composed(tuple(texts)))
+        for row in rows:
+            for key, value in (row or {}).items():
+                if key != "method":
+                    OmegaConf.update(config, key, value, force_add=True)
+        for override in keys:
+            _set(config, override)
+        return config
+
+    def hydras_own(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration with Hydra's own part.
+
+        Raises:
+            HydraException: it cannot be composed.
+        """
+        return self.loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
+
+    def experiment(self, name: str) -> DictConfig:
+        """What an experiment asks of Hydra: its key ``hydra``."""
+        shipped = read_experiments().get(name)
+        if shipped is not None:
+            config = OmegaConf.create(shipped.sweep_config())
+            config.hydra.mode = RunMode[config.hydra.mode]  # as Hydra reads it
+            return config
+        return self.loader.load_configuration("config", [f"experiment={name}"], run_mode=RunMode.MULTIRUN)
+
+
+def _row(choice: str) -> Mapping[str, Any] | None:
+    """What a choice of the group ``row`` sets, ``row`` among it; None for another group."""
+    group, _, name = choice.partition("=")
+    if group != "+row":
+        return None
+    experiment = read_experiments()[name.rpartition("_")[0]]
+    label = experiment.choices()[name]
+    return {**experiment.rows[label], "row": label}
+
+
+def _set(config: DictConfig, override: Override) -> None:
+    """Set one key, as Hydra does.
+
+    Raises:
+        HydraException: it cannot be set.
+    """
+    key, value = override.key_or_group, override.value()
+    try:
+        if override.is_add() and not isinstance(value, dict | list) and OmegaConf.select(config, key) is not None:
+            raise HydraException(f"Could not append to config. An item is already at '{key}'.")
+        OmegaConf.update(config, key, value, force_add=override.is_add() or override.is_force_add())
+    except (ConfigAttributeError, ConfigKeyError) as error:
+        raise HydraException(f"Could not override '{key}'.") from error
+    except OmegaConfBaseException as error:
+        raise HydraException(f"Error merging override {override.input_line}") from error
+
+
+def run_section(container: Mapping[Any, Any]) -> dict[str, Any]:
+    """The composed configuration of a run, without what only an experiment needs.
+
+    A row of an experiment keeps those options of the command line that its method has.
+    """
+    section = {str(key): value for key, value in container.items() if key not in ("experiment", "row")}
+    if "row" in container:
+        options = [field.name for field in fields(METHODS.get(section["method"]["name"]).Options)]
+        known = ["name", "preset", *options] if options else ["name"]
+        section["method"] = {key: value for key, value in section["method"].items() if key in known}
+    return section

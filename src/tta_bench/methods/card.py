@@ -1,0 +1,44 @@
+"""The facts of a method, in plain values: `tta-bench list` reads them from its source file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Card:
+    """The facts of a method, from which the overview table is made.
+
+    Attributes:
+        adapts: what changes when an image arrives.
+        statistics: which statistics normalise.
+        needs_source_statistics: whether the source model's running statistics are used.
+        forwards: images that pass through the network per test image, prediction included.
+        backwards: backward passes per test image.
+        paper: author, venue, year.
+        licence: of the original code.
+        stochastic: whether another seed gives other numbers with the default options; see
+            :meth:`~tta_bench.methods.base.Method.is_stochastic`.
+        branches: auxiliary branches of the source model that it needs with the default options; see
+            :meth:`~tta_bench.methods.base.Method.branches`.
+        needs_batch_norm: whether it has nothing to work on in a network without BatchNorm layers, because the
+            statistics of other layers are always the image's own.
+        takes_batches: whether it takes several images of a stream at a time, ``[A, batch, 3, H, W]``.
+    """
+
+    adapts: str
+    statistics: str
+    needs_source_statistics: bool
+    forwards: int
+    backwards: int
+    paper: str
+    licence: str
+    stochastic: bool = False
+    branches: tuple[str, ...] = ()
+    needs_batch_norm: bool = False
+    takes_batches: bool = False
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it runs backward passes."""
+        return self.backwards > 0
