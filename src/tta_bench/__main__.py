@@ -88,11 +88,11 @@ def job(composed: Any) -> None:
     if not _here:
         signals.install()
     from omegaconf import OmegaConf
-    from rich.console import Console
 
     from tta_bench.cell import run
     from tta_bench.errors import UserError, print_faults
     from tta_bench.launch.command_line import run_section
+    from tta_bench.report.console import show
     from tta_bench.runtime.names import print_everything
     from tta_bench.schema import validate
 
@@ -103,7 +103,7 @@ def job(composed: Any) -> None:
     container = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(container, dict)
     try:
-        run(validate(run_section(container)), Console())
+        run(validate(run_section(container)), show)
         _outcomes.append(0)
     except UserError as error:
         signals.check()

@@ -10,14 +10,13 @@ import hashlib
 import logging
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from tta_bench import __version__
 from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
@@ -36,7 +35,6 @@ from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
 from tta_bench.records.snapshots import ImageRecord, SnapshotFile
 from tta_bench.records.store import CellFolder, cell_hash
-from tta_bench.report.console import Result, cell_table
 from tta_bench.runtime.device import resolve_device
 from tta_bench.runtime.files import translate_os_errors
 from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory, refuse_impossible
@@ -46,6 +44,9 @@ from tta_bench.sinks.delivery import send
 from tta_bench.source.train import source_model
 
 log = logging.getLogger(__name__)
+Result = tuple[Mapping[str, Any], Sequence[Mapping[str, str]]]
+"""A cell's summary and the rows of its ``per_image.csv``."""
+
 REFERENCE = "no_adapt"
 """The method that every cell is compared with."""
 
@@ -118,8 +119,12 @@ class Cell:
         return Cell.of(self.config.model_copy(update={"method": {"name": REFERENCE}}), self.seed)
 
 
-def run(config: RunConfig, console: Console) -> None:
+def run(config: RunConfig, show: Callable[[Cell, Result, Result | None], None]) -> None:
     """Compute, or show if already computed, a cell for every seed and its reference without adaptation.
+
+    Args:
+        config: the run.
+        show: what is done with a cell, its result and that of its reference, unless it is one itself.
 
     Raises:
         UserError: bad input; found before any work where possible.
@@ -145,7 +150,7 @@ def run(config: RunConfig, console: Console) -> None:
     for cell in Cell.all_of(config):
         reference = cell.reference()
         compared = finish(reference, domains, source, device) if reference is not None else None
-        show(cell, finish(cell, domains, source, device), compared, console)
+        show(cell, finish(cell, domains, source, device), compared)
 
 
 def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Result:
@@ -350,12 +355,6 @@ def code_digest(kind: type) -> str:
     for file in sorted(files | set(Path(__file__).parent.rglob("*.py"))):
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def show(cell: Cell, result: Result, reference: Result | None, console: Console) -> None:
-    """Print the cell's table and the folder of its results."""
-    console.print(cell_table(result, reference))
-    console.print(f"results: {cell.folder().path}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _announce_source(source: SourceModel) -> None:
