@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ from tta_bench.models.resunet import ResUNet
 from tta_bench.models.unet import UNet
 from tta_bench.records.predictions import read_predictions
 from tta_bench.records.store import CellFolder
+from tta_bench.report.console import show
 from tta_bench.runtime.signals import Stopped
 
 TINY = (
@@ -66,7 +68,7 @@ def configure(root, *overrides):
 def execute(config):
     """Run the cell; returns what it printed."""
     console = Console(file=io.StringIO(), width=80)
-    run(config, console)
+    run(config, partial(show, console))
     return console.file.getvalue()
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tta_bench.runtime import signals
@@ -88,6 +89,7 @@ def job(composed: Any) -> None:
     if not _here:
         signals.install()
     from omegaconf import OmegaConf
+    from rich.console import Console
 
     from tta_bench.cell import run
     from tta_bench.errors import UserError, print_faults
@@ -103,7 +105,7 @@ def job(composed: Any) -> None:
     container = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(container, dict)
     try:
-        run(validate(run_section(container)), show)
+        run(validate(run_section(container)), partial(show, Console()))
         _outcomes.append(0)
     except UserError as error:
         signals.check()

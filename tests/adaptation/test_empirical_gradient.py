@@ -5,7 +5,6 @@ import csv
 import pytest
 import torch
 import torch.nn.functional as F
-from rich.console import Console
 
 from tta_bench.adaptation.empirical_gradient import empirical_gradient
 from tta_bench.cell import Cell, run
@@ -27,7 +26,7 @@ def root(tmp_path_factory):
 def rows_of(root, *overrides):
     """The rows of a cell, computed if need be, and its predictions."""
     (config,) = check(quote_lists([*SMALL, f"results_root={root}", *overrides], multirun=False), multirun=False)
-    run(config, Console(quiet=True))
+    run(config, lambda *_: None)
     folder = Cell.of(config, 0).folder()
     with (folder.path / "per_image.csv").open(newline="") as file:
         return list(csv.DictReader(file)), (folder.path / "predictions.npz").read_bytes(), folder

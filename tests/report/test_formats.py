@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 
 from made_tables import changed, finish, made_plan, planned, simple_plan
 from tta_bench.cell import Cell
+from tta_bench.errors import UserError
 from tta_bench.launch.command_line import check
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import PlannedCell
@@ -332,3 +334,31 @@ def test_latex_compiles_with_booktabs_and_longtable(which, request, tmp_path):
 @pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4", "table5", "extended"])
 def test_latex_of_many_rows_or_long_labels_is_no_wider_than_the_page(name, wide, tmp_path):
     assert "Overfull" not in compile_latex(latex(with_labels(wide, name)), tmp_path)
+
+
+def test_a_table_of_another_metric_says_so_in_every_format_and_has_no_paper(tmp_path):
+    """The present summary and rows under other names."""
+    metric = Metric("hd95", "px", higher_is_better=False)
+    paper = {"no_adapt": {"A": 60.0}, "tent": {"A": 70.0}}
+    plan = simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0}, ("A",), paper=paper)
+    with pytest.raises(UserError, match="has no hd95: run it again with metrics=hd95"):
+        build_table(plan, metric=metric)
+    for one in plan.cells:
+        folder = one.cell.folder().path
+        summary = json.loads((folder / "summary.json").read_text())
+        for part in (summary, *summary["targets"].values()):
+            part |= {key.replace("dice", "hd95"): value for key, value in part.items() if key.startswith("dice")}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        heading, *lines = (folder / "per_image.csv").read_text().splitlines()
+        index = heading.split(",").index("dice")
+        lines = [f"{line},{line.split(',')[index]}" for line in lines]
+        (folder / "per_image.csv").write_text("\n".join([f"{heading},hd95", *lines]) + "\n")
+    table = build_table(plan, metric=metric)
+    texts = {name: write(table) for name, write in formats().items()}
+    assert "HD95 in px: mean over images" in texts["table.md"]
+    assert lines_of(texts["table.md"], "no_adapt")[0].startswith("| no_adapt | **")
+    assert {"hd95", "hd95_disc"} < set(texts["table.csv"].splitlines()[0].split(","))
+    assert "Part 1 of 3: HD95." in texts["table.tex"]
+    assert "HD95 in px per source domain" in texts["index.html"]
+    assert "bold: the lowest of a column" in texts["index.html"]
+    assert not any("60.00" in text for text in texts.values()), "the paper prints Dice"

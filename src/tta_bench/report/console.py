@@ -18,9 +18,8 @@ CLASSES_SHOWN = 2
 """With more classes the table has their mean alone, to fit into 80 columns; ``summary.json`` has all of them."""
 
 
-def show(cell: Cell, result: Result, reference: Result | None) -> None:
+def show(console: Console, cell: Cell, result: Result, reference: Result | None) -> None:
     """Print the cell's table and the folder of its results."""
-    console = Console()
     console.print(cell_table(result, reference))
     console.print(f"results: {cell.folder().path}", soft_wrap=True, markup=False, highlight=False)
 
