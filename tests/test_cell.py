@@ -27,7 +27,6 @@ from torch import Tensor
 
 import tta_bench.cell as cell_module
 from plain_grata import adapt_stream
-from tta_bench.__main__ import show
 from tta_bench.adaptation.provenance import Definition
 from tta_bench.cell import Cell, run
 from tta_bench.data.domain import Domain
@@ -44,6 +43,7 @@ from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.networks.unet import UNet
 from tta_bench.records.predictions import read_predictions
 from tta_bench.records.store import CellFolder
+from tta_bench.report.console import show
 from tta_bench.runtime.signals import Stopped
 
 TINY = (
@@ -69,7 +69,7 @@ def execute(config):
     """Run the cell; returns what it printed."""
     console = Console(file=io.StringIO(), width=80)
     for outcome in run(config):
-        show(*outcome, console)
+        show(console, *outcome)
     return console.file.getvalue()
 
 

@@ -14,7 +14,7 @@ from tta_bench.runtime import signals
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tta_bench.cell import Cell, Result
+    from tta_bench.cell import Cell
     from tta_bench.schema import RunConfig
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -123,9 +123,10 @@ def job(composed: Any) -> None:
 def run_and_show(config: RunConfig, console: Console) -> None:
     """Run, and show each cell as soon as it is finished."""
     from tta_bench.cell import run
+    from tta_bench.report.console import show
 
-    for cell, result, reference in run(config):
-        show(cell, result, reference, console)
+    for outcome in run(config):
+        show(console, *outcome)
 
 
 def attempt(work: Callable[[Console], object]) -> None:
@@ -151,14 +152,6 @@ def _show_progress() -> None:
     """What this package logs goes to standard output, of other packages warnings alone."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
     logging.getLogger("tta_bench").setLevel(logging.INFO)
-
-
-def show(cell: Cell, result: Result, reference: Result | None, console: Console) -> None:
-    """Print the cell's table and the folder of its results."""
-    from tta_bench.report.console import cell_table
-
-    console.print(cell_table(result, reference))
-    console.print(f"results: {cell.folder().path}", soft_wrap=True, markup=False, highlight=False)
 
 
 def _split(arguments: Sequence[str]) -> tuple[Any, list[str]]:

@@ -50,11 +50,12 @@ from tta_bench.sinks.delivery import send
 from tta_bench.source.train import source_model
 
 log = logging.getLogger(__name__)
-REFERENCE = "no_adapt"
-"""The method that every cell is compared with."""
 
 Result = tuple[Mapping[str, Any], Sequence[Mapping[str, str]]]
-"""A cell's summary and its rows of ``per_image.csv``."""
+"""A cell's summary and the rows of its ``per_image.csv``."""
+
+REFERENCE = "no_adapt"
+"""The method that every cell is compared with."""
 
 
 @dataclass(frozen=True)

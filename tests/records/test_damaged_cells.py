@@ -11,9 +11,10 @@ from rich.console import Console
 
 from made_tables import IMAGES, finish, made_plan, planned
 from tta_bench.records.store import CellFolder
-from tta_bench.report.html import read_streams
-from tta_bench.report.tables import build_table, cell_status
-from tta_bench.report.write import cell_seconds, failures, plan_table, remaining_time, status_table
+from tta_bench.report.cells import read_cell
+from tta_bench.report.streams import streams_of
+from tta_bench.report.tables import build_table
+from tta_bench.report.write import failures, plan_table, remaining_time, states, status_table
 
 
 def edited(name, change):
@@ -153,9 +154,9 @@ def test_every_damage_makes_the_cell_missing_for_every_reader(tmp_path, caplog, 
 
     assert cell.folder().finished() is None
     assert (cell.folder().summary(), cell.folder().rows()) == (None, [])
-    assert cell_status(cell) == ("missing", "")
-    assert cell_seconds(cell) is None
-    assert remaining_time(plan).startswith("1 cells remain")
+    assert read_cell(cell)[:2] == ("missing", "")
+    assert read_cell(cell).seconds is None
+    assert remaining_time(states(plan)).startswith("1 cells remain")
     assert failures(plan) == []
     console = Console(file=io.StringIO(), width=200)
     for table in (plan_table(plan), status_table(plan)):
@@ -163,7 +164,7 @@ def test_every_damage_makes_the_cell_missing_for_every_reader(tmp_path, caplog, 
     assert console.file.getvalue().count("missing") == 2
     (missing,) = build_table(plan).missing
     assert (missing.row, missing.status) == ("tent", "missing")
-    assert list(read_streams(build_table(plan))) == ["no_adapt"]
+    assert list(streams_of(build_table(plan))) == ["no_adapt"]
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith(f"{cell.folder().path}/")
     assert damage.split(":")[0] in warning

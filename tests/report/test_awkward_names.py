@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -14,8 +15,12 @@ from made_tables import finish as finish_made
 from made_tables import made_plan, planned, simple_plan
 from tta_bench.errors import shown
 from tta_bench.report.console import cell_table
-from tta_bench.report.formats import csv_text, latex, latex_text, markdown
-from tta_bench.report.html import Drawings, html_page
+from tta_bench.report.formats.csv import write as csv_text
+from tta_bench.report.formats.html import write as html_page
+from tta_bench.report.formats.latex import latex_text
+from tta_bench.report.formats.latex import write as latex
+from tta_bench.report.formats.markdown import write as markdown
+from tta_bench.report.pictures import Drawings
 from tta_bench.report.tables import build_table
 from tta_bench.report.write import plan_table, status_table, summary_table
 from tta_bench.runtime.names import csv_rows, normal
@@ -42,7 +47,7 @@ def test_every_name_is_in_every_format(made):
     assert [text for text in unescaped if text not in ("| row",)] == [*map(shown, NAMES), "((average))"]
     tex = latex(table)
     assert not [name for name in NAMES if f" {latex_text(name)} " not in tex.replace("\\\\\n", " \\\\\n")]
-    page = html_page(table, Drawings([], None, ""))
+    page = html_page(replace(table, drawings=Drawings([], None, "")))
     assert not [name for name in NAMES if name not in html.unescape(page)]
     for each in (summary_table(table), plan_table(made)):
         text = printed(each)
@@ -61,10 +66,10 @@ def test_a_source_called_average_is_not_the_mean(tmp_path, names):
     plan = simple_plan(tmp_path, {"no_adapt": lambda source, *_: 10 * names.index(source)}, sources=names)
     table = build_table(plan)
     (row,) = table.rows
-    assert [row.result(name).dice for name in names] == [row.results[name].dice for name in names]
+    assert [row.result(name).value for name in names] == [row.results[name].value for name in names]
     assert row.result(table.average_name) == row.average
     lines = {line["source"]: float(line["dice"]) for line in csv.DictReader(io.StringIO(csv_text(table)))}
-    assert lines == {name: row.results[name].dice for name in names} | {table.average_name: row.average.dice}
+    assert lines == {name: row.results[name].value for name in names} | {table.average_name: row.average.value}
     assert f"; {table.average_name}: unweighted mean over the sources." in markdown(table).replace("\\", "")
 
 

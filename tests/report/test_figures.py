@@ -11,15 +11,14 @@ import pytest
 
 from tta_bench.report.figures import (
     PALETTE,
-    by_part,
-    dice_distributions,
+    distributions,
     empirical_cosine,
-    mean_of_targets,
-    running_dice,
-    running_mean,
+    running_means,
     standalone,
     traces,
 )
+from tta_bench.report.model import DICE
+from tta_bench.report.statistics import mean_of_targets
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ["No Adapt", "GraTa <b>", "50 % $x$ & co", 'say "é"']
@@ -34,8 +33,8 @@ def draws(label, *lengths):
 def draw_figures(labels=NAMES):
     estimates = {label: {source: mean_of_targets(draws(label + source, 9, 5)) for source in "AB"} for label in labels}
     return {
-        "dice-distributions": dice_distributions({label: draws(label, 30)[0] for label in labels}),
-        "running-dice": running_dice({label: draws(label, 30, 7) for label in labels}, labels[0]),
+        "dice-distributions": distributions({label: draws(label, 30)[0] for label in labels}, DICE),
+        "running-dice": running_means({label: draws(label, 30, 7) for label in labels}, DICE, labels[0]),
         "trace-lr": traces({label: draws(label, 30, 7) for label in labels}, "trace-lr", "learning rate"),
         "empirical-cosine": empirical_cosine(estimates),
     }
@@ -49,40 +48,9 @@ def described(svg):
     return ElementTree.fromstring(svg).find(f"{SVG}desc").text
 
 
-def test_the_running_mean_is_over_the_images_so_far_and_ends_at_the_mean_over_streams():
-    streams = [[10.0, 30.0, 80.0, 40.0], [50.0, 70.0]]
-    assert running_mean(streams, [0, 1, 2, 3]).tolist() == [30.0, 40.0, 50.0, 50.0]
-    assert running_mean(streams, [3])[0] == np.mean([np.mean(each) for each in streams])
-
-
-def test_parts_of_a_stream_pool_streams_of_any_length_and_leave_out_what_is_not_finite():
-    median, low, high = by_part([[1.0, 2.0, 3.0, 4.0], [5.0, np.nan]], parts=2)
-    assert median.tolist() == [2.0, 3.5]
-    assert (low[0], high[0]) == tuple(np.percentile([1.0, 2.0, 5.0], (10, 90)))
-
-
-def test_a_part_without_values_is_not_a_number():
-    assert np.isnan(by_part([[np.nan, 1.0]], parts=2)).tolist() == [[True, False]] * 3
-
-
-def test_an_estimate_counts_targets_equally_and_its_interval_covers_the_truth_as_often_as_it_says():
-    assert mean_of_targets([[1.0, 3.0], [10.0, 10.0, 10.0]]).mean == 6.0
-    rng = np.random.default_rng(0)
-    estimates = [mean_of_targets([rng.normal(1, 2, 40), rng.normal(3, 1, 200)]) for _ in range(1000)]
-    covered = np.mean([each.low <= 2 <= each.high for each in estimates])
-    assert 0.93 < covered < 0.97
-
-
-def test_of_one_image_there_is_no_interval_and_of_none_no_estimate():
-    assert np.isnan(mean_of_targets([[1.0], [1.0, 2.0]]).low)
-    for nothing in ([], [[1.0], []]):
-        with pytest.raises(ValueError, match="at least one image"):
-            mean_of_targets(nothing)
-
-
 def test_descriptions_tell_the_numbers():
-    assert "row: median 30.0, mean 40.0" in described(dice_distributions({"row": [20, 30, 70]}))
-    assert "row from 20.0 to 45.0" in described(running_dice({"row": [[20.0, 70.0]]}))
+    assert "row: median 30.0, mean 40.0" in described(distributions({"row": [20, 30, 70]}, DICE))
+    assert "row from 20.0 to 45.0" in described(running_means({"row": [[20.0, 70.0]]}, DICE))
     assert "row: 0.25" in described(traces({"row": [[0.25, 0.25]]}, "t", "cosine"))
     assert "row: A 0.500" in described(empirical_cosine({"row": {"A": mean_of_targets([[0.4, 0.6]])}}))
 
@@ -154,10 +122,10 @@ def test_marks_stand_out_from_light_and_dark_pages(colour, page):
 
 def test_forty_rows_and_equal_values_can_be_drawn():
     labels = [f"row {number}" for number in range(40)]
-    svg = running_dice({label: [[50.0, 50.0]] for label in labels}, "row 0")
+    svg = running_means({label: [[50.0, 50.0]] for label in labels}, DICE, "row 0")
     assert all(f">{label}<" in svg for label in labels)
     assert len(svg) < 500_000
-    assert "median 50.0" in dice_distributions({label: [50.0, 50.0] for label in labels})
+    assert "median 50.0" in distributions({label: [50.0, 50.0] for label in labels}, DICE)
     assert empirical_cosine({label: {"A": mean_of_targets([[0.1]])} for label in labels}).count("<text") > 40
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import re
 import shutil
@@ -13,23 +14,20 @@ import pytest
 
 from made_tables import changed, finish, made_plan, planned, simple_plan
 from tta_bench.cell import Cell
+from tta_bench.errors import UserError
 from tta_bench.launch.check import check
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import PlannedCell
-from tta_bench.report.formats import (
-    DASH,
-    comparable_with_paper,
-    csv_text,
-    latex,
-    latex_text,
-    markdown,
-    notes,
-    number,
-    p_value,
-    planned_cells,
-    ranks,
-)
+from tta_bench.report.columns import ranks
+from tta_bench.report.formats import formats
+from tta_bench.report.formats.csv import write as csv_text
+from tta_bench.report.formats.latex import latex_text
+from tta_bench.report.formats.latex import write as latex
+from tta_bench.report.formats.markdown import write as markdown
+from tta_bench.report.model import DICE, Metric
+from tta_bench.report.notes import comparable_with_paper, notes, planned_cells
 from tta_bench.report.tables import build_table
+from tta_bench.report.text import DASH, number, p_value
 
 HARD = r"100% of a_b & $x^2$ #1 {~} \ relu max(0,x) | η<β> é 日 [1]"
 
@@ -59,7 +57,9 @@ def test_numbers_have_two_digits_and_a_dash_for_none(value, text):
     assert number(value) == text
 
 
-@pytest.mark.parametrize(("p", "text"), [(1.0, "1.000"), (0.0314, "0.031"), (0.001, "0.001"), (0.00099, "<0.001")])
+@pytest.mark.parametrize(
+    ("p", "text"), [(1.0, "1.000"), (0.0314, "0.031"), (0.001, "0.001"), (0.00099, "<0.001"), (math.nan, DASH)]
+)
 def test_small_p_values_are_bounds(p, text):
     assert p_value(p) == text
 
@@ -75,7 +75,15 @@ def test_small_p_values_are_bounds(p, text):
     ],
 )
 def test_best_and_second_best_are_of_the_shown_numbers(values, expected):
-    assert ranks(values) == expected
+    assert ranks(values, DICE) == expected
+
+
+def test_where_less_is_better_the_smallest_is_the_best():
+    assert ranks([1.0, 3.0, 2.0, None], Metric("hd95", "px", higher_is_better=False)) == (1, 0, 2, 0)
+
+
+def test_every_module_of_a_format_is_a_file_of_the_report():
+    assert list(formats()) == ["table.md", "table.csv", "table.tex", "index.html"]
 
 
 # Markdown
@@ -232,11 +240,11 @@ def test_csv_has_a_line_per_row_and_source_and_the_average_with_all_digits(table
     ]
     grata = {line["source"]: line for line in lines if line["row"] == "grata"}
     expected = next(row for row in table.rows if row.label == "grata")
-    assert float(grata["A"]["dice"]) == expected.results["A"].dice
+    assert float(grata["A"]["dice"]) == expected.results["A"].value
     assert float(grata["average"]["std"]) == expected.average.std
     assert float(grata["average"]["vs_reference_mean"]) == expected.vs_reference.mean
     assert grata["A"]["vs_reference_mean"] == "", "of the whole row, not of a source"
-    assert float(grata["B"]["minus_paper"]) == pytest.approx(expected.results["B"].dice - 71)
+    assert float(grata["B"]["minus_paper"]) == pytest.approx(expected.results["B"].value - 71)
     assert {line["protocol_hash"] for line in lines} == {table.protocol_hash}
 
 
@@ -252,8 +260,8 @@ def test_csv_leaves_missing_numbers_empty_and_labels_whole(hard):
 
 def test_latex_marks_the_best_and_puts_the_controls_behind_a_rule(table):
     text = latex(table)
-    assert r"{grata} & \textbf{61.30 \ensuremath{\pm} 0.71} & \textbf{70.00}" in text
-    assert r"\midrule" + "\n" + r"{bn\_only} & \underline{57.80} & --" in text
+    assert r"grata & \textbf{61.30 \ensuremath{\pm} 0.71} & \textbf{70.00}" in text
+    assert r"\midrule" + "\n" + r"\raggedright bn\_only & \underline{57.80} & --" in text
     assert r"\label{tab:made-up}" in text
 
 
@@ -278,44 +286,23 @@ def wide(tmp_path_factory):
     return build_table(simple_plan(root, gains, names[:-1], seeds=(0, 1), paper=paper))
 
 
-def with_labels(table, name, rows=None):
-    """The last row repeated under the labels of an experiment, or of its first rows."""
+def with_labels(table, name):
+    """The last row repeated under the labels of an experiment."""
     experiment = read_experiments()[name]
-    repeated = [replace(table.rows[-1], label=label) for label in list(experiment.rows)[:rows]]
+    repeated = [replace(table.rows[-1], label=label) for label in experiment.rows]
     return replace(table, name=name, description=experiment.description, rows=tuple(repeated))
 
 
-def test_a_long_latex_table_has_a_float_per_group_of_columns_and_the_notes_in_the_last(wide):
-    floats = latex(with_labels(wide, "table5")).split("\\end{table}\n")[:-1]
-    parts = [(r"tab:table5}", "1 of 3: Dice"), (r"tab:table5-differences}", "2 of 3: differences")]
-    parts.append((r"tab:table5-costs}", "3 of 3: costs"))
-    for text, (label, part) in zip(floats, parts, strict=True):
-        assert rf"\label{{{label}" in text
-        assert f"auxiliary one. Part {part}." in text
-    assert [r"\begin{minipage}" in text for text in floats] == [False, False, True]
-
-
-def test_a_short_latex_table_is_one_float(wide):
+def test_latex_has_a_table_per_group_of_columns_and_the_notes_below(wide):
     text = latex(with_labels(wide, "table1"))
-    assert text.count(r"\begin{table}") == text.count(r"\label") == 1
-    assert "Part" not in text
-
-
-def test_a_long_latex_label_takes_two_lines(wide):
-    text = latex(with_labels(wide, "table2"))
-    assert (
-        r"\begin{tabular}[t]{@{}l@{}}{consistency aligned with}\\"
-        r"{entropy \ensuremath{|} constant beta/4}\end{tabular} & "
-    ) in text
-    assert "{consistency \\ensuremath{|} constant beta} & " in text
-
-
-MEASURE = r"""
-\makeatletter
-\def\makebox[#1]#2{\setbox0\hbox{#2}\ifdim\wd0>210mm\errmessage{wider than the page}\fi\hbox to#1{\hss\box0\hss}}
-\makeatother
-"""
-r"""``\makebox`` lets its content stick out without a word; a page of A4 is 210 mm wide."""
+    captions = re.findall(r"Part (.*?)\.}\\label{(.*?)}", text)
+    assert captions == [
+        ("1 of 3: Dice", "tab:table1"),
+        ("2 of 3: differences", "tab:table1-differences"),
+        ("3 of 3: costs", "tab:table1-costs"),
+    ]
+    assert text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == 3
+    assert text.rindex(r"\end{longtable}") < text.index("Dice in percent: mean over images")
 
 
 def compile_latex(text, folder):
@@ -323,7 +310,7 @@ def compile_latex(text, folder):
     found = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True)
     if not found.stdout.strip():
         pytest.skip("booktabs is not installed")
-    source = "\\documentclass{article}\n\\usepackage{booktabs}" + MEASURE + "\\begin{document}\n" + text
+    source = "\\documentclass{article}\n\\usepackage{booktabs,longtable}\n\\begin{document}\n" + text
     (folder / "table.tex").write_text(source + "\\end{document}\n", encoding="utf-8")
     command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "table.tex"]
     done = subprocess.run(command, cwd=folder, capture_output=True, timeout=120)
@@ -338,22 +325,40 @@ needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdfla
 
 @needs_latex
 @pytest.mark.parametrize("which", ["table", "hard"])
-def test_latex_compiles_with_booktabs_alone(which, request, tmp_path):
+def test_latex_compiles_with_booktabs_and_longtable(which, request, tmp_path):
     output = compile_latex(latex(request.getfixturevalue(which)), tmp_path)
     assert "Overfull" not in output or which == "hard"
 
 
 @needs_latex
-@pytest.mark.parametrize(
-    ("name", "rows"), [("table5", None), ("extended", None), ("table5", 14), ("table5", 12), ("table1", None)]
-)
-def test_latex_cuts_nothing_off(name, rows, wide, tmp_path):
-    output = compile_latex(latex(with_labels(wide, name, rows)), tmp_path)
-    assert "Float too large" not in output
-    assert "Overfull" not in output
-
-
-@needs_latex
-@pytest.mark.parametrize("name", ["table2", "table3", "table4"])
-def test_latex_with_long_labels_is_no_wider_than_the_page(name, wide, tmp_path):
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4", "table5", "extended"])
+def test_latex_of_many_rows_or_long_labels_is_no_wider_than_the_page(name, wide, tmp_path):
     assert "Overfull" not in compile_latex(latex(with_labels(wide, name)), tmp_path)
+
+
+def test_a_table_of_another_metric_says_so_in_every_format_and_has_no_paper(tmp_path):
+    """The present summary and rows under other names."""
+    metric = Metric("hd95", "px", higher_is_better=False)
+    paper = {"no_adapt": {"A": 60.0}, "tent": {"A": 70.0}}
+    plan = simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0}, ("A",), paper=paper)
+    with pytest.raises(UserError, match="has no hd95: run it again with metrics=hd95"):
+        build_table(plan, metric=metric)
+    for one in plan.cells:
+        folder = one.cell.folder().path
+        summary = json.loads((folder / "summary.json").read_text())
+        for part in (summary, *summary["targets"].values()):
+            part |= {key.replace("dice", "hd95"): value for key, value in part.items() if key.startswith("dice")}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        heading, *lines = (folder / "per_image.csv").read_text().splitlines()
+        index = heading.split(",").index("dice")
+        lines = [f"{line},{line.split(',')[index]}" for line in lines]
+        (folder / "per_image.csv").write_text("\n".join([f"{heading},hd95", *lines]) + "\n")
+    table = build_table(plan, metric=metric)
+    texts = {name: write(table) for name, write in formats().items()}
+    assert "HD95 in px: mean over images" in texts["table.md"]
+    assert lines_of(texts["table.md"], "no_adapt")[0].startswith("| no_adapt | **")
+    assert {"hd95", "hd95_disc"} < set(texts["table.csv"].splitlines()[0].split(","))
+    assert "Part 1 of 3: HD95." in texts["table.tex"]
+    assert "HD95 in px per source domain" in texts["index.html"]
+    assert "bold: the lowest of a column" in texts["index.html"]
+    assert not any("60.00" in text for text in texts.values()), "the paper prints Dice"

@@ -13,23 +13,14 @@ from fabricated import fabricated_plan, fabricated_table
 from PIL import Image
 
 from made_tables import finish, made_plan, planned
-from tta_bench.report.formats import notes
-from tta_bench.report.html import (
-    NOTHING,
-    Stream,
-    StreamKey,
-    best_rows,
-    commands,
-    draw,
-    figures,
-    html_page,
-    number,
-    p_value,
-    protocol_sentences,
-    read_streams,
-    signed,
-)
+from tta_bench.report.drawings import draw, figures, picture_files
+from tta_bench.report.formats.html import best_rows, commands, number, p_value, protocol_sentences, signed
+from tta_bench.report.formats.html import write as html_page
+from tta_bench.report.model import DICE, Metric
+from tta_bench.report.notes import notes
+from tta_bench.report.streams import Stream, StreamKey, streams_of
 from tta_bench.report.tables import build_table
+from tta_bench.report.text import DASH
 from tta_bench.report.write import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -48,7 +39,7 @@ def drawn(table):
 
 @pytest.fixture(scope="module")
 def page(table, drawn):
-    return html_page(table, drawn)
+    return html_page(replace(table, drawings=drawn))
 
 
 class Outline(HTMLParser):
@@ -88,7 +79,7 @@ def test_every_number_of_the_table_is_on_the_page(page, table):
     text = words(page)
     for row in table.rows:
         for column in table.columns:
-            dice = row.result(column).dice
+            dice = row.result(column).value
             assert dice is None or f"{dice:.2f}" in text
         if row.vs_reference is not None:
             one = row.vs_reference
@@ -190,7 +181,7 @@ def test_rows_are_drawn_over_the_streams_that_all_of_them_have_finished(tmp_path
         ("grata", "B", None),
         ("tent", "A", None),
     )
-    distributions, curves = figures(table, read_streams(table))
+    distributions, curves = figures(table, streams_of(table))
     assert told(distributions).endswith("no_adapt: median 90.0, mean 90.0, grata: median 92.0, mean 92.0.")
     assert told(curves) == "no_adapt from 90.0 to 90.0, grata from 92.0 to 92.0. Dashed: no_adapt."
     assert left_out(distributions) == left_out(curves) == "row tent; source B."
@@ -205,14 +196,14 @@ def test_a_row_without_a_stream_in_common_is_left_out_alone(tmp_path):
         ("tent", "A", 70, SEED_1),
         ("grata", "B", 80),
     )
-    _, curves = figures(table, read_streams(table))
+    _, curves = figures(table, streams_of(table))
     assert told(curves) == "no_adapt from 60.0 to 60.0, tent from 70.0 to 70.0. Dashed: no_adapt."
     assert left_out(curves) == "row grata; source B; some repeats of source A."
 
 
 def test_without_the_reference_the_others_are_drawn_and_nothing_is_said_to_be_dashed(tmp_path):
     table = made_table(tmp_path, ("no_adapt", "A", None), ("tent", "A", 70), ("grata", "A", 80))
-    _, curves = figures(table, read_streams(table))
+    _, curves = figures(table, streams_of(table))
     assert told(curves) == "tent from 70.0 to 70.0, grata from 80.0 to 80.0."
     assert "Dashed" not in curves.caption
     assert left_out(curves) == "row no_adapt."
@@ -220,7 +211,7 @@ def test_without_the_reference_the_others_are_drawn_and_nothing_is_said_to_be_da
 
 def test_a_stream_counts_once_however_many_of_its_adaptation_seeds_are_finished(tmp_path):
     table = made_table(tmp_path, ("no_adapt", "A", 50), ("no_adapt", "B", 50), ("grata", "A", 0), ("grata", "B", 0))
-    streams = read_streams(table)
+    streams = streams_of(table)
     streams["grata"] = [
         Stream(key, [{"dice": dice}] * 3)
         for key in (stream.key for stream in streams["no_adapt"])
@@ -247,7 +238,7 @@ def test_bars_of_a_source_are_of_the_same_streams(tmp_path):
 
 
 def test_files_of_figures_have_colours_of_their_own_and_those_of_the_page_take_its(drawn, page):
-    files = {name: content for name, content in drawn.files().items() if name.endswith(".svg")}
+    files = {name: content for name, content in picture_files(drawn).items() if name.endswith(".svg")}
     assert len(files) == 5
     assert all('<rect class="ground"' in content for content in files.values())
     assert 'class="ground"' not in page
@@ -308,17 +299,18 @@ def test_the_best_of_a_column_is_bold_and_ties_all_are(table):
     assert best == {"A": {"grata"}, "B": {"grata"}, "average": {"grata"}}
     rows = (*table.rows, replace(table.rows[3], label="again"))
     assert best_rows(replace(table, rows=rows))["B"] == {"grata", "again"}
+    assert best_rows(replace(table, metric=Metric("hd95", "px", False)))["B"] == {"no_adapt"}
 
 
 def test_the_protocol_is_told_in_words():
     protocol = {"name": "online", "reset": "target", "steps": 1, "predict": "after", "order": 0, "threshold": 0.5}
     data = {"name": "fundus", "image_size": 512, "limit": None, "classes": {"disc": [1, 2], "cup": [2]}}
-    text = " ".join(protocol_sentences(protocol, data))
+    text = " ".join(protocol_sentences(protocol, data, DICE))
     assert "fundus, 512 pixels square; classes: disc, cup." in text
     assert "1 update per image" in text
     assert "file order" in text
     varied = " ".join(
-        protocol_sentences(protocol | {"order": (0, 1), "steps": 3, "reset": "never"}, data | {"limit": 9})
+        protocol_sentences(protocol | {"order": (0, 1), "steps": 3, "reset": "never"}, data | {"limit": 9}, DICE)
     )
     assert "Rows differ: Images come in file order. / Images come in random order 1." in varied
     assert "3 updates per image" in varied
@@ -334,9 +326,9 @@ def test_commands_can_be_pasted_into_a_shell(table):
 
 
 def test_numbers_are_set_with_true_minus_signs_and_unknown_ones_as_dashes():
-    assert (number(-1234.567), number(None), number(float("nan"))) == ("\N{MINUS SIGN}1,234.57", NOTHING, NOTHING)
+    assert (number(-1234.567), number(None), number(float("nan"))) == ("\N{MINUS SIGN}1,234.57", DASH, DASH)
     assert (signed(1.005, 1), signed(-0.25), signed(-0.001)) == ("+1.0", "\N{MINUS SIGN}0.25", "0.00")
-    assert (p_value(0.0004), p_value(0.04), p_value(float("nan"))) == ("< 0.001", "0.040", NOTHING)
+    assert (p_value(0.0004), p_value(0.04), p_value(float("nan"))) == ("< 0.001", "0.040", DASH)
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +419,7 @@ def test_the_page_fits_and_reads_well(look, width, scheme):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_file_of_a_figure_can_be_read_on_any_page(chromium, drawn, scheme):
     tab = chromium.new_page(color_scheme=scheme)
-    for name, svg in drawn.files().items():
+    for name, svg in picture_files(drawn).items():
         if name.endswith(".svg"):
             address = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
             tab.set_content(f'<body style="background: black"><img src="{address}">')
@@ -518,8 +510,8 @@ def test_a_figure_that_cannot_be_drawn_stops_no_report(tmp_path, monkeypatch, ca
         raise ZeroDivisionError("no such font")
 
     table = fabricated_table(tmp_path)
-    monkeypatch.setattr("tta_bench.report.html.running_dice", broken)
-    monkeypatch.setattr("tta_bench.report.html.panels", broken)
+    monkeypatch.setattr("tta_bench.report.drawings.running_means", broken)
+    monkeypatch.setattr("tta_bench.report.drawings.panels", broken)
     written = write_report(table, tmp_path / "report")
     assert {path.name for path in written} == {"table.md", "table.csv", "table.tex", "index.html"}
     assert all(path.stat().st_size for path in written)

@@ -10,8 +10,10 @@ from fabricated import IMAGES, fabricated_plan, fabricated_table, finish
 from PIL import Image
 
 from tta_bench.errors import UserError
+from tta_bench.report.formats.html import write as page
 from tta_bench.report.gallery import COLOURS
 from tta_bench.report.panels import Choice, Panel, bounding_box, choose, class_colours, draw, panels
+from tta_bench.report.pictures import Drawings
 from tta_bench.report.tables import build_table
 
 GREEN, BLUE = COLOURS[:2]
@@ -128,9 +130,10 @@ def test_without_the_reference_row_nothing_is_chosen(tmp_path):
 
 def test_predictions_of_other_images_are_refused(tmp_path):
     table = fabricated_table(tmp_path)
-    cell = table.plan.cells[0].cell
-    path = cell.folder().path / "summary.json"
-    path.write_text(path.read_text().replace(cell.folder().summary()["data"]["C"], "0" * 32))
+    first, *others = table.finished
+    cell, fingerprints = first.cell, {**first.summary["data"], "C": "0" * 32}
+    first = replace(first, summary={**first.summary, "data": fingerprints})
+    table = replace(table, finished=(first, *others))
     with pytest.raises(UserError, match=r"row 'no_adapt': the images of C have changed .* force=true"):
         panels(table, cell.config.source, [("C", "C-0000")])
 
@@ -184,7 +187,7 @@ def test_long_labels_are_wrapped_and_never_widen_the_figure():
     truth = square(20, 20, 40)
     plain = draw([panel(truth, truth)], ["disc"])
     label = "consistency aligned with entropy and_a_word_without_any_end_whatsoever_in_it"
-    long = replace(panel(truth, truth), predictions={label: truth}, dice={label: 50.0})
+    long = replace(panel(truth, truth), predictions={label: truth}, values={label: 50.0})
     drawn = draw([long], ["disc"])
     assert drawn.shape[1] == plain.shape[1]
     assert drawn.shape[0] > plain.shape[0]
@@ -192,7 +195,9 @@ def test_long_labels_are_wrapped_and_never_widen_the_figure():
 
 def test_the_picture_travels_in_the_page(table):
     shown = panels(table, "B")
-    kind, _, content = shown.data_uri().partition(";base64,")
-    assert kind == "data:image/webp"
-    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+    content = shown.webp()
+    assert f"data:image/webp;base64,{base64.b64encode(content).decode()}" in page(
+        replace(table, drawings=Drawings([], shown, ""))
+    )
+    with Image.open(io.BytesIO(content)) as image:
         assert image.size == shown.picture.shape[1::-1]

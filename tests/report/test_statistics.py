@@ -6,7 +6,15 @@ from itertools import product
 import numpy as np
 import pytest
 
-from tta_bench.report.statistics import holm, mean_and_std, paired_difference, signed_rank_p
+from tta_bench.report.statistics import (
+    by_part,
+    holm,
+    mean_and_std,
+    mean_of_targets,
+    paired_difference,
+    running_mean,
+    signed_rank_p,
+)
 
 
 def test_the_mean_is_over_images_then_targets():
@@ -142,3 +150,34 @@ def test_the_standard_deviation_over_seeds_is_that_of_a_sample():
     assert mean_and_std([5.0]) == (5.0, None)
     with pytest.raises(ValueError, match="nothing to average"):
         mean_and_std([])
+
+
+def test_the_running_mean_is_over_the_images_so_far_and_ends_at_the_mean_over_streams():
+    streams = [[10.0, 30.0, 80.0, 40.0], [50.0, 70.0]]
+    assert running_mean(streams, [0, 1, 2, 3]).tolist() == [30.0, 40.0, 50.0, 50.0]
+    assert running_mean(streams, [3])[0] == np.mean([np.mean(each) for each in streams])
+
+
+def test_parts_of_a_stream_pool_streams_of_any_length_and_leave_out_what_is_not_finite():
+    median, low, high = by_part([[1.0, 2.0, 3.0, 4.0], [5.0, np.nan]], parts=2)
+    assert median.tolist() == [2.0, 3.5]
+    assert (low[0], high[0]) == tuple(np.percentile([1.0, 2.0, 5.0], (10, 90)))
+
+
+def test_a_part_without_values_is_not_a_number():
+    assert np.isnan(by_part([[np.nan, 1.0]], parts=2)).tolist() == [[True, False]] * 3
+
+
+def test_an_estimate_counts_targets_equally_and_its_interval_covers_the_truth_as_often_as_it_says():
+    assert mean_of_targets([[1.0, 3.0], [10.0, 10.0, 10.0]]).mean == 6.0
+    rng = np.random.default_rng(0)
+    estimates = [mean_of_targets([rng.normal(1, 2, 40), rng.normal(3, 1, 200)]) for _ in range(1000)]
+    covered = np.mean([each.low <= 2 <= each.high for each in estimates])
+    assert 0.93 < covered < 0.97
+
+
+def test_of_one_image_there_is_no_interval_and_of_none_no_estimate():
+    assert np.isnan(mean_of_targets([[1.0], [1.0, 2.0]]).low)
+    for nothing in ([], [[1.0], []]):
+        with pytest.raises(ValueError, match="at least one image"):
+            mean_of_targets(nothing)

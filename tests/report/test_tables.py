@@ -11,10 +11,11 @@ from made_tables import IMAGES, finish, made_plan, planned, simple_plan
 from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import read_checkpoint, save_checkpoint
-from tta_bench.report.formats import markdown
-from tta_bench.report.html import read_streams
-from tta_bench.report.tables import AVERAGE, Seed, build_table
-from tta_bench.report.write import remaining_time
+from tta_bench.report.formats.markdown import write as markdown
+from tta_bench.report.model import AVERAGE, Seed
+from tta_bench.report.streams import streams_of
+from tta_bench.report.tables import build_table
+from tta_bench.report.write import remaining_time, states
 from tta_bench.runtime.files import write_atomically
 from tta_bench.source.train import branchless_path
 
@@ -39,9 +40,9 @@ def test_the_average_is_the_unweighted_mean_over_the_sources(tmp_path):
     plan = simple_plan(tmp_path, {"no_adapt": lambda source, *_: 4.0 if source == "A" else 10.0})
     table = build_table(plan)
     (one,) = table.rows
-    assert one.results["A"].dice == pytest.approx(54 + LEVEL)
-    assert one.results["B"].dice == pytest.approx(60 + LEVEL)
-    assert one.average.dice == pytest.approx(57 + LEVEL)
+    assert one.results["A"].value == pytest.approx(54 + LEVEL)
+    assert one.results["B"].value == pytest.approx(60 + LEVEL)
+    assert one.average.value == pytest.approx(57 + LEVEL)
     assert one.results["A"].classes == {"disc": pytest.approx(54 + LEVEL), "cup": pytest.approx(54 + LEVEL)}
     assert (one.results["A"].n, one.average.n) == (2 * IMAGES, 4 * IMAGES)
     assert table.columns == ("A", "B", AVERAGE)
@@ -58,7 +59,7 @@ def test_seeds_are_averaged_and_their_spread_is_that_of_a_sample(tmp_path):
     plan = simple_plan(tmp_path, {"no_adapt": 0.0, "grata": lambda _, seed, *__: spread[seed]}, seeds=(0, 1, 2))
     table = build_table(plan)
     grata = row(table, "grata")
-    assert grata.results["A"].dice == pytest.approx(53 + LEVEL)
+    assert grata.results["A"].value == pytest.approx(53 + LEVEL)
     assert grata.results["A"].std == pytest.approx(math.sqrt(7))
     assert grata.average.std == pytest.approx(math.sqrt(7))
     assert table.seeds == tuple(Seed(0, 0, seed) for seed in range(3))
@@ -241,9 +242,9 @@ def test_without_a_source_there_is_no_average(tmp_path):
     cell.folder().fail(RuntimeError("out of memory"))
     table = build_table(plan)
     tent = row(table, "tent")
-    assert tent.average.dice is None
-    assert (tent.results["B"].dice, tent.results["B"].missing) == (None, (Seed(0, 0, None),))
-    assert tent.results["A"].dice == pytest.approx(52 + LEVEL)
+    assert tent.average.value is None
+    assert (tent.results["B"].value, tent.results["B"].missing) == (None, (Seed(0, 0, None),))
+    assert tent.results["A"].value == pytest.approx(52 + LEVEL)
     (missing,) = table.missing
     assert (missing.row, missing.source, missing.status) == ("tent", "B", "failed")
     assert missing.error == "RuntimeError: out of memory"
@@ -258,8 +259,8 @@ def test_a_missing_seed_is_named_and_the_others_count(tmp_path):
     table = build_table(plan)
     grata = row(table, "grata")
     assert grata.results["A"].missing == (Seed(0, 0, 1),)
-    assert grata.results["A"].dice == pytest.approx(50 + LEVEL)
-    assert grata.average.dice == pytest.approx((50 + 51) / 2 + LEVEL)
+    assert grata.results["A"].value == pytest.approx(50 + LEVEL)
+    assert grata.average.value == pytest.approx((50 + 51) / 2 + LEVEL)
     assert (grata.average.seeds, grata.average.missing) == ((Seed(0, 0, 0),), (Seed(0, 0, 1),))
     assert [one.status for one in table.missing] == ["killed"]
     with lost.folder().locked():
@@ -269,7 +270,7 @@ def test_a_missing_seed_is_named_and_the_others_count(tmp_path):
 def test_a_table_without_any_result_has_rows_and_no_numbers(tmp_path):
     table = build_table(made_plan([planned(tmp_path, label, {"method": label}) for label in ("no_adapt", "tent")]))
     assert [one.label for one in table.rows] == ["no_adapt", "tent"]
-    assert all(one.average.dice is None and one.vs_reference is None for one in table.rows)
+    assert all(one.average.value is None and one.vs_reference is None for one in table.rows)
     assert [one.status for one in table.missing] == ["missing", "missing"]
     assert (table.source_models, table.versions) == ((), ())
 
@@ -285,7 +286,7 @@ def test_orders_and_training_seeds_are_repeats(tmp_path):
             cells.append(planned(tmp_path, label, values))
             finish(cells[-1].cell, lambda *_, g=gain, o=order, t=training: 50 + g + o + t)
     table = build_table(made_plan(cells, sweep={"protocol.order": "0,1", "training.seed": "0,1"}))
-    assert row(table, "tent").results["A"].dice == pytest.approx(51 + 2 / 3)
+    assert row(table, "tent").results["A"].value == pytest.approx(51 + 2 / 3)
     assert row(table, "tent").vs_reference.mean == pytest.approx(1)
     assert len(table.seeds) == 3
     assert table.protocol["order"] == (0, 1)
@@ -407,9 +408,9 @@ def test_a_cell_of_other_code_is_stale_and_does_not_count(tmp_path):
         ("stale", "A", "the code of tta_bench.metrics.dice changed since"),
         ("stale", "A", "it is not known which code made it"),
     ]
-    assert [one.results["A"].dice for one in table.rows] == [None, None]
+    assert [one.results["A"].value for one in table.rows] == [None, None]
     assert "no_adapt (1 stale); tent (1 stale). Stale ones were computed by other code" in markdown(table)
-    assert set(read_streams(table)["tent"][0].key) >= {"B"}
-    assert len(read_streams(table)["tent"]) == len(plan.cells[0].cell.targets)
-    assert "2 cells remain: about 1 min" in remaining_time(plan)
+    assert set(streams_of(table)["tent"][0].key) >= {"B"}
+    assert len(streams_of(table)["tent"]) == len(plan.cells[0].cell.targets)
+    assert "2 cells remain: about 1 min" in remaining_time(states(plan))
     assert len({one.cell.folder().hash for one in plan.cells}) == 4, "the hash of a cell does not know the code"

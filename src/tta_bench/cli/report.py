@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The table, and what is shown of it."""
     add_table(parser)
     parser.add_argument("--reference", metavar="ROW", help="row to compare with; default: that of the table")
+    parser.add_argument("--metric", metavar="NAME", default="dice", help="of tta-bench list metrics; default: dice")
     parser.add_argument("--out", type=Path, help="folder to write to; default: RESULTS_ROOT/reports/TABLE")
     parser.add_argument("--panels", metavar="SOURCE", help="source domain whose predictions are shown")
     text = "an image to show; repeat for more; default: an easy, a median and a hard one"
@@ -22,11 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Write the report and print its summary."""
+    from tta_bench.metrics.base import METRICS
+    from tta_bench.report.model import Metric
     from tta_bench.report.tables import build_table
     from tta_bench.report.write import summary_table, write_report
 
     plan = planned(parsed)
-    table = build_table(plan, parsed.reference)
+    metric = METRICS.get(parsed.metric)
+    table = build_table(plan, parsed.reference, Metric(metric.name, metric.unit, metric.higher_is_better))
     folder = parsed.out or plan.cells[0].cell.config.results_root / "reports" / plan.experiment.name
     written = write_report(table, folder, parsed.panels, parsed.image)
     Console().print(summary_table(table))

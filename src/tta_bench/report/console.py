@@ -6,15 +6,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tta_bench.cell import Result
+from tta_bench.cell import Cell, Result
 from tta_bench.report.statistics import paired_difference
 from tta_bench.runtime.names import distinct, literal
 
 CLASSES_SHOWN = 2
 """With more classes the table has their mean alone, to fit into 80 columns; ``summary.json`` has all of them."""
+
+
+def show(console: Console, cell: Cell, result: Result, reference: Result | None) -> None:
+    """Print the cell's table and the folder of its results."""
+    console.print(cell_table(result, reference))
+    console.print(f"results: {cell.folder().path}", soft_wrap=True, markup=False, highlight=False)
 
 
 def cell_table(result: Result, reference: Result | None) -> Table:

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 from xml.sax.saxutils import escape
 
 import matplotlib as mpl
@@ -20,6 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
+
+from tta_bench.report.model import Metric
+from tta_bench.report.statistics import Estimate, by_part, running_mean
 
 PALETTE: Final = ("#0a7abf", "#d55e00", "#00946c", "#c2569a", "#a67c00", "#3c93cc", "#8273e6", "#808080")
 """Colours in the order of Okabe and Ito, shifted to a contrast of at least 3 on white and on near-black alike."""
@@ -55,108 +58,43 @@ _CURVE_POINTS: Final = 120
 _PARTS: Final = 40
 
 
-class Estimate(NamedTuple):
-    """A mean with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def mean_of_targets(values: Sequence[ArrayLike]) -> Estimate:
-    """Unweighted mean of the targets' means, with the normal 95 % interval of independent images.
+def distributions(values: Mapping[str, ArrayLike], metric: Metric) -> str:
+    """Per row the distribution over the images: density, quartiles, median and mean.
 
     Args:
-        values: per target, one value per image.
-
-    Returns:
-        The estimate; its interval is NaN where a target has a single image.
-
-    Raises:
-        ValueError: no target, or one without images.
-    """
-    samples = [np.asarray(each, dtype=float) for each in values]
-    if not samples or any(len(each) == 0 for each in samples):
-        raise ValueError("every target needs at least one image")
-    mean = float(np.mean([each.mean() for each in samples]))
-    if any(len(each) < 2 for each in samples):
-        return Estimate(mean, float("nan"), float("nan"))
-    half = 1.96 * float(np.sqrt(sum(each.var(ddof=1) / len(each) for each in samples))) / len(samples)
-    return Estimate(mean, mean - half, mean + half)
-
-
-def running_mean(streams: Sequence[ArrayLike], positions: ArrayLike) -> NDArray[np.float64]:
-    """Mean over streams of the mean of all images so far.
-
-    A stream that has ended keeps its last value: the curve never moves because streams differ in length, and it ends
-    at the unweighted mean over the streams, which is the number in the table.
-
-    Args:
-        streams: one value per image, in stream order; none is empty.
-        positions: ``[points]``, where to look; 0 is the first image.
-
-    Returns:
-        ``[points]``.
-    """
-    curves = []
-    for each in streams:
-        values = np.asarray(each, dtype=float)
-        means = np.cumsum(values) / np.arange(1, len(values) + 1)
-        curves.append(means[np.minimum(positions, len(values) - 1)])
-    return np.asarray(np.mean(curves, axis=0))
-
-
-def by_part(streams: Sequence[ArrayLike], parts: int = _PARTS) -> NDArray[np.float64]:
-    """Median and spread along streams of any length, each cut into equal parts.
-
-    Args:
-        streams: one value per image, in stream order; NaN where an image has none.
-        parts: into how many parts each stream is cut.
-
-    Returns:
-        ``[3, parts]``: median, 10th and 90th percentile of all streams' images in a part; NaN in a part without.
-    """
-    pools: list[list[float]] = [[] for _ in range(parts)]
-    for each in streams:
-        values = np.asarray(each, dtype=float)
-        for position, value in enumerate(values):
-            if np.isfinite(value):
-                pools[position * parts // len(values)].append(value)
-    columns = [np.percentile(pool, (50, 10, 90)) if pool else np.full(3, np.nan) for pool in pools]
-    return np.stack(columns, axis=1)
-
-
-def dice_distributions(dice: Mapping[str, ArrayLike]) -> str:
-    """Per row the distribution of the images' Dice: density, quartiles, median and mean.
-
-    Args:
-        dice: row label -> Dice in percent of every image.
+        values: row label -> value of every image.
+        metric: what they are values of.
 
     Returns:
         The SVG element.
     """
     with _style():
-        figure = Figure(figsize=(_WIDTH, 0.75 + 0.42 * len(dice)), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 0.75 + 0.42 * len(values)), layout="constrained")
         axes = figure.add_subplot()
-        for number, values in enumerate(dice.values()):
-            _distribution(axes, np.asarray(values, dtype=float), number, PALETTE[0])
-        axes.set_yticks(range(len(dice)), list(dice))
-        axes.set_ylim(len(dice) - 0.5, -0.5)
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("Dice of an image in %")
+        samples = {label: np.asarray(own, dtype=float) for label, own in values.items()}
+        finite = np.concatenate([own[np.isfinite(own)] for own in samples.values()])
+        limits = (0.0, 100.0) if metric.unit == "%" else (min(0.0, finite.min()), finite.max() or 1.0)
+        for number, own in enumerate(samples.values()):
+            _distribution(axes, own, number, PALETTE[0], limits)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.set_ylim(len(values) - 0.5, -0.5)
+        axes.set_xlim(limits)
+        axes.set_xlabel(_axis(f"{metric.title} of an image", metric))
         _grid(axes, "x")
         parts = ", ".join(
-            f"{label}: median {np.median(np.asarray(values)):.1f}, mean {np.mean(np.asarray(values)):.1f}"
-            for label, values in dice.items()
+            f"{label}: median {np.median(own):.1f}, mean {np.mean(own):.1f}" for label, own in samples.items()
         )
-        return _svg(figure, "dice-distributions", "Dice per image", f"Distribution for each row. {parts}.")
+        return _svg(
+            figure, f"{metric.name}-distributions", f"{metric.title} per image", f"Distribution for each row. {parts}."
+        )
 
 
-def running_dice(streams: Mapping[str, Sequence[ArrayLike]], reference: str | None = None) -> str:
-    """Per row the mean Dice of all images so far (:func:`running_mean`), as small multiples.
+def running_means(streams: Mapping[str, Sequence[ArrayLike]], metric: Metric, reference: str | None = None) -> str:
+    """Per row the mean of all images so far (:func:`running_mean`), as small multiples.
 
     Args:
-        streams: row label -> streams; each has the Dice in percent of its images in stream order.
+        streams: row label -> streams; each has the values of its images in stream order.
+        metric: what they are values of.
         reference: row that is drawn dashed into every other panel.
 
     Returns:
@@ -166,14 +104,16 @@ def running_dice(streams: Mapping[str, Sequence[ArrayLike]], reference: str | No
     positions = np.unique(np.linspace(0, longest - 1, _CURVE_POINTS).round().astype(int))
     curves = {label: running_mean(row, positions) for label, row in streams.items()}
     with _style():
-        figure, panels = _small_multiples(list(curves), "images of the stream so far", "mean Dice in %")
+        figure, panels = _small_multiples(
+            list(curves), "images of the stream so far", _axis(f"mean {metric.title}", metric)
+        )
         for label, axes in panels.items():
             if reference in curves and label != reference:
                 axes.plot(positions + 1, curves[reference], color=_INK, alpha=0.6, linewidth=0.9, linestyle="--")
             axes.plot(positions + 1, curves[label], color=PALETTE[0], linewidth=1.6)
         dashed = f" Dashed: {reference}." if reference in curves else ""
         ends = ", ".join(f"{label} from {curve[0]:.1f} to {curve[-1]:.1f}" for label, curve in curves.items())
-        return _svg(figure, "running-dice", "Mean Dice along the stream", f"{ends}.{dashed}")
+        return _svg(figure, f"running-{metric.name}", f"Mean {metric.title} along the stream", f"{ends}.{dashed}")
 
 
 def traces(streams: Mapping[str, Sequence[ArrayLike]], name: str, quantity: str) -> str:
@@ -188,7 +128,7 @@ def traces(streams: Mapping[str, Sequence[ArrayLike]], name: str, quantity: str)
         The SVG element.
     """
     centres = (np.arange(_PARTS) + 0.5) * 100 / _PARTS
-    bands = {label: by_part(row) for label, row in streams.items()}
+    bands = {label: by_part(row, _PARTS) for label, row in streams.items()}
     with _style():
         figure, panels = _small_multiples(list(bands), "part of the stream in %", quantity)
         for label, axes in panels.items():
@@ -267,11 +207,18 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _distribution(axes: Axes, values: NDArray[np.float64], place: int, colour: str) -> None:
+def _axis(quantity: str, metric: Metric) -> str:
+    """The label of an axis."""
+    return f"{quantity} in {metric.unit}" if metric.unit else quantity
+
+
+def _distribution(
+    axes: Axes, values: NDArray[np.float64], place: int, colour: str, limits: tuple[float, float]
+) -> None:
     """A horizontal violin with the quartiles, the median (line) and the mean (ring)."""
-    grid = np.linspace(0, 100, 201)
-    counts, _ = np.histogram(values, bins=len(grid), range=(0, 100))
-    density = gaussian_filter1d(counts.astype(float), 3, mode="constant")  # a standard deviation of 1.5 Dice points
+    grid = np.linspace(*limits, 201)
+    counts, _ = np.histogram(values, bins=len(grid), range=limits)
+    density = gaussian_filter1d(counts.astype(float), 3, mode="constant")  # a standard deviation of 1.5 % of the axis
     density *= 0.4 / density.max() if density.max() > 0 else 0
     axes.fill_between(grid, place - density, place + density, color=colour, alpha=0.3, linewidth=0)
     lower, median, upper = np.percentile(values, (25, 50, 75))

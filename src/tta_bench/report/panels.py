@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-import base64
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
-from tta_bench.cell import Cell
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
 from tta_bench.errors import UserError, nearest
 from tta_bench.records.predictions import read_predictions
-from tta_bench.report.gallery import COLOURS
-from tta_bench.report.tables import Table
+from tta_bench.report.gallery import COLOURS, paint
+from tta_bench.report.model import DICE, FinishedCell, Metric, Table
+from tta_bench.report.pictures import Panels
 from tta_bench.runtime.names import find
 
 DIFFICULTIES: Final = {"easy": 90, "median": 50, "hard": 10}
-"""Name -> percentile of the reference row's Dice."""
+"""Name -> percentile of the reference row's values, from the worst to the best."""
 
 PAPER_SOURCE: Final = "D"
 """The source domain of the paper's figure."""
@@ -36,7 +33,7 @@ _PAGE: Final = (255, 255, 255)
 _INK: Final = (30, 30, 30)
 _TILE: Final = 168  # pixels
 _GAP: Final = 4
-_SUPERSAMPLING: Final = 3  # for smooth contours
+_CONTOUR: Final = 1.5  # pixels
 _FILL: Final = 0.28  # opacity
 
 
@@ -64,39 +61,14 @@ class Panel:
         image: uint8 ``[H, W, 3]``, RGB.
         truth: bool ``[classes, H, W]``.
         predictions: row label -> bool ``[classes, H, W]``.
-        dice: row label -> percent, mean over classes.
+        values: of the metric, row label -> mean over classes.
     """
 
     title: str
     image: NDArray[np.uint8]
     truth: NDArray[np.bool_]
     predictions: Mapping[str, NDArray[np.bool_]]
-    dice: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Panels:
-    """The finished figure.
-
-    Attributes:
-        picture: uint8 ``[height, width, 3]``, RGB.
-        caption: what is shown, and how its images were chosen.
-        alt: the same for who cannot see it, with the Dice of every tile.
-    """
-
-    picture: NDArray[np.uint8]
-    caption: str
-    alt: str
-
-    def webp(self) -> bytes:
-        """The picture as a WebP file."""
-        file = BytesIO()
-        Image.fromarray(self.picture).save(file, "WEBP", quality=85, method=4)
-        return file.getvalue()
-
-    def data_uri(self) -> str:
-        """The picture as WebP in a ``data:`` address."""
-        return f"data:image/webp;base64,{base64.b64encode(self.webp()).decode()}"
+    values: Mapping[str, float]
 
 
 def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None) -> Panels:
@@ -126,16 +98,16 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
             f"{shlex.quote(f'source={source}')}'"
         )
     targets = table.targets[source]
-    config = cells[table.reference].config
+    config, metric = cells[table.reference].cell.config, table.metric
     domains = prepare(config.data, targets, config.results_root / "data", labelled=True, progress=False)
-    rows = {label: _dice(cell) for label, cell in cells.items()}
-    chosen = choose(rows[table.reference]) if images is None else _by_name(images, domains, targets)
+    rows = {label: _by_target(one) for label, one in cells.items()}
+    chosen = choose(rows[table.reference], metric) if images is None else _by_name(images, domains, targets)
     _check_unchanged(cells, domains, chosen)
     lines = [_panel(one, domains[one.target], cells, rows) for one in chosen]
     absent = [row.label for row in table.rows if row.label not in cells]
     how = (
-        f"Images chosen by the Dice of the reference row '{table.reference}' alone: those nearest to its 90th (easy), "
-        "50th (median) and 10th (hard) percentile over all targets, from different targets where possible."
+        f"Images chosen by the {metric.title} of the reference row '{table.reference}' alone: those nearest to its "
+        "90th (easy), 50th (median) and 10th (hard) percentile over all targets, from different targets where possible."
         if images is None
         else "Images chosen by name."
     )
@@ -143,35 +115,36 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
     shown = f"{source}, training seed {config.training.seed}, order {config.protocol.order}" if several else source
     caption = (
         f"Source {shown}. Fill and contour: {', '.join(config.data.classes)}; boxes: the ground truth; number: "
-        f"Dice in percent. {how}" + (f" Without predictions yet: {', '.join(absent)}." if absent else "")
+        f"{metric.in_unit}. {how}" + (f" Without predictions yet: {', '.join(absent)}." if absent else "")
     )
     told = "; ".join(
-        f"{line.title}: " + ", ".join(f"{label} {value:.1f}" for label, value in line.dice.items()) for line in lines
+        f"{line.title}: " + ", ".join(f"{label} {value:.1f}" for label, value in line.values.items()) for line in lines
     )
-    alt = f"Segmentations with source {shown}, beside image and ground truth. Dice in percent: {told}."
+    alt = f"Segmentations with source {shown}, beside image and ground truth. {metric.in_unit}: {told}."
     return Panels(draw(lines, list(config.data.classes)), caption, alt)
 
 
-def choose(dice: Mapping[str, Sequence[float]]) -> list[Choice]:
+def choose(values: Mapping[str, Sequence[float]], metric: Metric = DICE) -> list[Choice]:
     """An easy, a median and a hard image, from different targets where possible.
 
-    Of all targets' images together, those whose Dice is nearest to the 90th, 50th and 10th percentile; ties go to the
-    earlier target and image.
+    Of all targets' images together, those whose value is nearest to the 90th, 50th and 10th percentile, counted from
+    the worst; ties go to the earlier target and image.
 
     Args:
-        dice: target -> Dice in percent of its images, in file order.
+        values: target -> values of its images, in file order; those that are not finite are not chosen.
+        metric: what they are values of.
     """
-    pooled = np.concatenate([np.asarray(values, dtype=float) for values in dice.values()])
+    pooled = np.array([value for own in values.values() for value in own if np.isfinite(value)])
     chosen: list[Choice] = []
     for note, percentile in DIFFICULTIES.items():
-        level = np.percentile(pooled, percentile)
+        level = np.percentile(pooled, percentile if metric.higher_is_better else 100 - percentile)
         used = {one.target for one in chosen}
-        fresh = [target for target in dice if target not in used] or list(dice)
+        fresh = [target for target in values if target not in used] or list(values)
         candidates = [
             (abs(value - level), Choice(target, index, note))
             for target in fresh
-            for index, value in enumerate(dice[target])
-            if (target, index) not in {(one.target, one.index) for one in chosen}
+            for index, value in enumerate(values[target])
+            if np.isfinite(value) and (target, index) not in {(one.target, one.index) for one in chosen}
         ]
         if candidates:
             chosen.append(min(candidates, key=lambda pair: pair[0])[1])
@@ -208,7 +181,7 @@ def draw(lines: Sequence[Panel], classes: Sequence[str]) -> NDArray[np.uint8]:
         canvas.paste(_tile(plain, line.truth, line.truth, classes), (left + step, y))
         for column, label in enumerate(labels, 2):
             tile = _tile(plain, line.predictions[label], line.truth, classes)
-            _write_corner(tile, f"{line.dice[label]:.1f}", small)
+            _write_corner(tile, f"{line.values[label]:.1f}", small)
             canvas.paste(tile, (left + column * step, y))
     return np.asarray(canvas)
 
@@ -227,31 +200,34 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     return int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])
 
 
-def _finished(table: Table) -> dict[str, dict[str, Cell]]:
+def _finished(table: Table) -> dict[str, dict[str, FinishedCell]]:
     """Source -> row label -> a finished cell that has its predictions, rows in the table's order.
 
     All cells of a source are of one training seed and order: those with most rows, among equals the first, and with
     the reference row, without which there are none.
     """
-    found: dict[str, dict[tuple[int, int], dict[str, Cell]]] = {source: {} for source in table.sources}
+    found: dict[str, dict[tuple[int, int], dict[str, FinishedCell]]] = {source: {} for source in table.sources}
     order = [row.label for row in table.rows]
-    for planned in sorted(table.plan.cells, key=lambda planned: order.index(planned.row)):
-        config, folder = planned.cell.config, planned.cell.folder()
-        if planned.cell.finished() is not None and (folder.path / "predictions.npz").is_file():
-            repeat = found[config.source].setdefault((config.training.seed, config.protocol.order), {})
-            repeat.setdefault(planned.row, planned.cell)
+    for one in sorted(table.finished, key=lambda one: order.index(one.row)):
+        if _predictions(one).is_file():
+            found[one.cell.config.source].setdefault(one.seed[:2], {}).setdefault(one.row, one)
     return {
         source: max((repeats[key] for key in sorted(repeats) if table.reference in repeats[key]), key=len, default={})
         for source, repeats in found.items()
     }
 
 
-def _dice(cell: Cell) -> dict[str, list[float]]:
-    """Target -> Dice of its images, in file order."""
-    dice: dict[str, list[float]] = {target: [] for target in cell.targets}
-    for row in cell.folder().rows():  # in file order
-        dice[row["target"]].append(float(row["dice"] or "nan"))
-    return dice
+def _predictions(one: FinishedCell) -> Path:
+    """The file of a cell's predictions."""
+    return one.cell.folder().path / "predictions.npz"
+
+
+def _by_target(one: FinishedCell) -> dict[str, list[float]]:
+    """Target -> values of its images, in file order."""
+    values: dict[str, list[float]] = {target: [] for target in one.cell.targets}
+    for (target, _), value in one.values.items():  # in file order
+        values[target].append(value)
+    return values
 
 
 def _by_name(images: Sequence[tuple[str, str]], domains: Mapping[str, Domain], targets: Sequence[str]) -> list[Choice]:
@@ -274,15 +250,16 @@ def _by_name(images: Sequence[tuple[str, str]], domains: Mapping[str, Domain], t
     return chosen
 
 
-def _check_unchanged(cells: Mapping[str, Cell], domains: Mapping[str, Domain], chosen: Sequence[Choice]) -> None:
+def _check_unchanged(
+    cells: Mapping[str, FinishedCell], domains: Mapping[str, Domain], chosen: Sequence[Choice]
+) -> None:
     """Refuse predictions of images that are no longer those on disk."""
     faults = []
-    for label, cell in cells.items():
-        summary: Mapping[str, Any] = cell.folder().summary() or {"data": {}}
-        for target in dict.fromkeys(one.target for one in chosen):
-            if summary["data"].get(target) != domains[target].fingerprint:
+    for label, one in cells.items():
+        for target in dict.fromkeys(choice.target for choice in chosen):
+            if one.summary["data"].get(target) != domains[target].fingerprint:
                 faults.append(
-                    f"row '{label}': the images of {target} have changed since {cell.folder().path} was computed: "
+                    f"row '{label}': the images of {target} have changed since {one.cell.folder().path} was computed: "
                     "compute it again with force=true"
                 )
     if faults:
@@ -290,7 +267,10 @@ def _check_unchanged(cells: Mapping[str, Cell], domains: Mapping[str, Domain], c
 
 
 def _panel(
-    one: Choice, domain: Domain, cells: Mapping[str, Cell], dice: Mapping[str, Mapping[str, Sequence[float]]]
+    one: Choice,
+    domain: Domain,
+    cells: Mapping[str, FinishedCell],
+    values: Mapping[str, Mapping[str, Sequence[float]]],
 ) -> Panel:
     """Gather what is to be drawn of an image."""
     note = f" ({one.note})" if one.note else ""
@@ -300,11 +280,11 @@ def _panel(
         truth=domain.label(one.index).numpy(),
         predictions={
             label: read_predictions(
-                cell.folder().path / "predictions.npz", one.target, (len(domain), *domain.label(one.index).shape)
+                _predictions(finished), one.target, (len(domain), *domain.label(one.index).shape)
             ).mask(one.index)
-            for label, cell in cells.items()
+            for label, finished in cells.items()
         },
-        dice={label: dice[label][one.target][one.index] for label in cells},
+        values={label: values[label][one.target][one.index] for label in cells},
     )
 
 
@@ -313,16 +293,9 @@ def _tile(
 ) -> Image.Image:
     """The image with translucent classes, their contours, and the ground truth's bounding boxes."""
     tile = plain.copy()
-    fine = _TILE * _SUPERSAMPLING
     colours = class_colours(classes)
     for mask, colour in zip(masks, colours, strict=True):
-        smooth = (
-            np.asarray(Image.fromarray(mask.astype(np.float32)).resize((fine, fine), Image.Resampling.BICUBIC)) > 0.5
-        )
-        ring = smooth & ~ndimage.binary_erosion(smooth, iterations=round(1.5 * _SUPERSAMPLING), border_value=1)
-        opacity = np.where(ring, 1.0, _FILL * smooth)
-        alpha = Image.fromarray((255 * opacity).astype(np.uint8)).resize(tile.size, Image.Resampling.BOX)
-        tile.paste(colour, mask=alpha)
+        paint(tile, mask, colour, contour=_CONTOUR, fill=_FILL)
     pen = ImageDraw.Draw(tile)
     for mask, colour in zip(truth, colours, strict=True):
         box = bounding_box(mask)

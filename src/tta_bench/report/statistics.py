@@ -1,4 +1,4 @@
-"""How sure a difference is: paired bootstrap and signed-rank test over images, corrected for several methods."""
+"""Means of targets and streams, and how sure they are: bootstrap, signed-rank test, correction for several methods."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import bootstrap, wilcoxon
 
 RESAMPLES = 9999
 
 
-class Difference(NamedTuple):
-    """A mean difference with its 95 % percentile interval, in the unit of the values (Dice points)."""
+class Estimate(NamedTuple):
+    """A mean with its 95 % interval, in the unit of the values."""
 
     mean: float
     low: float
@@ -21,7 +22,7 @@ class Difference(NamedTuple):
 
 def paired_difference(
     differences: Sequence[Sequence[float]], *, weights: Sequence[float] | None = None, seed: int = 0
-) -> Difference:
+) -> Estimate:
     """Mean of the per-target means of paired differences, and its bootstrap interval.
 
     Images are resampled within each target; targets count equally, as in the paper's averages, or by their weights.
@@ -37,12 +38,10 @@ def paired_difference(
     Raises:
         ValueError: no target, or a target without images.
     """
-    samples = [np.asarray(values, dtype=float) for values in differences]
-    if not samples or any(len(values) == 0 for values in samples):
-        raise ValueError("every target needs at least one image")
+    samples = _samples(differences)
     mean = float(np.average([values.mean() for values in samples], weights=weights))
     if any(len(values) < 2 for values in samples):
-        return Difference(mean, float("nan"), float("nan"))
+        return Estimate(mean, float("nan"), float("nan"))
 
     def mean_of_means(*resampled: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.average([values.mean(axis=axis) for values in resampled], axis=0, weights=weights)
@@ -56,7 +55,35 @@ def paired_difference(
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Difference(mean, float(interval.low), float(interval.high))
+    return Estimate(mean, float(interval.low), float(interval.high))
+
+
+def mean_of_targets(values: Sequence[ArrayLike]) -> Estimate:
+    """Unweighted mean of the targets' means, with the normal 95 % interval of independent images.
+
+    Args:
+        values: per target, one value per image.
+
+    Returns:
+        The estimate; its interval is NaN where a target has a single image.
+
+    Raises:
+        ValueError: no target, or one without images.
+    """
+    samples = _samples(values)
+    mean = float(np.mean([each.mean() for each in samples]))
+    if any(len(each) < 2 for each in samples):
+        return Estimate(mean, float("nan"), float("nan"))
+    half = 1.96 * float(np.sqrt(sum(each.var(ddof=1) / len(each) for each in samples))) / len(samples)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def _samples(targets: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
+    """One array per target; ValueError if there is no target or one without images."""
+    samples = [np.asarray(values, dtype=float) for values in targets]
+    if not samples or any(len(values) == 0 for values in samples):
+        raise ValueError("every target needs at least one image")
+    return samples
 
 
 def signed_rank_p(differences: Sequence[float]) -> float:
@@ -99,3 +126,44 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
     if not values:
         raise ValueError("there is nothing to average")
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def running_mean(streams: Sequence[ArrayLike], positions: ArrayLike) -> NDArray[np.float64]:
+    """Mean over streams of the mean of all images so far.
+
+    A stream that has ended keeps its last value: the curve never moves because streams differ in length, and it ends
+    at the unweighted mean over the streams, which is the number in the table.
+
+    Args:
+        streams: one value per image, in stream order; none is empty.
+        positions: ``[points]``, where to look; 0 is the first image.
+
+    Returns:
+        ``[points]``.
+    """
+    curves = []
+    for each in streams:
+        values = np.asarray(each, dtype=float)
+        means = np.cumsum(values) / np.arange(1, len(values) + 1)
+        curves.append(means[np.minimum(positions, len(values) - 1)])
+    return np.asarray(np.mean(curves, axis=0))
+
+
+def by_part(streams: Sequence[ArrayLike], parts: int) -> NDArray[np.float64]:
+    """Median and spread along streams of any length, each cut into equal parts.
+
+    Args:
+        streams: one value per image, in stream order; NaN where an image has none.
+        parts: into how many parts each stream is cut.
+
+    Returns:
+        ``[3, parts]``: median, 10th and 90th percentile of all streams' images in a part; NaN in a part without.
+    """
+    pools: list[list[float]] = [[] for _ in range(parts)]
+    for each in streams:
+        values = np.asarray(each, dtype=float)
+        for position, value in enumerate(values):
+            if np.isfinite(value):
+                pools[position * parts // len(values)].append(value)
+    columns = [np.percentile(pool, (50, 10, 90)) if pool else np.full(3, np.nan) for pool in pools]
+    return np.stack(columns, axis=1)

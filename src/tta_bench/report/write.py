@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
-from tta_bench.report.formats import csv_text, latex, markdown, number, p_value
-from tta_bench.report.tables import STATES, Table, cell_status
+from tta_bench.report.cells import STATES, read_cell
+from tta_bench.report.model import Table
+from tta_bench.report.text import number, p_value
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.names import literal
 
@@ -34,15 +36,15 @@ def write_report(
     Raises:
         UserError: the folder cannot be written to, or the panels asked for cannot be shown.
     """
-    from tta_bench.report.html import draw, html_page  # figures take a second to import, only here
+    # Figures take a second to import, only here.
+    from tta_bench.report.drawings import draw, picture_files
+    from tta_bench.report.formats import formats
 
     drawn = draw(table, source, images)
+    table = replace(table, drawings=drawn)
     files: dict[str, str | bytes] = {
-        "table.md": markdown(table),
-        "table.csv": csv_text(table),
-        "table.tex": latex(table),
-        "index.html": html_page(table, drawn),
-        **{f"figures/{name}": content for name, content in drawn.files().items()},
+        **{name: write(table) for name, write in formats().items()},
+        **{f"figures/{name}": content for name, content in picture_files(drawn).items()},
     }
     for name, content in files.items():
         write_atomically(folder / name, content)
@@ -50,9 +52,9 @@ def write_report(
 
 
 def summary_table(table: Table) -> RichTable:
-    """Mean Dice per source and on average, and the difference to the reference, in 80 columns; the files say more."""
+    """Means per source and on average, and the difference to the reference, in 80 columns; the files say more."""
     gaps = f", {len(table.missing)} cells missing" if table.missing else ""
-    printed = _table(title=f"{table.name}: Dice in percent{gaps}")
+    printed = _table(title=f"{table.name}: {table.metric.in_unit}{gaps}")
     printed.add_column("row", overflow="fold")
     for column in table.columns:
         printed.add_column(literal(column), justify="right", min_width=5, overflow="fold")
@@ -61,40 +63,57 @@ def summary_table(table: Table) -> RichTable:
     )
     printed.add_column("p\n(Holm)", justify="right", no_wrap=True)
     for row in table.rows:
-        cells = [number(row.result(column).dice) for column in table.columns]
+        cells = [number(row.result(column).value) for column in table.columns]
         comparison = row.vs_reference
-        gain = ("", "") if comparison is None else (number(comparison.mean, sign="+"), p_value(comparison.p_holm))
+        gain = ("", "") if comparison is None else (number(comparison.mean, form="+"), p_value(comparison.p_holm))
         printed.add_row(*map(literal, (row.label, *cells, *gain)))
     return printed
 
 
+class State(NamedTuple):
+    """Where a planned cell stands.
+
+    Attributes:
+        row: its label.
+        status: of :data:`STATES`.
+        seconds: see :attr:`tta_bench.report.cells.Reading.seconds`.
+    """
+
+    row: str
+    status: str
+    seconds: float | None
+
+
+def states(plan: Plan) -> list[State]:
+    """Where every cell of a plan stands."""
+    readings = ((planned.row, read_cell(planned.cell)) for planned in plan.cells)
+    return [State(row, reading.status, reading.seconds) for row, reading in readings]
+
+
 def plan_table(plan: Plan) -> RichTable:
     """Every cell of a plan with its status, and the time that the others will take."""
-    printed = _table(title=f"{plan.experiment.name}: {len(plan.cells)} cells", caption=remaining_time(plan))
+    found = states(plan)
+    printed = _table(title=f"{plan.experiment.name}: {len(plan.cells)} cells", caption=remaining_time(found))
     printed.add_column("cell", no_wrap=True)
     printed.add_column("row", overflow="fold")
     printed.add_column("source", overflow="fold")
     for heading in ("training\nseed", "order", "seed"):
         printed.add_column(heading, justify="right", no_wrap=True)
     printed.add_column("status", no_wrap=True)
-    for planned in plan.cells:
+    for planned, state in zip(plan.cells, found, strict=True):
         cell, config = planned.cell, planned.cell.config
-        seeds = (config.training.seed, config.protocol.order, cell.seed)
-        status, _ = cell_status(cell)
-        printed.add_row(*map(literal, (cell.folder().hash, planned.row, config.source, *map(str, seeds), status)))
+        seeds = map(str, (config.training.seed, config.protocol.order, cell.seed))
+        printed.add_row(*map(literal, (cell.folder().hash, planned.row, config.source, *seeds, state.status)))
     return printed
 
 
-def remaining_time(plan: Plan) -> str:
+def remaining_time(found: Sequence[State]) -> str:
     """The time that unfinished cells will take, from the finished ones of the same row; source training left out."""
     known: dict[str, list[float]] = {}
-    open_rows = []
-    for planned in plan.cells:
-        seconds = cell_seconds(planned.cell)
-        if planned.cell.finished() is None:
-            open_rows.append(planned.row)
-        if seconds is not None:  # a stale cell has taken as long as it will again
-            known.setdefault(planned.row, []).append(seconds)
+    for state in found:
+        if state.seconds is not None:  # a stale cell has taken as long as it will again
+            known.setdefault(state.row, []).append(state.seconds)
+    open_rows = [state.row for state in found if state.status != "done"]
     if not open_rows:
         return "all cells are finished"
     total = sum(sum(known[row]) / len(known[row]) for row in open_rows if row in known)
@@ -104,14 +123,6 @@ def remaining_time(plan: Plan) -> str:
         return text + "time unknown, no cell of their rows is finished"
     more = f" and the unknown time of {unknown} cells whose rows have no finished one" if unknown else ""
     return f"{text}about {duration(total)} one after the other{more}, source training not counted"
-
-
-def cell_seconds(cell: Cell) -> float | None:
-    """Time that a finished cell, stale or not, spent on its images, seconds; None for any other."""
-    summary = cell.folder().summary()
-    if summary is None:
-        return None
-    return float(summary["seconds_per_image"]) * sum(target["n"] for target in summary["targets"].values())
 
 
 def duration(seconds: float) -> str:
@@ -126,29 +137,28 @@ def duration(seconds: float) -> str:
 def status_table(plan: Plan) -> RichTable:
     """How many cells of every row are in each of the states."""
     counts: dict[str, dict[str, int]] = {}
-    for planned in plan.cells:
-        row = counts.setdefault(planned.row, dict.fromkeys(STATES, 0))
-        row[cell_status(planned.cell)[0]] += 1
+    for state in states(plan):
+        counts.setdefault(state.row, dict.fromkeys(STATES, 0))[state.status] += 1
     printed = _table(title=f"{plan.experiment.name}: {len(plan.cells)} cells")
     printed.add_column("row", overflow="fold")
-    for state in STATES:
-        printed.add_column(state, justify="right", no_wrap=True)
+    for status in STATES:
+        printed.add_column(status, justify="right", no_wrap=True)
     for label, row in counts.items():
         printed.add_row(literal(label), *_counts(row))
     printed.add_section()
-    printed.add_row("all", *_counts({state: sum(row[state] for row in counts.values()) for state in STATES}))
+    printed.add_row("all", *_counts({status: sum(row[status] for row in counts.values()) for status in STATES}))
     return printed
 
 
 def _counts(row: Mapping[str, int]) -> Iterable[str]:
-    return (str(row[state]) for state in STATES)
+    return (str(row[status]) for status in STATES)
 
 
 def failures(plan: Plan) -> list[str]:
     """A sentence per failed cell, with its error and its log."""
     sentences = []
     for planned in plan.cells:
-        status, error = cell_status(planned.cell)
+        status, error, _ = read_cell(planned.cell)
         if status == "failed":
             config = planned.cell.config
             log = planned.cell.folder().path / "run.log"

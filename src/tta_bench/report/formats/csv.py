@@ -1,0 +1,43 @@
+"""A table as CSV, with all digits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tta_bench.report.model import Row, Table
+from tta_bench.runtime.names import csv_file
+
+FILE = "table.csv"
+
+
+def write(table: Table) -> str:
+    """One line per row and source and one for the average, with all digits.
+
+    Differences, costs and counts of the whole row are on the line of the average.
+    """
+    lines = [_csv_line(table, row, name) for row in table.rows for name in (*table.sources, table.average_name)]
+    return csv_file(list(dict.fromkeys(key for line in lines for key in line)), lines)
+
+
+def _csv_line(table: Table, row: Row, name: str) -> dict[str, Any]:
+    result = row.result(name)
+    line: dict[str, Any] = {
+        "table": table.name,
+        "row": row.label,
+        "method": row.method,
+        "source": name,
+        table.metric.name: result.value,
+        "std": result.std,
+        "n": result.n,
+        "seeds": len(result.seeds),
+        "missing_seeds": len(result.missing),
+        **{f"{table.metric.name}_{label}": result.classes.get(label) for label in table.classes},
+        "paper": row.paper.get(name),
+        "minus_paper": row.minus_paper.get(name),
+    }
+    if name == table.average_name:
+        for prefix, comparison in (("reference", row.vs_reference), ("bn_only", row.vs_bn_only)):
+            for key in ("against", "mean", "low", "high", "p", "p_holm", "n", "excluded"):
+                line[f"vs_{prefix}_{key}"] = None if comparison is None else getattr(comparison, key)
+        line |= vars(row.costs) | {"skipped_updates": row.skipped_updates}
+    return line | {"protocol_hash": table.protocol_hash}

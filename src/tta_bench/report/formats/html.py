@@ -1,0 +1,130 @@
+"""The report as one HTML page: no network, no script needed, light and dark, narrow and wide."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from tta_bench.adaptation.scenarios.base import scenario_of
+from tta_bench.report import text
+from tta_bench.report.drawings import draw
+from tta_bench.report.model import BN_ONLY, Metric, Table
+from tta_bench.report.notes import branch_notes, comparable_with_paper, planned_cells
+from tta_bench.report.text import DASH
+
+FILE = "index.html"
+
+MINUS = "\N{MINUS SIGN}"
+
+
+_PREDICTS = {
+    "after": "An image is predicted after the update that it causes.",
+    "before": "An image is predicted before the update that it causes.",
+}
+
+
+def write(table: Table) -> str:
+    """The content of an HTML file; all that it needs is inside. What is not drawn yet is drawn now."""
+    drawn = table.drawings or draw(table)
+    environment = Environment(
+        loader=PackageLoader("tta_bench.report.formats"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed, "p_value": p_value}
+    return environment.get_template("report.html").render(
+        table=table,
+        bn_only=BN_ONLY,
+        nothing=DASH,
+        best=best_rows(table),
+        figures=drawn.figures,
+        panels=drawn.panels,
+        panels_webp=drawn.panels and base64.b64encode(drawn.panels.webp()).decode(),
+        panels_fault=drawn.panels_fault,
+        protocol=protocol_sentences(table.protocol, table.data, table.metric),
+        commands=commands(table),
+        with_bn_only=any(row.vs_bn_only for row in table.rows),
+        planned=planned_cells(table),
+        branch_notes=branch_notes(table),
+        comparable=comparable_with_paper(table),
+    )
+
+
+def best_rows(table: Table) -> dict[str, set[str]]:
+    """Column -> labels of the rows with the best value there, ties included."""
+    best = {}
+    for column in table.columns:
+        values = {row.label: row.result(column).value for row in table.rows}
+        known = {label: round(value, 2) for label, value in values.items() if value is not None}
+        best[column] = {label for label, value in known.items() if value == table.metric.best(known.values())[0]}
+    return best
+
+
+def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], metric: Metric) -> list[str]:
+    """The protocol in words; of a value that rows vary, all that occur.
+
+    Args:
+        protocol: the section of the configuration; tuples where rows differ on purpose.
+        data: the section of the images, likewise.
+        metric: of the table.
+    """
+
+    def told(values: Any, sentence: Callable[[Any], str]) -> str:
+        if isinstance(values, tuple):
+            return "Rows differ: " + " / ".join(sentence(value) for value in values)
+        return sentence(values)
+
+    classes = data["classes"]
+    images = f"Images: {_alternatives(data['name'])}, {_alternatives(data['image_size'])} pixels square"
+    limit = "" if data["limit"] is None else f", the first {_alternatives(data['limit'])} of each domain"
+    names = f"; classes: {', '.join(classes)}." if isinstance(classes, Mapping) else "; classes differ between rows."
+    return [
+        f"{images}{limit}{names}",
+        told(protocol["reset"], lambda value: scenario_of(value).sentence),
+        told(protocol["steps"], lambda value: f"{value} update{'s' * (value != 1)} per image, one image at a time."),
+        told(protocol["predict"], lambda value: _PREDICTS[value]),
+        told(
+            protocol["order"],
+            lambda value: f"Images come in random order {value}." if value else "Images come in file order.",
+        ),
+        f"A probability counts as the class from {_alternatives(protocol['threshold'])}.",
+        f"{metric.in_unit}: mean over the images of a target, then over classes, then over targets; the average is the "
+        "unweighted mean over the sources.",
+    ]
+
+
+def _alternatives(value: Any) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def commands(table: Table) -> list[str]:
+    """What to type to compute and to report the table again."""
+    name = table.plan.experiment.name
+    overrides = table.plan.overrides
+    reference = [] if table.reference == table.plan.experiment.reference else ["--reference", table.reference]
+    return [
+        shlex.join(["python", "-m", "tta_bench", f"experiment={name}", *overrides]),
+        shlex.join(["tta-bench", "report", name, *overrides, *reference]),
+    ]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """With a true minus sign and thousands set apart."""
+    return text.number(value, digits, ",").replace("-", MINUS)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """With its sign, which zero has not."""
+    digits_of = text.number(value, digits, "+").replace("-", MINUS)
+    return digits_of if any(digit in digits_of for digit in "123456789") else digits_of[1:]
+
+
+def p_value(p: float) -> str:
+    """With a space behind the sign."""
+    return text.p_value(p).replace("<", "< ")

@@ -1,0 +1,178 @@
+"""The numbers of a table: means of rows, and differences between them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tta_bench.cell import Cell
+from tta_bench.launch.experiments import Plan
+from tta_bench.report.cells import seed_of
+from tta_bench.report.model import (
+    AVERAGE,
+    DICE,
+    Comparison,
+    Costs,
+    FinishedCell,
+    ImageKey,
+    Metric,
+    Row,
+    Seed,
+    SourceResult,
+)
+from tta_bench.report.statistics import holm, mean_and_std, paired_difference, signed_rank_p
+from tta_bench.runtime.names import distinct
+
+
+def row_of(
+    label: str,
+    metric: Metric,
+    plan: Plan,
+    sources: Sequence[str],
+    cells: Sequence[tuple[str, Cell]],
+    finished: Sequence[FinishedCell],
+) -> Row:
+    """A row without its comparisons."""
+    planned = [cell for row, cell in cells if row == label]
+    own = [one for one in finished if one.row == label]
+    results = {
+        source: _source_result(
+            [seed_of(cell) for cell in planned if cell.config.source == source],
+            [one for one in own if one.cell.config.source == source],
+            metric,
+        )
+        for source in sources
+    }
+    average = _average(results, own, metric)
+    mean = distinct(AVERAGE, sources)
+    paper = plan.experiment.paper.get(label, {}) if metric == DICE else {}
+    printed = {mean if key == AVERAGE else key: value for key, value in paper.items()}
+    same_sources = {*printed} == {*sources, mean}
+    paper = {column: value for column, value in printed.items() if column in sources or same_sources}
+    measured = {source: result.value for source, result in results.items()} | {mean: average.value}
+    return Row(
+        label=label,
+        method=planned[0].config.method["name"],
+        control=label in plan.experiment.controls,
+        results=results,
+        average=average,
+        paper=paper,
+        minus_paper={
+            column: value - paper[column] for column, value in measured.items() if value is not None and column in paper
+        },
+        vs_reference=None,
+        vs_bn_only=None,
+        costs=_costs([one.summary for one in own]),
+        skipped_updates=sum(one.summary["skipped_updates"] for one in own),
+    )
+
+
+def _source_result(planned: Sequence[Seed], finished: Sequence[FinishedCell], metric: Metric) -> SourceResult:
+    done = {one.seed for one in finished}
+    missing = tuple(seed for seed in planned if seed not in done)
+    if not finished:
+        return SourceResult(None, None, 0, (), missing, {})
+    value, std = mean_and_std([one.summary[metric.name] for one in finished])
+    prefix = f"{metric.name}_"
+    targets = [target for one in finished for target in one.summary["targets"].values()]
+    classes = {
+        key.removeprefix(prefix): _mean(target[key] for target in targets)
+        for key in targets[0]
+        if key.startswith(prefix)
+    }
+    images = sum(target["n"] for target in finished[0].summary["targets"].values())
+    return SourceResult(value, std, images, tuple(one.seed for one in finished), missing, classes)
+
+
+def _average(results: Mapping[str, SourceResult], finished: Sequence[FinishedCell], metric: Metric) -> SourceResult:
+    """The unweighted mean over the sources; without a number while one of them has none."""
+    every = list(results.values())
+    missing = tuple(dict.fromkeys(seed for result in every for seed in result.missing))
+    common = tuple(seed for seed in every[0].seeds if all(seed in result.seeds for result in every))
+    known = [result.value for result in every if result.value is not None]
+    if len(known) < len(every):
+        return SourceResult(None, None, 0, common, missing, {})
+    by_seed = [_mean(one.summary[metric.name] for one in finished if one.seed == seed) for seed in common]
+    std = mean_and_std(by_seed)[1] if by_seed else None
+    classes = {name: _mean(result.classes[name] for result in every) for name in every[0].classes}
+    return SourceResult(_mean(known), std, sum(result.n for result in every), common, missing, classes)
+
+
+def _costs(summaries: Sequence[Mapping[str, Any]]) -> Costs:
+    if not summaries:
+        return Costs(None, None, None, None)
+    return Costs(
+        ms_per_image=1000 * _mean(summary["seconds_per_image"] for summary in summaries),
+        peak_memory_mb=max(summary["peak_memory_mb"] for summary in summaries),
+        forwards_per_image=_mean(summary["forwards_per_image"] for summary in summaries),
+        backwards_per_image=_mean(summary["backwards_per_image"] for summary in summaries),
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return mean_and_std(list(values))[0]
+
+
+def comparisons(labels: Sequence[str], against: str, finished: Sequence[FinishedCell]) -> dict[str, Comparison]:
+    """Every other row's difference to one of them where there is one, p-values corrected for all."""
+    other = [one for one in finished if one.row == against]
+    known = {}
+    for label in labels:
+        comparison = compare([one for one in finished if one.row == label], other) if label != against else None
+        if comparison is not None:
+            known[label] = comparison
+    corrected = holm([comparison.p for comparison in known.values()])
+    return {
+        label: replace(comparison, p_holm=p) for (label, comparison), p in zip(known.items(), corrected, strict=True)
+    }
+
+
+def compare(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -> Comparison | None:
+    """The paired differences of two rows; ``p_holm`` is still ``p``.
+
+    An image has one value however many models predict it, because their differences on it are alike: the mean over
+    the source models that both rows have of the mean over the seeds that both have. A cell of a method that draws
+    nothing serves every seed of the same source model and order. An image without a value in any of them is excluded.
+
+    Returns:
+        None if no source, seed and image is in common.
+    """
+    differences: dict[ImageKey, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in method:
+        for other in reference:
+            if one.cell.config.source == other.cell.config.source and _same_seed(one.seed, other.seed):
+                for image in dict.fromkeys((*one.values, *other.values)):
+                    difference = one.values.get(image, math.nan) - other.values.get(image, math.nan)
+                    differences[image][one.cell.config.source].append(difference)
+    values: dict[str, list[float]] = defaultdict(list)
+    models: dict[str, int] = {}
+    for (target, _), by_source in differences.items():
+        value = _mean(_mean(seeds) for seeds in by_source.values())
+        if math.isfinite(value):
+            values[target].append(value)
+            models[target] = len(by_source)
+    if not values:
+        return None
+    pooled = [value for target in values.values() for value in target]
+    p = signed_rank_p(pooled)
+    # Pairs of source and target count equally, as in the table.
+    mean, low, high = paired_difference(list(values.values()), weights=list(models.values()))
+    return Comparison(
+        against=reference[0].row,
+        mean=mean,
+        low=low,
+        high=high,
+        p=p,
+        p_holm=p,
+        n=len(pooled),
+        excluded=len(differences) - len(pooled),
+        sources=tuple(dict.fromkeys(source for by_source in differences.values() for source in by_source)),
+    )
+
+
+def _same_seed(one: Seed, other: Seed) -> bool:
+    drawn = None in (one.adaptation, other.adaptation) or one.adaptation == other.adaptation
+    return drawn and (one.training, one.order) == (other.training, other.order)
