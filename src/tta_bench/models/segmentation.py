@@ -21,9 +21,8 @@ class SegmentationModel(nn.Module):
     """A network with named intermediate outputs.
 
     Subclasses implement :meth:`encode`, :meth:`decode` and :meth:`classify`; those that are chosen by name also
-    :meth:`configured`. Logits have one sigmoid channel
-    per class, at the resolution of the input. Under one random seed, the rest of the network starts from the same
-    weights with branches and without.
+    :meth:`configured`. Logits have one sigmoid channel per class, at the resolution of the input. Under one random
+    seed, the rest of the network starts from the same weights with branches and without.
 
     Args:
         bottleneck_channels: channels of the deepest feature map, the input of every branch.
@@ -58,6 +57,8 @@ class SegmentationModel(nn.Module):
     @classmethod
     def differences(cls, architecture: Mapping[str, Any], config: ModelConfig) -> list[str]:
         """What of a checkpoint's architecture is another in a configuration, each with the remedy; branches aside.
+
+        The options are compared: a network whose weights depend on other keys says so itself.
 
         Args:
             architecture: the model section that the checkpoint was trained with.
