@@ -41,7 +41,10 @@ test_cell.execute(test_cell.configure({root!r}, *{words!r}))
 
 def killed(root, kill_after, *words):
     """Run a cell in a process of its own, which kills itself right after a snapshot."""
-    script = RUN.format(path=[str(Path(__file__).parent)], root=str(root), kill_after=kill_after, words=words)
+    tests = Path(__file__).parent
+    script = RUN.format(
+        path=[str(tests), str(tests / "adaptation")], root=str(root), kill_after=kill_after, words=words
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120

@@ -21,6 +21,7 @@ GRATA, TENT, NO_ADAPT = "+method=grata", "+method=tent", "+method=no_adapt"
 RESUNET = "+method=grata model=resunet34"
 ROTATION = "+method=grata method.pseudo=rotation model.branches=[rotation]"
 DETTA = "+method=detta model.branches=[denoising]"
+EPISODIC, CONTINUAL = "+method=grata protocol.reset=image", "+method=grata protocol.reset=never"
 EMPIRICAL = "+method=grata diagnostics.empirical_gradient=true"
 
 
@@ -85,6 +86,8 @@ def changed(monkeypatch):
         ("metrics/dice.py", "return", "return 2 *", [GRATA, NO_ADAPT], []),
         ("adaptation/scoring.py", ">= self.threshold", "> self.threshold", [GRATA, NO_ADAPT], []),
         ("records/scores.py", "sum(values) / len(values)", "max(values)", [GRATA, NO_ADAPT], []),
+        ("adaptation/scenarios/online.py", "list(passes)", "list(passes)[::-1]", [GRATA, EPISODIC], [CONTINUAL]),
+        ("adaptation/scenarios/episodic.py", "episodic = True", "episodic = False", [EPISODIC], [GRATA, CONTINUAL]),
         ("adaptation/empirical_gradient.py", "gradient_cosine(", "2 * gradient_cosine(", [EMPIRICAL], [GRATA]),
     ],
 )
@@ -108,6 +111,7 @@ GRATA_FILE = "methods/grata.py"
         (GRATA_FILE, 'paper="Chen et al., AAAI 2025"', 'paper="Chen and others"'),
         (GRATA_FILE, "(auxiliary_gradient, pseudo_gradient)", "(\n    auxiliary_gradient,\n    (pseudo_gradient),\n)"),
         (GRATA_FILE, '"loss_auxiliary"', "'loss_auxiliary'"),
+        ("adaptation/scenarios/online.py", 'sentence = "The', 'sentence = "A'),
         ("methods/base.py", "text = f", "words = text = f"),
         *(
             (path, "def ", "def other_")

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
 from tta_bench.metrics.base import METRICS, PRIMARY
@@ -69,8 +70,8 @@ ACCOMPANIES = {
 }
 """What a cell runs too, and what its numbers do not depend on."""
 
-SHOWN = ("card", "describe")
-"""Members of classes that say what a method is; whether it draws at random is in the hash of the cell."""
+SHOWN = ("card", "describe", "sentence")
+"""Members of classes that say what a method or a scenario is; whether it draws at random is in the hash of the cell."""
 
 _UNCOUNTED = {"annotation", "returns", "type_comment", "type_params", "type_ignores", "kind", "ctx", "simple"}
 _LOOKUPS = {"bind_objective", "get"}
@@ -82,7 +83,8 @@ def code_of(config: RunConfig) -> dict[str, Any]:
     method, options = METHODS.get(config.method["name"]), method_options(config.method)
     named = frozenset(_strings(asdict(options))).intersection(OBJECTIVES.names())
     heads = [_definition(PRETEXT_TASKS.get(branch).head) for branch in method.branches(options)]
-    others = [_definition(NETWORKS.get(config.model.name)), *heads]
+    scenario = _definition(type(scenario_of(config.protocol.reset)))
+    others = [_definition(NETWORKS.get(config.model.name)), scenario, *heads]
     if config.diagnostics.empirical_gradient:
         others.append(EMPIRICAL_GRADIENT)
     return _code(method, named, tuple(others))
