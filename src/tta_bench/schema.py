@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
@@ -151,6 +151,9 @@ class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class DataConfig(Section):
@@ -306,13 +309,11 @@ class DiagnosticsConfig(Section):
 
 
 class LoggerConfig(Section):
-    """Where records go besides the results folder (``conf/logger``)."""
+    """Where records go besides the results folder (``conf/logger``): ``none``, or a sink, which checks its own keys."""
 
-    name: Literal["none", "wandb"]
-    project: str = "tta_bench"
-    entity: str | None = None
-    group: str | None = None
-    mode: Literal["online", "offline"] = "online"
+    model_config = ConfigDict(extra="allow")
+
+    name: str
 
 
 class RunConfig(Section):
@@ -416,18 +417,23 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def validate_data(section: Mapping[str, Any]) -> DataConfig:
-    """The data section alone, for commands that run no method.
+def validate_section(model: type[AnySection], section: Mapping[str, Any], key: str) -> AnySection:
+    """A section alone, as a model of its own.
 
     Raises:
         UserError: with every fault found.
     """
     try:
-        return DataConfig.model_validate(section)
+        return model.model_validate(section)
     except ValidationError as error:
         raise UserError(
-            [_sentence(fault, lambda _: list(DataConfig.model_fields), "data") for fault in error.errors()]
+            [_sentence(fault, lambda _: list(model.model_fields), key) for fault in error.errors()]
         ) from None
+
+
+def validate_data(section: Mapping[str, Any]) -> DataConfig:
+    """The data section alone, for commands that run no method; see :func:`validate_section`."""
+    return validate_section(DataConfig, section, "data")
 
 
 def method_options(method: Mapping[str, Any]) -> MethodOptions:

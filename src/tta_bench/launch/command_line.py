@@ -52,6 +52,7 @@ from tta_bench.launch.text import (
 from tta_bench.methods.base import METHODS
 from tta_bench.runtime.names import find, require_utf8
 from tta_bench.schema import DataConfig, RunConfig, as_tuple, nearest_key, validate, validate_data
+from tta_bench.sinks.base import sink_faults
 
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
@@ -555,6 +556,7 @@ def _validate_jobs(overrides: Sequence[Override], loader: ConfigLoader) -> tuple
         except (HydraException, OmegaConfBaseException) as error:
             faults.append(str(error).splitlines()[0])
             continue
+        faults += sink_faults(container["logger"])
         try:
             config = validate(run_section(container))
         except UserError as error:
