@@ -202,7 +202,7 @@ def test_before_the_update_the_running_prototypes_are_those_of_the_images_before
 
 def test_labels_change_nothing_bn12(network, images):
     def predictions(labels):
-        method, module = start(network), AdaptationModule(streams=1, threshold=0.5)
+        method, module = start(network), AdaptationModule(streams=1, threshold=0.5, metrics=["dice"])
         method.on_test_start(None, module)
         out = []
         for k in range(3):
