@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from awkward import sites
 from awkward import typed as quoted
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
-from tta_bench.sinks import delivery as sinks
+from tta_bench.sinks.base import SINKS
 
 TINY = (
     "data.image_size=64",
@@ -181,7 +182,8 @@ def test_a_failing_sink_stops_no_result_and_is_told_once_at_the_end(typed, monke
     command = shlex.split(sentence.partition("nothing again: ")[2])
     assert command == ["python", "-m", "tta_bench", *words]
     sent = []
-    monkeypatch.setattr(sinks, "_SENDERS", {"wandb": lambda config, cell, patience: sent.append(cell.hash)})
+    stand_in = replace(SINKS.get("wandb"), send=lambda options, cell, patience: sent.append(cell.hash))
+    monkeypatch.setitem(SINKS._items, "wandb", stand_in)
     code, out, error = typed(*command[3:])
     assert (code, error, len(sent)) == (0, "", 3)
     assert typed(*command[3:])[0] == 0

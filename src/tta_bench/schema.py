@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -19,12 +19,13 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
+    ValidationError,
     model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from tta_bench.errors import nearest_key
+from tta_bench.errors import UserError, nearest_key
 from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed
 
 MAX_PIXELS = 178_956_970
@@ -283,13 +284,11 @@ class DiagnosticsConfig(Section):
 
 
 class LoggerConfig(Section):
-    """Where records go besides the results folder (``conf/logger``)."""
+    """Where records go besides the results folder (``conf/logger``): ``none``, or a sink, which checks its own keys."""
+
+    model_config = ConfigDict(extra="allow")
 
     name: str
-    project: str = "tta_bench"
-    entity: str | None = None
-    group: str | None = None
-    mode: Literal["online", "offline"] = "online"
 
 
 def _dice_first(metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -348,6 +347,23 @@ class RunConfig(Section):
                 f"not {self.protocol.steps}"
             )
         return self
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def validate_section(model: type[AnySection], section: Mapping[str, Any], key: str) -> AnySection:
+    """A section alone, as a model of its own.
+
+    Raises:
+        UserError: with every fault found.
+    """
+    try:
+        return model.model_validate(section)
+    except ValidationError as error:
+        raise UserError(
+            [fault_sentence(fault, lambda _: list(model.model_fields), key) for fault in error.errors()]
+        ) from None
 
 
 def fault_sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str = "") -> str:

@@ -130,6 +130,9 @@ DAMAGES = (
         "summary.json: Dice is infinite": summary(lambda content: content.update(dice=float("inf"))),
         "summary.json: another checkpoint": summary(lambda content: content.update(source_checkpoint={"path": 1})),
         "summary.json: a checkpoint with more": summary(lambda content: content["source_checkpoint"].update(more=1)),
+        "summary.json: a metric that no target has": summary(
+            lambda content: content.update(metrics={"dice": "", "iou": ""})
+        ),
         "summary.json: no data": summary(lambda content: content.pop("data")),
         "summary.json: other data": summary(lambda content: content["data"].pop("C")),
         "summary.json: versions are text": summary(lambda content: content.update(versions="1.0")),

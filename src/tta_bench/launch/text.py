@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from pydantic import BaseModel
 
 from tta_bench.schema import RunConfig
+from tta_bench.sinks.base import SINKS
 
 Known = Callable[[str], str | None]
 """From what is typed to the name of something at hand, None if there is nothing of that name."""
@@ -53,6 +54,9 @@ def _leaves(kind: Any) -> list[Any]:
 
 TEXTS = _texts(RunConfig)
 """The keys whose value is one name or path."""
+
+for _sink in SINKS.names():
+    TEXTS |= _texts(SINKS.get(_sink).options, "logger.")
 
 
 def known_path(text: str) -> str | None:

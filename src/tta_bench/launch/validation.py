@@ -21,14 +21,14 @@ from tta_bench.metrics.base import METRICS
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
 from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys
-from tta_bench.sinks.delivery import TITLES
+from tta_bench.sinks.base import SINKS, sink_faults
 
 NAMES: Mapping[str, Callable[[], Collection[str]]] = {
     "data.name": READERS.names,
     "metrics": METRICS.names,
     "model.name": NETWORKS.names,
     "protocol.reset": reset_names,
-    "logger.name": lambda: ("none", *TITLES),
+    "logger.name": lambda: ("none", *SINKS.names()),
 }
 """Keys whose value is looked up by name -> the names that there are."""
 
@@ -61,6 +61,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     faults += _unknown_names(composed)
     faults += _reader_faults(composed.get("data"))
     faults += _network_faults(composed.get("model"))
+    faults += _logger_faults(composed.get("logger"))
     faults += _branch_faults(composed)
     try:
         options = method_options(composed.get("method") or {})
@@ -106,6 +107,12 @@ def _reader_faults(section: Any) -> list[str]:
         if config.name in READERS.names():
             return section_faults(config)
     return []
+
+
+def _logger_faults(section: Any) -> tuple[str, ...]:
+    """What the sink of a logger section says to it; nothing where that is no section or names no sink."""
+    named = isinstance(section, Mapping) and section.get("name") in SINKS.names()
+    return sink_faults(section) if named else ()
 
 
 def _network_faults(section: Any) -> list[str]:

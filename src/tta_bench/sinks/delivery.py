@@ -18,16 +18,13 @@ from typing import Any
 from tta_bench.errors import UserError
 from tta_bench.records.store import CellFolder, write_atomically
 from tta_bench.schema import LoggerConfig
-from tta_bench.sinks.wandb import send_to_wandb
+from tta_bench.sinks.base import SINKS, sink_of
 
 PATIENCE = 60.0
 """Seconds that the sending of a cell may take."""
 
 SLOW = 10.0
 """A failure that took longer is that of a network: this process waits for it once, not once per cell."""
-
-TITLES = {"wandb": "W&B"}
-_SENDERS: dict[str, Callable[[LoggerConfig, CellFolder, float], None]] = {"wandb": send_to_wandb}
 
 _given_up: dict[str, str] = {}
 """Destinations that this process waits for no more -> reason."""
@@ -40,13 +37,15 @@ def send(config: LoggerConfig, cell: CellFolder) -> None:
         config: whether and where to.
         cell: finished, and held by the caller.
     """
-    if config.name == "none" or unsent(config, cell) is None:
+    chosen = sink_of(config)
+    if chosen is None or unsent(config, cell) is None:
         return
+    sink, options = chosen
     destination = json.dumps(_destination(config))
     fault = _given_up.get(destination)
     if fault is None:
         begin = time.monotonic()
-        fault = _within(PATIENCE, lambda: _SENDERS[config.name](config, cell, PATIENCE))
+        fault = _within(PATIENCE, lambda: sink.send(options, cell, PATIENCE))
         if fault is not None and time.monotonic() - begin > SLOW:
             _given_up[destination] = fault
     _record(config, cell, {"results": _fingerprint(cell)} if fault is None else {"fault": fault})
@@ -73,7 +72,7 @@ def unsent_sentences(cells: Iterable[tuple[LoggerConfig, CellFolder]], words: Se
     waiting: dict[tuple[str, str], list[CellFolder]] = {}
     for config, cell in cells:
         if config.name != "none" and cell.summary() is not None and (why := unsent(config, cell)) is not None:
-            waiting.setdefault((TITLES[config.name], why), []).append(cell)
+            waiting.setdefault((SINKS.get(config.name).title, why), []).append(cell)
     command = shlex.join(["python", "-m", "tta_bench", *(word for word in words if not word.startswith("force="))])
     return [
         f"{sink} did not take the results of {len(folders)} finished cell{'s' if len(folders) > 1 else ''} ({why}): "
@@ -102,7 +101,8 @@ def _within(seconds: float, action: Callable[[], None]) -> str | None:
 
 
 def _destination(config: LoggerConfig) -> dict[str, Any]:
-    return {"sink": config.name, **config.model_dump(mode="json", include={"entity", "project", "mode"})}
+    chosen = sink_of(config)
+    return {"sink": config.name, **(chosen[1].model_dump(mode="json", exclude={"name"}) if chosen else {})}
 
 
 def _is_of(record: dict[str, Any], config: LoggerConfig) -> bool:

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import ConfigDict, Field
+
+from tta_bench.metrics.base import PRIMARY
 from tta_bench.records.store import CellFolder
 from tta_bench.schema import LoggerConfig
+from tta_bench.sinks.base import register_sink
 
 
-def send_to_wandb(config: LoggerConfig, cell: CellFolder, patience: float) -> None:
-    """Send a finished cell: its summary, and per image the Dice and the method's diagnostics.
+class WandbOptions(LoggerConfig):
+    """The keys of ``conf/logger/wandb.yaml``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    project: str = "tta_bench"
+    entity: str | None = None
+    group: str | None = Field(default=None, exclude=True, description="no other destination: one project has it all")
+    mode: Literal["online", "offline"] = "online"
+
+
+@register_sink("wandb", "W&B", WandbOptions)
+def send_to_wandb(config: WandbOptions, cell: CellFolder, patience: float) -> None:
+    """Send a finished cell: its summary, and per image the metrics and the method's diagnostics.
 
     The run's id is the cell's hash, so a recomputed cell replaces its run; the group is that of the sweep.
 
@@ -47,7 +63,7 @@ def send_to_wandb(config: LoggerConfig, cell: CellFolder, patience: float) -> No
             run.log(values)
         for name, target in summary["targets"].items():
             run.summary.update({f"{name}/{key}": value for key, value in target.items()})
-        run.summary["dice"] = summary["dice"]
+        run.summary.update({name: summary[name] for name in {PRIMARY: "", **summary.get("metrics", {})}})
     finally:
         run.finish()
 
