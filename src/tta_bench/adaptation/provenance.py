@@ -56,8 +56,10 @@ ACCOMPANIES = {
     Definition("tta_bench.methods.options"),
     Definition("tta_bench.errors"),
     Definition("tta_bench.registry"),
+    Definition("tta_bench.runtime.files"),
     Definition("tta_bench.runtime.lightning"),
     Definition("tta_bench.runtime.memory"),
+    Definition("tta_bench.runtime.signals"),
     Definition("tta_bench.records.snapshots"),  # a run that was stopped goes on to the same numbers
     Definition("tta_bench.records.store"),
     EMPIRICAL_GRADIENT,  # looks on; a root where it is asked for
