@@ -27,6 +27,7 @@ from torch import Tensor
 
 import tta_bench.cell as cell_module
 from plain_grata import adapt_stream
+from tta_bench.adaptation.callback import TTACallback
 from tta_bench.adaptation.provenance import Definition
 from tta_bench.cell import Cell, run
 from tta_bench.data.domain import Domain
@@ -689,7 +690,7 @@ def test_what_a_killed_run_left_beside_a_finished_cell_is_removed(root):
     config = configure(root, "+method=tent")
     execute(config)
     before = {path.name for path in folder(config).iterdir()}
-    left = ("snapshot.pt", "snapshot.part", ".status.json.123", ".per_image.csv.123", ".predictions.npz.4")
+    left = ("snapshot.pt", ".snapshot.pt.77", ".status.json.123", ".per_image.csv.123", ".predictions.npz.4")
     for name in left:
         (folder(config) / name).touch()
     execute(config)
@@ -750,12 +751,12 @@ def test_a_disk_that_takes_no_more_is_a_sentence_and_nothing_half_written(root, 
     assert status(config)["status"] == "done"
 
 
-def test_a_log_that_cannot_be_written_is_a_sentence(root, monkeypatch):
+def test_a_folder_in_the_place_of_the_log_is_moved_aside(root):
     config = configure(root, "+method=no_adapt")
     (folder(config) / "run.log").mkdir(parents=True)
-    with pytest.raises((UserError, IsADirectoryError)):
-        execute(config)
-    assert status(config)["status"] == "failed"
+    execute(config)
+    assert status(config)["status"] == "done"
+    assert (folder(config) / "run.log.aside").is_dir()
 
 
 def test_no_space_for_the_source_model_is_a_sentence(tmp_path, monkeypatch):
@@ -819,20 +820,19 @@ def _tensors(item, seen):
 
 
 def test_from_its_batch_a_method_reaches_the_images_and_nothing_else(root, monkeypatch):
-    reached, modes = [], []
+    reached, modes, start = [], [], TTACallback.on_test_batch_start
 
-    class Spy(METHODS.get("bn_only")):
-        def on_test_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
-            reached.append(list(_tensors(batch, {})))
-            modes.append((torch.is_inference_mode_enabled(), sorted(vars(batch))))
-            assert not any(isinstance(item, Domain) for item in vars(batch).values())
-            super().on_test_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+    def spy(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        reached.append(list(_tensors(batch, {})))
+        modes.append((torch.is_inference_mode_enabled(), sorted(vars(batch))))
+        assert not any(isinstance(item, Domain) for item in vars(batch).values())
+        start(self, trainer, pl_module, batch, batch_idx, dataloader_idx)
 
-    monkeypatch.setitem(METHODS._items, "bn_only", Spy)
+    monkeypatch.setattr(TTACallback, "on_test_batch_start", spy)
     execute(configure(root, "+method=bn_only"))
     assert len(reached) == 8
     assert all([tuple(item.shape) for item in batch] == [(1, 3, 64, 64)] for batch in reached)
-    assert all(mode == (False, ["images", "keys", "result"]) for mode in modes)
+    assert all(mode == (False, ["images", "keys", "places"]) for mode in modes)
 
 
 def test_labels_change_the_score_and_no_prediction(root, monkeypatch):
@@ -908,7 +908,7 @@ def test_a_checkpoint_of_ones_own_needs_no_source_images_and_gives_the_same_numb
     assert numbers(given) == numbers(config)
     assert folder(given).name != folder(config).name
     assert not (tmp_path / "results/source_models").exists()
-    assert len(list((tmp_path / "results/data").iterdir())) == 2, "the targets alone are prepared"
+    assert len(list((tmp_path / "results/data").glob("*/index.json"))) == 2, "the targets alone are prepared"
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_before_images_are_read(finished, tmp_path):

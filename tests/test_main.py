@@ -333,6 +333,7 @@ def test_the_code_of_jobs_in_other_processes_is_told_by_what_they_left(typed, mo
     original = program._outcomes_elsewhere
     monkeypatch.setattr(program, "_outcomes_elsewhere", elsewhere)
     monkeypatch.setattr(program, "attempt", lambda work: None)
+    monkeypatch.setattr(cell_module.Cell, "finished", lambda cell: cell.folder().status() == "done" or None)
     found, _, error = typed("-m", "+method=tent", "source=A,B")
     assert found == code
     failed = sum(state != "done" for state in left)
@@ -419,7 +420,7 @@ def test_what_hydra_or_a_file_system_refuses_is_a_sentence(typed, started, words
     "words", [["--info"], ["--cfg", "job", "--resolve"], ["--run"], ["--hydra-help"], ["-c", "all"]]
 )
 def test_flags_of_hydra_that_only_show_something_work(typed, started, words):
-    assert typed("+method=no_adapt", *words.split())[0] == 0
+    assert typed("+method=no_adapt", *words)[0] == 0
 
 
 def test_names_reach_the_runs_of_a_sweep_as_they_are(typed, started, tmp_path):

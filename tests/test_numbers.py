@@ -77,7 +77,7 @@ def put(content, path, value):
         items[here] = put(items[here], rest, value)
         return items
     content = dict(content or {})
-    key = next(iter(content)) if here == "*" else here
+    key = next(iter(content), "cup") if here == "*" else here  # of grey codes, where there are none
     return content | {key: put(content.get(key), rest, value)}
 
 

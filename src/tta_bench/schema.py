@@ -158,8 +158,8 @@ class DataConfig(Section):
     shades: Annotated[dict[str, MaskValues] | None, BeforeValidator(_as_shades)] = Field(
         default=None, description="fundus: background, rim, cup -> their grey codes in the masks; null: SHADES"
     )
-    max_pixels: int = Field(
-        default=MAX_PIXELS, ge=1, le=2**40, exclude=True, description="refuse larger images; changes no number"
+    max_pixels: Annotated[int, Range(1, 2**40)] = Field(
+        default=MAX_PIXELS, exclude=True, description="refuse larger images; changes no number"
     )
     domains: Annotated[dict[str, str] | None, BeforeValidator(_as_mapping)] = Field(
         default=None, description="fundus: domain name -> file prefix"

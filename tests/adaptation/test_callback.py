@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from tta_bench.adaptation.callback import TTACallback
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
-from tta_bench.schema import method_options
 
 
 class Foreign(pl.LightningModule):

@@ -4,7 +4,6 @@ import csv
 
 import pytest
 import torch
-from rich.console import Console
 
 from tta_bench.adaptation.scenarios.base import RESETS, SCENARIOS, Scenario, reset_names, scenario_of
 from tta_bench.cell import Cell, run
@@ -84,7 +83,7 @@ def plugins(monkeypatch):
 
 def rows_of(root, *words):
     (config,) = check(quote_lists([*SMALL, f"results_root={root}", *words], multirun=False), multirun=False)
-    run(config, Console(quiet=True))
+    list(run(config))
     with (Cell.of(config, 0).folder().path / "per_image.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tta_bench.data.domain import Domain, require_masks
+from tta_bench.data.domain import Domain
 from tta_bench.errors import UserError
 
 
@@ -18,12 +18,3 @@ def test_images_need_no_masks_and_labels_do():
     for ask in (without.mask, without.label):
         with pytest.raises(UserError, match=r"domain 'B' has no masks, and training, scores .* need them"):
             ask(0)
-
-
-def test_all_domains_without_masks_are_named_at_once():
-    domains = [domain("A", np.ones((1, 4, 4), np.uint8)), domain("B", None), domain("C", None)]
-    require_masks(domains[:1])
-    with pytest.raises(UserError) as refused:
-        require_masks(domains)
-    assert [fault[:10] for fault in refused.value.faults] == ["domain 'B'", "domain 'C'"]
-    assert domains[0].label(0).all()

@@ -90,7 +90,7 @@ def run(tmp_path):
     (package / "__init__.py").write_text(READER)
     (package / "conf/data/archive.yaml").write_text(YAML)
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my-reader\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(f"[{READERS.package}]\nmy_reader = my_reader\n")
+    (metadata / "entry_points.txt").write_text(f"[{READERS.group}]\nmy_reader = my_reader\n")
     rng = np.random.default_rng(0)
     (tmp_path / "images").mkdir()
     for domain in "XY":

@@ -201,7 +201,7 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
         ("+method=grata method.pseudo=entrpy", "method: unknown objective 'entrpy': did you mean 'entropy'?"),
         (
             "+method=grata method.strong_augmentation.noise.p=3",
-            "method.strong_augmentation.noise: p=3.0 must lie in [0, 1]",
+            "method.strong_augmentation.noise.p=3: input should be less than or equal to 1",
         ),
         (
             "+method=tent 'data.classes={vessel: []}'",

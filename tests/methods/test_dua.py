@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from conftest import build
+from small_networks import build
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.dua import DUA, DUAOptions, augmented_copies
 from tta_bench.methods.no_adapt import NoAdapt

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from tta_bench.errors import UserError
+from tta_bench.launch.check import check
 from tta_bench.metrics import base
-from tta_bench.metrics.base import METRICS, known_metrics, register_metric
+from tta_bench.metrics.base import METRICS, register_metric
 from tta_bench.metrics.dice import dice_score
 from tta_bench.registry import Registry
 
@@ -76,7 +77,10 @@ def test_a_name_that_could_be_a_column_of_another_metric_is_refused(name):
 
 
 def test_dice_is_always_there_and_first():
-    assert known_metrics(["iou"]) == known_metrics(["iou", "dice"]) == known_metrics(["dice", "iou"]) == ("dice", "iou")
-    assert known_metrics([]) == ("dice",)
-    with pytest.raises(UserError, match=r"unknown metric 'iuo': did you mean 'iou'\?"):
-        known_metrics(["iuo"])
+    def asked_for(*names):
+        return check(["+method=tent", *([f"metrics=[{','.join(names)}]"] if names else [])])[0].metrics
+
+    assert asked_for("iou") == asked_for("iou", "dice") == asked_for("dice", "iou") == ("dice", "iou")
+    assert asked_for() == ("dice",)
+    with pytest.raises(UserError, match=r"unknown metrics=iuo: did you mean 'iou'\?"):
+        asked_for("iuo")

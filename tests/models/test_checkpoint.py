@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tta_bench.cli import checkpoint as checkpoint_cli
+from tta_bench.cli.checkpoint_import import import_official
+from tta_bench.cli.checkpoint_verify import verify
 from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import (
@@ -369,7 +370,7 @@ class TestOfficialFormat:
 
 class TestCommands:
     def test_verify_says_what_the_file_is(self, own):
-        text = checkpoint_cli.verify(own)
+        text = verify(own)
         lines = dict(line.split(":", 1) for line in text.splitlines())
         found = {key: value.strip() for key, value in lines.items()}
         assert found["network"] == "unet, encoder resnet18"
@@ -380,17 +381,17 @@ class TestCommands:
         assert found["sha256"] == read_checkpoint(own).sha256
 
     def test_verify_counts_the_affine_scalars_of_the_paper(self, official):
-        assert "53 layers, 22,016 affine scalars" in checkpoint_cli.verify(official)
+        assert "53 layers, 22,016 affine scalars" in verify(official)
 
     def test_verify_refuses_weights_that_do_not_fit_the_architecture(self, own):
         rewrite(own, lambda p: p["architecture"].update(encoder="resnet34"))
         with pytest.raises(UserError, match="missing weights: encoder"):
-            checkpoint_cli.verify(own)
+            verify(own)
 
     def test_import_gives_a_model_that_knows_its_domain(self, official, tmp_path):
         out = tmp_path / "A.ckpt"
-        checkpoint_cli.import_official(official, out, "A")
-        assert "domain:         A" in checkpoint_cli.verify(out)
+        import_official(official, out, "A")
+        assert "domain:         A" in verify(out)
         source = load_checkpoint(out, run_config(RESUNET, image_size=512))
         theirs = load_checkpoint(official, run_config(RESUNET, image_size=512))
         assert all(
@@ -402,9 +403,9 @@ class TestCommands:
 
     def test_import_never_overwrites_and_takes_official_files_only(self, official, own, tmp_path):
         with pytest.raises(UserError, match="exists: give another name"):
-            checkpoint_cli.import_official(official, own, "A")
+            import_official(official, own, "A")
         with pytest.raises(UserError, match="is a checkpoint of tta_bench already: use checkpoint="):
-            checkpoint_cli.import_official(own, tmp_path / "new.ckpt", "A")
+            import_official(own, tmp_path / "new.ckpt", "A")
 
 
 class TestDescription:

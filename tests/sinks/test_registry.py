@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 from pydantic import ConfigDict, Field
-from tta_bench.launch.command_line import check
 
 from made_tables import finish, planned
 from tta_bench.errors import UserError
+from tta_bench.launch.check import check
 from tta_bench.schema import LoggerConfig
 from tta_bench.sinks.base import SINKS, register_sink, sink_faults, sink_of
 from tta_bench.sinks.delivery import send, unsent, unsent_sentences

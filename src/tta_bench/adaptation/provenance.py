@@ -55,6 +55,7 @@ ACCOMPANIES = {
     Definition("tta_bench.schema"),  # the values are in the hash of the cell
     Definition("tta_bench.methods.options"),
     Definition("tta_bench.errors"),
+    Definition("tta_bench.methods.card"),
     Definition("tta_bench.registry"),
     Definition("tta_bench.runtime.files"),
     Definition("tta_bench.runtime.lightning"),

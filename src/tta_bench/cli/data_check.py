@@ -66,7 +66,8 @@ def check(
         table.add_column(literal(column), justify="right")
     for name, each in prepared.items():
         areas = _areas(each.domain)
-        table.add_row(literal(name), str(len(each.domain)), _sizes(each), *(f"{area:.2f}" for area in areas))
+        shown = ("no masks" if math.isnan(area) else f"{area:.2f}" for area in areas)
+        table.add_row(literal(name), str(len(each.domain)), _sizes(each), *shown)
         for label, area in zip(each.domain.classes, areas, strict=True):
             if area in (0, 100):
                 log.warning(

@@ -48,7 +48,10 @@ class Domain:
             UserError: the domain has no masks.
         """
         if self.masks is None:
-            raise UserError(no_masks(self.name))
+            raise UserError(
+                f"domain '{self.name}' has no masks, and training, scores and pictures of annotations need them: "
+                "add them, or choose another domain"
+            )
         return np.array(self.masks[index])
 
     def label(self, index: int) -> Tensor:
@@ -58,14 +61,6 @@ class Domain:
             UserError: the domain has no masks.
         """
         return class_channels(torch.from_numpy(self.mask(index)), self.classes)
-
-
-def no_masks(name: str) -> str:
-    """Of a domain, as a sentence."""
-    return (
-        f"domain '{name}' has no masks, and training, scores and pictures of annotations need them: add them, or "
-        "choose another domain"
-    )
 
 
 def class_channels(mask: Tensor, classes: Mapping[str, tuple[int, ...]]) -> Tensor:

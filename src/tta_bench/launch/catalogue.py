@@ -19,7 +19,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 REGISTRIES = {
     "methods": ("methods", "register_method"),
-    "objectives": ("objectives", "register_objective"),
+    "objectives": ("objectives", "register_objective", "register_pretext_task"),  # the latter's are objectives too
     "pretext_tasks": ("objectives", "register_pretext_task"),
     "readers": ("data/readers", "register_reader"),
     "networks": ("models/networks", "register_network"),
@@ -27,7 +27,7 @@ REGISTRIES = {
     "scenarios": ("adaptation/scenarios", "register_scenario"),
     "sinks": ("sinks", "register_sink"),
 }
-"""Registry -> the folder of its built-in items, and the decorator that registers them.
+"""Registry -> the folder of its built-in items, and the decorators that register them.
 
 Plug-ins name their modules in the entry-point group ``tta_bench.<registry>``.
 """
@@ -89,15 +89,15 @@ def catalogue(registry: str) -> Catalogue:
     A plug-in is broken if its source cannot be read, imports a package that is not installed, registers nothing, or
     registers a name that exists.
     """
-    folder, decorator = REGISTRIES[registry]
-    entries = {entry.name: entry for path in _mentioning(folder, decorator) for entry in _entries(path, decorator)}
+    folder, *decorators = REGISTRIES[registry]
+    entries = {entry.name: entry for path in _mentioning(folder, *decorators) for entry in _entries(path, *decorators)}
     broken: dict[str, str] = {}
     for plugin in entry_points(group=f"tta_bench.{registry}"):
         try:
-            found = {entry.name: entry for path in plugin_files(plugin) for entry in _entries(path, decorator)}
+            found = {entry.name: entry for path in plugin_files(plugin) for entry in _entries(path, *decorators)}
             twice = found.keys() & entries.keys()
             if twice or not found:
-                raise ImportError(f"'{min(twice)}' exists: rename it" if twice else f"it has no @{decorator}(NAME)")
+                raise ImportError(f"'{min(twice)}' exists: rename it" if twice else f"it has no @{decorators[0]}(NAME)")
             entries |= found
         except (ImportError, OSError, SyntaxError, ValueError) as error:
             broken[plugin.name] = f"{plugin.value}: {type(error).__name__}: {error}"
@@ -141,10 +141,10 @@ def plugin_configs(group: str) -> Iterator[tuple[str, Path]]:
             yield from ((plugin.name, path) for path in sorted(plugin_folder(plugin).glob(f"conf/{group}/*.yaml")))
 
 
-def _mentioning(folder: str, decorator: str) -> Iterator[Path]:
-    """The files of a built-in folder in which the decorator is used."""
+def _mentioning(folder: str, *decorators: str) -> Iterator[Path]:
+    """The files of a built-in folder in which one of the decorators is used."""
     for path in sorted((_PACKAGE / folder).glob("*.py")):
-        if f"@{decorator}(" in path.read_text(encoding="utf-8"):
+        if any(f"@{decorator}(" in path.read_text(encoding="utf-8") for decorator in decorators):
             yield path
 
 
@@ -156,12 +156,12 @@ def _imported(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in names}
 
 
-def _entries(path: Path, decorator: str) -> Iterator[Entry]:
+def _entries(path: Path, *decorators: str) -> Iterator[Entry]:
     """What a file registers by ``@decorator("NAME", fact=…)``."""
     for item in ast.parse(path.read_bytes()).body:
         if isinstance(item, ast.ClassDef | ast.FunctionDef):
             for call in item.decorator_list:
-                if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] == decorator and call.args:
+                if isinstance(call, ast.Call) and ast.unparse(call.func).rpartition(".")[2] in decorators and call.args:
                     heading = (ast.get_docstring(item) or "").partition("\n")[0]
                     yield Entry(str(ast.literal_eval(call.args[0])), heading, _literals(call) | _card(item))
 

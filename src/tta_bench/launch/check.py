@@ -285,8 +285,8 @@ def _validate_jobs(overrides: Sequence[Override], hydra: Composer) -> tuple[list
         own = [parse_once(text) for text, group in zip(job, is_group, strict=True) if not group]
         try:
             composed = hydra.compose(groups, own)
-            composed.source = str(composed.source)
             container: Any = OmegaConf.to_container(composed, resolve=True)
+            container["source"] = str(container["source"])
         except (HydraException, OmegaConfBaseException) as error:
             faults.append(str(error).splitlines()[0])
             continue

@@ -103,7 +103,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         key = ".".join(map(str, fault["loc"])) or "its content"
-        value = "" if fault["type"] == "missing" else f"={reprlib.repr(fault['input'])}"
+        value = "" if fault["type"] == "missing" else f"={reprlib.repr(fault['input'])[:80]}"
         raise DamagedError(f"{path} ({key}{value}: {fault['msg'].lower()})") from None
     if content["data"].keys() != content["targets"].keys():
         raise DamagedError(f"{path} (targets and data name other domains)")
