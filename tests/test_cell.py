@@ -22,10 +22,10 @@ import torch
 import yaml
 from PIL import Image
 from rich.console import Console
-from test_provenance import covered, ran
 from torch import Tensor
 
 import tta_bench.cell as cell_module
+from called import covered, ran
 from plain_grata import adapt_stream
 from tta_bench.adaptation.callback import TTACallback
 from tta_bench.adaptation.provenance import Definition

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from tta_bench.adaptation.scenarios.base import SCENARIOS, scenario_of
 from tta_bench.cli.list import methods_page
 from tta_bench.data.streams import StreamImage
+from tta_bench.launch.catalogue import PLUGIN_GROUPS, REGISTRIES
 from tta_bench.launch.check import check
 from tta_bench.launch.composition import composer
 from tta_bench.methods.base import METHODS
@@ -75,6 +76,18 @@ def test_the_scenario_of_add_a_method_works_as_printed(tmp_path, monkeypatch):
         assert [(place.domain, place.index) for place in stream] == [("A", 0), ("B", 0), ("B", 1)]
     finally:
         SCENARIOS._items.pop("alternating", None)
+
+
+@pytest.mark.parametrize("registry", REGISTRIES)
+def test_the_house_says_where_each_registered_thing_goes(registry):
+    text = (ROOT / "docs/architecture.md").read_text()
+    folder, decorator = REGISTRIES[registry][:2]
+    (row,) = (line.split(" | ") for line in text.splitlines() if f"`@{decorator}(" in line)
+    assert row[0] == f"| {registry.removesuffix('s').replace('_', ' ')}"
+    assert row[1].startswith(f"`{folder}/NAME.py`")
+    group = re.match(r"`conf/(\w+)/NAME.yaml`", row[2])
+    assert ({group[1]: registry} if group else {}) == {key: of for key, of in PLUGIN_GROUPS.items() if of == registry}
+    assert f"`{registry}`" in text or f"`tta_bench.{registry}`" in text
 
 
 @pytest.mark.parametrize("name", METHODS.names())

@@ -17,6 +17,7 @@ _PLACES = {
     "register_pretext_task": "tta_bench.objectives.base:register_pretext_task",
     "register_reader": "tta_bench.data.readers.base:register_reader",
     "register_scenario": "tta_bench.adaptation.scenarios.base:register_scenario",
+    "register_sink": "tta_bench.sinks.base:register_sink",
 }
 __all__ = ["__version__", *_PLACES]
 

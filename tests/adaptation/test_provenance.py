@@ -2,12 +2,11 @@
 
 import copy
 import functools
-import sys
 from pathlib import Path
 
 import pytest
 
-import tta_bench
+from called import PACKAGE, covered, ran
 from tta_bench.adaptation import provenance
 from tta_bench.adaptation.provenance import ACCOMPANIES, ROOTS, Definition, Sources, change_since, code_of
 from tta_bench.launch.check import check
@@ -16,7 +15,6 @@ from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
-PACKAGE = Path(tta_bench.__file__).parent
 GRATA, TENT, NO_ADAPT = "+method=grata", "+method=tent", "+method=no_adapt"
 RESUNET = "+method=grata model=resunet34"
 ROTATION = "+method=grata method.pseudo=rotation model.branches=[rotation]"
@@ -144,34 +142,6 @@ def test_what_decides_no_number_makes_nothing_stale(changed, path, old, new):
 
 def test_cells_from_before_digests_are_of_unknown_code():
     assert change_since({"dice": 50.0}, configure(TENT)) == "it is not known which code made it"
-
-
-def ran(function):
-    """Call it, and get what of the package was called: functions and classes at the top of their modules."""
-    found = set()
-
-    def note(frame, event, _):
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(PACKAGE):
-            module = ".".join(("tta_bench", *path.relative_to(PACKAGE).with_suffix("").parts))
-            found.add(Definition(module, frame.f_code.co_qualname.partition(".")[0]))
-
-    sys.setprofile(note)
-    try:
-        function()
-    finally:
-        sys.setprofile(None)
-    return {each for each in found if each not in ACCOMPANIES and Definition(each.module) not in ACCOMPANIES}
-
-
-def covered(config, monkeypatch):
-    """All names that the digest of a cell reaches."""
-    reached = {}
-    with monkeypatch.context() as patch:
-        patch.setattr(Sources, "digests", lambda self, *of: reached.update(self.reach(*of)) or {})
-        patch.setattr(provenance, "_code", provenance._code.__wrapped__)
-        code_of(config)
-    return {Definition(module, name) for module, parts in reached.items() for part in parts for name in part.binds}
 
 
 @pytest.mark.parametrize("name", METHODS.names())

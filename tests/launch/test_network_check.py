@@ -13,6 +13,7 @@ from tta_bench.errors import UserError
 from tta_bench.launch.network_check import check_networks, usable_model
 from tta_bench.models import encoder_weights
 from tta_bench.models.encoder import check_encoder
+from tta_bench.models.segmentation import NETWORKS, SegmentationModel
 from tta_bench.schema import ModelConfig
 
 TINY = ("data.image_size=64", "data.limit=2", "training.epochs=1", "source=D", "target=A", "device=cpu")
@@ -68,6 +69,52 @@ def test_methods_that_cannot_work_on_a_network_are_told_together(monkeypatch):
         network_check._faults.cache_clear()
     methods = [fault.split()[0] for fault in refused.value.faults]
     assert methods == ["method=bn_only", "method=dua"]
+
+
+@pytest.fixture
+def headless(monkeypatch):
+    """A network without an encoder to choose, whose output is half as large as the image."""
+    NETWORKS.names()
+    monkeypatch.setattr(NETWORKS, "_items", dict(NETWORKS._items))
+
+    @NETWORKS.register("headless")
+    class Headless(SegmentationModel):
+        def __init__(self):
+            super().__init__(8)
+            self.layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 2, 1))
+
+        @classmethod
+        def configured(cls, config, classes, encoder_weights):
+            return cls()
+
+        def encode(self, images):
+            return [self.layers(images)]
+
+        def decode(self, features):
+            return features[-1]
+
+        def classify(self, head_input):
+            return head_input
+
+    yield Headless
+    network_check._faults.cache_clear()
+
+
+def test_a_network_without_an_encoder_is_called_by_its_name(headless, monkeypatch):
+    model = ModelConfig(name="headless")
+    with pytest.raises(UserError) as refused:
+        usable_model(model, 2, 64)
+    assert refused.value.faults == (
+        "model=headless cannot segment images of 64 x 64 pixels (ValueError: its output is of 32 x 32 pixels): "
+        "mend it, choose another network, or another data.image_size",
+    )
+    monkeypatch.setattr(headless, "classify", lambda self, x: nn.functional.interpolate(x, scale_factor=2))
+    asked = config("bn_only")
+    asked.model, asked.data.classes = model, {"disc": (1,), "cup": (2,)}
+    with pytest.raises(
+        UserError, match=r"method=bn_only with model=headless: .* choose another method, or another network"
+    ):
+        check_networks([asked])
 
 
 def test_a_sound_network_passes_and_the_random_state_stays():

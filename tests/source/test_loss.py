@@ -55,3 +55,12 @@ def test_branch_loss_keeps_the_statistics_of_every_kind_of_batch_norm(make_confi
     model(images), twin(images)  # the next plain batch weighs as much as it would have
     running = [key for key in model.state_dict() if key.startswith("encoder.") and "running" in key]
     assert all(torch.equal(model.state_dict()[key], twin.state_dict()[key]) for key in running)
+
+
+def test_a_network_need_not_call_anything_its_encoder(small_net, images):
+    model = copy.deepcopy(small_net).train()
+    before = {key: value.clone() for key, value in model.state_dict().items() if "running" in key}
+    branch_loss("denoising", model, images[:2])
+    moved = {key for key, value in before.items() if not torch.equal(value, model.state_dict()[key])}
+    assert moved == {key for key in before if key.startswith("branches.denoising.")}
+    assert moved

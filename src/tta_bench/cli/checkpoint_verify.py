@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -46,7 +47,7 @@ def verify(path: Path) -> str:
     rows = {
         "file": path,
         "format": checkpoint.format + written,
-        "network": f"{architecture['name']}, encoder {architecture['encoder']}",
+        "network": ", ".join(_parts(architecture)),
         "branches": ", ".join(architecture["branches"]) or "none",
         "normalisation": f"{layers} layers, {scalars:,} affine scalars",
         "classes": ", ".join(checkpoint.classes),
@@ -57,6 +58,14 @@ def verify(path: Path) -> str:
         "sha256": checkpoint.sha256,
     }
     return "\n".join(f"{name + ':':<16}{value}" for name, value in rows.items())
+
+
+def _parts(architecture: Mapping[str, Any]) -> Iterator[str]:
+    """A network's name, its encoder if it has one to choose, and the options of a plug-in's."""
+    yield architecture["name"]
+    if architecture["encoder"] is not None:
+        yield f"encoder {architecture['encoder']}"
+    yield from (f"{key} {value}" for key, value in architecture.get("options", {}).items())
 
 
 def affine_size(network: SegmentationModel) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tta_bench.launch.catalogue import catalogue, matching, registries
+from tta_bench.launch.catalogue import catalogue, matching, plugin_configs, registries
 from tta_bench.launch.experiment_files import heading, read_experiments
 from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.card import Card
@@ -115,8 +115,9 @@ def _described(registry: str, pattern: str) -> Table:
 
 def _data(pattern: str) -> Table:
     table = _table("data", "what it is")
-    paths = {path.stem: path for path in sorted((CONFIG_DIR / "data").glob("*.yaml"))}
-    for name in matching(pattern, paths):
+    built_in = (CONFIG_DIR / "data").glob("*.yaml")
+    paths = {path.stem: path for path in (*(path for _, path in plugin_configs("data")), *built_in)}
+    for name in matching(pattern, sorted(paths)):
         table.add_row(name, escape(heading(paths[name].read_text(encoding="utf-8"))))
     return table
 

@@ -33,7 +33,7 @@ Plug-ins name their modules in the entry-point group ``tta_bench.<registry>``.
 """
 
 
-PLUGIN_GROUPS = {"method": "methods", "data": "readers", "model": "networks"}
+PLUGIN_GROUPS = {"method": "methods", "data": "readers", "model": "networks", "logger": "sinks"}
 """Config group of which plug-ins may bring files as well -> the registry that their entry points name."""
 
 

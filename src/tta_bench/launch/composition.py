@@ -37,7 +37,7 @@ def register_configs() -> None:
     The rows of an experiment become choices of the group ``row``.
 
     Raises:
-        UserError: a plug-in's method, reader or network has the name of a built-in one.
+        UserError: a plug-in's file has the name of a built-in one.
     """
     store = ConfigStore.instance()
     for name, experiment in read_experiments().items():

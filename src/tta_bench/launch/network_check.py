@@ -31,7 +31,7 @@ def check_networks(configs: Iterable[RunConfig]) -> None:
         configs: of all runs.
 
     Raises:
-        UserError: every encoder that cannot be used, and every method that cannot work on its network.
+        UserError: every network that cannot be used, and every method that cannot work on its network.
     """
     methods: dict[tuple[ModelConfig, int, int], dict[str, None]] = {}
     for config in configs:
@@ -96,7 +96,7 @@ def _faults(config: ModelConfig, classes: int, size: int, methods: tuple[str, ..
                 networks[branches] = AdaptableNetwork(model, branches, image_size=size)
             kind(networks[branches], options)
         except UserError as error:
-            faults += [f"method={method['name']} with model.encoder={config.encoder}: {text}" for text in error.faults]
+            faults += [f"method={method['name']} with {_called(config)}: {text}" for text in error.faults]
     return faults
 
 
@@ -120,9 +120,17 @@ def usable_model(config: ModelConfig, classes: int, size: int) -> SegmentationMo
     except UserError:
         raise
     except Exception as error:  # of libraries, of any kind
+        images = f"images of {size} x {size} pixels ({brief(error)})"
+        if config.encoder is None:
+            remedy = "mend it, choose another network, or another data.image_size"
+            raise UserError(f"{_called(config)} cannot segment {images}: {remedy}") from None
         raise UserError(
-            f"model.encoder={config.encoder} cannot be the encoder of a U-Net for images of {size} x {size} pixels "
-            f"({brief(error)}): it needs feature maps at five scales, 1/2 to 1/32 (or four from 1/4 on) of the image; "
-            "choose another encoder, or another data.image_size"
+            f"{_called(config)} cannot be the encoder of a U-Net for {images}: it needs feature maps at five scales, "
+            "1/2 to 1/32 (or four from 1/4 on) of the image; choose another encoder, or another data.image_size"
         ) from None
     return model
+
+
+def _called(config: ModelConfig) -> str:
+    """What a user chooses the network by: an encoder, or the name of one that has none to choose."""
+    return f"model={config.name}" if config.encoder is None else f"model.encoder={config.encoder}"

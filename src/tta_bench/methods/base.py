@@ -117,7 +117,7 @@ class Method(ABC):
         if self.card.needs_batch_norm and not network.batch_norm_layers:
             raise UserError(
                 f"{type(self).__name__} works on the statistics of BatchNorm layers, and this network has none "
-                f"({network.describe()}): choose another method, or another model.encoder"
+                f"({network.describe()}): choose another method, or another network"
             )
 
     # What a method implements

@@ -112,7 +112,7 @@ class DomainAdaptor(GradientMethod):
             raise UserError(
                 "DomainAdaptor writes the statistics of an image into the scale and shift of each BatchNorm layer, but "
                 f"{', '.join(unfit[:3])} lacks them, or normalises in several places: "
-                "choose another method, or another model.encoder"
+                "choose another method, or another network"
             )
         self.statistics = MixedStatistics(self.options.source_weight, unbiased=True)
         columns = torch.arange(network.source_theta.numel(), device=network.source_theta.device)

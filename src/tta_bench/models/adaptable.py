@@ -92,8 +92,8 @@ class AdaptableNetwork(nn.Module):
         if not layers:
             left = f" ({listed(self.left)})" if self.left else ""
             raise UserError(
-                f"the network has no normalisation layer that can be adapted{left}: choose model.encoder=resnet18 or "
-                "another with one"
+                f"the network has no normalisation layer that can be adapted{left}: choose one with "
+                "such a layer, model.encoder=resnet18 for instance"
             )
         for branch in branches:
             layers |= {name: layer for name, layer in affine.items() if name.startswith(f"branches.{branch}.")}

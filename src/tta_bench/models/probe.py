@@ -70,7 +70,7 @@ def take_probe(model: nn.Module, image_size: int | None) -> Probe:
             return Probe(images, expected, trained if dtype != trained else None)
     raise UserError(
         f"the network cannot take an image of {image_size or PROBE_SIZE} x {image_size or PROBE_SIZE} pixels "
-        f"({brief(fault)}): choose another model.encoder or data.image_size"
+        f"({brief(fault)}): choose another network or data.image_size"
     )
 
 
@@ -109,20 +109,20 @@ def check_probe(probe: Probe, network: nn.Module, theta: Tensor) -> Counter[nn.M
     except Exception as error:
         raise UserError(
             f"the network cannot be adapted: with its normalisation layers replaced it does not run ({brief(error)}); "
-            "choose another model.encoder"
+            "choose another network"
         ) from error
     tolerance = TOLERANCE if probe.images.dtype == torch.float64 else TOLERANCE_IN_LESS
     difference = relative_difference(together[:1], probe.expected)
     if not difference <= tolerance:
         raise UserError(
             "the network cannot be adapted: with its normalisation layers replaced its output under source statistics "
-            f"is not that of the source model (relative difference {difference:.1g}); choose another model.encoder"
+            f"is not that of the source model (relative difference {difference:.1g}); choose another network"
         )
     difference = relative_difference(together[1:], alone)
     if not difference <= tolerance:
         raise UserError(
             "the network cannot be adapted: its output for one image depends on the others of a batch "
-            f"(relative difference {difference:.1g}); choose another model.encoder"
+            f"(relative difference {difference:.1g}); choose another network"
         )
     return calls
 

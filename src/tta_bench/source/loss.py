@@ -44,7 +44,7 @@ def soft_dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
 def branch_loss(name: str, model: SegmentationModel, images: Tensor) -> Tensor:
     """The self-supervised loss of one auxiliary branch; draws from torch's global random state.
 
-    The encoder's running statistics stay those of plain images: they are the source statistics.
+    The running statistics outside the branches stay those of plain images: they are the source statistics.
 
     Args:
         name: the branch.
@@ -54,18 +54,22 @@ def branch_loss(name: str, model: SegmentationModel, images: Tensor) -> Tensor:
     Returns:
         Scalar, see ``training_loss`` of the branch's pretext task.
     """
-    with _frozen_running_statistics(model.get_submodule("encoder")):
+    with _frozen_running_statistics(model):
         return PRETEXT_TASKS.get(name).training_loss(partial(model.branch, name), images)
 
 
 @contextmanager
-def _frozen_running_statistics(module: nn.Module) -> Iterator[None]:
-    """Normalise by the batch as before, but leave the running statistics alone.
+def _frozen_running_statistics(model: SegmentationModel) -> Iterator[None]:
+    """Normalise by the batch as before, but leave the running statistics alone, except those of the branches.
 
     The count of batches goes on, except where it decides the weight of the next batch: without a momentum the
     statistics are the mean over all batches.
     """
-    layers: list[Any] = [layer for layer in module.modules() if _has_running_statistics(layer)]
+    layers: list[Any] = [
+        layer
+        for name, layer in model.named_modules()
+        if not name.startswith("branches.") and _has_running_statistics(layer)
+    ]
     momenta = [layer.momentum for layer in layers]
     counts = [layer.num_batches_tracked.clone() if layer.momentum is None else None for layer in layers]
     try:

@@ -1,0 +1,38 @@
+"""The code that runs, and the code that the digest of a cell reaches: each in definitions of the package."""
+
+import sys
+from pathlib import Path
+
+import tta_bench
+from tta_bench.adaptation import provenance
+from tta_bench.adaptation.provenance import ACCOMPANIES, Definition, Sources, code_of
+
+PACKAGE = Path(tta_bench.__file__).parent
+
+
+def ran(function):
+    """Call it, and get what of the package was called: functions and classes at the top of their modules."""
+    found = set()
+
+    def note(frame, event, _):
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(PACKAGE):
+            module = ".".join(("tta_bench", *path.relative_to(PACKAGE).with_suffix("").parts))
+            found.add(Definition(module, frame.f_code.co_qualname.partition(".")[0]))
+
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return {each for each in found if each not in ACCOMPANIES and Definition(each.module) not in ACCOMPANIES}
+
+
+def covered(config, monkeypatch):
+    """All names that the digest of a cell reaches."""
+    reached = {}
+    with monkeypatch.context() as patch:
+        patch.setattr(Sources, "digests", lambda self, *of: reached.update(self.reach(*of)) or {})
+        patch.setattr(provenance, "_code", provenance._code.__wrapped__)
+        code_of(config)
+    return {Definition(module, name) for module, parts in reached.items() for part in parts for name in part.binds}
