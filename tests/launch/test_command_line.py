@@ -219,6 +219,11 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
         ),
         ("+method=tent data.name=folder", "'data.name' alone cannot be set: choose the whole group with data=NAME"),
         ("+method=tent ~data.limit", "'~data.limit' cannot remove a key: set it to null instead, data.limit=null"),
+        ("+method=tent ~model", "'~model' cannot remove a group: choose from it instead, model=NAME"),
+        (
+            "+method=tent ~hydra/launcher",
+            "'~hydra/launcher' cannot remove a group: choose from it instead, hydra/launcher=NAME",
+        ),
         (
             "+method=tent +method=grata",
             "+method= is given 2 times: give it once, or several values separated by commas with -m",

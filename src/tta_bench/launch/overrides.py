@@ -38,7 +38,11 @@ def parse_overrides(overrides: Sequence[str], loader: ConfigLoader) -> tuple[lis
                 f"'{text}': rows are those of an experiment; choose one with experiment=NAME, or +method=NAME"
             )
         elif override.type == OverrideType.DEL:
-            faults.append(f"'{text}' cannot remove a key: set it to null instead, {override.key_or_group}=null")
+            key = override.key_or_group
+            if loader.get_group_options(key):  # null is no choice of most groups
+                faults.append(f"'{text}' cannot remove a group: choose from it instead, {key}=NAME")
+            else:
+                faults.append(f"'{text}' cannot remove a key: set it to null instead, {key}=null")
         else:
             parsed.append(override)
     return parsed, faults
