@@ -62,7 +62,7 @@ def sentences() -> Iterator[None]:
         place = error.filename or "a file or folder"
         raise UserError(
             f"{place} cannot be used ({error.strerror or error}): check path and permissions, or choose another "
-            "folder with results_root=DIR"
+            "folder with results_root=DIR, or with the hydra key that names it"
         ) from None
     except ValueError as error:
         raise UserError(sentence(error)) from None
