@@ -830,7 +830,7 @@ def test_from_its_batch_a_method_reaches_the_images_and_nothing_else(root, monke
 
     monkeypatch.setattr(TTACallback, "on_test_batch_start", spy)
     execute(configure(root, "+method=bn_only"))
-    assert len(reached) == 8
+    assert len(reached) == 2 * 8, "of the reference and of the method"
     assert all([tuple(item.shape) for item in batch] == [(1, 3, 64, 64)] for batch in reached)
     assert all(mode == (False, ["images", "keys", "places"]) for mode in modes)
 
