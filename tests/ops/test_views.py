@@ -10,7 +10,7 @@ from tta_bench.ops.views import (
     WEAK_VIEWS,
     Operation,
     StrongAugmentation,
-    _strong_view,
+    _operated,
     contrast,
     gamma_of_inverted,
     gaussian_blur,
@@ -43,7 +43,7 @@ def random_image(*shape, seed=0):
 def many(image, settings, count=DRAWS):
     """The operations on one image before min-max, drawn many times."""
     source = generator(1)
-    return torch.stack([_strong_view(image, source, settings) for _ in range(count)])
+    return _operated(image.expand(count, *image.shape), [source] * count, settings)
 
 
 def assert_uniform(values, low, high):
@@ -116,21 +116,21 @@ def test_gamma_acts_on_the_inverted_image_and_keeps_its_range():
 def test_blur_is_scipy_s_gaussian_filter(sigma):
     channel = random_image(64, 70)
     expected = scipy.ndimage.gaussian_filter(channel.numpy(), sigma)
-    np.testing.assert_allclose(gaussian_blur(channel, sigma).numpy(), expected, rtol=0, atol=1e-12)
-    single = gaussian_blur(channel.float(), sigma)
+    np.testing.assert_allclose(gaussian_blur(channel[None], [sigma])[0].numpy(), expected, rtol=0, atol=1e-12)
+    single = gaussian_blur(channel.float()[None], [sigma])[0]
     np.testing.assert_allclose(single.numpy(), expected, rtol=0, atol=1e-6)
 
 
 def test_blur_wider_than_the_image_still_mirrors_it_as_scipy_does():
     channel = random_image(5, 7)
     np.testing.assert_allclose(
-        gaussian_blur(channel, 4.0), scipy.ndimage.gaussian_filter(channel.numpy(), 4.0), atol=1e-12
+        gaussian_blur(channel[None], [4.0])[0], scipy.ndimage.gaussian_filter(channel.numpy(), 4.0), atol=1e-12
     )
 
 
 def test_blur_of_sigma_0_changes_nothing():
     channel = random_image(64, 64)
-    assert torch.equal(gaussian_blur(channel, 0.0), channel)
+    assert torch.equal(gaussian_blur(channel[None], [0.0])[0], channel)
 
 
 def test_operations_follow_each_other_in_the_official_order():
@@ -150,7 +150,7 @@ def test_operations_follow_each_other_in_the_official_order():
         changed = -(((-changed - low) / span) ** 1.7 * span + low)
         expected.append(scipy.ndimage.gaussian_filter(changed, 1.1))
     expected = np.stack(expected)
-    out = _strong_view(image, generator(), fixed)
+    out = _operated(image[None], [generator()], fixed)[0]
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-10)
     expected = (expected - expected.min()) / (expected.max() - expected.min())
     np.testing.assert_allclose(strong_views(image[None], [generator()], fixed)[0], expected, rtol=0, atol=1e-10)

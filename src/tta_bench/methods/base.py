@@ -19,7 +19,8 @@ from torch.utils.data import Dataset
 
 from tta_bench.errors import UserError
 from tta_bench.methods.card import Card
-from tta_bench.methods.state import AffineState, MakeOptimizer, OptimizerName, make_optimizer, pack, unpack
+from tta_bench.methods.optimizers import Optimizer, OptimizerName, make_optimizer
+from tta_bench.methods.state import AffineState, pack, unpack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
@@ -235,15 +236,18 @@ class Method(ABC):
             self.start(len(images))
         logits = self.predict(images) if self.protocol.predict == "before" else None
         diagnostics: Diagnostics = {}
+        skipped: list[Tensor] = []
         for update in range(self.protocol.steps):
             diagnostics = self.adapt(images, Draws(keys, update))
             if "skipped" in diagnostics:
-                self.skipped += int(diagnostics["skipped"].sum())
+                skipped.append(diagnostics["skipped"])
         if logits is None:
             logits = self.predict(images)
         _synchronise(images)
         seconds = (time.perf_counter() - begin) / images.shape[:-3].numel()
-        return StepResult(logits, {name: values.tolist() for name, values in diagnostics.items()}, seconds)
+        rows = _on_host([*diagnostics.values(), *skipped])
+        self.skipped += int(sum(map(sum, rows[len(diagnostics) :])))
+        return StepResult(logits, dict(zip(diagnostics, rows, strict=False)), seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the next image depends on, so that a killed run goes on to the same numbers.
@@ -314,7 +318,7 @@ class GradientMethod(Method):
         """Every row at the source model's parameters, with a fresh optimiser."""
         self.state = AffineState(self.source_theta, streams, self.make_optimizer())
 
-    def make_optimizer(self, **others: Any) -> MakeOptimizer:
+    def make_optimizer(self, **others: Any) -> Optimizer:
         """The optimiser of the options; ``others`` are further arguments of a method that has options for them."""
         options = self.options
         return make_optimizer(options.optimizer, options.momentum, nesterov=options.nesterov, **others)
@@ -334,6 +338,13 @@ class GradientMethod(Method):
     def followed_gradient(self, streams: int) -> Tensor:
         """See the base class."""
         return self.state.followed_gradient(streams)
+
+
+def _on_host(values: Sequence[Tensor]) -> list[list[float]]:
+    """Values ``[A]`` of any types as numbers, those of a device in one transfer."""
+    on_device = [each.double() for each in values if each.device.type != "cpu"]
+    transferred = iter(torch.stack(on_device).tolist() if on_device else [])
+    return [each.double().tolist() if each.device.type == "cpu" else next(transferred) for each in values]
 
 
 def _synchronise(images: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -76,16 +77,21 @@ class CoTTA(GradientMethod):
         )
         rate = torch.full_like(losses, self.options.learning_rate)
         skipped = self.state.step(gradient, rate, losses)
-        generators = draws.generators("stochastic restore")
-        for row in (~skipped).nonzero().flatten().tolist():
-            self.teacher[row].lerp_(theta[row], 1 - self.options.teacher_momentum)
-            restored = chosen(len(self._source), self.options.restore, generators[row]).to(theta.device)
-            theta[row, restored] = self._source[restored]
+        teacher, rows = self.teacher[: len(images)], skipped[:, None]
+        torch.where(rows, teacher, teacher.lerp(theta, 1 - self.options.teacher_momentum), out=teacher)
+        self._restore(theta, skipped, draws.generators("stochastic restore"))
         return {"loss_consistency": losses, "confidence": confidence, "lr": rate, "skipped": skipped}
 
     def predict(self, images: Tensor) -> Tensor:
         """Logits ``[A, classes, H, W]`` of the teacher."""
         return self.network(images, self.teacher[: len(images)], self.statistics)
+
+    def _restore(self, theta: Tensor, skipped: Tensor, generators: Sequence[torch.Generator]) -> None:
+        """Take the drawn scalars of the rows ``[A, scalars]`` that were not skipped back to the source model."""
+        drawn = [chosen(theta.shape[1], self.options.restore, generator) for generator in generators]
+        rows = [torch.full_like(columns, row) for row, columns in enumerate(drawn)]
+        row, column = (torch.cat(each).to(theta.device, non_blocking=True) for each in (rows, drawn))
+        theta[row, column] = torch.where(skipped[row], theta[row, column], self._source[column])
 
     def _target(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The probabilities to learn ``[A, classes, H, W]``, and the source model's mean confidence ``[A]``."""

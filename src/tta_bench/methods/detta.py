@@ -77,8 +77,9 @@ class DeTTA(GradientMethod):
         losses, gradient = self.gradient(objective, self.theta(len(images)), statistics)
         rate = torch.full_like(losses, self.options.learning_rate)
         skipped = self.state.step(gradient, rate, losses)
-        kept = (~skipped).nonzero().squeeze(1)
-        self.running.mean[kept], self.running.variance[kept] = moved.mean[kept], moved.variance[kept]
+        present = self._running(len(images))
+        self.running.mean[: len(images)] = torch.where(skipped[:, None], present.mean, moved.mean)
+        self.running.variance[: len(images)] = torch.where(skipped[:, None], present.variance, moved.variance)
         return {"loss_denoising": losses, "lr": rate, "skipped": skipped}
 
     def predict(self, images: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ class DLTTA(GradientMethod):
         for key, present, memory in zip(keys, logits, self.memories, strict=False):  # ended streams have a memory too
             if len(memory) < options.neighbours:
                 factor = len(memory) if options.warmup == "linear" else 1
-                rates.append(logits.new_tensor(options.learning_rate * factor))
+                rates.append(logits.new_full((), options.learning_rate * factor))
                 discrepancies.append(logits.new_zeros(()))
                 continue
             past = memory.recall(key, options.neighbours, options.attention_temperature)

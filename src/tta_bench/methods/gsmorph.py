@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from tta_bench.methods.base import Card, register_method
@@ -42,12 +41,10 @@ class GSMorph(CombinedGradientsMethod):
 
     def combine(self, pseudo: Tensor, auxiliary: Tensor) -> Tensor:
         """The pseudo gradient, projected group by group."""
-        return project_conflicts(pseudo, auxiliary, self._groups())
-
-    def _groups(self) -> Tensor:
-        """The group of each scalar of a row of theta, ``[scalars]``."""
         slices = self.network.tensor_slices()
-        sizes = torch.tensor([part.stop - part.start for part in slices])
-        tensor = torch.arange(len(slices)).repeat_interleave(sizes)
-        divisor = {"tensor": 1, "module": 2, "network": len(slices)}[self.options.group_by]
-        return (tensor // divisor).to(self.network.source_theta.device)
+        in_group = {"tensor": 1, "module": 2, "network": len(slices)}[self.options.group_by]
+        sizes = [
+            last.stop - first.start
+            for first, last in zip(slices[::in_group], slices[in_group - 1 :: in_group], strict=True)
+        ]
+        return project_conflicts(pseudo, auxiliary, sizes)

@@ -135,9 +135,8 @@ class SAR(GradientMethod):
         self.reference[:count] = torch.where(due, self.average[:count], self.reference[:count])
         # Comparisons with an average or a reference that does not exist yet (NaN) are false.
         low = accepted & (self.average[:count] < self.options.recovery * self.reference[:count])
-        for row in low.nonzero().flatten().tolist():
-            self.state.reset_row(row, self.network.source_theta)
-            self.average[row] = math.nan
+        self.state.reset(low, self.network.source_theta)
+        self.average[:count].masked_fill_(low, math.nan)
         return low
 
 

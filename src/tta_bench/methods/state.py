@@ -3,52 +3,46 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import is_dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
 
+from tta_bench.methods.optimizers import Optimizer
 from tta_bench.models.normalisation import Statistics
 
-OptimizerName = Literal["adam", "sgd"]
-MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
-
-
-def make_optimizer(
-    name: OptimizerName,
-    momentum: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.999),
-    nesterov: bool = False,
-) -> MakeOptimizer:
-    """A constructor of a torch optimiser over parameter groups; the learning rate is set at every step."""
-    if name == "adam":
-        return lambda groups: Adam(groups, lr=0.0, betas=betas)
-    return lambda groups: SGD(groups, lr=0.0, momentum=momentum, nesterov=nesterov)
+FIRST_TABLE = 64
+"""Steps that the first table of corrections is made for; every further one is twice as long."""
 
 
 class AffineState:
     """One row of affine (or of all) parameters per stream, each with an optimiser state of its own.
 
-    The rows are parameters that share the memory of one matrix. Each is a group of one torch optimiser, so that
-    every stream has its own learning rate, and a row without a gradient is left out of a step altogether: its
-    moments and its step counter stay as they are.
-
     Args:
         source: ``[scalars]``, where every row starts.
         streams: number of rows.
-        optimizer: from :func:`make_optimizer`.
+        optimizer: from :func:`~tta_bench.methods.optimizers.make_optimizer`.
+
+    Attributes:
+        theta: ``[streams, scalars]``.
+        moments: of the optimiser, ``[moments, streams, scalars]``; zeros before the first step.
+        steps: ``[streams]``, how many each row has made.
     """
 
-    def __init__(self, source: Tensor, streams: int, optimizer: MakeOptimizer) -> None:
+    def __init__(self, source: Tensor, streams: int, optimizer: Optimizer) -> None:
         self.theta = source.detach().repeat(streams, 1)
-        self._rows = [nn.Parameter(row) for row in self.theta]
-        self.optimizer = optimizer([{"params": [row]} for row in self._rows])
+        self.optimizer = optimizer
+        self.moments = self.theta.new_zeros(optimizer.moments, *self.theta.shape)
+        self.steps = torch.zeros(streams, dtype=torch.long, device=self.theta.device)
+        self._calls = 0
+        self._corrections = torch.empty(optimizer.moments, 0)
 
+    @torch.no_grad()
     def step(self, gradient: Tensor, learning_rate: Tensor, losses: Tensor) -> Tensor:
-        """Update the first rows, those of the active streams.
+        """Update the first rows, those of the active streams; the device is not waited for.
+
+        A row that is skipped stays as it is, its moments and its step counter included.
 
         Args:
             gradient: ``[A, scalars]``.
@@ -59,38 +53,48 @@ class AffineState:
             Bool ``[A]``: which rows were skipped.
         """
         finite = gradient.isfinite().all(dim=1) & losses.isfinite() & learning_rate.isfinite()
-        active = zip(finite.tolist(), learning_rate.tolist(), gradient, strict=True)
-        for row in self._rows:
-            row.grad = None
-        for row, group, (is_finite, rate, row_gradient) in zip(
-            self._rows, self.optimizer.param_groups, active, strict=False
-        ):
-            if is_finite:
-                row.grad = row_gradient
-                group["lr"] = rate
-        self.optimizer.step()
+        count, kept = len(gradient), finite[:, None]
+        theta, moments, steps = self.theta[:count], self.moments[:, :count], self.steps[:count]
+        corrections = self._table()[:, steps, None]
+        stepped, moved = self.optimizer(
+            theta, gradient, learning_rate.double()[:, None], moments, corrections, (steps == 0)[:, None]
+        )
+        for present, after in ((theta, stepped), *zip(moments, moved, strict=True)):
+            torch.where(kept, after, present, out=present)
+        steps += finite
+        self._latest = gradient, kept
         return ~finite
+
+    def _table(self) -> Tensor:
+        """The optimiser's corrections ``[moments, steps]``, long enough for a row that was never skipped."""
+        self._calls += 1
+        if self._calls > self._corrections.shape[1]:
+            self._corrections = self.optimizer.corrections(max(FIRST_TABLE, 2 * self._calls)).to(self.theta.device)
+        return self._corrections
 
     def followed_gradient(self, streams: int) -> Tensor:
         """The gradients of the last :meth:`step` of the first streams, ``[A, scalars]``; NaN where it was skipped."""
-        rows = [torch.full_like(row, torch.nan) if row.grad is None else row.grad for row in self._rows[:streams]]
-        return torch.stack(rows)
+        gradient, kept = self._latest
+        return torch.where(kept, gradient, torch.nan)[:streams]
 
     @torch.no_grad()
-    def reset_row(self, row: int, source: Tensor) -> None:
-        """Put one stream back to where it started, moments included."""
-        self.theta[row] = source
-        self.optimizer.state.pop(self._rows[row], None)
+    def reset(self, is_reset: Tensor, source: Tensor) -> None:
+        """Put the first streams back to where they started, moments included, where Bool ``[A]`` says so."""
+        count, rows = len(is_reset), is_reset[:, None]
+        self.theta[:count] = torch.where(rows, source, self.theta[:count])
+        self.moments[:, :count].masked_fill_(rows, 0)
+        self.steps[:count].masked_fill_(is_reset, 0)
 
     def state_dict(self) -> dict[str, Any]:
         """All rows, with the moments and step counters of each."""
-        return {"theta": self.theta, "optimizer": self.optimizer.state_dict()}
+        return {"theta": self.theta, "moments": self.moments, "steps": self.steps}
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the rows and their optimiser state from as many streams."""
-        self.theta.copy_(state_dict["theta"])
-        self.optimizer.load_state_dict(copy.deepcopy(state_dict["optimizer"]))
+        for name, value in state_dict.items():
+            getattr(self, name).copy_(value)
+        self._calls = int(self.steps.max())
 
 
 def pack(value: Any) -> Any:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
 from tta_bench.methods.memory_bank import MemoryBank
-from tta_bench.methods.state import AffineState, make_optimizer
+from tta_bench.methods.optimizers import make_optimizer
+from tta_bench.methods.state import AffineState
 from tta_bench.models.normalisation import AlignedStatistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Decay, NonNegative, Positive, Range
@@ -91,7 +92,7 @@ class VPTTA(Method):
         losses, gradient = self.gradient_of(lambda rows: self._misalignment(images, rows, number), prompts)
         rate = torch.full_like(losses, self.options.learning_rate)
         skipped = self.state.step(gradient, rate, losses)
-        prompts[skipped] = before[skipped]
+        prompts.copy_(torch.where(skipped[:, None], before, prompts))
         taken = ~skipped.cpu()
         self.seen[: len(images)] = torch.where(taken, number, self.seen[: len(images)])
         is_counted |= taken

@@ -13,6 +13,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -136,8 +137,7 @@ class AdaptableNetwork(nn.Module):
 
     def tensor_slices(self) -> list[slice]:
         """Where each affine tensor (scale or shift of one layer) lies in a row of theta."""
-        ends = torch.tensor(self._sizes).cumsum(0).tolist()
-        return [slice(end - size, end) for end, size in zip(ends, self._sizes, strict=True)]
+        return [slice(end - size, end) for end, size in zip(accumulate(self._sizes), self._sizes, strict=True)]
 
     def forward(self, images: Tensor, theta: Tensor, statistics: Statistics | None = None) -> Tensor:
         """Logits ``[S * V, classes, H, W]``.

@@ -6,6 +6,8 @@ would turn rounding noise into infinities.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def gradient_cosine(first: Tensor, second: Tensor) -> Tensor:
     return (first * second).sum(dim=1) / (first.norm(dim=1) * second.norm(dim=1) + 1e-12)
 
 
-def project_conflicts(main: Tensor, auxiliary: Tensor, groups: Tensor | None = None) -> Tensor:
+def project_conflicts(main: Tensor, auxiliary: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
     """Remove from ``main`` what opposes ``auxiliary``, group by group (GSMorph, MICCAI 2023).
 
     Where the inner product of a group is negative, its component along the auxiliary gradient is subtracted; the
@@ -30,18 +32,18 @@ def project_conflicts(main: Tensor, auxiliary: Tensor, groups: Tensor | None = N
     Args:
         main: ``[A, scalars]``.
         auxiliary: ``[A, scalars]``.
-        groups: integer ``[scalars]``, the group of each scalar, numbered from 0; None for one group.
+        sizes: how many scalars each group has, in their order; None for one group.
 
     Returns:
         ``[A, scalars]``, no group longer than in ``main``.
     """
-    if groups is None:
-        groups = torch.zeros(main.shape[1], dtype=torch.long, device=main.device)
-    size = (len(main), int(groups.max()) + 1)
+    sizes = [main.shape[1]] if sizes is None else sizes
+    groups = torch.cat([torch.full((size,), group) for group, size in enumerate(sizes)])
+    groups = groups.to(main.device, non_blocking=True)
     exact_main, exact_auxiliary = main.double(), auxiliary.double()
 
     def per_group(values: Tensor) -> Tensor:
-        return values.new_zeros(size).index_add_(1, groups, values)
+        return values.new_zeros(len(main), len(sizes)).index_add_(1, groups, values)
 
     inner, squared = per_group(exact_main * exact_auxiliary), per_group(exact_auxiliary.square())
     conflict = (inner < 0) & (squared >= _TINY)
@@ -74,20 +76,26 @@ def cagrad(first: Tensor, second: Tensor, radius: float) -> Tensor:
     aa, ab, bb = (a * a).sum(1), (a * b).sum(1), (b * b).sum(1)
     mean = (a + b) / 2
     mean_norm = mean.norm(dim=1)
+    # A search is hundreds of operations on a handful of numbers: the host's, asked for once.
+    weight = _search(*torch.stack([aa, ab, bb, radius * mean_norm]).cpu()).to(mean.device, non_blocking=True)
+    mixed = weight[:, None] * a + (1 - weight)[:, None] * b
+    length = mixed.norm(dim=1)
+    scale = torch.where(length.square() >= _TINY, radius * mean_norm / length.clamp_min(_TINY), 0)
+    return (mean + scale[:, None] * mixed).to(first)
+
+
+def _search(aa: Tensor, ab: Tensor, bb: Tensor, reach: Tensor) -> Tensor:
+    """The weight ``[A]`` of :func:`cagrad`, from inner products and ``radius |g0|``, each ``[A]``."""
 
     def norm(w: Tensor) -> Tensor:
         return (w * w * aa + 2 * w * (1 - w) * ab + (1 - w) ** 2 * bb).clamp_min(0).sqrt()
 
     def value(w: Tensor) -> Tensor:
-        return (w * (aa + ab) + (1 - w) * (ab + bb)) / 2 + radius * mean_norm * norm(w)
+        return (w * (aa + ab) + (1 - w) * (ab + bb)) / 2 + reach * norm(w)
 
     low, high = torch.zeros_like(aa), torch.ones_like(aa)
     for _ in range(_SEARCH_STEPS):
         left, right = low + (high - low) / 3, high - (high - low) / 3
         go_left = value(left) <= value(right)
         low, high = torch.where(go_left, low, left), torch.where(go_left, right, high)
-    weight = (low + high) / 2
-    mixed = weight[:, None] * a + (1 - weight)[:, None] * b
-    length = mixed.norm(dim=1)
-    scale = torch.where(length.square() >= _TINY, radius * mean_norm / length.clamp_min(_TINY), 0)
-    return (mean + scale[:, None] * mixed).to(first)
+    return (low + high) / 2

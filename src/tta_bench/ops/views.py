@@ -135,17 +135,42 @@ def strong_views(images: Tensor, generators: Sequence[torch.Generator], settings
     Returns:
         ``[S, 3, H, W]`` in [0, 1].
     """
-    views = [_strong_view(image, generator, settings) for image, generator in zip(images, generators, strict=True)]
-    return min_max(torch.stack(views))
+    return min_max(_operated(images, generators, settings))
 
 
-def _strong_view(image: Tensor, generator: torch.Generator, settings: StrongAugmentation) -> Tensor:
-    """The operations on one image ``[3, H, W]``, before min-max."""
-    channels = image.shape[0]
+def _operated(images: Tensor, generators: Sequence[torch.Generator], settings: StrongAugmentation) -> Tensor:
+    """The operations on images ``[S, 3, H, W]``, before min-max.
+
+    What is applied to which image is known to the host, which draws it; each operation then runs on all images at
+    once, so that their number costs no kernels.
+    """
+    drawn = [_draw(images.shape[1:], images.dtype, generator, settings) for generator in generators]
+    for name, operation in _OPERATIONS.items():
+        values = [each.get(name) for each in drawn]
+        likes = [torch.zeros_like(value) for value in values if value is not None]
+        if not likes:
+            continue
+        parameters = torch.stack([likes[0] if value is None else value for value in values])
+        fires = torch.tensor([value is not None for value in values])[:, None, None, None]
+        fires, parameters = (each.to(images.device, non_blocking=True) for each in (fires, parameters))
+        images = torch.where(fires, operation(images, parameters), images)
+    sigmas = [sigma for each in drawn for sigma in each["blur"].flatten().tolist()]
+    return gaussian_blur(images.flatten(0, 1), sigmas).view_as(images)
+
+
+def _draw(
+    shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator, settings: StrongAugmentation
+) -> dict[str, Tensor]:
+    """The parameters of those operations that fire for one image of ``shape`` ``(C, H, W)``, on the CPU.
+
+    Returns:
+        Name -> ``[C, 1, 1]``; of noise its values ``[C, H, W]``; of blur, always, 0 for a channel that it misses.
+    """
+    channels = shape[0]
 
     def uniform(low: float, high: float, count: int) -> Tensor:
         draw = torch.rand(count, generator=generator, dtype=torch.float64) * (high - low) + low
-        return draw.to(image)[:, None, None]
+        return draw.to(dtype)[:, None, None]
 
     def around_one(operation: Operation) -> Tensor:
         below = uniform(min(operation.range[0], 1), 1, channels)
@@ -156,48 +181,62 @@ def _strong_view(image: Tensor, generator: torch.Generator, settings: StrongAugm
     def fires(operation: Operation) -> bool:
         return float(torch.rand((), generator=generator)) < operation.p
 
+    drawn = {"blur": torch.zeros(channels)}
     if fires(settings.brightness):
-        image = image * uniform(*settings.brightness.range, channels)
+        drawn["brightness"] = uniform(*settings.brightness.range, channels)
     if fires(settings.contrast):
-        image = contrast(image, around_one(settings.contrast))
+        drawn["contrast"] = around_one(settings.contrast)
     if fires(settings.gamma):
-        image = gamma_of_inverted(image, around_one(settings.gamma))
+        drawn["gamma"] = around_one(settings.gamma)
     if fires(settings.noise):
         sigma = uniform(*settings.noise.range, 1)
-        image = image + sigma * torch.randn(image.shape, generator=generator).to(image)
+        drawn["noise"] = sigma * torch.randn(tuple(shape), generator=generator).to(dtype)
     if fires(settings.blur):
-        sigmas = uniform(*settings.blur.range, channels).flatten().tolist()
-        hit = (torch.rand(channels, generator=generator) < settings.blur_channel_p).tolist()
-        blurred = [gaussian_blur(c, s) if h else c for c, s, h in zip(image.unbind(0), sigmas, hit, strict=True)]
-        image = torch.stack(blurred)
-    return image
+        sigmas = uniform(*settings.blur.range, channels)
+        hit = torch.rand(channels, generator=generator) < settings.blur_channel_p
+        drawn["blur"] = torch.where(hit[:, None, None], sigmas, 0)
+    return drawn
 
 
-def contrast(image: Tensor, factor: Tensor) -> Tensor:
-    """Scale each channel of ``[3, H, W]`` about its mean by ``[3, 1, 1]``; clip to its range before the change."""
-    mean = image.mean(dim=(-2, -1), keepdim=True)
-    low, high = image.amin(dim=(-2, -1), keepdim=True), image.amax(dim=(-2, -1), keepdim=True)
-    return torch.minimum(torch.maximum((image - mean) * factor + mean, low), high)
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Scale each channel of ``[..., H, W]`` about its mean by ``[..., 1, 1]``; clip to its range before the change."""
+    mean = images.mean(dim=(-2, -1), keepdim=True)
+    low, high = images.amin(dim=(-2, -1), keepdim=True), images.amax(dim=(-2, -1), keepdim=True)
+    return torch.minimum(torch.maximum((images - mean) * factor + mean, low), high)
 
 
-def gamma_of_inverted(image: Tensor, exponent: Tensor) -> Tensor:
-    """Gamma correction of the negated image ``[3, H, W]``, per channel by ``[3, 1, 1]``, keeping its range."""
-    inverted = -image
+def gamma_of_inverted(images: Tensor, exponent: Tensor) -> Tensor:
+    """Gamma correction of negated ``[..., H, W]``, per channel by ``[..., 1, 1]``, keeping its range."""
+    inverted = -images
     low = inverted.amin(dim=(-2, -1), keepdim=True)
     span = inverted.amax(dim=(-2, -1), keepdim=True) - low + 1e-7
     return -(((inverted - low) / span) ** exponent * span + low)
 
 
-def gaussian_blur(channel: Tensor, sigma: float) -> Tensor:
-    """Blur ``[H, W]``: kernel cut at four sigma, edges mirrored (``scipy.ndimage.gaussian_filter``'s defaults)."""
-    if sigma == 0:
-        return channel
-    radius = int(4 * sigma + 0.5)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).to(channel)
-    padded = _mirror(_mirror(channel, radius, 0), radius, 1)[None, None]
-    return F.conv2d(F.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[0, 0]
+def gaussian_blur(channels: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Blur each of ``[N, H, W]`` by its own sigma, 0 for none.
+
+    Kernels are cut at four sigma, edges are mirrored (``scipy.ndimage.gaussian_filter``'s defaults).
+    """
+    if channels.device.type == "cpu" and len(channels) > 1:
+        # The rounding of a convolution on a CPU depends on its shape: an image's view must not on its neighbours.
+        return torch.cat([gaussian_blur(x[None], [sigma]) for x, sigma in zip(channels, sigmas, strict=True)])
+    radii = [int(4 * sigma + 0.5) for sigma in sigmas]
+    if not any(sigmas):
+        return channels
+    radius = max(radii)
+    kernels = torch.stack([_kernel(sigma, own, radius) for sigma, own in zip(sigmas, radii, strict=True)])
+    kernels = kernels.to(channels.dtype).to(channels.device, non_blocking=True)
+    padded, groups = _mirror(_mirror(channels, radius, 1), radius, 2)[None], len(channels)
+    columns, rows = kernels[:, None, :, None], kernels[:, None, None, :]
+    return F.conv2d(F.conv2d(padded, columns, groups=groups), rows, groups=groups)[0]
+
+
+def _kernel(sigma: float, own: int, radius: int) -> Tensor:
+    """A Gaussian of float64 that sums to 1 within its ``own`` radius, with zeros up to ``radius``."""
+    offsets = torch.arange(-own, own + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2) if sigma else torch.ones(1, dtype=torch.float64)
+    return F.pad(kernel / kernel.sum(), (radius - own, radius - own))
 
 
 def _mirror(x: Tensor, width: int, dim: int) -> Tensor:
@@ -205,3 +244,12 @@ def _mirror(x: Tensor, width: int, dim: int) -> Tensor:
     size = x.shape[dim]
     position = torch.arange(-width, size + width, device=x.device) % (2 * size)
     return x.index_select(dim, torch.where(position < size, position, 2 * size - 1 - position))
+
+
+_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "brightness": torch.mul,
+    "contrast": contrast,
+    "gamma": gamma_of_inverted,
+    "noise": torch.add,
+}
+"""Those of the strong view before the blur, in order."""

@@ -1,0 +1,115 @@
+"""An accelerator that is not there: fake tensors of a device of its own, and a count of what is asked of it.
+
+Fake tensors have shapes, types and devices and no values. Mixing devices raises, and so does whatever needs to know
+how many values there are that fulfil a condition (``nonzero``, Boolean indexing).
+"""
+
+import functools
+import traceback
+from collections import Counter
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+DEVICE = "sim"
+VIEWS = frozenset(
+    (
+        *("view", "_unsafe_view", "expand", "t", "transpose", "permute", "slice", "select", "unsqueeze", "squeeze"),
+        *("split", "split_with_sizes", "detach", "alias", "as_strided", "unbind", "unfold", "view_as_real", "diagonal"),
+        *("view_as_complex", "_conj", "_reshape_alias", "lift_fresh", "empty", "empty_like", "new_empty", "chunk"),
+        *("empty_strided", "new_empty_strided"),
+    )
+)
+"""Operations that launch no kernel."""
+ANSWERS = {torch.bool: True, torch.int64: 1}
+"""What the device says when it is asked for a number, by type; of any other type a half."""
+
+setup = functools.cache(_setup_privateuseone_for_python_backend)
+
+
+class Count(TorchDispatchMode):
+    """Counts kernels, waits of the host and copies to the device.
+
+    Attributes:
+        launches: operations on the device that are no views.
+        waits: line of the package -> how often it makes the host wait: a value or a tensor comes back.
+        copies: line of the package -> how many tensors it sends to the device.
+        by_operation: launches by operation.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.launches = 0
+        self.waits, self.copies, self.by_operation = Counter(), Counter(), Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._overloadpacket.__name__
+        if name == "_local_scalar_dense":
+            if is_on_device(args[0]):
+                self.waits[caller()] += 1
+            return ANSWERS.get(args[0].dtype, 0.5)
+        out = func(*args, **(kwargs or {}))
+        sources, results = (
+            [each for each in tree_leaves(tree) if isinstance(each, torch.Tensor)] for tree in ((args, kwargs), out)
+        )
+        for each in results:
+            each.constant = None  # of a tensor made from a few numbers, which would be sent to the device for real
+        if "copy" in name and {each.device.type for each in sources + results} == {"cpu", DEVICE}:
+            to_device = is_on_device(results[0])
+            (self.copies if to_device else self.waits)[caller()] += 1
+        elif func.namespace == "aten" and name not in VIEWS and any(map(is_on_device, sources + results)):
+            self.launches += 1
+            self.by_operation[name] += 1
+        return out
+
+
+def is_on_device(tensor):
+    """Whether a tensor lives on the simulated device."""
+    return tensor.device.type == DEVICE
+
+
+def caller():
+    """The innermost line of the package that is being run."""
+    frames = [frame for frame in traceback.extract_stack() if "/tta_bench/" in frame.filename]
+    return f"{frames[-1].filename.split('/tta_bench/')[-1]}: {frames[-1].line}" if frames else "the test"
+
+
+def placed(module):
+    """The module, with fake tensors on the device in the place of its parameters and buffers."""
+    for part in module.modules():
+        for name, value in part._parameters.items():
+            if value is not None:
+                part._parameters[name] = torch.nn.Parameter(fake(*value.shape, dtype=value.dtype), value.requires_grad)
+        for name, value in part._buffers.items():
+            if value is not None:
+                part._buffers[name] = fake(*value.shape, dtype=value.dtype)
+    return module
+
+
+def fake(*shape, dtype=torch.float32):
+    """A tensor on the device, under :func:`simulation`."""
+    return torch.empty(shape, dtype=dtype, device=DEVICE)
+
+
+@contextmanager
+def simulation():
+    """Every tensor that is made within is a fake one."""
+    setup(DEVICE)
+    with FakeTensorMode(), patch.object(FakeTensor, "tolist", _tolist):
+        yield
+
+
+def _tolist(tensor):
+    """All values at once, as of a real tensor, and not one by one."""
+    if is_on_device(tensor):
+        tensor = tensor.cpu()
+
+    def nested(shape):
+        return [nested(shape[1:]) for _ in range(shape[0])] if shape else ANSWERS.get(tensor.dtype, 0.5)
+
+    return nested(tensor.shape)
