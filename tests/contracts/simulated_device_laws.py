@@ -1,0 +1,208 @@
+"""What every method, objective and statistics policy asks of an accelerator, found out without one.
+
+A method must leave no tensor on the wrong device, and must not make the host wait more than once per image, nor launch
+a kernel per stream: on a fast device these two, and not arithmetic, are what a run would spend its time on.
+"""
+
+import copy
+from collections import Counter
+from dataclasses import fields
+from unittest.mock import patch
+
+import pytest
+import torch
+from settings import setting_of
+from simulated import Count, fake, placed, simulation
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
+
+from tta_bench.methods.base import METHODS, Protocol
+from tta_bench.methods.options import method_options
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.models.normalisation import (
+    AlignedStatistics,
+    BatchStatistics,
+    MedianStatistics,
+    MixedStatistics,
+    RectifiedStatistics,
+    RunningStatistics,
+    SourceStatistics,
+    Statistics,
+)
+from tta_bench.objectives.base import OBJECTIVES, BoundNetwork
+from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.views import Operation, StrongAugmentation
+
+ALWAYS = StrongAugmentation(
+    **{
+        field.name: Operation(1.0, getattr(StrongAugmentation(), field.name).range)
+        for field in fields(StrongAugmentation)
+        if field.name != "blur_channel_p"
+    },
+    blur_channel_p=1.0,
+)
+"""The strong view with all of its operations: the most that it launches."""
+
+OPTIONS = {"cotta": {"restore": 1.0}}
+"""What a fake tensor cannot do: to draw until enough has been drawn."""
+
+WAITS = {"cagrad": 2, "dltta": 3, "vptta": 3}
+"""How often the host may wait per image and stream, of the methods that may more than once.
+
+CAGrad searches on the host. The others keep a memory, whose length the host knows, and choose from it per stream.
+"""
+
+PER_STREAM = {
+    "cotta": "a convolution takes the weights of one stream",
+    "memo": "a convolution takes the weights of one stream",
+    "dltta": "every stream has a memory of its own length",
+    "vptta": "every stream has a memory of its own length",
+    "dua": "copies are cropped one by one",
+}
+"""Methods whose kernels grow in number with the streams, and why."""
+
+ROWS = 4
+"""Further kernels per layer with several streams, however many: each layer copies its rows."""
+
+POLICIES = {
+    "SourceStatistics": lambda mean, variance: SourceStatistics(),
+    "BatchStatistics": lambda mean, variance: BatchStatistics(pool_views=True),
+    "MixedStatistics": lambda mean, variance: MixedStatistics(0.5),
+    "AlignedStatistics": lambda mean, variance: AlignedStatistics(mean.new_full((2, 1), 0.5)),
+    "MedianStatistics": lambda mean, variance: MedianStatistics(),
+    "RunningStatistics": lambda mean, variance: RunningStatistics(mean, variance, 0.1),
+    "RectifiedStatistics": lambda mean, variance: RectifiedStatistics(0.5, mean.repeat(2, 1), variance.repeat(2, 1)),
+}
+
+STREAMS = 16
+FEW = 2
+"""Streams of those whose kernels grow: enough to see it."""
+GROWTH = 1.3
+LAUNCHES = {"grata": 1500, "tent": 700, "cagrad": 1550}
+"""Kernels per image on the network of the paper, at one stream."""
+
+
+def options_of(name, **overrides):
+    options = method_options({"name": name, **setting_of(name).options, **OPTIONS.get(name, {}), **overrides})
+    if hasattr(options, "strong_augmentation"):
+        options = type(options)(**{**vars(options), "strong_augmentation": ALWAYS})
+    return options
+
+
+def count_of(name, model, streams, size=64, **overrides):
+    """What a method asks of the device at the last of several images of each stream."""
+    kind, options = METHODS.get(name), options_of(name, **overrides)
+    network = AdaptableNetwork(model, kind.branches(options))
+    with simulation():
+        method = kind(placed(network), options, Protocol())
+        method.start(streams)
+        for k in range(4 if hasattr(options, "memory") else 2):  # the memory in use
+            with Count() as count:
+                method.step(fake(streams, 3, size, size), keys(streams, k))
+    return count
+
+
+def keys(streams, k=0):
+    return [ImageKey(0, f"domain{stream}", f"image{k}") for stream in range(streams)]
+
+
+@pytest.fixture(scope="module")
+def model(small_net):
+    return copy.deepcopy(small_net).float()
+
+
+@pytest.fixture(scope="module")
+def layers(model):
+    return AdaptableNetwork(model).layers
+
+
+@pytest.fixture(scope="module")
+def counts(model):
+    """What each method asks of the device, by its name and the number of streams."""
+    made = {}
+
+    def count(name, streams):
+        if (name, streams) not in made:
+            # A search on the host asks nothing of the device, and takes its time on fake tensors.
+            with patch("tta_bench.ops.gradients._SEARCH_STEPS", 3):
+                made[name, streams] = count_of(name, model, streams)
+        return made[name, streams]
+
+    return count
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_the_host_waits_once_per_image(counts, name):
+    """Once for the numbers that are written down; the tables list what is allowed beyond."""
+    for streams in (1, FEW if name in PER_STREAM else STREAMS):
+        waits = counts(name, streams).waits
+        assert waits.total() <= WAITS.get(name, 1) * (streams if name in PER_STREAM else 1), dict(waits)
+
+
+@pytest.mark.parametrize("name", METHODS.names())
+def test_kernels_and_copies_do_not_grow_with_the_streams(counts, layers, name):
+    if name in PER_STREAM:
+        pytest.skip(PER_STREAM[name])
+    one, many = counts(name, 1), counts(name, STREAMS)
+    growing = Counter({key: n - one.by_operation[key] for key, n in many.by_operation.items()})
+    assert many.launches <= GROWTH * one.launches + ROWS * len(layers), growing.most_common(8)
+    assert many.copies.total() <= max(1, GROWTH * one.copies.total()), many.copies
+
+
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+def test_an_objective_and_its_gradient_leave_the_host_alone(model, name):
+    objective = OBJECTIVES.get(name)
+    branches = [objective.branch] if objective.branch else []
+    network = AdaptableNetwork(model, branches)
+    with simulation():
+        theta = placed(network).source_theta.repeat(2, 1).requires_grad_()
+        with Count() as count:
+            bound = BoundNetwork(network, theta, BatchStatistics())
+            losses = objective(bound, fake(2, 3, 64, 64), Draws(keys(2)))
+            (gradient,) = torch.autograd.grad(losses.sum(), theta)
+    assert losses.shape == (2,)
+    assert gradient.device == losses.device == theta.device
+    assert not count.waits, dict(count.waits)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_statistics_policy_leaves_the_host_alone(model, name):
+    network = AdaptableNetwork(model)
+    with simulation():
+        statistics = POLICIES[name](*(each.repeat(2, 1) for each in placed(network).source_statistics))
+        with torch.no_grad(), Count() as count:
+            logits = network(fake(4, 3, 64, 64), network.source_theta.repeat(2, 1), statistics)
+    assert logits.shape == (4, 2, 64, 64)
+    assert not count.waits
+    assert not count.copies
+
+
+def test_every_policy_is_on_the_table():
+    assert {policy.__name__ for policy in Statistics.__subclasses__()} == set(POLICIES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAUNCHES)
+def test_kernels_on_the_network_of_the_paper_stay_within_their_budget(name):
+    one, many = (count_of(name, ResUNet(2), streams, size=512).launches for streams in (1, STREAMS))
+    assert one <= LAUNCHES[name]
+    assert many <= GROWTH * one
+
+
+def test_the_count_sees_waits_copies_and_kernels():
+    """What the laws would miss if it saw nothing."""
+    with simulation(), Count() as count:
+        x = fake(3)
+        assert bool((x + 1).sum() > 0)
+        assert len((x + torch.ones(3).to(x.device)).tolist()) == 3
+        with pytest.raises(RuntimeError, match="device"):
+            x + torch.ones(3)
+        with pytest.raises(DynamicOutputShapeException):
+            x.nonzero()
+    assert count.waits.total() == 2
+    assert count.copies.total() == 1
+    assert count.launches >= 4
+
+
+def test_the_tables_name_registered_methods_only():
+    assert (set(WAITS) | set(PER_STREAM) | set(LAUNCHES)) <= set(METHODS.names())
