@@ -96,7 +96,15 @@ DAMAGES = (
     }
     | {
         f"status.json: {text}": edited("status.json", lambda _, text=text: text)
-        for text in ("{}", "[]", "null", '{"status": 3}', '{"status": ["done"]}')
+        for text in (
+            "{}",
+            "[]",
+            "null",
+            '{"status": 3}',
+            '{"status": ["done"]}',
+            '{"status": ""}',
+            '{"status": "stale"}',
+        )
     }
     | {
         "per_image.csv: gone": lambda folder: (folder / "per_image.csv").unlink(),

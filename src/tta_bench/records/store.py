@@ -23,6 +23,9 @@ from tta_bench.runtime.names import csv_file
 
 log = logging.getLogger(__name__)
 
+STATUSES = ("running", "done", "failed", "interrupted")
+"""What ``status.json`` may say."""
+
 CELL_VERSION = 1
 """Part of every cell's hash; raise it when the same configuration would give other numbers."""
 
@@ -126,7 +129,7 @@ class CellFolder:
         try:
             content = read_json(path)
             texts = {key: value for key in ("status", "error") if isinstance(value := content.get(key), str)}
-            if "status" not in texts:
+            if texts.get("status") not in STATUSES:
                 raise DamagedError(f"{path} (it tells no status)")
         except DamagedError as error:
             warn_once(log, f"{error}: the cell counts as missing, the next run computes it again")
