@@ -1,5 +1,10 @@
 """Names that a file system takes, and that some parser on the way would read as something else."""
 
+import csv
+from collections.abc import Iterable
+
+from tta_bench.runtime.names import unguarded
+
 NAMES = (
     *("1_1", "11", "1e3", "0x10", "012", "1:30", "5.", "null", "true", "no", "~", "inf", "nan", "None", "???", "?"),
     *(
@@ -41,3 +46,10 @@ def sites(root, names=NAMES):
         (root / name / "image").mkdir(parents=True)
         (root / name / "mask").mkdir()
     return root
+
+
+def csv_rows(lines: Iterable[str]) -> list[dict[str, str]]:
+    """The rows that :func:`csv_file` was given, as text; ``lines`` with their own line ends."""
+    plain = ([unguarded(cell) for cell in line] for line in csv.reader(lines))
+    columns = next(plain, [])
+    return [dict(zip(columns, line, strict=False)) for line in plain if line]

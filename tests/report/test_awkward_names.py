@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from awkward import NAMES
+from awkward import NAMES, csv_rows
 from made_tables import finish as finish_made
 from made_tables import made_plan, planned, simple_plan
 from tta_bench.errors import shown
@@ -23,7 +23,7 @@ from tta_bench.report.formats.markdown import write as markdown
 from tta_bench.report.pictures import Drawings
 from tta_bench.report.tables import build_table
 from tta_bench.report.write import plan_table, status_table, summary_table
-from tta_bench.runtime.names import csv_rows, normal
+from tta_bench.runtime.names import normal
 
 
 def printed(table):

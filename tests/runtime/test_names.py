@@ -11,10 +11,10 @@ from omegaconf._utils import get_yaml_loader
 from rich.console import Console
 from rich.table import Table
 
-from awkward import NAMES
+from awkward import NAMES, csv_rows
 from tta_bench.errors import shown
 from tta_bench.records.store import CellFolder
-from tta_bench.runtime.names import csv_file, csv_rows, distinct, find, literal
+from tta_bench.runtime.names import csv_file, distinct, find, literal
 
 EXECUTED = ("=", "+", "-", "@", "\t", "\r")
 

@@ -80,7 +80,7 @@ def print_everything() -> None:
 def csv_file(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as CSV that no spreadsheet executes: text that begins like a formula has a quotation mark before it.
 
-    :func:`csv_rows` takes it away again. Numbers are as they are; what a row lacks is empty.
+    :func:`unguarded` takes it away again. Numbers are as they are; what a row lacks is empty.
     """
     text = io.StringIO(newline="")
     minimal, full = (csv.writer(text, quoting=how, lineterminator="\n") for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
@@ -89,13 +89,6 @@ def csv_file(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
         # The writer does not see that a lone carriage return ends a line for readers.
         (full if any(isinstance(cell, str) and "\r" in cell for cell in cells) else minimal).writerow(cells)
     return text.getvalue()
-
-
-def csv_rows(lines: Iterable[str]) -> list[dict[str, str]]:
-    """The rows that :func:`csv_file` was given, as text; ``lines`` with their own line ends."""
-    plain = ([unguarded(cell) for cell in line] for line in csv.reader(lines))
-    columns = next(plain, [])
-    return [dict(zip(columns, line, strict=False)) for line in plain if line]
 
 
 def _guarded(cell: str) -> str:
