@@ -284,7 +284,14 @@ class Method(ABC):
 
 
 METHODS: Registry[type[Method]] = Registry("method", "tta_bench.methods")
+list_methods = METHODS.names
+"""The names of all methods, sorted, those of plug-ins included; ``list_methods("*grad")`` gives those that match."""
 register_method = METHODS.register
+"""Class decorator: make a :class:`Method` available by name, ``@register_method("tent")``.
+
+Raises:
+    ValueError: the name is taken.
+"""
 
 
 @dataclass(frozen=True)

@@ -103,3 +103,8 @@ class SegmentationModel(nn.Module):
 
 NETWORKS: Registry[type[SegmentationModel]] = Registry("network", "tta_bench.models.networks")
 register_network = NETWORKS.register
+"""Class decorator: make a :class:`SegmentationModel` available by name, ``@register_network("unet")``.
+
+Raises:
+    ValueError: the name is taken.
+"""
