@@ -25,6 +25,7 @@ from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, 
 from tta_bench.models.probe import check_probe, take_probe
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.wrapping import OwnStatisticsLayer, wrap_normalisation
+from tta_bench.ops.probabilities import Activation, probabilities
 
 
 class Activations(NamedTuple):
@@ -99,6 +100,15 @@ class AdaptableNetwork(nn.Module):
         for branch in branches:
             layers |= {name: layer for name, layer in affine.items() if name.startswith(f"branches.{branch}.")}
         return layers
+
+    @property
+    def activation(self) -> Activation:
+        """What the logits stand for, as the source model says."""
+        return self.model.activation
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probability of every class, in the shape of the logits ``[..., classes, H, W]``."""
+        return probabilities(logits, self.activation)
 
     @property
     def batch_norm_layers(self) -> dict[str, NormalisationLayer]:
