@@ -47,6 +47,12 @@ def independent(function):
     return function
 
 
+def exclusive(function):
+    """A function of images as a network whose classes exclude each other."""
+    function.activation = "softmax"
+    return function
+
+
 @torch.no_grad()
 def scramble_normalisation(model, seed=0):
     """Random running statistics and affine parameters, so that source, batch and mixed statistics all differ."""
