@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_bench.models.pretext import PRETEXT_TASKS
+from tta_bench.ops.probabilities import Activation
 from tta_bench.registry import Registry
 
 if TYPE_CHECKING:
@@ -21,13 +22,19 @@ class SegmentationModel(nn.Module):
     """A network with named intermediate outputs.
 
     Subclasses implement :meth:`encode`, :meth:`decode` and :meth:`classify`; those that are chosen by name also
-    :meth:`configured`. Logits have one sigmoid channel per class, at the resolution of the input. Under one random
+    :meth:`configured`. Logits have one channel per class, at the resolution of the input. Under one random
     seed, the rest of the network starts from the same weights with branches and without.
 
     Args:
         bottleneck_channels: channels of the deepest feature map, the input of every branch.
         branches: auxiliary branches to build, each by the name of its pretext task.
+
+    Attributes:
+        activation: what the logits stand for: ``sigmoid``, a class on its own in each channel; or ``softmax``, classes
+            that exclude each other. One object's own, to be set on the object.
     """
+
+    activation: Activation = "sigmoid"
 
     def __init__(self, bottleneck_channels: int, branches: Sequence[str] = ()) -> None:
         super().__init__()
@@ -41,7 +48,7 @@ class SegmentationModel(nn.Module):
 
         Args:
             config: the model section.
-            classes: sigmoid channels of the output.
+            classes: channels of the output.
             encoder_weights: those of ``config``, or None where a checkpoint will overwrite them.
         """
         raise NotImplementedError(f"{cls.__name__} is not built from a configuration")
