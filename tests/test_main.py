@@ -398,6 +398,7 @@ def test_configuration_files_of_ones_own_are_used(typed, started, tmp_path):
         (["--cfg", "job", "model=unt"], "Could not find 'model/unt'"),
         (["--help", "model=unt"], "Could not find 'model/unt'"),
         (["--shell-completion"], "Expecting one subcommand"),
+        (["-sc", "query=bash"], "query=bash is what a shell asks"),
         (["checkpoint=[a]"], "checkpoint=[a] is no file"),
         (["checkpoint=1e3"], "checkpoint=1e3 is no file"),
         (["target=[A"], "cannot read 'target=[A'"),

@@ -19,13 +19,8 @@ from typing import Any
 import torch
 
 from tta_bench import __version__
-from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
-from tta_bench.adaptation.progress import progress_bar
 from tta_bench.adaptation.provenance import change_since, code_of, metric_codes, staleness, unscored
-from tta_bench.adaptation.resumption import Resumption
-from tta_bench.adaptation.runner import adapt_streams
 from tta_bench.adaptation.scenarios.base import scenario_of
-from tta_bench.adaptation.scoring import Scoring
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
 from tta_bench.data.streams import Stream, lockstep_groups, passes
@@ -178,7 +173,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
                     codes = {name: code for name, code in metric_codes(cell.config).items() if name in lacking}
                     rows, summary = with_metrics(*finished, folder.predictions, domains, codes)
                     folder.rewrite(rows, summary)
-                    finished = summary, folder.rows()
+                    finished = folder.finished() or (summary, [])
                     log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
                 folder.delete_leftovers()
                 send(cell.config.logger, folder)
@@ -204,7 +199,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
                 folder.delete_snapshot()
             raise
         send(cell.config.logger, folder)
-        return summary, folder.rows()
+        return folder.finished() or (summary, [])
 
 
 def compute(
@@ -215,6 +210,13 @@ def compute(
     Returns:
         The rows of ``per_image.csv``, the contents of ``predictions.npz`` and of ``summary.json``.
     """
+    # Lightning takes seconds to import: only where something is computed.
+    from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
+    from tta_bench.adaptation.progress import progress_bar
+    from tta_bench.adaptation.resumption import Resumption
+    from tta_bench.adaptation.runner import adapt_streams
+    from tta_bench.adaptation.scoring import Scoring
+
     config = cell.config
     memory = PeakMemory(device)
     kind, options = METHODS.get(config.method["name"]), method_options(config.method)
@@ -290,16 +292,11 @@ def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[
 
 def predictions_by_target(cell: Cell, records: Sequence[ImageRecord]) -> dict[str, Predictions]:
     """The binary predictions of each target, images in file order."""
+    ordered = sorted(records, key=lambda record: record.place.index)
     return {
-        name: Predictions.joined(
-            [record.prediction for record in sorted(records, key=_index) if record.place.domain == name]
-        )
+        name: Predictions.joined([record.prediction for record in ordered if record.place.domain == name])
         for name in cell.targets
     }
-
-
-def _index(record: ImageRecord) -> int:
-    return record.place.index
 
 
 def summarise(

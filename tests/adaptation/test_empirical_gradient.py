@@ -44,7 +44,7 @@ def test_the_adaptation_is_the_same_bits_with_and_without_it(root, method):
     assert on == off
     assert masks_on == masks_off
     counted = [
-        [folder.summary()[key] for key in ("forwards_per_image", "backwards_per_image", "skipped_updates")]
+        [folder.finished()[0][key] for key in ("forwards_per_image", "backwards_per_image", "skipped_updates")]
         for folder in (folder_on, folder_off)
     ]
     assert counted[0] == counted[1]

@@ -11,8 +11,8 @@ from PIL import Image
 
 from tta_bench.data.file_record import FileRecord
 from tta_bench.data.readers.base import open_reader
-from tta_bench.data.synthetic.centres import CENTRES
-from tta_bench.data.synthetic.render import VERSION, render
+from tta_bench.data.synthetic.centres import CENTRES, VERSION
+from tta_bench.data.synthetic.render import render
 from tta_bench.errors import UserError
 from tta_bench.schema import DataConfig
 

@@ -106,7 +106,7 @@ def test_images_can_be_named_and_the_dice_told_are_those_of_the_files(table):
     shown = panels(table, "B", [("C", name)])
     assert "Images chosen by name." in shown.caption
     cell = next(one.cell for one in table.plan.cells if (one.row, one.cell.config.source) == ("tent", "B"))
-    value = next(float(row["dice"]) for row in cell.folder().rows() if row["image"] == name)
+    value = next(float(row["dice"]) for row in cell.folder().finished()[1] if row["image"] == name)
     assert f"C: {name}: no_adapt" in shown.alt
     assert f"tent {value:.1f}" in shown.alt
 

@@ -60,7 +60,7 @@ def test_each_destination_gets_the_same_results_once(cell, wandb):
         assert unsent(config, cell) is None
     assert [run.given["mode"] for run in wandb.runs] == ["offline", "online", "online", "online"]
     assert wandb.runs[0].given["id"] == cell.hash
-    assert len(wandb.runs[0].logged) == len(cell.rows())
+    assert len(wandb.runs[0].logged) == len(cell.finished()[1])
 
 
 def test_changed_results_are_sent_again(cell, wandb):

@@ -1,4 +1,4 @@
-"""Whether the networks of a command line can be built and adapted, found out before anything is trained."""
+"""Whether source models can be trained and networks built and adapted, found out before any image is prepared."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from tta_bench.cell import Cell
 from tta_bench.data.prepare import prepare
+from tta_bench.data.readers.base import open_reader
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
@@ -20,7 +21,41 @@ from tta_bench.models.probe import brief, probe_images
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.ops.probabilities import Activation
 from tta_bench.schema import ModelConfig, RunConfig
-from tta_bench.source.train import model_path
+from tta_bench.source.train import divide, model_path
+
+
+def check_source_images(configs: Iterable[RunConfig]) -> None:
+    """Count the images that source models are to be trained on.
+
+    Args:
+        configs: of all runs.
+
+    Raises:
+        UserError: every source that has too few.
+    """
+    faults: dict[str, None] = {}
+    known: dict[str, int | None] = {}
+    for config in configs:
+        if config.checkpoint is None:
+            key = f"{config.source} of {config.data.model_dump_json()}"
+            if key not in known:
+                known[key] = _count(config)
+            count = known[key]
+            try:
+                if count is not None:
+                    divide(config.source, count, config.training)
+            except UserError as error:
+                faults |= dict.fromkeys(error.faults)
+    if faults:
+        raise UserError(list(faults))
+
+
+def _count(config: RunConfig) -> int | None:
+    """How many images the source has; None where they cannot be listed: the run itself says so."""
+    try:
+        return len(open_reader(config.data).records(config.source)[: config.data.limit])
+    except UserError:
+        return None
 
 
 def check_networks(configs: Iterable[RunConfig]) -> None:

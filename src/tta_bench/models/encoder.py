@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 """The library's default widths of the five decoder blocks, one for each scale of the encoder."""
 
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+"""Encoders that are known without the library, which takes seconds to import; the paper's is among them."""
+
 
 def check_encoder_section(config: ModelConfig) -> None:
     """Check what the model section says of a network with an encoder of the library.
@@ -39,6 +42,8 @@ def check_encoder(name: str) -> None:
 
     ``tu-NAME`` is the model NAME of timm, with or without the tag of its weights.
     """
+    if name in RESNETS:
+        return
     import timm
     from segmentation_models_pytorch.encoders import encoders, is_equivalent_to_timm_universal
 

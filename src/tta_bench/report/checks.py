@@ -8,8 +8,9 @@ from typing import Any
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
+from tta_bench.metrics.base import Metric
 from tta_bench.report.cells import name_of, seed_of
-from tta_bench.report.model import FinishedCell, Metric, Seed
+from tta_bench.report.model import FinishedCell, Seed
 
 
 def repeat_faults(cells: Sequence[tuple[str, Cell]]) -> list[str]:

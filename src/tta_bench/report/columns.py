@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tta_bench.report.model import BN_ONLY, Comparison, Metric, Row, Table
+from tta_bench.metrics.base import Metric
+from tta_bench.report.model import BN_ONLY, Comparison, Row, Table
 from tta_bench.report.notes import comparable_with_paper
 from tta_bench.report.text import DASH, difference, mean, number, p_value
 

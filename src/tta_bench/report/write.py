@@ -11,7 +11,9 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
+from tta_bench.records.store import CellFolder
 from tta_bench.report.cells import STATES, read_cell
 from tta_bench.report.model import Table
 from tta_bench.report.text import number, p_value
@@ -75,19 +77,32 @@ class State(NamedTuple):
 
     Attributes:
         row: its label.
+        cell: what is planned.
+        folder: of its results.
         status: of :data:`STATES`.
-        seconds: see :attr:`tta_bench.report.cells.Reading.seconds`.
+        error: see :class:`tta_bench.report.cells.Reading`.
+        seconds: likewise.
     """
 
     row: str
+    cell: Cell
+    folder: CellFolder
     status: str
+    error: str
     seconds: float | None
 
 
 def states(plan: Plan) -> list[State]:
-    """Where every cell of a plan stands."""
-    readings = ((planned.row, read_cell(planned.cell)) for planned in plan.cells)
-    return [State(row, reading.status, reading.seconds) for row, reading in readings]
+    """Where every cell of a plan stands; one that stands for several seeds or rows is read once."""
+    read: dict[CellFolder, tuple[str, str, float | None]] = {}
+    found = []
+    for planned in plan.cells:
+        folder = planned.cell.folder()
+        if folder not in read:
+            reading = read_cell(planned.cell)
+            read[folder] = reading.status, reading.error, reading.seconds
+        found.append(State(planned.row, planned.cell, folder, *read[folder]))
+    return found
 
 
 def plan_table(plan: Plan) -> RichTable:
@@ -100,10 +115,10 @@ def plan_table(plan: Plan) -> RichTable:
     for heading in ("training\nseed", "order", "seed"):
         printed.add_column(heading, justify="right", no_wrap=True)
     printed.add_column("status", no_wrap=True)
-    for planned, state in zip(plan.cells, found, strict=True):
-        cell, config = planned.cell, planned.cell.config
-        seeds = map(str, (config.training.seed, config.protocol.order, cell.seed))
-        printed.add_row(*map(literal, (cell.folder().hash, planned.row, config.source, *seeds, state.status)))
+    for state in found:
+        config = state.cell.config
+        seeds = map(str, (config.training.seed, config.protocol.order, state.cell.seed))
+        printed.add_row(*map(literal, (state.folder.hash, state.row, config.source, *seeds, state.status)))
     return printed
 
 
@@ -134,10 +149,10 @@ def duration(seconds: float) -> str:
     return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{number(seconds / 3600, 1)} h"
 
 
-def status_table(plan: Plan) -> RichTable:
+def status_table(plan: Plan, found: Sequence[State]) -> RichTable:
     """How many cells of every row are in each of the states."""
     counts: dict[str, dict[str, int]] = {}
-    for state in states(plan):
+    for state in found:
         counts.setdefault(state.row, dict.fromkeys(STATES, 0))[state.status] += 1
     printed = _table(title=f"{plan.experiment.name}: {len(plan.cells)} cells")
     printed.add_column("row", overflow="fold")
@@ -154,16 +169,14 @@ def _counts(row: Mapping[str, int]) -> Iterable[str]:
     return (str(row[status]) for status in STATES)
 
 
-def failures(plan: Plan) -> list[str]:
+def failures(found: Sequence[State]) -> list[str]:
     """A sentence per failed cell, with its error and its log."""
-    sentences = []
-    for planned in plan.cells:
-        status, error, _ = read_cell(planned.cell)
-        if status == "failed":
-            config = planned.cell.config
-            log = planned.cell.folder().path / "run.log"
-            sentences.append(f"{planned.row}, source {config.source}, seed {planned.cell.seed}: {error} ({log})")
-    return sentences
+    return [
+        f"{state.row}, source {state.cell.config.source}, seed {state.cell.seed}: {state.error} "
+        f"({state.folder.path / 'run.log'})"
+        for state in found
+        if state.status == "failed"
+    ]
 
 
 def _table(title: str, caption: str | None = None) -> RichTable:

@@ -39,8 +39,9 @@ def send_to_wandb(config: WandbOptions, cell: CellFolder, patience: float) -> No
     """
     import wandb  # two seconds, only where asked for
 
-    summary = cell.summary()
-    assert summary is not None
+    finished = cell.finished()
+    assert finished is not None
+    summary, rows = finished
     run = wandb.init(
         project=config.project,
         entity=config.entity,
@@ -58,7 +59,7 @@ def send_to_wandb(config: WandbOptions, cell: CellFolder, patience: float) -> No
             config.mode == "online" and getattr(run, "offline", False) is True
         ):
             raise ConnectionError("it has opened no online run: log in with 'wandb login'")
-        for row in cell.rows():
+        for row in rows:
             values = {f"{row['target']}/{name}": float(value) for name, value in row.items() if _is_number(value)}
             run.log(values)
         for name, target in summary["targets"].items():

@@ -89,16 +89,3 @@ def training_batches(
         drop_last=len(indices) % training.batch_size == 1,
         pin_memory=pin_memory,
     )
-
-
-def split(count: int, holdout: float, seed: int) -> tuple[list[int], list[int]]:
-    """Divide ``count`` images into those to train on and those held out, each in ascending order.
-
-    Args:
-        count: number of images.
-        holdout: fraction to hold out; above 0, at least one image is.
-        seed: of the permutation.
-    """
-    held = max(1, round(holdout * count)) if holdout > 0 else 0
-    order = np.random.default_rng(seed_of(seed, "holdout")).permutation(count).tolist()
-    return sorted(order[held:]), sorted(order[:held])

@@ -10,9 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tta_bench.adaptation.scenarios.base import scenario_of
+from tta_bench.metrics.base import Metric
 from tta_bench.report import text
 from tta_bench.report.drawings import draw
-from tta_bench.report.model import BN_ONLY, Metric, Table
+from tta_bench.report.model import BN_ONLY, Table
 from tta_bench.report.notes import branch_notes, comparable_with_paper, planned_cells
 from tta_bench.report.text import DASH
 
