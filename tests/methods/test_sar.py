@@ -14,7 +14,7 @@ from tta_bench.methods.sar import (
     masked_mean,
     sharpness_aware_gradient,
 )
-from tta_bench.methods.state import AffineState
+from tta_bench.methods.state import AdaptedParameters
 from tta_bench.methods.tent import Tent
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
@@ -85,7 +85,7 @@ def test_an_empty_selection_from_the_start_leaves_no_optimiser_state_s2(network,
 
 
 def test_the_ascent_and_the_momentum_of_the_worked_example_s3():
-    state = AffineState(vector(3, 4)[0], 1, make_optimizer("sgd", 0.9))
+    state = AdaptedParameters(vector(3, 4)[0], 1, make_optimizer("sgd", 0.9))
     visited = []
 
     def gradient_at(theta):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
-from tta_bench.methods.state import AffineState
+from tta_bench.methods.optimizers import Optimizer
+from tta_bench.methods.state import State
 from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.ops.draws import Draws
@@ -55,9 +56,13 @@ class DeTTA(GradientMethod):
 
     def start(self, streams: int) -> None:
         """Every stream at the source model's affine parameters and statistics, with a fresh optimiser."""
-        self.state = AffineState(self.network.source_theta, streams, self.make_optimizer(betas=self.options.betas))
+        super().start(streams)
         mean, variance = self.network.source_statistics
-        self.running = RunningStatistics(mean.repeat(streams, 1), variance.repeat(streams, 1))
+        self.running = State(mean=mean.repeat(streams, 1), variance=variance.repeat(streams, 1))
+
+    def make_optimizer(self, **others: Any) -> Optimizer:
+        """See the base class; with the betas of the options."""
+        return super().make_optimizer(betas=self.options.betas, **others)
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """``theta <- theta - lr * Adam(grad masked error of the denoised image)``."""

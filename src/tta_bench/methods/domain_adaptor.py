@@ -99,7 +99,7 @@ class DomainAdaptor(GradientMethod):
         needs_batch_norm=True,
     )
     Options = DomainAdaptorOptions
-    transient = frozenset({"_adapted", "rectification"})
+    transient = frozenset({"_weights", "_biases", "_adapted", "rectification"})
 
     def __init__(
         self, network: AdaptableNetwork, options: DomainAdaptorOptions | None = None, protocol: Protocol | None = None

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
+from tta_bench.methods.state import State
 from tta_bench.models.normalisation import RunningStatistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Fraction, Range
@@ -74,8 +75,9 @@ class DUA(Method):
 
     def start(self, streams: int) -> None:
         """Every stream at the source statistics."""
+        super().start(streams)
         mean, variance = self.network.source_statistics
-        self.running = RunningStatistics(mean.repeat(streams, 1), variance.repeat(streams, 1))
+        self.running = State(mean=mean.repeat(streams, 1), variance=variance.repeat(streams, 1))
         self.updates = torch.zeros(streams, dtype=torch.long)
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:

@@ -67,6 +67,7 @@ class SAR(GradientMethod):
         licence="BSD-3-Clause",
     )
     Options = SAROptions
+    transient = frozenset({"_adapted"})
 
     def __init__(
         self, network: AdaptableNetwork, options: SAROptions | None = None, protocol: Protocol | None = None

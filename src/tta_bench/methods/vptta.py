@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.methods.optimizers import make_optimizer
-from tta_bench.methods.state import AffineState
+from tta_bench.methods.state import AdaptedParameters
 from tta_bench.models.normalisation import AlignedStatistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Decay, NonNegative, Positive, Range
@@ -71,8 +71,9 @@ class VPTTA(Method):
 
     def start(self, streams: int) -> None:
         """A prompt of ones, a fresh optimiser, an empty memory and no image seen, for every stream."""
-        self.state = AffineState(self.source_theta, streams, make_optimizer("adam", betas=self.options.betas))
-        self.memories = [MemoryBank(self.options.memory) for _ in range(streams)]
+        super().start(streams)
+        self.state = AdaptedParameters(self.source_theta, streams, make_optimizer("adam", betas=self.options.betas))
+        self.memories: Any = nn.ModuleList(MemoryBank(self.options.memory) for _ in range(streams))
         self.seen = torch.zeros(streams, dtype=torch.long)
         self._is_counted = torch.zeros(streams, dtype=torch.bool)
         self._keys = self.theta(streams).clone()
