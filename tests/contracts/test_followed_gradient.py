@@ -78,7 +78,7 @@ class Observed:
 
             return gradient(loss, theta, statistics)
 
-        monkeypatch.setattr(self.method, "gradient", supervised)
+        monkeypatch.setitem(vars(self.method), "gradient", supervised)
 
     def step(self, place, streams=2, watched=True):
         """The logits of images ``place, place + 1, ...``, one of each stream, and the column if there is one."""
