@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tta_bench.adaptation.callback import TTACallback
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
@@ -32,7 +32,7 @@ class Foreign(pl.LightningModule):
 @pytest.fixture
 def make(small_net):
     def make(name):
-        options = method_options({"name": name})
+        options = default_options(name)
         kind = METHODS.get(name)
         return kind(AdaptableNetwork(small_net, kind.branches(options)), options)
 

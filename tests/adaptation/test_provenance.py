@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tta_bench.adaptation import provenance
 from tta_bench.adaptation.provenance import ACCOMPANIES, ROOTS, Definition, Sources, change_since, code_of
 from tta_bench.launch.check import check
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
@@ -147,8 +148,8 @@ def test_cells_from_before_digests_are_of_unknown_code():
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_all_that_runs_when_a_method_adapts_counts(small_net, images, monkeypatch, name):
-    config = configure(NO_ADAPT).model_copy(update={"method": {"name": name}})
-    options = method_options(config.method)
+    config = configure(NO_ADAPT).model_copy(update={"method": {"name": name, **asdict(default_options(name))}})
+    options = default_options(name)
     network = AdaptableNetwork(small_net, METHODS.get(name).branches(options))
 
     def adapt():

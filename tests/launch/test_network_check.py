@@ -1,6 +1,7 @@
 """Networks and methods that cannot be used are refused before anything is prepared or trained."""
 
 import sys
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ import tta_bench.__main__ as program
 import tta_bench.launch.network_check as network_check
 from tta_bench.errors import UserError
 from tta_bench.launch.network_check import check_networks, usable_model
+from tta_bench.methods.options import default_options
 from tta_bench.models import encoder_weights
 from tta_bench.models.encoder import check_encoder
 from tta_bench.models.segmentation import NETWORKS, SegmentationModel
@@ -51,7 +53,7 @@ def config(method, size=64, **model):
     return SimpleNamespace(
         model=ModelConfig(name="unet", encoder="resnet18", decoder_channels=(8, 8, 8, 8, 8), **model),
         data=SimpleNamespace(image_size=size, classes={"disc": (1,)}, activation="sigmoid"),
-        method={"name": method},
+        method={"name": method, **asdict(default_options(method))},
     )
 
 

@@ -12,7 +12,7 @@ from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOp
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.probabilities import CLASSES, Activation, cross_entropies
 from tta_bench.ops.views import WEAK_VIEWS, undo_weak_views, weak_views
-from tta_bench.runtime.ranges import Fraction, NonNegative
+from tta_bench.runtime.ranges import Fraction
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,9 @@ class CoTTAOptions(GradientOptions):
             plain prediction, all others by its mean over the views, in [0, 1].
     """
 
-    learning_rate: NonNegative = 1e-5
-    teacher_momentum: Fraction = 0.999
-    restore: Fraction = 0.01
-    confidence: Fraction = 1.0
+    teacher_momentum: Fraction
+    restore: Fraction
+    confidence: Fraction
 
 
 @register_method("cotta")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, StepResult, register_method
-from tta_bench.methods.state import pack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.ops.draws import Draws, ImageKey
@@ -33,12 +32,12 @@ class DIGAOptions(MethodOptions):
         temperature: divides the distances to the prototypes, positive.
     """
 
-    source_weight: Fraction = 0.8
-    prototype_weight: Fraction = 0.8
-    running_weight: Fraction = 0.8
-    confidence: Annotated[float, Range(0.5, 1)] = 0.9
-    prototype_rate: Fraction = 0.1
-    temperature: Positive = 1.0
+    source_weight: Fraction
+    prototype_weight: Fraction
+    running_weight: Fraction
+    confidence: Annotated[float, Range(0.5, 1)]
+    prototype_rate: Fraction
+    temperature: Positive
 
 
 class Prototypes(NamedTuple):
@@ -81,7 +80,7 @@ class DIGA(Method):
         licence="none stated",
     )
     Options = DIGAOptions
-    transient = frozenset({"_latest", "running"})
+    transient = frozenset({"_latest"})
 
     def __init__(
         self, network: AdaptableNetwork, options: DIGAOptions | None = None, protocol: Protocol | None = None
@@ -91,8 +90,10 @@ class DIGA(Method):
 
     def start(self, streams: int) -> None:
         """No stream has seen a confident pixel."""
-        self.streams = streams
-        self.running: Prototypes | None = None  # until the first pass tells how many channels the features have
+        super().start(streams)
+        # Until the first pass tells how many channels the features have.
+        self._vectors: Tensor | None = None
+        self._present: Tensor | None = None
         self._latest: tuple[Tensor, Evidence] | None = None
 
     def step(self, images: Tensor, keys: Sequence[ImageKey]) -> StepResult:
@@ -100,14 +101,10 @@ class DIGA(Method):
         self._latest = None
         return super().step(images, keys)
 
-    def state_dict(self) -> dict[str, Any]:
-        """See the base class; the running prototypes are None before the first image."""
-        return super().state_dict() | {"running": pack(self.running and tuple(self.running))}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See the base class."""
-        super().load_state_dict(state_dict)
-        self.running = self.running and Prototypes(*self.running)
+    @property
+    def running(self) -> Prototypes | None:
+        """The running prototypes of all streams; None before the first image."""
+        return None if self._vectors is None or self._present is None else Prototypes(self._vectors, self._present)
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """Move the running prototypes towards those of the image, side by side."""
@@ -143,10 +140,11 @@ class DIGA(Method):
 
     def _running(self, like: Prototypes, active: int) -> Prototypes:
         """Views of the running prototypes of the first streams."""
-        if self.running is None:
-            vectors = like.vectors.new_zeros(self.streams, *like.vectors.shape[1:])
-            self.running = Prototypes(vectors, like.present.new_zeros(self.streams, *like.present.shape[1:]))
-        return Prototypes(self.running.vectors[:active], self.running.present[:active])
+        running = self.running
+        if running is None:
+            running = Prototypes(*(each.new_zeros(self.streams, *each.shape[1:]) for each in like))
+            self._vectors, self._present = running
+        return Prototypes(*(each[:active] for each in running))
 
     def _prototype_logits(self, prototypes: Prototypes, evidence: Evidence) -> Tensor:
         """Logits of the softmax over ``-distance / temperature`` to the sides that are present, of each distribution.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, later, register_method
 from tta_bench.methods.memory_bank import MemoryBank
+from tta_bench.methods.state import State
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import EntropyForm, mean_entropy
 from tta_bench.ops.draws import Draws
@@ -41,15 +42,15 @@ class DLTTAOptions(GradientOptions):
             ``source`` model's with the statistics of the image, which no update moves.
     """
 
-    entropy_form: EntropyForm = "positive"
-    warmup: Literal["constant", "linear"] = "constant"
-    memory: Annotated[int, Range(1, 10**6)] = 20
-    neighbours: Annotated[int, Range(1, 10**6)] = 8
-    attention_temperature: Positive = 0.2
-    prediction_temperature: Positive = 1.0
-    rate_function: Literal["linear", "exponential"] = "linear"
-    rate_scale: NonNegative = 1e-3
-    largest_rate: Annotated[float, Range(0, math.inf)] = 1e-3
+    entropy_form: EntropyForm
+    warmup: Literal["constant", "linear"]
+    memory: Annotated[int, Range(1, 10**6)]
+    neighbours: Annotated[int, Range(1, 10**6)]
+    attention_temperature: Positive
+    prediction_temperature: Positive
+    rate_function: Literal["linear", "exponential"]
+    rate_scale: NonNegative
+    largest_rate: Annotated[float, Range(0, math.inf)]
     compared_network: Literal["adapted", "source"] = later("adapted")
 
     def __post_init__(self) -> None:
@@ -58,21 +59,18 @@ class DLTTAOptions(GradientOptions):
             raise ValueError(f"neighbours={self.neighbours} must lie between 1 and memory={self.memory}")
 
 
-@dataclass
-class _Latest:
+class _Latest(State):
     """The latest image of each stream, before it enters the memory; no rows before the first.
 
-    Attributes:
+    Args:
         images: ``[A, 3, H, W]``.
         keys: ``[A, d]``.
         accepted: whether its update was carried out.
         logits: ``[A, classes, H, W]``, of the adapted network those after the update, once they have been computed.
     """
 
-    images: Tensor
-    keys: Tensor
-    accepted: list[bool]
-    logits: Tensor | None = None
+    def __init__(self, images: Tensor, keys: Tensor, accepted: list[bool], logits: Tensor | None = None) -> None:
+        super().__init__(images=images, keys=keys, accepted=accepted, logits=logits)
 
 
 @register_method("dltta")
@@ -93,7 +91,7 @@ class DLTTA(GradientMethod):
     def start(self, streams: int) -> None:
         """Every row at the source model, with a fresh optimiser and an empty memory."""
         super().start(streams)
-        self.memories = [MemoryBank(self.options.memory) for _ in range(streams)]
+        self.memories: Any = nn.ModuleList(MemoryBank(self.options.memory) for _ in range(streams))
         self._latest = _Latest(torch.empty(0), torch.empty(0), [])
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:

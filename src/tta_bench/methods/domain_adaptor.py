@@ -37,8 +37,8 @@ class DomainAdaptorOptions(GradientOptions):
         temperature: of the entropy: one per ``image``, or one per ``pixel``; under sigmoids one of each class.
     """
 
-    source_weight: Fraction = 0.5
-    temperature: Temperature = "image"
+    source_weight: Fraction
+    temperature: Temperature
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class DomainAdaptor(GradientMethod):
         needs_batch_norm=True,
     )
     Options = DomainAdaptorOptions
-    transient = frozenset({"_adapted", "rectification"})
+    transient = frozenset({"_weights", "_biases", "_adapted", "rectification"})
 
     def __init__(
         self, network: AdaptableNetwork, options: DomainAdaptorOptions | None = None, protocol: Protocol | None = None
@@ -174,9 +174,7 @@ class DomainAdaptor(GradientMethod):
         return Rectification(scale, shift, self._weights, self._biases)
 
 
-def generalised_entropy(
-    logits: Tensor, temperature: Temperature = "image", activation: Activation = "sigmoid"
-) -> Tensor:
+def generalised_entropy(logits: Tensor, temperature: Temperature, activation: Activation = "sigmoid") -> Tensor:
     """Generalised entropy of logits ``[A, classes, H, W]``: ``mean of T^2 H(s / T)``, ``[A]``.
 
     Args:

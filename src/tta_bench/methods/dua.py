@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
+from tta_bench.methods.state import State
 from tta_bench.models.normalisation import RunningStatistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Fraction, Range
@@ -33,14 +34,14 @@ class DUAOptions(MethodOptions):
         max_updates: updates of a stream after which its statistics stay, None for no end.
     """
 
-    initial_momentum: Fraction = 0.1
-    decay: Fraction = 0.94
-    floor: Fraction = 0.005
-    copies: Annotated[int, Range(1, 2**10)] = 16
-    augmentations: tuple[Augmentation, ...] = ("crop", "flip", "rotate")
-    padding: Annotated[float, Range(0, 0.5)] = 0.125
-    pad_mode: Literal["reflect", "zeros"] = "reflect"
-    max_updates: Annotated[int, Range(0, 10**9)] | None = None
+    initial_momentum: Fraction
+    decay: Fraction
+    floor: Fraction
+    copies: Annotated[int, Range(1, 2**10)]
+    augmentations: tuple[Augmentation, ...]
+    padding: Annotated[float, Range(0, 0.5)]
+    pad_mode: Literal["reflect", "zeros"]
+    max_updates: Annotated[int, Range(0, 10**9)] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,8 +75,9 @@ class DUA(Method):
 
     def start(self, streams: int) -> None:
         """Every stream at the source statistics."""
+        super().start(streams)
         mean, variance = self.network.source_statistics
-        self.running = RunningStatistics(mean.repeat(streams, 1), variance.repeat(streams, 1))
+        self.running = State(mean=mean.repeat(streams, 1), variance=variance.repeat(streams, 1))
         self.updates = torch.zeros(streams, dtype=torch.long)
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:

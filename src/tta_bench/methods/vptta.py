@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.methods.optimizers import make_optimizer
-from tta_bench.methods.state import AffineState
+from tta_bench.methods.state import AdaptedParameters
 from tta_bench.models.normalisation import AlignedStatistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Decay, NonNegative, Positive, Range
@@ -34,13 +34,13 @@ class VPTTAOptions(MethodOptions):
         attention_temperature: of the softmax over their cosine similarities, positive.
     """
 
-    learning_rate: NonNegative = 0.05
-    betas: tuple[Decay, Decay] = (0.9, 0.99)
-    prompt_size: Annotated[int, Range(1, 64)] = 5
-    warm_up: Positive = 5.0
-    memory: Annotated[int, Range(1, 10**6)] = 40
-    neighbours: Annotated[int, Range(1, 10**6)] = 16
-    attention_temperature: Positive = 0.2
+    learning_rate: NonNegative
+    betas: tuple[Decay, Decay]
+    prompt_size: Annotated[int, Range(1, 64)]
+    warm_up: Positive
+    memory: Annotated[int, Range(1, 10**6)]
+    neighbours: Annotated[int, Range(1, 10**6)]
+    attention_temperature: Positive
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,8 +71,9 @@ class VPTTA(Method):
 
     def start(self, streams: int) -> None:
         """A prompt of ones, a fresh optimiser, an empty memory and no image seen, for every stream."""
-        self.state = AffineState(self.source_theta, streams, make_optimizer("adam", betas=self.options.betas))
-        self.memories = [MemoryBank(self.options.memory) for _ in range(streams)]
+        super().start(streams)
+        self.state = AdaptedParameters(self.source_theta, streams, make_optimizer("adam", betas=self.options.betas))
+        self.memories: Any = nn.ModuleList(MemoryBank(self.options.memory) for _ in range(streams))
         self.seen = torch.zeros(streams, dtype=torch.long)
         self._is_counted = torch.zeros(streams, dtype=torch.bool)
         self._keys = self.theta(streams).clone()
