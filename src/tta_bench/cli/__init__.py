@@ -34,7 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(arguments: Sequence[str] | None) -> None:
     print_everything()
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    parsed, more = parser.parse_known_args(arguments)
+    # What argparse leaves over are overrides that stand behind a flag.
+    if more and (not hasattr(parsed, "overrides") or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        parsed.overrides += more
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
     logging.getLogger("tta_bench").setLevel(logging.INFO)
     try:

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
 from tta_bench.errors import UserError, nearest
+from tta_bench.ops.painting import COLOURS, paint
 from tta_bench.records.predictions import read_predictions
-from tta_bench.report.gallery import COLOURS, paint
 from tta_bench.report.model import DICE, FinishedCell, Metric, Table
 from tta_bench.report.pictures import Panels
 from tta_bench.runtime.names import find
