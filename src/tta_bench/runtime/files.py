@@ -164,6 +164,4 @@ def translate_os_errors(folder: Path, key: str = RESULTS) -> Iterator[None]:
     except OSError as error:
         if error.errno not in reasons:
             raise
-        raise UserError(
-            f"cannot write to {folder}: {reasons[error.errno]}, or choose another folder {key}"
-        ) from None
+        raise UserError(f"cannot write to {folder}: {reasons[error.errno]}, or choose another folder {key}") from None

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tta_bench.data.domain import class_channels
 from tta_bench.data.images import read_image
 from tta_bench.metrics.dice import dice_score
 from tta_bench.ops.painting import COLOURS, paint
@@ -95,23 +96,22 @@ class ImageWriter:
         Returns:
             Columns of its row of ``predictions.csv``.
         """
-        logits, masks = self._at_own_size(prediction.logits, prediction)
+        logits, masks = self._write_masks("masks", image, prediction.logits, prediction)
         row = {
             "height": prediction.height,
             "width": prediction.width,
             **self._shape("", masks),
             "entropy": mean_entropy(prediction.logits, self.activation),
         }
-        self._write_masks("masks", image, masks, logits)
         before = None
         if prediction.unadapted is not None:
-            logits_before, before = self._at_own_size(prediction.unadapted, prediction)
+            folder = "unadapted" if self.outputs.compare else None
+            _, before = self._write_masks(folder, image, prediction.unadapted, prediction)
             agreement = dice_score(masks, before).tolist()
             row |= {f"unadapted_dice_{name}": dice for name, dice in zip(self.classes, agreement, strict=True)}
             row["unadapted_dice"] = sum(agreement) / len(agreement)
             if self.outputs.compare:
                 row |= self._shape("unadapted_", before)
-                self._write_masks("unadapted", image, before, logits_before)
         if self.outputs.probabilities:
             levels = probabilities(logits, self.activation).mul(65535).round().to(torch.int32).numpy()
             for name, level in zip(self.classes, levels.astype(np.uint16), strict=True):
@@ -120,11 +120,6 @@ class ImageWriter:
             drawn = overlay(read_image(image.path, self.max_pixels), masks, before if self.outputs.compare else None)
             self._save(f"overlays/{image.stem}.jpg", drawn)
         return {**row, **prediction.told}
-
-    def _at_own_size(self, logits: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
-        """Logits and bool masks ``[classes, height, width]``."""
-        logits = resized(logits, prediction.height, prediction.width)
-        return logits, class_masks(logits, self.activation, self.threshold)
 
     def _shape(self, prefix: str, masks: Tensor) -> dict[str, float | None]:
         """The area of each class in parts of the image, and the cup-to-disc ratio where there are both."""
@@ -135,13 +130,19 @@ class ImageWriter:
             return {**told, f"{prefix}vertical_cdr": vertical_ratio(by_name["disc"], by_name["cup"])}
         return told
 
-    def _write_masks(self, folder: str, image: ImageFile, masks: Tensor, logits: Tensor) -> None:
+    def _write_masks(
+        self, folder: str | None, image: ImageFile, logits: Tensor, size: Prediction
+    ) -> tuple[Tensor, Tensor]:
+        """Logits and bool masks ``[classes, height, width]`` at the image's own size, the masks as they are written."""
+        logits = resized(logits, size.height, size.width)
+        masks = class_masks(logits, self.activation, self.threshold)
+        pictures = {f"{file_name(name)}/": 255 * mask for name, mask in zip(self.classes, masks.byte(), strict=True)}
         if not self.outputs.per_class:
             values = mask_values(masks, logits, self.threshold, self.classes)
-            self._save(f"{folder}/{image.stem}.png", Image.fromarray(values))
-            return
-        for name, mask in zip(self.classes, masks.numpy(), strict=True):
-            self._save(f"{folder}/{file_name(name)}/{image.stem}.png", Image.fromarray(mask.astype(np.uint8) * 255))
+            masks, pictures = class_channels(values, self.classes), {"": values}
+        for name, picture in pictures.items() if folder else ():
+            self._save(f"{folder}/{name}{image.stem}.png", Image.fromarray(picture.numpy()))
+        return logits, masks
 
     def _save(self, name: str, picture: Image.Image) -> None:
         file = io.BytesIO()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,7 +51,7 @@ def memberships(classes: Mapping[str, tuple[int, ...]]) -> dict[int, tuple[bool,
     return {value: members for members, value in told.items()}
 
 
-def mask_values(masks: Tensor, logits: Tensor, threshold: float, classes: Mapping[str, tuple[int, ...]]) -> np.ndarray:
+def mask_values(masks: Tensor, logits: Tensor, threshold: float, classes: Mapping[str, tuple[int, ...]]) -> Tensor:
     """One mask of all classes, in the values of the training masks.
 
     A pixel whose classes no value tells, such as one of the cup outside the disc, gets the most probable of the values
@@ -79,7 +78,7 @@ def mask_values(masks: Tensor, logits: Tensor, threshold: float, classes: Mappin
     if left.any():
         beyond = logits[:, left] - torch.logit(torch.tensor(threshold))  # [classes, pixels]
         mask[left] = values[(members.to(beyond.dtype) @ beyond).argmax(0)]
-    return mask.numpy()
+    return mask
 
 
 def vertical_ratio(disc: Tensor, cup: Tensor) -> float | None:
