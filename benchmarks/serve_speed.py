@@ -1,6 +1,6 @@
 """What an image costs from file to mask: ``tta-bench predict`` beside a cell, in turns; see ``README.md`` beside this.
 
-Both adapt the same network (random weights) to the same photographs. The images of a cell are prepared before it begins,
+Both adapt the same network (random weights) to the same photographs. A cell has its images prepared before it begins,
 once per data set; ``predict`` decodes them, and writes masks of their own size. Every measurement runs in a process of
 its own: ``--task`` is how this script calls itself.
 """
@@ -72,7 +72,7 @@ def make_images(parsed: argparse.Namespace, root: Path) -> None:
         Image.fromarray(image).save(root / f"A/image/{k:03}.jpg", quality=95)
         Image.fromarray(mask).save(root / f"A/mask/{k:03}.png")
     torch.manual_seed(0)
-    config = ModelConfig(name="resunet34")
+    config = ModelConfig(name="resunet34", encoder="resnet34")
     save_checkpoint(
         root / "model.ckpt",
         build_model(config, 2, pretrained=False).state_dict(),

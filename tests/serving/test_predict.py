@@ -2,6 +2,8 @@
 
 import csv
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -200,10 +202,11 @@ def test_every_kind_of_file_and_size_gets_a_mask_of_its_own_size(predict, tmp_pa
 
 def test_the_official_checkpoint_needs_no_more_words(predict, world, tmp_path):
     torch.manual_seed(0)
-    model = ResUNet(2, branches=("rotation", "super_resolution", "denoising"))
-    torch.save(to_official(model.state_dict()), tmp_path / "last-Res_Unet.pth")
-    world = {**world, "checkpoint": tmp_path / "last-Res_Unet.pth"}
-    words = [f"checkpoint={world['checkpoint']}", "data.image_size=64", "+method=no_adapt"]
+    model = ResUNet(2, branches=("reconstruction", "denoising", "super_resolution", "rotation"))
+    state = {to_official(key): value for key, value in model.state_dict().items()}
+    state |= {"res.fc.weight": torch.zeros(1000, 512), "res.fc.bias": torch.zeros(1000)}
+    torch.save(state, tmp_path / "last-Res_Unet.pth")
+    words = ["checkpoint=last-Res_Unet.pth", "data.image_size=64", "+method=no_adapt"]
     main(["predict", str(world["images"] / "A0.png"), str(tmp_path / "out"), *words])
     config = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
     assert (config["model"]["name"], config["image_size"]) == ("resunet34", 64)
@@ -361,6 +364,18 @@ def test_without_a_checkpoint_or_images_the_remedy_is_named(world, predict, tmp_
     assert "B.png is no image here" in errors
     assert "A0.png stands 2 times" in errors
     assert "lacks A5.png" in errors
+
+
+def test_the_page_of_the_docs_works_as_printed(world, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/predict.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})
+    line = re.search(r"^tta-bench (predict photographs .*)$", page, re.MULTILINE)[1]
+    main(shlex.split(line.replace("MODEL", str(world["checkpoint"]))))
+    listing = re.search(r"```\nmasks/\n(.*?)```", page, re.DOTALL)[1]
+    for name in re.findall(r"^  (\S+)", listing, re.MULTILINE):
+        assert (tmp_path / "masks" / name).is_file()
+    assert pixels(tmp_path / "masks/masks/11.png").shape == (300, 300)
 
 
 # Memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from tta_bench.errors import UserError
 from tta_bench.launch.check import find_jobs
 from tta_bench.launch.grammar import quote_lists
 from tta_bench.launch.validation import validate
+from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import OFFICIAL_IMAGE_SIZE, read_description
 from tta_bench.schema import RunConfig
 
@@ -75,10 +78,17 @@ def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
         data["image_size"] = described.image_size
     elif "data.image_size" not in keys:
         data["image_size"] = OFFICIAL_IMAGE_SIZE
+    needed: Sequence[str] = ()
+    with suppress(UserError):  # told by the validation
+        options = method_options(section["method"])
+        needed = METHODS.get(section["method"]["name"]).branches(options)
+    # Branches that the method does not need stay in the file.
+    architecture = dict(described.architecture)
+    architecture["branches"] = [branch for branch in architecture["branches"] if branch in needed]
     faults = [f"'{key}' comes from the checkpoint: leave it out" for key in keys if _below(key, tuple(recorded))]
     known: Mapping[str, Any] = {
         "data": data,
-        "model": {**section["model"], **described.architecture, "encoder_weights": None},
+        "model": {**section["model"], **architecture, "encoder_weights": None},
         "source": described.domain or section["source"],
         "target": None,
     }
