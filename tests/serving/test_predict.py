@@ -213,6 +213,21 @@ def test_the_official_checkpoint_needs_no_more_words(predict, world, tmp_path):
     assert pixels(tmp_path / "out/masks/A0.png").shape == (64, 64)
 
 
+def test_a_method_that_looks_ahead_sees_the_images_that_can_be_read(world, predict, monkeypatch, tmp_path):
+    shutil.copytree(world["images"], tmp_path / "photos")
+    (tmp_path / "photos/A1.png").write_bytes(b"damaged")
+    seen = []
+
+    def look(self, streams):
+        seen.extend([tuple(image.shape) for image in (stream[k] for k in range(len(stream)))] for stream in streams)
+
+    monkeypatch.setattr(METHODS.get("bn_only"), "before_stream", look)
+    code, errors = predict("photos", "out", method="bn_only")
+    assert (code, "skipped A1.png" in errors) == (2, True)
+    assert seen == [[(3, 64, 64)] * (N - 1)]
+    assert [bool(row["skipped"]) for row in table(tmp_path / "out")] == [k == 1 for k in range(N)]
+
+
 # Order, streams, state
 
 
@@ -248,9 +263,11 @@ def test_tomorrows_images_go_on_where_todays_ended(world, predict, tmp_path):
         for k in numbers:
             shutil.copy(world["images"] / f"A{k}.png", tmp_path / day)
     assert predict(world["images"], "whole") == (0, "")
+    states = []
     for day in ("today", "tomorrow", "tomorrow"):
         assert predict(day, f"out_{day}", "--state", "grata.state") == (0, "")
-    assert "nothing to do" in predict.out
+        states.append((tmp_path / "grata.state").read_bytes())
+    assert states[0] != states[1] == states[2], "what is finished is not added to the state again"
     parts = [row for day in ("today", "tomorrow") for row in table(tmp_path / f"out_{day}")]
     for part, whole in zip(parts, table(tmp_path / "whole"), strict=True):
         assert {**part, "seconds": ""} == {**whole, "seconds": ""}
