@@ -217,8 +217,7 @@ def compute(
     """
     config = cell.config
     memory = PeakMemory(device)
-    kind = METHODS.get(config.method["name"])
-    options = method_options(config.method)
+    kind, options = METHODS.get(config.method["name"]), method_options(config.method)
     size = config.data.image_size
     network = place(AdaptableNetwork(source.model, kind.branches(options), image_size=size), device, size)
     protocol, scenario = config.protocol, scenario_of(config.protocol.reset)
@@ -228,7 +227,8 @@ def compute(
     log.info("%s: %s", config.method["name"], method.describe())
     snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, method, groups))
     resumed, total = snapshots.read(), sum(map(len, streams))
-    scoring = Scoring(domains, protocol.threshold, config.metrics, resumed.records if resumed is not None else ())
+    scored = resumed.records if resumed is not None else ()
+    scoring = Scoring(domains, protocol.threshold, config.metrics, scored, network.activation)
     if resumed is not None:
         log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
     resumption = Resumption(snapshots, method, scoring, resumed)

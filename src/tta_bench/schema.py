@@ -150,11 +150,8 @@ class DataConfig(Section):
     limit: Annotated[int, Range(1, 10**9)] | None = Field(
         default=None, description="keep the first N images of each domain"
     )
-    classes: Annotated[
-        dict[str, MaskValues],
-        BeforeValidator(_as_classes),
-        Field(min_length=1),
-    ]
+    classes: Annotated[dict[str, MaskValues], BeforeValidator(_as_classes), Field(min_length=1)]
+    exclusive: bool = Field(default=False, description="each pixel belongs to one class or the background: softmax")
     shades: Annotated[dict[str, MaskValues] | None, BeforeValidator(_as_shades)] = Field(
         default=None, description="fundus: background, rim, cup -> their grey codes in the masks; null: SHADES"
     )
@@ -167,11 +164,24 @@ class DataConfig(Section):
     seed: Seed = Field(default=0, description="synthetic: seed of the generated images")
 
     @model_validator(mode="after")
-    def _classes_have_values(self) -> DataConfig:
+    def _classes_are_clear(self) -> DataConfig:
         empty = [name for name, values in self.classes.items() if not values]
         if empty:
             raise ValueError(f"data.classes.{empty[0]} lists no mask value; example: {{foreground: [1]}}")
+        listed = [value for values in self.classes.values() for value in set(values)]
+        twice = next((value for value in listed if listed.count(value) > 1), None)
+        if self.exclusive and twice is not None:
+            names = " and ".join(name for name, values in self.classes.items() if twice in values)
+            raise ValueError(
+                f"data.exclusive=true, but {names} of data.classes share the mask value {twice}: list it in one of "
+                "them, for example {rim: [1], cup: [2]}, or leave data.exclusive out"
+            )
         return self
+
+    @property
+    def activation(self) -> Literal["sigmoid", "softmax"]:
+        """What the network's logits stand for, see :mod:`tta_bench.ops.probabilities`."""
+        return "softmax" if self.exclusive else "sigmoid"
 
     @model_validator(mode="after")
     def _shades_are_clear(self) -> DataConfig:
@@ -192,12 +202,10 @@ class DataConfig(Section):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default_shades(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The key is younger than many results, whose identity is that of the default."""
-        content: dict[str, Any] = dump(self)
-        if self.shades is None:
-            content.pop("shades", None)
-        return content
+    def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The keys are younger than many results, whose identity is that of the default."""
+        defaults = {"shades": self.shades is None, "exclusive": not self.exclusive}
+        return {key: value for key, value in dump(self).items() if not defaults.get(key)}
 
 
 class ModelConfig(Section):

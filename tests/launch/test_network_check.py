@@ -50,7 +50,7 @@ def test_names_of_either_library_are_known(name):
 def config(method, size=64, **model):
     return SimpleNamespace(
         model=ModelConfig(name="unet", encoder="resnet18", decoder_channels=(8, 8, 8, 8, 8), **model),
-        data=SimpleNamespace(image_size=size, classes={"disc": (1,)}),
+        data=SimpleNamespace(image_size=size, classes={"disc": (1,)}, activation="sigmoid"),
         method={"name": method},
     )
 

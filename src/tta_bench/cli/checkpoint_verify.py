@@ -44,13 +44,14 @@ def verify(path: Path) -> str:
     if checkpoint.training:
         training = f"{checkpoint.training['name']}, {checkpoint.training['epochs']} epochs"
     written = f", written by tta_bench {checkpoint.version}" if checkpoint.version else ""
+    exclusive = " (exclusive: softmax with a background)" if checkpoint.activation == "softmax" else ""
     rows = {
         "file": path,
         "format": checkpoint.format + written,
         "network": ", ".join(_parts(architecture)),
         "branches": ", ".join(architecture["branches"]) or "none",
         "normalisation": f"{layers} layers, {scalars:,} affine scalars",
-        "classes": ", ".join(checkpoint.classes),
+        "classes": ", ".join(checkpoint.classes) + exclusive,
         "image size": checkpoint.image_size or f"not recorded (the authors used {OFFICIAL_IMAGE_SIZE})",
         "domain": checkpoint.domain or "not recorded",
         "training": training,
@@ -85,4 +86,4 @@ def _network(checkpoint: Checkpoint) -> SegmentationModel:
 
     with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state
         config = ModelConfig.model_validate(checkpoint.architecture)
-        return build_model(config, len(checkpoint.classes), pretrained=False)
+        return build_model(config, len(checkpoint.classes), activation=checkpoint.activation, pretrained=False)

@@ -18,6 +18,7 @@ from tta_bench.models.build import build_model
 from tta_bench.models.encoder import build_encoder
 from tta_bench.models.probe import brief, probe_images
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.probabilities import Activation
 from tta_bench.schema import ModelConfig, RunConfig
 from tta_bench.source.train import model_path
 
@@ -25,7 +26,7 @@ from tta_bench.source.train import model_path
 def check_networks(configs: Iterable[RunConfig]) -> None:
     """Build each network once, with random weights, and put each of its methods on it.
 
-    The paper's network is fixed, and every method runs on it: it is not built.
+    The paper's network is fixed, and every method runs on it where classes may overlap: it is not built there.
 
     Args:
         configs: of all runs.
@@ -33,11 +34,11 @@ def check_networks(configs: Iterable[RunConfig]) -> None:
     Raises:
         UserError: every network that cannot be used, and every method that cannot work on its network.
     """
-    methods: dict[tuple[ModelConfig, int, int], dict[str, None]] = {}
+    methods: dict[tuple[ModelConfig, int, Activation, int], dict[str, None]] = {}
     for config in configs:
-        if config.model.name != "resunet34":
+        if config.model.name != "resunet34" or config.data.activation != "sigmoid":
             model = config.model.model_copy(update={"encoder_weights": None})
-            network = model, len(config.data.classes), config.data.image_size
+            network = model, len(config.data.classes), config.data.activation, config.data.image_size
             methods.setdefault(network, {})[json.dumps(config.method)] = None
     faults = [fault for network, texts in methods.items() for fault in _faults(*network, tuple(texts))]
     if faults:
@@ -80,10 +81,12 @@ def _trains(config: RunConfig) -> bool:
 
 
 @cache
-def _faults(config: ModelConfig, classes: int, size: int, methods: tuple[str, ...]) -> list[str]:
+def _faults(
+    config: ModelConfig, classes: int, activation: Activation, size: int, methods: tuple[str, ...]
+) -> list[str]:
     """Why a network, or one of the methods (sections of the configuration, as JSON) on it, cannot be used."""
     try:
-        model = usable_model(config, classes, size)
+        model = usable_model(config, classes, size, activation)
     except UserError as error:
         return list(error.faults)
     faults: list[str] = []
@@ -100,22 +103,23 @@ def _faults(config: ModelConfig, classes: int, size: int, methods: tuple[str, ..
     return faults
 
 
-def usable_model(config: ModelConfig, classes: int, size: int) -> SegmentationModel:
+def usable_model(config: ModelConfig, classes: int, size: int, activation: Activation = "sigmoid") -> SegmentationModel:
     """The network with random weights, shown to segment an image; the global random state stays as it is.
 
     Args:
         config: architecture.
-        classes: channels of the output.
+        classes: as of :func:`~tta_bench.models.build.build_model`.
         size: side of the image, pixels.
+        activation: likewise.
 
     Raises:
         UserError: it cannot be built, or cannot segment such an image.
     """
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model = build_model(config, classes, pretrained=False).eval()
+            model = build_model(config, classes, activation=activation, pretrained=False).eval()
             shape = tuple(model(probe_images(size)[:1].float()).shape)
-        if shape != (1, classes, size, size):
+        if shape != (1, classes + (activation == "softmax"), size, size):
             raise ValueError(f"its output is of {' x '.join(map(str, shape[2:]))} pixels")
     except UserError:
         raise

@@ -68,7 +68,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     except UserError as error:
         faults += error.faults
     if config is not None and options is not None and not faults:
-        faults += [*_missing_branches(config, options), *_scenario_faults(config)]
+        faults += [*_missing_branches(config, options), *_scenario_faults(config), *_threshold_faults(config)]
     if config is None or faults:
         raise UserError(faults)
     return config
@@ -163,6 +163,15 @@ def _scenario_faults(config: RunConfig) -> Iterator[str]:
         yield f"{shows}, and method={name} takes one: choose another of them"
     if config.diagnostics.empirical_gradient:
         yield f"{shows}, and diagnostics.empirical_gradient=true compares gradients of one: leave it out"
+
+
+def _threshold_faults(config: RunConfig) -> Iterator[str]:
+    """A sentence if a threshold is asked for where there is none."""
+    if config.data.exclusive and config.protocol.threshold != 0.5:
+        yield (
+            f"protocol.threshold={config.protocol.threshold} is for classes on their own: with data.exclusive=true a "
+            "pixel belongs to the most probable class; leave protocol.threshold out"
+        )
 
 
 def _value(composed: Mapping[str, Any], key: str) -> Any:

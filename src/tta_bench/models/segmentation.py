@@ -48,7 +48,7 @@ class SegmentationModel(nn.Module):
 
         Args:
             config: the model section.
-            classes: sigmoid channels of the output.
+            classes: channels of the output.
             encoder_weights: those of ``config``, or None where a checkpoint will overwrite them.
         """
         raise NotImplementedError(f"{cls.__name__} is not built from a configuration")

@@ -34,6 +34,7 @@ from tta_bench.models.checkpoint import (
 )
 from tta_bench.models.encoder_weights import digest, weights_file
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.probabilities import Activation, masks
 from tta_bench.runtime.device import resolve_device
 from tta_bench.runtime.files import move_aside, replacing, temporaries, warn_once
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
@@ -77,8 +78,7 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
     """
     path = model_path(config, domain, root)
     folder = path.parent
-    source = _cached(path, config)
-    if source is not None:
+    if (source := _cached(path, config)) is not None:
         _remove_leftovers(folder)
     else:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,13 +115,15 @@ def model_path(config: RunConfig, domain: Domain, root: Path) -> Path:
 
 def cache_key(config: RunConfig, domain: Domain) -> str:
     """Hash of all that determines the weights: data, network, training and this code's version."""
-    return _key(domain.fingerprint, domain.images.shape[1], domain.classes, config.model, config.training)
+    size, activation = domain.images.shape[1], config.data.activation
+    return _key(domain.fingerprint, size, domain.classes, activation, config.model, config.training)
 
 
 def _key(
     fingerprint: str | None,
     image_size: int | None,
     classes: Mapping[str, Sequence[int]],
+    activation: Activation,
     model: ModelConfig,
     training: TrainingConfig,
 ) -> str:
@@ -135,6 +137,7 @@ def _key(
         "classes": [[name, list(values)] for name, values in classes.items()],
         "model": network,
         "training": training.content(model.branches),
+        **({"activation": activation} if activation != "sigmoid" else {}),  # younger than many models and their keys
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -174,7 +177,8 @@ def branchless_path(checkpoint: Description, root: Path) -> Path | None:
         training = TrainingConfig.model_validate(checkpoint.training)
     except ValidationError:  # also where a file of encoder weights is gone: the key cannot be known any more
         return None
-    key = _key(checkpoint.fingerprint, checkpoint.image_size, checkpoint.classes, model, training)
+    size, classes, activation = checkpoint.image_size, checkpoint.classes, checkpoint.activation
+    key = _key(checkpoint.fingerprint, size, classes, activation, model, training)
     return root / "source_models" / key / "model.ckpt"
 
 
@@ -230,9 +234,8 @@ def in_domain_dice(
     with torch.no_grad():
         for index in indices:
             logits = model(domain.image(index)[None].to(device))[0].cpu()
-            scores.append(dice_score(torch.sigmoid(logits) >= THRESHOLD, domain.label(index)))
-    means = torch.stack(scores).mean(dim=0).tolist()
-    return dict(zip(domain.classes, means, strict=True))
+            scores.append(dice_score(masks(logits, model.activation, THRESHOLD), domain.label(index)))
+    return dict(zip(domain.classes, torch.stack(scores).mean(dim=0).tolist(), strict=True))
 
 
 def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
@@ -256,7 +259,8 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
     for path in (partial, folder / "model.ckpt"):
         move_aside(path)
     with _isolated_random_state(training.seed), quiet_lightning():
-        module = SourceTraining(build_model(config.model, len(domain.classes)), training)
+        model = build_model(config.model, len(domain.classes), activation=config.data.activation)
+        module = SourceTraining(model, training)
         batches = training_batches(
             domain,
             train,
@@ -271,13 +275,13 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
             log.info("resuming the training of source model %s from %s", domain.name, partial)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
-        model = module.model.to(device)
-        dice = in_domain_dice(model, domain, held_out, device) if held_out else None
+        dice = in_domain_dice(model.to(device), domain, held_out, device) if held_out else None
     save_checkpoint(
         folder / "model.ckpt",
         model.state_dict(),
         architecture=config.model.model_dump(mode="json"),
         classes=domain.classes,
+        activation=model.activation,
         image_size=domain.images.shape[1],
         domain=domain.name,
         fingerprint=domain.fingerprint,

@@ -11,7 +11,7 @@ from tta_bench.models.checkpoint.official import OFFICIAL_IMAGE_SIZE
 from tta_bench.models.segmentation import NETWORKS
 
 if TYPE_CHECKING:
-    from tta_bench.schema import ModelConfig, RunConfig
+    from tta_bench.schema import DataConfig, ModelConfig, RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ def misfits(checkpoint: Description, config: RunConfig) -> list[str]:
     faults = [
         *_architecture_faults(checkpoint, config.model),
         *_class_faults(checkpoint, config.data.classes),
+        *_activation_faults(checkpoint, config.data),
         *_image_size_faults(checkpoint, config.data.image_size),
     ]
     if checkpoint.domain is not None and checkpoint.domain != config.source:
@@ -69,6 +70,17 @@ def _class_faults(checkpoint: Description, classes: Mapping[str, Sequence[int]])
                 list(classes[name]),
             )
     return []
+
+
+def _activation_faults(checkpoint: Description, data: DataConfig) -> list[str]:
+    if checkpoint.activation == data.activation:
+        return []
+    stored = {"sigmoid": "are each on their own", "softmax": "exclude each other"}[checkpoint.activation]
+    exclusive = str(data.exclusive).lower()
+    return [
+        f"its classes {stored} ({checkpoint.activation}), but data.exclusive={exclusive}: "
+        f"use data.exclusive={str(not data.exclusive).lower()}, or a checkpoint trained with data.exclusive={exclusive}"
+    ]
 
 
 def _image_size_faults(checkpoint: Description, image_size: int) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.probabilities import Activation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class Description:
         format: of the file, for people.
         architecture: fields of ``ModelConfig``.
         classes: class name -> mask values that belong to it; no values where the file records none.
+        activation: what the logits stand for.
         image_size: side of the square input, pixels.
         domain: name of the domain it was trained on.
         fingerprint: of that domain's images and masks.
@@ -33,6 +35,7 @@ class Description:
     format: str
     architecture: Mapping[str, Any]
     classes: Mapping[str, tuple[int, ...]]
+    activation: Activation = "sigmoid"
     image_size: int | None = None
     domain: str | None = None
     fingerprint: str | None = None
@@ -63,7 +66,7 @@ class SourceModel:
         path: the file it came from.
         sha256: of that file.
         domain: name of the domain it was trained on.
-        classes: class name -> mask values, one output channel each.
+        classes: class name -> mask values, one output channel each, behind that of the background of a softmax.
         image_size: side of the square input, pixels.
         dice_in_domain_per_class: percent on held-out images of the domain; None where not measured.
         training: how it was trained, fields of ``TrainingConfig``; None where not recorded.

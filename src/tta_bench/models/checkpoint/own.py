@@ -17,6 +17,7 @@ from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint.content import Description
 from tta_bench.models.checkpoint.schema import description_faults
 from tta_bench.models.weights import shapes_of, state_faults
+from tta_bench.ops.probabilities import Activation
 from tta_bench.runtime.files import write_atomically
 
 FORMAT = "tta_bench source model"
@@ -31,6 +32,7 @@ def save_checkpoint(
     *,
     architecture: Mapping[str, Any],
     classes: Mapping[str, Sequence[int]],
+    activation: Activation = "sigmoid",
     image_size: int,
     domain: str,
     fingerprint: str | None,
@@ -44,6 +46,7 @@ def save_checkpoint(
         state: ``model.state_dict()``.
         architecture: fields of ``ModelConfig``, plain values.
         classes: class name -> mask values.
+        activation: what the logits stand for.
         image_size: side of the square input, pixels.
         domain: name of the source domain.
         fingerprint: of its data, or None where unknown.
@@ -58,6 +61,8 @@ def save_checkpoint(
         "tta_bench": __version__,
         "architecture": _interned(dict(architecture)),
         "classes": {name: list(values) for name, values in classes.items()},
+        # Younger than many files, whose bytes stay what they are.
+        **({"activation": activation} if activation != "sigmoid" else {}),
         "image_size": image_size,
         "preprocessing": PREPROCESSING,
         "domain": domain,
@@ -106,6 +111,7 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
         format=FORMAT,
         architecture=content["architecture"],
         classes={name: tuple(values) for name, values in content["classes"].items()},
+        activation=content.get("activation", "sigmoid"),
         image_size=content["image_size"],
         domain=content["domain"],
         fingerprint=content["fingerprint"],
@@ -122,20 +128,21 @@ def weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
         UserError: it is not that of the network that the file describes.
     """
     state = content["state"]
-    faults = state_faults(state, _shapes(path, content["architecture"], len(content["classes"])))
+    activation = content.get("activation", "sigmoid")
+    faults = state_faults(state, _shapes(path, content["architecture"], len(content["classes"]), activation))
     if faults:
         raise UserError([f"checkpoint {path}: {fault}: the file is damaged; train it again" for fault in faults])
     return state
 
 
-def _shapes(path: Path, architecture: Mapping[str, Any], classes: int) -> dict[str, Tensor]:
+def _shapes(path: Path, architecture: Mapping[str, Any], classes: int, activation: Activation) -> dict[str, Tensor]:
     """The weights of the network that a checkpoint of ours describes, without their values."""
     from tta_bench.schema import ModelConfig
 
     # Taken as it is: whether encoder weights can be had on this machine does not matter any more.
     config = ModelConfig.model_construct(**architecture)
     try:
-        return shapes_of(lambda: build_model(config, classes, pretrained=False))
+        return shapes_of(lambda: build_model(config, classes, activation=activation, pretrained=False))
     except UserError as error:
         raise UserError([f"checkpoint {path}: {fault}" for fault in error.faults]) from None
     except Exception as error:  # of a plug-in's network, of any kind

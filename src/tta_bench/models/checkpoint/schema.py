@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
+from tta_bench.ops.probabilities import Activation
 from tta_bench.registry import Registry
 
 Percent = Annotated[float, Field(ge=0, le=100 + 1e-6)]  # a whole overlap may be rounded to a little more
@@ -56,6 +57,7 @@ class Description(_Part):
     tta_bench: str
     architecture: Architecture
     classes: Annotated[dict[str, list[MaskValue]], Field(min_length=1)]
+    activation: Activation = "sigmoid"
     image_size: Annotated[int, Field(ge=1, le=65536)]
     domain: Annotated[str, Field(min_length=1)]
     fingerprint: str | None

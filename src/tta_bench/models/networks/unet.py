@@ -20,7 +20,7 @@ class UNet(SegmentationModel):
 
     Args:
         encoder: encoder name, for instance ``resnet18``.
-        classes: sigmoid channels of the output.
+        classes: channels of the output.
         encoder_weights: ``"imagenet"`` or None for random weights.
         decoder_channels: widths of the five decoder blocks, coarse to fine.
         branches: auxiliary branches, see :class:`SegmentationModel`.

@@ -66,6 +66,9 @@ def best_rows(table: Table) -> dict[str, set[str]]:
     return best
 
 
+_EXCLUSIVE = "Classes exclude each other: each pixel belongs to the most probable of them, or to the background."
+
+
 def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], metric: Metric) -> list[str]:
     """The protocol in words; of a value that rows vary, all that occur.
 
@@ -81,6 +84,7 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], met
         return sentence(values)
 
     classes = data["classes"]
+    threshold = f"A probability counts as the class from {_alternatives(protocol['threshold'])}."
     images = f"Images: {_alternatives(data['name'])}, {_alternatives(data['image_size'])} pixels square"
     limit = "" if data["limit"] is None else f", the first {_alternatives(data['limit'])} of each domain"
     names = f"; classes: {', '.join(classes)}." if isinstance(classes, Mapping) else "; classes differ between rows."
@@ -93,7 +97,7 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], met
             protocol["order"],
             lambda value: f"Images come in random order {value}." if value else "Images come in file order.",
         ),
-        f"A probability counts as the class from {_alternatives(protocol['threshold'])}.",
+        told(data.get("exclusive", False), lambda exclusive: _EXCLUSIVE if exclusive else threshold),
         f"{metric.in_unit}: mean over the images of a target, then over classes, then over targets; the average is the "
         "unweighted mean over the sources.",
     ]
