@@ -45,12 +45,19 @@ def world(tmp_path_factory):
             image, mask = render(name, k, size=64)
             Image.fromarray(image).save(root / f"data/{name}/image/{name}{k}.png")
             Image.fromarray(mask).save(root / f"data/{name}/mask/{name}{k}.png")
-    words = ["+method=grata", "data=folder", f"data.root={root / 'data'}", "data.classes={disc: [1,2], cup: [2]}"]
-    words += ["data.image_size=64", "training.epochs=12", "model.decoder_channels=[16,16,8,8,8]", "source=D"]
-    (config,) = check(quote_lists([*words, f"results_root={root / 'results'}", "device=cpu"], False), multirun=False)
-    list(run(config))
-    (checkpoint,) = (root / "results/source_models").glob("*/model.ckpt")
+    classes = ("data.classes={disc: [1,2], cup: [2]}", "training.epochs=12")
+    config, checkpoint = finished(root, root / "results", "+method=grata", *classes)
     return {"config": config, "images": root / "data/A/image", "data": root / "data", "checkpoint": checkpoint}
+
+
+def finished(root, results, *words):
+    """A finished cell from D to A, and its source model."""
+    words += ("data=folder", f"data.root={root / 'data'}", "data.image_size=64", "model.decoder_channels=[16,16,8,8,8]")
+    words += ("source=D", f"results_root={results}", "device=cpu")
+    (config,) = check(quote_lists(words, False), multirun=False)
+    list(run(config))
+    (checkpoint,) = (results / "source_models").glob("*/model.ckpt")
+    return config, checkpoint
 
 
 @pytest.fixture
@@ -134,6 +141,20 @@ def test_the_masks_are_the_predictions_of_the_cell_bit_for_bit(world, predict, t
     # The draws depend on the domain's name, so this equality is not one of any two runs.
     assert predict(world["images"], "other", "--domain", "B") == (0, "")
     assert [row["lr"] for row in table(tmp_path / "other")] != [row["lr"] for row in scored]
+
+
+def test_classes_that_exclude_each_other_are_those_of_the_cell(world, tmp_path):
+    words = ("+method=tent", "data.classes={rim: [1], cup: [2]}", "data.exclusive=true", "training.epochs=4")
+    config, checkpoint = finished(world["data"].parent, tmp_path / "results", *words)
+    there = read_predictions(Cell.all_of(config)[0].folder().predictions, "A", (N, 2, 64, 64))
+    words = [f"checkpoint={checkpoint}", "+method=tent", "--probabilities"]
+    main(["predict", str(world["images"]), str(tmp_path / "out"), *words])
+    for k in range(N):
+        rim, cup = there.mask(k)
+        assert np.array_equal(pixels(tmp_path / f"out/masks/A{k}.png"), rim + 2 * cup)
+        levels = [pixels(tmp_path / f"out/probabilities/{name}/A{k}.png") for name in ("rim", "cup")]
+        assert np.array_equal(levels[0][rim] >= levels[1][rim], np.ones(rim.sum(), bool))
+    assert there.bits.any()
 
 
 def test_masks_beside_the_images_are_never_opened(world, predict, tmp_path):

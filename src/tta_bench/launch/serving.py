@@ -19,7 +19,7 @@ from tta_bench.schema import RunConfig
 TAKEN = ("method", "protocol", "seed", "device", "checkpoint", "data.max_pixels")
 """Keys and groups that a prediction takes."""
 
-OF_THE_CHECKPOINT = ("model", "branches", "data.classes", "data.image_size", "source")
+OF_THE_CHECKPOINT = ("model", "branches", "data.classes", "data.exclusive", "data.image_size", "source")
 """Those that the checkpoint decides, where it records them."""
 
 
@@ -67,7 +67,8 @@ def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
         return validate(section)
     described = read_description(Path(section["checkpoint"]))
     data = dict(section["data"])
-    recorded = {"model", "branches"}
+    data["exclusive"] = described.activation == "softmax"
+    recorded = {"model", "branches", "data.exclusive"}
     if described.domain is not None:
         recorded.add("source")
     if all(described.classes.values()):

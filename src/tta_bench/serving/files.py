@@ -21,11 +21,11 @@ from tta_bench.data.domain import class_channels
 from tta_bench.data.images import read_image
 from tta_bench.metrics.dice import dice_score
 from tta_bench.ops.painting import COLOURS, paint
-from tta_bench.ops.probabilities import Activation, probabilities
+from tta_bench.ops.probabilities import Activation, masks, probabilities
 from tta_bench.runtime.files import write_atomically
 from tta_bench.serving.folder import OUT
 from tta_bench.serving.images import ImageFile
-from tta_bench.serving.masks import class_masks, mask_values, mean_entropy, resized, vertical_ratio
+from tta_bench.serving.masks import mask_values, mean_entropy, resized, vertical_ratio
 
 _WAITING = 4  # images whose logits wait to be written
 _LONGER_SIDE = 1024  # pixels of an overlay
@@ -56,7 +56,7 @@ class Prediction:
     """What the method made of an image.
 
     Attributes:
-        logits: ``[classes, size, size]``, on the CPU.
+        logits: ``[channels, size, size]``, on the CPU.
         unadapted: those of the source model as it is; None if nobody asks.
         height: of the image as stored, pixels.
         width: likewise.
@@ -76,7 +76,7 @@ class ImageWriter:
 
     Attributes:
         out: folder of the results.
-        classes: name -> mask values, one channel of the logits each.
+        classes: name -> mask values, one channel of the logits each, behind that of the background of a softmax.
         activation: what the logits stand for.
         threshold: probability from which a pixel belongs to a class.
         outputs: what to write.
@@ -96,37 +96,37 @@ class ImageWriter:
         Returns:
             Columns of its row of ``predictions.csv``.
         """
-        logits, masks = self._write_masks("masks", image, prediction.logits, prediction)
+        logits, after = self._write_masks("masks", image, prediction.logits, prediction)
         row = {
             "height": prediction.height,
             "width": prediction.width,
-            **self._shape("", masks),
+            **self._shape("", after),
             "entropy": mean_entropy(prediction.logits, self.activation),
         }
         before = None
         if prediction.unadapted is not None:
             folder = "unadapted" if self.outputs.compare else None
             _, before = self._write_masks(folder, image, prediction.unadapted, prediction)
-            agreement = dice_score(masks, before).tolist()
+            agreement = dice_score(after, before).tolist()
             row |= {f"unadapted_dice_{name}": dice for name, dice in zip(self.classes, agreement, strict=True)}
             row["unadapted_dice"] = sum(agreement) / len(agreement)
             if self.outputs.compare:
                 row |= self._shape("unadapted_", before)
         if self.outputs.probabilities:
-            levels = probabilities(logits, self.activation).mul(65535).round().to(torch.int32).numpy()
-            for name, level in zip(self.classes, levels.astype(np.uint16), strict=True):
+            levels = probabilities(logits, self.activation).mul(65535).round().to(torch.int32).numpy().astype(np.uint16)
+            for name, level in zip(self.classes, levels[-len(self.classes) :], strict=True):  # without the background
                 self._save(f"probabilities/{file_name(name)}/{image.stem}.png", Image.fromarray(level))
         if self.outputs.overlay:
-            drawn = overlay(read_image(image.path, self.max_pixels), masks, before if self.outputs.compare else None)
+            drawn = overlay(read_image(image.path, self.max_pixels), after, before if self.outputs.compare else None)
             self._save(f"overlays/{image.stem}.jpg", drawn)
         return {**row, **prediction.told}
 
-    def _shape(self, prefix: str, masks: Tensor) -> dict[str, float | None]:
+    def _shape(self, prefix: str, found: Tensor) -> dict[str, float | None]:
         """The area of each class in parts of the image, and the cup-to-disc ratio where there are both."""
-        areas = masks.flatten(1).double().mean(1).tolist()
+        areas = found.flatten(1).double().mean(1).tolist()
         told = {f"{prefix}area_{name}": area for name, area in zip(self.classes, areas, strict=True)}
         if {"disc", "cup"} <= self.classes.keys():
-            by_name = dict(zip(self.classes, masks, strict=True))
+            by_name = dict(zip(self.classes, found, strict=True))
             return {**told, f"{prefix}vertical_cdr": vertical_ratio(by_name["disc"], by_name["cup"])}
         return told
 
@@ -135,14 +135,14 @@ class ImageWriter:
     ) -> tuple[Tensor, Tensor]:
         """Logits and bool masks ``[classes, height, width]`` at the image's own size, the masks as they are written."""
         logits = resized(logits, size.height, size.width)
-        masks = class_masks(logits, self.activation, self.threshold)
-        pictures = {f"{file_name(name)}/": 255 * mask for name, mask in zip(self.classes, masks.byte(), strict=True)}
+        found = masks(logits, self.activation, self.threshold)
+        pictures = {f"{file_name(name)}/": 255 * mask for name, mask in zip(self.classes, found.byte(), strict=True)}
         if not self.outputs.per_class:
-            values = mask_values(masks, logits, self.threshold, self.classes)
-            masks, pictures = class_channels(values, self.classes), {"": values}
+            values = mask_values(found, logits, self.threshold, self.classes)
+            found, pictures = class_channels(values, self.classes), {"": values}
         for name, picture in pictures.items() if folder else ():
             self._save(f"{folder}/{name}{image.stem}.png", Image.fromarray(picture.numpy()))
-        return logits, masks
+        return logits, found
 
     def _save(self, name: str, picture: Image.Image) -> None:
         file = io.BytesIO()
@@ -158,12 +158,12 @@ def file_name(label: str) -> str:
     return re.sub(r'[%/\\:*?"<>|\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", label)
 
 
-def overlay(image: np.ndarray, masks: Tensor, before: Tensor | None) -> Image.Image:
+def overlay(image: np.ndarray, after: Tensor, before: Tensor | None) -> Image.Image:
     """The contours of all classes on an image, and thin white ones of the masks before adaptation.
 
     Args:
         image: uint8 ``[height, width, 3]``; scaled down where it is larger than a screen.
-        masks: bool ``[classes, height, width]``.
+        after: bool ``[classes, height, width]``.
         before: likewise; None: not drawn.
     """
     tile = Image.fromarray(image)
@@ -171,7 +171,7 @@ def overlay(image: np.ndarray, masks: Tensor, before: Tensor | None) -> Image.Im
     contour = max(1.5, max(tile.size) / 250)
     for mask in () if before is None else before.numpy():
         paint(tile, mask, _WHITE, contour=contour / 2, fill=0)
-    for k, mask in enumerate(masks.numpy()):
+    for k, mask in enumerate(after.numpy()):
         paint(tile, mask, COLOURS[k % len(COLOURS)], contour=contour, fill=0)
     return tile
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.errors import UserError
-from tta_bench.ops.probabilities import Activation, entropies, probabilities
+from tta_bench.ops.probabilities import Activation, entropies
 
 
 def resized(logits: Tensor, height: int, width: int) -> Tensor:
@@ -19,13 +19,8 @@ def resized(logits: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
 
 
-def class_masks(logits: Tensor, activation: Activation, threshold: float) -> Tensor:
-    """Which pixels belong to each class, as a cell scores them: bool ``[classes, H, W]``, as the logits."""
-    return probabilities(logits, activation) >= threshold
-
-
 def mean_entropy(logits: Tensor, activation: Activation) -> float:
-    """Mean entropy of logits ``[classes, H, W]`` over pixels, and over classes if they are not exclusive, in nats."""
+    """Mean entropy of logits ``[channels, H, W]`` over pixels, and over classes that may overlap, in nats."""
     return float(entropies(logits, activation).double().mean())
 
 
@@ -59,7 +54,7 @@ def mask_values(masks: Tensor, logits: Tensor, threshold: float, classes: Mappin
 
     Args:
         masks: bool ``[classes, H, W]``.
-        logits: of the same shape.
+        logits: of the same shape, where the classes do not exclude each other; else not looked at.
         threshold: of the probabilities, in (0, 1).
         classes: name -> mask values.
 
