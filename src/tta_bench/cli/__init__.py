@@ -1,4 +1,4 @@
-"""``tta-bench``: see what there is, check data and checkpoints, predict, report tables; runs are ``python -m tta_bench``.
+"""``tta-bench``: see what there is, check data and checkpoints, predict, report; runs are ``python -m tta_bench``.
 
 Every file of this package whose name has no leading underscore is a subcommand: ``plan.py`` is ``tta-bench plan``,
 ``data_check.py`` is ``tta-bench data check``. Its docstring is the help; ``add_arguments(parser)`` and
