@@ -10,8 +10,8 @@ from fabricated import IMAGES, fabricated_plan, fabricated_table, finish
 from PIL import Image
 
 from tta_bench.errors import UserError
+from tta_bench.ops.painting import COLOURS
 from tta_bench.report.formats.html import write as page
-from tta_bench.report.gallery import COLOURS
 from tta_bench.report.panels import Choice, Panel, bounding_box, choose, class_colours, draw, panels
 from tta_bench.report.pictures import Drawings
 from tta_bench.report.tables import build_table

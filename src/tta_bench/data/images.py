@@ -64,6 +64,13 @@ def stored_pixels(path: Path) -> int:
         return 0
 
 
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Endings of file names of the formats that are read, in lower case with their dot."""
+    formats = _available_formats()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
+
+
 def value_counts(mask: np.ndarray) -> dict[int, int]:
     """How many pixels of a uint8 mask have each value that occurs, ascending by value."""
     counts = Image.fromarray(mask).histogram()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -49,11 +49,11 @@ class ImageBatch:
     places: list[StreamImage]
 
 
-def passes(domains: Mapping[str, Domain], targets: Sequence[str], order: int = 0) -> list[Stream]:
+def passes(domains: Mapping[str, Sized], targets: Sequence[str], order: int = 0) -> list[Stream]:
     """One pass over the images of each target; a scenario makes streams of them.
 
     Args:
-        domains: the prepared targets.
+        domains: the targets, of which the number of images counts.
         targets: their names, in order.
         order: 0 for file order; ``k`` for the ``k``-th permutation of each target, a function of ``k`` and the
             target's name and size alone.
@@ -64,7 +64,7 @@ def passes(domains: Mapping[str, Domain], targets: Sequence[str], order: int = 0
     ]
 
 
-def _order(order: int, name: str, domain: Domain) -> list[int]:
+def _order(order: int, name: str, domain: Sized) -> list[int]:
     """Image indices in the order of the stream."""
     if order == 0:
         return list(range(len(domain)))

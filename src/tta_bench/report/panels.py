@@ -18,8 +18,8 @@ from tta_bench.data.prepare import prepare
 from tta_bench.errors import UserError, nearest
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
+from tta_bench.ops.painting import COLOURS, paint
 from tta_bench.records.predictions import read_predictions
-from tta_bench.report.gallery import COLOURS, paint
 from tta_bench.report.model import FinishedCell, Table
 from tta_bench.report.pictures import Panels
 from tta_bench.runtime.names import find
