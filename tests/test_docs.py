@@ -47,7 +47,7 @@ def test_the_example_of_add_a_method_runs_as_printed(tmp_path, monkeypatch):
 
 
 def test_the_objective_of_add_a_method_works_as_printed(tmp_path, monkeypatch, small_net, images):
-    _, _, code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add_a_method.md").read_text(), re.DOTALL)
+    _, code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add_a_method.md").read_text(), re.DOTALL)
     (tmp_path / "impurity.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     OBJECTIVES.names()  # the built-in ones first, so that the example comes last

@@ -23,6 +23,9 @@ class Card:
             :meth:`~tta_bench.methods.base.Method.branches`.
         needs_batch_norm: whether it has nothing to work on in a network without BatchNorm layers, because the
             statistics of other layers are always the image's own.
+        features: feature maps of the network that it needs beside the logits, ``bottleneck`` or ``head_input`` of
+            :class:`~tta_bench.models.segmentation.Activations`.
+        assumes_unit_range: whether what it computes of pixel values assumes images in [0, 1].
         takes_batches: whether it takes several images of a stream at a time, ``[A, batch, 3, H, W]``.
     """
 
@@ -37,6 +40,8 @@ class Card:
     branches: tuple[str, ...] = ()
     needs_batch_norm: bool = False
     takes_batches: bool = False
+    features: tuple[str, ...] = ()
+    assumes_unit_range: bool = False
 
     @property
     def needs_gradients(self) -> bool:

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,20 +22,9 @@ from torch.func import functional_call
 from tta_bench.errors import UserError
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
 from tta_bench.models.probe import check_probe, take_probe
-from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.models.wrapping import OwnStatisticsLayer, wrap_normalisation
+from tta_bench.models.segmentation import Activations, SegmentationModel
+from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, wrap_normalisation
 from tta_bench.ops.probabilities import Activation, probabilities
-
-
-class Activations(NamedTuple):
-    """What one pass through the segmentation path yields, for ``N`` images."""
-
-    bottleneck: Tensor
-    """``[N, C, H/32, W/32]``, the encoder's output."""
-    head_input: Tensor
-    """``[N, C, H, W]``, the input of the classifier."""
-    logits: Tensor
-    """``[N, classes, H, W]``."""
 
 
 class AdaptableNetwork(nn.Module):
@@ -145,6 +133,14 @@ class AdaptableNetwork(nn.Module):
         named = self.model.named_parameters(prefix="model")
         return {name: value for name, value in named if not name.startswith("model.branches.")}
 
+    def named_values(self, row: Tensor) -> dict[str, Tensor]:
+        """A row of theta (or of all parameters) by the names in the source model, each flat."""
+        affine = [f"{layer}.{name}" for layer in self.layers for name in AFFINE]
+        others = self._other_parameters() if len(row) > len(self.source_theta) else {}
+        sizes = [*self._sizes, *(value.numel() for value in others.values())]
+        names = [*affine, *(name.removeprefix("model.") for name in others)]
+        return dict(zip(names, row.split(sizes), strict=True))
+
     def tensor_slices(self) -> list[slice]:
         """Where each affine tensor (scale or shift of one layer) lies in a row of theta."""
         return [slice(end - size, end) for end, size in zip(accumulate(self._sizes), self._sizes, strict=True)]
@@ -163,13 +159,12 @@ class AdaptableNetwork(nn.Module):
             return self._stream_by_stream(images, theta, statistics)
         limit = self.images_per_pass
         if limit is None or len(images) <= limit or torch.is_grad_enabled() or not statistics.per_image:
-            return self.activations(images, theta, statistics).logits
+            return self._logits(images, theta, statistics)
         # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time.
         rows = theta.repeat_interleave(len(images) // len(theta), dim=0)
         before = self.forwards
         parts = [
-            self.activations(images[i : i + limit], rows[i : i + limit], statistics).logits
-            for i in range(0, len(images), limit)
+            self._logits(images[i : i + limit], rows[i : i + limit], statistics) for i in range(0, len(images), limit)
         ]
         self.forwards = before + len(images) // len(theta)
         return torch.cat(parts)
@@ -189,9 +184,11 @@ class AdaptableNetwork(nn.Module):
     def activations(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Activations:
         """Logits together with the intermediate feature maps that some methods use; arguments as above."""
         with self._in_force(len(images), theta, statistics):
-            features = self.model.encode(images)
-            head_input = self.model.decode(features)
-            return Activations(features[-1], head_input, self.model.classify(head_input))
+            return self.model.activations(images)
+
+    def _logits(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Tensor:
+        with self._in_force(len(images), theta, statistics):
+            return self.model(images)
 
     def branch(self, name: str, images: Tensor, theta: Tensor, statistics: Statistics | None = None) -> Tensor:
         """Output of an auxiliary branch; arguments as in :meth:`forward`.
@@ -207,9 +204,8 @@ class AdaptableNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Output of an auxiliary branch and logits, from one pass of the encoder; arguments as in :meth:`branch`."""
         with self._in_force(len(images), theta, statistics):
-            features = self.model.encode(images)
-            logits = self.model.classify(self.model.decode(features))
-            return self.model.branch_of(name, features), logits
+            activations = self.model.activations(images)
+            return self.model.branch_of(name, [activations.bottleneck]), activations.logits
 
     @contextmanager
     def _in_force(self, images: int, theta: Tensor, statistics: Statistics) -> Iterator[None]:

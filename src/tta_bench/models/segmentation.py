@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,17 @@ from tta_bench.registry import Registry
 
 if TYPE_CHECKING:
     from tta_bench.schema import ModelConfig
+
+
+class Activations(NamedTuple):
+    """What one pass through the segmentation path yields, for ``N`` images."""
+
+    bottleneck: Tensor
+    """``[N, C, H/32, W/32]``, the encoder's output."""
+    head_input: Tensor
+    """``[N, C, H, W]``, the input of the classifier."""
+    logits: Tensor
+    """``[N, classes, H, W]``."""
 
 
 class SegmentationModel(nn.Module):
@@ -32,9 +43,11 @@ class SegmentationModel(nn.Module):
     Attributes:
         activation: what the logits stand for: ``sigmoid``, a class on its own in each channel; or ``softmax``, classes
             that exclude each other. One object's own, to be set on the object.
+        in_channels: of its images.
     """
 
     activation: Activation = "sigmoid"
+    in_channels: int = 3
 
     def __init__(self, bottleneck_channels: int, branches: Sequence[str] = ()) -> None:
         super().__init__()
@@ -95,6 +108,12 @@ class SegmentationModel(nn.Module):
         """Logits ``[N, classes, H, W]`` of images ``[N, 3, H, W]``; H and W are multiples of 32."""
         return self.classify(self.decode(self.encode(images)))
 
+    def activations(self, images: Tensor) -> Activations:
+        """As :meth:`forward`, with the feature maps on the way."""
+        features = self.encode(images)
+        head_input = self.decode(features)
+        return Activations(features[-1], head_input, self.classify(head_input))
+
     def branch(self, name: str, images: Tensor) -> Tensor:
         """Output of an auxiliary branch; the decoder does not run.
 
@@ -104,7 +123,7 @@ class SegmentationModel(nn.Module):
         return self.branch_of(name, self.encode(images))
 
     def branch_of(self, name: str, features: list[Tensor]) -> Tensor:
-        """As :meth:`branch`, from the encoder's feature maps."""
+        """As :meth:`branch`, from the encoder's feature maps, of which it takes the last."""
         return self.branches[name](F.relu(features[-1]))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tta_bench.objectives.base import BoundNetwork, register_objective
 from tta_bench.ops.draws import Draws
-from tta_bench.ops.views import WEAK_VIEWS, StrongAugmentation, strong_views, undo_weak_views, weak_views
+from tta_bench.ops.views import WEAK_VIEWS, StrongAugmentation, fitting_views, strong_views, undo_weak_views, weak_views
 
 
 @register_objective("consistency", stochastic=lambda strong_augmentation: strong_augmentation.is_random)
@@ -28,10 +28,10 @@ def consistency(
 
     Args:
         network: the network with its state.
-        images: ``[S, 3, H, W]`` in [0, 1], square.
+        images: ``[S, 3, H, W]`` in [0, 1].
         draws: the strong view's random draws.
         strong_augmentation: operations of the strong view; None for the official ones.
-        views: weak views averaged in the pseudo-label.
+        views: weak views averaged in the pseudo-label, those of them that fit the images.
     """
     target = pseudo_label(network, images, views)
     strong = strong_views(images, draws.generators("strong view"), strong_augmentation or StrongAugmentation())
@@ -41,6 +41,7 @@ def consistency(
 @torch.no_grad()
 def pseudo_label(network: BoundNetwork, images: Tensor, views: Sequence[str] = tuple(WEAK_VIEWS)) -> Tensor:
     """Mean of the probabilities over weak views, mapped back: ``[S, classes, H, W]`` in [0, 1]."""
+    views = fitting_views(images, views)
     probabilities = torch.sigmoid(network(weak_views(images, views)))
     return undo_weak_views(probabilities, views).mean(dim=1)
 

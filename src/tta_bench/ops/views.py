@@ -40,8 +40,15 @@ WEAK_VIEWS: dict[str, tuple[Transform, Transform]] = {
 """Name -> (transform, its inverse), exact permutations of the pixels of square images."""
 
 
+def fitting_views(images: Tensor, names: Sequence[str] = tuple(WEAK_VIEWS)) -> tuple[str, ...]:
+    """Those of the weak views that keep the shape of images ``[..., H, W]``: of oblong ones no quarter turns."""
+    shape = images.shape[-2:]
+    probe = images.new_empty(shape)
+    return tuple(name for name in names if WEAK_VIEWS[name][0](probe).shape == shape)
+
+
 def weak_views(images: Tensor, names: Sequence[str] = tuple(WEAK_VIEWS)) -> Tensor:
-    """Views ``[S * V, C, H, W]`` of square images ``[S, C, H, W]``, the views of one image next to each other."""
+    """Views ``[S * V, C, H, W]`` of images ``[S, C, H, W]`` that they fit, those of one image side by side."""
     return torch.stack([WEAK_VIEWS[name][0](images) for name in names], dim=1).flatten(0, 1)
 
 
