@@ -48,8 +48,8 @@ def _main() -> None:
     from tta_bench.launch.grammar import complete_experiment, quote_lists
     from tta_bench.launch.hydra_faults import refuse_flags, sentences
     from tta_bench.launch.network_check import check_networks, check_pretrained_weights
-    from tta_bench.launch.paths import CONFIG_DIR
     from tta_bench.runtime.names import print_everything, require_utf8
+    from tta_bench.runtime.paths import CONFIG_DIR
 
     print_everything()
     typed = sys.argv[1:]

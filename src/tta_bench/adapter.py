@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, Method, Protocol
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.methods.state import pack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.export import plain_copy
@@ -55,7 +55,7 @@ class Adapter:
         episodic: whether the state starts afresh at every image.
         predict: whether an image is predicted ``after`` or ``before`` its update.
         seed: of the method's random draws.
-        options: of the method, as in its YAML file.
+        options: of the method, in place of those in its YAML file; also ``preset``.
 
     Raises:
         UserError: an unknown name or option, a network that cannot be adapted, or one of which the method needs more.
@@ -91,7 +91,7 @@ class Adapter:
                 raise UserError(f"{key}={value!r}: {nearest(str(value), valid)}")
         if steps < 1:
             raise UserError(f"steps={steps}: give the number of updates per image, at least 1")
-        kind, chosen = METHODS.get(method), method_options({"name": method, **options})
+        kind, chosen = METHODS.get(method), default_options(method, **options)
         needed = kind.branches(chosen)
         unused = [name for name in branches or {} if name not in needed]
         if unused:

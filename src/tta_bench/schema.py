@@ -28,9 +28,6 @@ from pydantic_core import PydanticCustomError
 from tta_bench.errors import UserError, nearest_key
 from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed
 
-MAX_PIXELS = 178_956_970
-"""Above this an image is refused unless ``data.max_pixels`` is raised: Pillow's own limit against bombs."""
-
 SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
 """Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
 
@@ -134,7 +131,10 @@ UserPath = Annotated[Path, BeforeValidator(_as_path)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values do not change."""
+    """A part of the configuration: unknown keys are refused, values do not change.
+
+    Keys without which there is something to say may be left out, and are None or empty then; values stand in ``conf/``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
@@ -159,12 +159,12 @@ class DataConfig(Section):
         default=None, description="fundus: background, rim, cup -> their grey codes in the masks; null: SHADES"
     )
     max_pixels: Annotated[int, Range(1, 2**40)] = Field(
-        default=MAX_PIXELS, exclude=True, description="refuse larger images; changes no number"
+        exclude=True, description="refuse larger images; changes no number"
     )
     domains: Annotated[dict[str, str] | None, BeforeValidator(_as_mapping)] = Field(
         default=None, description="fundus: domain name -> file prefix"
     )
-    seed: Seed = Field(default=0, description="synthetic: seed of the generated images")
+    seed: Seed = Field(description="synthetic: seed of the generated images")
 
     @model_validator(mode="after")
     def _classes_have_values(self) -> DataConfig:
@@ -246,8 +246,8 @@ class TrainingConfig(Section):
     batch_size: Annotated[int, Range(2, 2**16)]
     optimizer: Literal["sgd", "adam"]
     learning_rate: Positive
-    momentum: Decay = 0.0
-    nesterov: bool = False
+    momentum: Decay
+    nesterov: bool
     weight_decay: NonNegative
     schedule_power: NonNegative = Field(description="lr * (1 - epoch / epochs) ** power")
     holdout: Annotated[float, Range(0, 1, "[)")] = Field(
@@ -255,7 +255,7 @@ class TrainingConfig(Section):
     )
     seed: Seed
     workers: Annotated[int, Range(0, 2**10)] = Field(description="processes that augment images; changes speed only")
-    legacy_unaligned_mask: bool = False
+    legacy_unaligned_mask: bool
     branch_weights: dict[str, NonNegative] = Field(
         description="branch -> weight of its loss beside the segmentation loss of weight 1"
     )
@@ -280,7 +280,7 @@ class ProtocolConfig(Section):
 class DiagnosticsConfig(Section):
     """What is looked at beside the adaptation, without any effect on it."""
 
-    empirical_gradient: bool = False
+    empirical_gradient: bool
 
 
 class LoggerConfig(Section):
@@ -302,21 +302,21 @@ class RunConfig(Section):
     method: dict[str, Any]
     source: str
     target: Annotated[Names, _distinct("target")] | None = None
-    seed: Seeds = (0,)
+    seed: Seeds
     metrics: Annotated[Names, _distinct("metrics"), AfterValidator(_dice_first)] = Field(
-        default=("dice",), description="taken from the predictions, so no part of what a cell is; Dice is always first"
+        description="taken from the predictions, so no part of what a cell is; Dice is always first"
     )
     checkpoint: UserPath | None = None
     data: DataConfig
     model: ModelConfig
     training: TrainingConfig
     protocol: ProtocolConfig
-    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+    diagnostics: DiagnosticsConfig
     logger: LoggerConfig
     results_root: UserPath
-    force: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)] = "auto"
+    force: bool
+    device: Literal["auto", "cpu", "cuda"]
+    lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)]
 
     @model_validator(mode="after")
     def _target_is_foreign(self) -> RunConfig:

@@ -10,7 +10,7 @@ from tta_bench.adaptation.callback import TTACallback
 from tta_bench.adapter import Adapter
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
@@ -115,7 +115,7 @@ def test_the_network_is_back_after_an_exception(small_net, images):
 
 def test_a_given_method_is_driven_with_its_streams_side_by_side(foreign, small_net, images):
     def make():
-        return METHODS.get("tent")(AdaptableNetwork(small_net), method_options({"name": "tent"}))
+        return METHODS.get("tent")(AdaptableNetwork(small_net), default_options("tent"))
 
     class Reading(Foreign):
         def test_step(self, batch, batch_idx):

@@ -11,7 +11,7 @@ from small_networks import build
 from tta_bench import Adapter
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.foreign import logits_of
 from tta_bench.models.networks.unet import UNet
@@ -42,7 +42,7 @@ def adapter_of(network, name, **options):
     channels = channels_of(network)
     heads = {"denoising": build(lambda: nn.Sequential(nn.Conv2d(8, channels, 1), nn.BatchNorm2d(channels)), seed=1)}
     kind = METHODS.get(name)
-    needed = kind.branches(method_options({"name": name}))
+    needed = kind.branches(default_options(name))
     options = {**OPTIONS.get(name, {}), **options}
     return Adapter(
         network,
@@ -126,7 +126,7 @@ def test_feature_maps_of_known_networks_are_found(name, images):
 def test_a_method_on_the_library_s_network_is_bit_for_bit_that_of_a_cell(own, images, name):
     model, theirs = own
     changes = OPTIONS.get(name, {})
-    kind, options = METHODS.get(name), method_options({"name": name, **changes})
+    kind, options = METHODS.get(name), default_options(name, **changes)
     needed = kind.branches(options)
     method = kind(place(AdaptableNetwork(model, needed), torch.device("cpu"), 64), options)
     adapter = Adapter(theirs, name, branches={branch: model.branches[branch] for branch in needed}, **changes)
@@ -198,7 +198,7 @@ def test_oblong_grey_images_of_three_exclusive_classes(images, name):
 @every_method
 def test_what_a_method_needs_is_asked_for_at_construction(network, name):
     kind = METHODS.get(name)
-    needed = kind.branches(method_options({"name": name}))
+    needed = kind.branches(default_options(name))
     if not (needed or kind.card.features):
         assert Adapter(network, name)(torch.rand(1, 3, 64, 64)).isfinite().all()
         return

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from settings import setting_of
+from settings import options_of
 
 from tta_bench.adaptation.empirical_gradient import COLUMN, EmpiricalGradient
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch, StreamImage
 from tta_bench.methods.base import METHODS, Protocol
-from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
@@ -44,7 +43,7 @@ class Observed:
         kind = METHODS.get(name)
         names = {field.name for field in fields(kind.Options)}
         here = {key: value for key, value in HERE.items() if key in names}
-        options = method_options({"name": name, **setting_of(name).options, **here, **overrides})
+        options = options_of(name, **{**here, **overrides})
         self.network = AdaptableNetwork(small_net, kind.branches(options))
         self.method = kind(self.network, options, protocol)
         self.images, self.labels = images, images[:, :2] > 0.5

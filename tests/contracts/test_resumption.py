@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from settings import setting_of
+from settings import options_of
 from torch import nn
 
 from tta_bench.methods.base import METHODS, Card, Method, Protocol
-from tta_bench.methods.options import method_options
 from tta_bench.methods.state import pack, unpack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import RunningStatistics
@@ -30,7 +29,7 @@ def streams(images):
 
 def make(name, small_net, protocol, **overrides):
     """A method with its canonical options, and a network of its own."""
-    options = method_options({"name": name, **setting_of(name).options, **overrides})
+    options = options_of(name, **overrides)
     kind = METHODS.get(name)
     return kind(AdaptableNetwork(small_net, kind.branches(options)), options, protocol)
 

@@ -228,6 +228,8 @@ BASE = {
     "image_size": 64,
     "classes": {"disc": [1, 2], "cup": [2]},
     "domains": {"D": "REFUGE_Valid"},
+    "max_pixels": 10**6,
+    "seed": 0,
 }
 
 

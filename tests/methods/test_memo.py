@@ -1,5 +1,6 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -7,7 +8,8 @@ import torch
 from plain_grata import affine_parameters, all_parameters
 from plain_statistics import mixed, with_statistics
 from tta_bench.methods.base import Protocol
-from tta_bench.methods.memo import MEMO, MEMOOptions, marginal_entropy
+from tta_bench.methods.memo import MEMO, marginal_entropy
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.objectives.base import BoundNetwork
@@ -25,7 +27,7 @@ def network(small_net):
 
 
 def start(network, protocol=None, **options):
-    method = MEMO(network, MEMOOptions(**{"learning_rate": RATE, **options}), protocol)
+    method = MEMO(network, replace(default_options("memo"), **{"learning_rate": RATE, **options}), protocol)
     method.start(1)
     return method
 
@@ -159,4 +161,4 @@ def test_only_what_is_asked_for_is_adapted(small_net, network, images):
 @pytest.mark.parametrize("prior", [-1.0, float("inf"), float("nan")])
 def test_impossible_options_are_refused(prior):
     with pytest.raises(ValueError, match="prior"):
-        MEMOOptions(prior=prior)
+        replace(default_options("memo"), prior=prior)

@@ -1,23 +1,21 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from tta_bench.errors import UserError
-from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.optimizers import make_optimizer
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.methods.sar import (
     REFERENCE_UPDATES,
     SAR,
-    SAROptions,
     adapted_columns,
     masked_mean,
     sharpness_aware_gradient,
 )
 from tta_bench.methods.state import AffineState
-from tta_bench.methods.tent import Tent, TentOptions
+from tta_bench.methods.tent import Tent
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.objectives.entropy import binary_entropy
@@ -34,7 +32,7 @@ def network(small_net):
 
 
 def start(network, streams=1, **options):
-    method = SAR(network, SAROptions(**options))
+    method = SAR(network, replace(default_options("sar"), **options))
     method.start(streams)
     return method
 
@@ -52,7 +50,7 @@ def momentum_of(method, row):
 
 
 def test_without_selection_and_ascent_sar_is_tent_with_the_same_optimiser_s1(network, images):
-    tent = Tent(network, TentOptions(**SGD, entropy_form="binary"))
+    tent = Tent(network, replace(default_options("tent"), **SGD, entropy_form="binary"))
     tent.start(1)
     method = start(network, **SGD, rho=0.0, margin=EVERYTHING)
     for k in range(5):
@@ -67,7 +65,7 @@ def test_an_empty_selection_changes_nothing_not_even_by_momentum_s2(network, ima
     method = start(network, streams=2, **SGD, margin=EVERYTHING)
     method.adapt(images[:2], Draws(KEYS[:2]))
     theta, momentum = method.theta(2).clone(), [momentum_of(method, row).clone() for row in (0, 1)]
-    nothing = SAR(network, SAROptions(**SGD, margin=0.0))
+    nothing = SAR(network, replace(default_options("sar"), **SGD, margin=0.0))
     nothing.start(2)
     nothing.state = method.state
     diagnostics = nothing.adapt(images[2:4], Draws(KEYS[2:4]))
@@ -187,7 +185,7 @@ def ascended(method, image, margin, rho):
 
 def test_the_default_margin_keeps_what_is_almost_certain():
     probabilities = torch.tensor([0.0793, 0.0795, 0.9205, 0.9207], dtype=torch.float64)
-    limit = SAROptions().margin * math.log(2)
+    limit = default_options("sar").margin * math.log(2)
     assert limit == pytest.approx(0.2772589, abs=1e-7)
     assert (binary_entropy(torch.logit(probabilities)) < limit).tolist() == [True, False, False, True]
     assert binary_entropy(torch.tensor(2.450765)).item() == pytest.approx(limit, abs=1e-6)
@@ -222,15 +220,14 @@ def test_skipping_the_last_stage_of_the_paper_s_network_skips_seven_layers():
 
 def test_a_layer_name_that_does_not_exist_is_refused(network):
     with pytest.raises(UserError, match="contains 'layer9'"):
-        SAR(network, SAROptions(skip_layers=("layer9",)))
+        SAR(network, replace(default_options("sar"), skip_layers=("layer9",)))
 
 
 def test_the_official_preset():
-    settings = OmegaConf.load(CONFIG_DIR / "method" / "sar.yaml")
-    settings.preset = "official"
-    OmegaConf.resolve(settings)  # as Hydra's --cfg job --resolve does
-    options = method_options(OmegaConf.to_container(settings))
-    assert options == SAROptions(1.5625e-5, "sgd", 0.9, skip_layers=("layer4",))
+    options = default_options("sar", preset="official")
+    assert options == replace(
+        default_options("sar"), learning_rate=1.5625e-5, optimizer="sgd", momentum=0.9, skip_layers=("layer4",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,4 +235,4 @@ def test_the_official_preset():
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        SAROptions(**options)
+        replace(default_options("sar"), **options)

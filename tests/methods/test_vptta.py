@@ -1,12 +1,14 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from tta_bench.methods.base import Protocol
-from tta_bench.methods.vptta import VPTTA, VPTTAOptions, image_weight, low_frequencies, prompted, window_start
+from tta_bench.methods.options import default_options
+from tta_bench.methods.vptta import VPTTA, image_weight, low_frequencies, prompted, window_start
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
 
@@ -19,7 +21,7 @@ def network(small_net):
 
 
 def start(network, streams=1, protocol=None, **options):
-    method = VPTTA(network, VPTTAOptions(**options), protocol)
+    method = VPTTA(network, replace(default_options("vptta"), **options), protocol)
     method.start(streams)
     return method
 
@@ -234,4 +236,4 @@ def test_the_description_counts_the_prompt(network):
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        VPTTAOptions(**options)
+        replace(default_options("vptta"), **options)

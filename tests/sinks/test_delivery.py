@@ -12,8 +12,9 @@ from tta_bench.schema import LoggerConfig
 from tta_bench.sinks import delivery as sinks
 from tta_bench.sinks.delivery import send, unsent, unsent_sentences
 
-ONLINE = LoggerConfig(name="wandb")
-OFFLINE = LoggerConfig(name="wandb", mode="offline")
+DESTINATION = {"name": "wandb", "project": "tta_bench", "entity": None, "group": None, "mode": "online"}
+ONLINE = LoggerConfig(**DESTINATION)
+OFFLINE = LoggerConfig(**DESTINATION | {"mode": "offline"})
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ def test_each_destination_gets_the_same_results_once(cell, wandb):
     destinations = [
         OFFLINE,
         ONLINE,
-        LoggerConfig(name="wandb", project="other"),
-        LoggerConfig(name="wandb", entity="me"),
+        LoggerConfig(**DESTINATION | {"project": "other"}),
+        LoggerConfig(**DESTINATION | {"entity": "me"}),
     ]
     for config in destinations * 2:
         send(config, cell)

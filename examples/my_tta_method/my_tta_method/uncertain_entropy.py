@@ -22,7 +22,7 @@ class UncertainEntropyOptions(GradientOptions):
         fraction: of the pixels, the most uncertain ones, that count.
     """
 
-    fraction: float = 0.1
+    fraction: float
 
 
 @register_method("uncertain_entropy")

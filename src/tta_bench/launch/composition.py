@@ -27,8 +27,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from tta_bench.errors import UserError
 from tta_bench.launch.catalogue import PLUGIN_GROUPS, plugin_configs
 from tta_bench.launch.experiment_files import read_experiments
-from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
+from tta_bench.runtime.paths import CONFIG_DIR
 
 
 def register_configs() -> None:

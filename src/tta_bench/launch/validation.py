@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from tta_bench.adaptation.scenarios.base import reset_names, scenario_of
@@ -31,15 +30,6 @@ NAMES: Mapping[str, Callable[[], Collection[str]]] = {
     "logger.name": lambda: ("none", *SINKS.names()),
 }
 """Keys whose value is looked up by name -> the names that there are."""
-
-
-def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
-    """``${preset:UNIFORM,OFFICIAL}`` in a method's YAML: one of two values, chosen by its key ``preset``."""
-    value = official if _parent_.get("preset") == "official" else uniform
-    return OmegaConf.create(value) if isinstance(value, list) else value
-
-
-OmegaConf.register_new_resolver("preset", _by_preset, replace=True)
 
 
 def validate(composed: Mapping[str, Any]) -> RunConfig:

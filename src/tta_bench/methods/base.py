@@ -35,14 +35,19 @@ Diagnostics = dict[str, Tensor]
 """What a method reports of one update: name -> ``[A]`` values, columns of ``per_image.csv``."""
 
 
-def later(default: Any) -> Any:
-    """A field of options that came when there were finished cells already: at its default they stay what they are."""
-    return field(default=default, metadata={"later": True})
+def later(before: Any) -> Any:
+    """A field of options that came when there were finished cells already, which stay what they are.
+
+    Args:
+        before: the value that does what was done before there was the option. It is what configurations mean that
+            were written then; the default, which may be another, stands in the YAML as that of any option.
+    """
+    return field(default=before, metadata={"later": True})
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML.
+    """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML, with its value.
 
     A number declares its :class:`~tta_bench.runtime.ranges.Range`; one without is finite, and whole numbers have 64
     bits.
@@ -54,7 +59,7 @@ class MethodOptions:
         check_ranges(self)
 
     def without_identity(self) -> set[str]:
-        """The options that are no part of what identifies a cell: those that are :func:`later` and at their default."""
+        """The options that are no part of what identifies a cell: those that came :func:`later` and change nothing."""
         added = (each for each in fields(self) if "later" in each.metadata)
         return {each.name for each in added if getattr(self, each.name) == each.default}
 
@@ -111,7 +116,7 @@ class Method(ABC):
         self, network: AdaptableNetwork, options: MethodOptions | None = None, protocol: Protocol | None = None
     ) -> None:
         self.network = network
-        self.options: Any = options or self.Options()
+        self.options: Any = options or _default_options(type(self))
         self.protocol = protocol or Protocol()
         self.backwards = 0
         self.skipped = 0
@@ -300,7 +305,7 @@ METHODS: Registry[type[Method]] = Registry("method", "tta_bench.methods")
 register_method = METHODS.register
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GradientOptions(MethodOptions):
     """Options of methods that take gradient steps.
 
@@ -311,9 +316,9 @@ class GradientOptions(MethodOptions):
         nesterov: whether the momentum of SGD is Nesterov's.
     """
 
-    learning_rate: NonNegative = 1e-4
-    optimizer: OptimizerName = "adam"
-    momentum: Decay = 0.0
+    learning_rate: NonNegative
+    optimizer: OptimizerName
+    momentum: Decay
     nesterov: bool = later(False)
 
     def __post_init__(self) -> None:
@@ -325,7 +330,7 @@ class GradientOptions(MethodOptions):
 class GradientMethod(Method):
     """Base of methods that update the adapted parameters by gradient steps, statistics taken from each image."""
 
-    Options = GradientOptions
+    Options: ClassVar[type[MethodOptions]] = GradientOptions
 
     def start(self, streams: int) -> None:
         """Every row at the source model's parameters, with a fresh optimiser."""
@@ -351,6 +356,14 @@ class GradientMethod(Method):
     def followed_gradient(self, streams: int) -> Tensor:
         """See the base class."""
         return self.state.followed_gradient(streams)
+
+
+def _default_options(kind: type[Method]) -> MethodOptions:
+    """Those of the method's YAML; a class that is not registered has the defaults of its options class."""
+    from tta_bench.methods.options import default_options  # which needs the registry of methods
+
+    name = METHODS.name_of(kind)
+    return kind.Options() if name is None else default_options(name)
 
 
 def _on_host(values: Sequence[Tensor]) -> list[list[float]]:

@@ -22,8 +22,8 @@ class CAGradOptions(TwoObjectivesOptions):
         rescale: divide the result by ``1 + c^2``, by ``1 + c``, or not at all.
     """
 
-    radius: NonNegative = 0.4
-    rescale: Literal["none", "square", "linear"] = "square"
+    radius: NonNegative
+    rescale: Literal["none", "square", "linear"]
 
 
 @register_method("cagrad")

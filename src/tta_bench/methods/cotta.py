@@ -13,7 +13,7 @@ from tta_bench.models.normalisation import Statistics
 from tta_bench.objectives.consistency import soft_cross_entropy
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.views import fitting_views, undo_weak_views, weak_views
-from tta_bench.runtime.ranges import Fraction, NonNegative
+from tta_bench.runtime.ranges import Fraction
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,9 @@ class CoTTAOptions(GradientOptions):
             plain prediction, all others by its mean over the views, in [0, 1].
     """
 
-    learning_rate: NonNegative = 1e-5
-    teacher_momentum: Fraction = 0.999
-    restore: Fraction = 0.01
-    confidence: Fraction = 1.0
+    teacher_momentum: Fraction
+    restore: Fraction
+    confidence: Fraction
 
 
 @register_method("cotta")

@@ -30,10 +30,10 @@ class DeTTAOptions(GradientOptions):
             every pass by the image's own statistics.
     """
 
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    masked: Annotated[float, Range(0, 1, "(]")] = 0.1
-    radius: Annotated[int, Range(1, 2**14)] = 2
-    running_momentum: Annotated[float, Range(0, 1, "(]")] | None = None
+    betas: tuple[Decay, Decay]
+    masked: Annotated[float, Range(0, 1, "(]")]
+    radius: Annotated[int, Range(1, 2**14)]
+    running_momentum: Annotated[float, Range(0, 1, "(]")] | None
 
 
 @register_method("detta")
@@ -103,9 +103,7 @@ class DeTTA(GradientMethod):
         return RunningStatistics(self.running.mean[:streams].clone(), self.running.variance[:streams].clone(), momentum)
 
 
-def corrupt(
-    images: Tensor, generators: Sequence[torch.Generator], masked: float = 0.1, radius: int = 2
-) -> tuple[Tensor, Tensor]:
+def corrupt(images: Tensor, generators: Sequence[torch.Generator], masked: float, radius: int) -> tuple[Tensor, Tensor]:
     """Replace randomly drawn pixels of each channel by a neighbour's original value (Noise2Void).
 
     Args:

@@ -33,12 +33,12 @@ class DIGAOptions(MethodOptions):
         temperature: divides the distances to the prototypes, positive.
     """
 
-    source_weight: Fraction = 0.8
-    prototype_weight: Fraction = 0.8
-    running_weight: Fraction = 0.8
-    confidence: Annotated[float, Range(0.5, 1)] = 0.9
-    prototype_rate: Fraction = 0.1
-    temperature: Positive = 1.0
+    source_weight: Fraction
+    prototype_weight: Fraction
+    running_weight: Fraction
+    confidence: Annotated[float, Range(0.5, 1)]
+    prototype_rate: Fraction
+    temperature: Positive
 
 
 class Prototypes(NamedTuple):

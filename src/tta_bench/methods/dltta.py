@@ -40,15 +40,15 @@ class DLTTAOptions(GradientOptions):
             ``source`` model's with the statistics of the image, which no update moves.
     """
 
-    entropy_form: EntropyForm = "positive"
-    warmup: Literal["constant", "linear"] = "constant"
-    memory: Annotated[int, Range(1, 10**6)] = 20
-    neighbours: Annotated[int, Range(1, 10**6)] = 8
-    attention_temperature: Positive = 0.2
-    prediction_temperature: Positive = 1.0
-    rate_function: Literal["linear", "exponential"] = "linear"
-    rate_scale: NonNegative = 1e-3
-    largest_rate: Annotated[float, Range(0, math.inf)] = 1e-3
+    entropy_form: EntropyForm
+    warmup: Literal["constant", "linear"]
+    memory: Annotated[int, Range(1, 10**6)]
+    neighbours: Annotated[int, Range(1, 10**6)]
+    attention_temperature: Positive
+    prediction_temperature: Positive
+    rate_function: Literal["linear", "exponential"]
+    rate_scale: NonNegative
+    largest_rate: Annotated[float, Range(0, math.inf)]
     compared_network: Literal["adapted", "source"] = later("adapted")
 
     def __post_init__(self) -> None:

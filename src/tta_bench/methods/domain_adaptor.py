@@ -37,8 +37,8 @@ class DomainAdaptorOptions(GradientOptions):
         temperature: of the entropy: one per class and ``image``, or one per class and ``pixel``.
     """
 
-    source_weight: Fraction = 0.5
-    temperature: Temperature = "image"
+    source_weight: Fraction
+    temperature: Temperature
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ class DomainAdaptor(GradientMethod):
         return Rectification(scale, shift, self._weights, self._biases)
 
 
-def generalised_entropy(logits: Tensor, temperature: Temperature = "image") -> Tensor:
+def generalised_entropy(logits: Tensor, temperature: Temperature) -> Tensor:
     """Generalised entropy of ``[A, classes, H, W]`` sigmoid logits: ``mean of T^2 H(sigmoid(s / T))``, ``[A]``.
 
     ``T`` is twice the standard deviation of the logits, as a constant: those of one class over the image, or, per

@@ -33,14 +33,14 @@ class DUAOptions(MethodOptions):
         max_updates: updates of a stream after which its statistics stay, None for no end.
     """
 
-    initial_momentum: Fraction = 0.1
-    decay: Fraction = 0.94
-    floor: Fraction = 0.005
-    copies: Annotated[int, Range(1, 2**10)] = 16
-    augmentations: tuple[Augmentation, ...] = ("crop", "flip", "rotate")
-    padding: Annotated[float, Range(0, 0.5)] = 0.125
-    pad_mode: Literal["reflect", "zeros"] = "reflect"
-    max_updates: Annotated[int, Range(0, 10**9)] | None = None
+    initial_momentum: Fraction
+    decay: Fraction
+    floor: Fraction
+    copies: Annotated[int, Range(1, 2**10)]
+    augmentations: tuple[Augmentation, ...]
+    padding: Annotated[float, Range(0, 0.5)]
+    pad_mode: Literal["reflect", "zeros"]
+    max_updates: Annotated[int, Range(0, 10**9)] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,7 @@ class GSMorphOptions(TwoObjectivesOptions):
         group_by: conflicts are judged per affine tensor, per normalisation layer, or over the whole network.
     """
 
-    group_by: Literal["tensor", "module", "network"] = "tensor"
+    group_by: Literal["tensor", "module", "network"]
 
 
 @register_method("gsmorph")

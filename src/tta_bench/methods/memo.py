@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
-from tta_bench.methods.optimizers import OptimizerName
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.objectives.base import BoundNetwork
@@ -30,10 +29,8 @@ class MEMOOptions(GradientOptions):
         prior: how many images the source statistics count for, beside the one test image; not negative.
     """
 
-    learning_rate: NonNegative = 2.5e-4
-    optimizer: OptimizerName = "sgd"
-    parameters: Literal["all", "affine"] = "all"
-    prior: NonNegative = 16.0
+    parameters: Literal["all", "affine"]
+    prior: NonNegative
 
 
 @register_method("memo")

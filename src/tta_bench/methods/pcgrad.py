@@ -21,7 +21,7 @@ class PCGradOptions(TwoObjectivesOptions):
         reduction: whether the two projected gradients are added or averaged.
     """
 
-    reduction: Literal["sum", "mean"] = "sum"
+    reduction: Literal["sum", "mean"]
 
 
 @register_method("pcgrad")

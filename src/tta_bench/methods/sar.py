@@ -37,11 +37,11 @@ class SAROptions(GradientOptions):
             multiple of the average after its first updates; None never returns.
     """
 
-    rho: NonNegative = 0.05
-    margin: Annotated[float, Range(0, math.inf)] = 0.4
-    unit: Literal["pixel", "image"] = "pixel"
-    skip_layers: tuple[str, ...] = ()
-    recovery: Positive | None = None
+    rho: NonNegative
+    margin: Annotated[float, Range(0, math.inf)]
+    unit: Literal["pixel", "image"]
+    skip_layers: tuple[str, ...]
+    recovery: Positive | None
 
 
 @register_method("sar")

@@ -33,13 +33,13 @@ class VPTTAOptions(MethodOptions):
         attention_temperature: of the softmax over their cosine similarities, positive.
     """
 
-    learning_rate: NonNegative = 0.05
-    betas: tuple[Decay, Decay] = (0.9, 0.99)
-    prompt_size: Annotated[int, Range(1, 64)] = 5
-    warm_up: Positive = 5.0
-    memory: Annotated[int, Range(1, 10**6)] = 40
-    neighbours: Annotated[int, Range(1, 10**6)] = 16
-    attention_temperature: Positive = 0.2
+    learning_rate: NonNegative
+    betas: tuple[Decay, Decay]
+    prompt_size: Annotated[int, Range(1, 64)]
+    warm_up: Positive
+    memory: Annotated[int, Range(1, 10**6)]
+    neighbours: Annotated[int, Range(1, 10**6)]
+    attention_temperature: Positive
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,7 +19,7 @@ def consistency(
     images: Tensor,
     draws: Draws,
     *,
-    strong_augmentation: StrongAugmentation | None = None,
+    strong_augmentation: StrongAugmentation,
     views: Sequence[str] = tuple(WEAK_VIEWS),
 ) -> Tensor:
     """Cross-entropy of the strong view's prediction against the pseudo-label: ``[S]``.
@@ -30,11 +30,11 @@ def consistency(
         network: the network with its state.
         images: ``[S, 3, H, W]`` in [0, 1].
         draws: the strong view's random draws.
-        strong_augmentation: operations of the strong view; None for the official ones.
+        strong_augmentation: operations of the strong view.
         views: weak views averaged in the pseudo-label, those of them that fit the images.
     """
     target = pseudo_label(network, images, views)
-    strong = strong_views(images, draws.generators("strong view"), strong_augmentation or StrongAugmentation())
+    strong = strong_views(images, draws.generators("strong view"), strong_augmentation)
     return soft_cross_entropy(network(strong), target).flatten(1).mean(1)
 
 

@@ -15,7 +15,7 @@ EntropyForm = Literal["positive", "binary"]
 
 
 @register_objective("entropy", stochastic=False)
-def entropy(network: BoundNetwork, images: Tensor, draws: Draws, *, entropy_form: EntropyForm = "positive") -> Tensor:
+def entropy(network: BoundNetwork, images: Tensor, draws: Draws, *, entropy_form: EntropyForm) -> Tensor:
     """Entropy of the logits of ``images`` ``[S, 3, H, W]``: ``[S]``.
 
     Args:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -86,19 +86,19 @@ class Operation:
 class StrongAugmentation:
     """The strong view: operations in this order, then min-max over the whole image.
 
-    Defaults are those of the official code. ``contrast`` and ``gamma`` draw from below and above 1 with equal
+    ``contrast`` and ``gamma`` draw from below and above 1 with equal
     probability; ``noise`` is the standard deviation on the [0, 1] image (the code calls it a variance); ``blur``
     is in pixels and hits each channel with probability ``blur_channel_p``.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    brightness: Operation = field(default_factory=lambda: Operation(0.75, (0.5, 1.5)))
-    contrast: Operation = field(default_factory=lambda: Operation(0.75, (0.5, 1.5)))
-    gamma: Operation = field(default_factory=lambda: Operation(0.75, (0.5, 2.0)))
-    noise: Operation = field(default_factory=lambda: Operation(0.5, (0.0, 0.05)))
-    blur: Operation = field(default_factory=lambda: Operation(0.5, (0.5, 1.5)))
-    blur_channel_p: Fraction = 0.5
+    brightness: Operation
+    contrast: Operation
+    gamma: Operation
+    noise: Operation
+    blur: Operation
+    blur_channel_p: Fraction
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.report.cells import STATES, distinct_cells
 from tta_bench.report.model import Comparison, Table
 from tta_bench.report.text import DASH, INCOMPLETE, number
+from tta_bench.runtime.paths import CONFIG_DIR
 from tta_bench.schema import DataConfig
 
 

@@ -17,10 +17,10 @@ class WandbOptions(LoggerConfig):
 
     model_config = ConfigDict(extra="forbid")
 
-    project: str = "tta_bench"
-    entity: str | None = None
-    group: str | None = Field(default=None, exclude=True, description="no other destination: one project has it all")
-    mode: Literal["online", "offline"] = "online"
+    project: str
+    entity: str | None
+    group: str | None = Field(exclude=True, description="no other destination: one project has it all")
+    mode: Literal["online", "offline"]
 
 
 @register_sink("wandb", "W&B", WandbOptions)
