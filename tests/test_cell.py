@@ -27,8 +27,8 @@ from torch import Tensor
 import tta_bench.cell as cell_module
 from called import covered, ran
 from plain_grata import adapt_stream
-from tta_bench.adaptation.runner import AdaptationModule
 from tta_bench.adaptation.provenance import Definition
+from tta_bench.adaptation.runner import AdaptationModule
 from tta_bench.cell import Cell, run
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare

@@ -65,7 +65,8 @@ def changed(monkeypatch):
         ("methods/base.py", "losses.sum()", "losses.mean()", [GRATA, TENT, NO_ADAPT], []),
         ("methods/state.py", "def step(", "def stride(", [GRATA, TENT], []),
         ("objectives/rotation.py", "cross_entropy(", "nll_loss(", [ROTATION], [GRATA, TENT]),
-        ("objectives/consistency.py", "logits * target", "target", [GRATA, "+method=cotta"], [ROTATION, TENT]),
+        ("objectives/consistency.py", ".mean(dim=1)", ".amax(dim=1)", [GRATA], [ROTATION, TENT, "+method=cotta"]),
+        ("ops/probabilities.py", "logits * target", "target", [GRATA, "+method=cotta"], [NO_ADAPT, "+method=dua"]),
         ("objectives/denoising.py", "NOISE_STD = ", "NOISE_STD = 2 * ", [GRATA], [TENT]),
         ("objectives/rotation.py", "nn.LeakyReLU(0.2)", "nn.LeakyReLU(0.1)", [ROTATION], [GRATA, TENT]),
         (

@@ -63,7 +63,7 @@ def toy(objective, matrix, *, auxiliary_scale=1.0, pseudo_scale=1.0, start_at=(1
     a, matrix = vector(0, 1), torch.tensor(matrix, dtype=torch.float64)
     objective("toy_auxiliary", lambda net, x, draws: auxiliary_scale * ((net.theta - a) ** 2).sum(1) / 2)
     objective("toy_pseudo", lambda net, x, draws: pseudo_scale * ((net.theta @ matrix) * net.theta).sum(1) / 2)
-    network = SimpleNamespace(source_theta=vector(*start_at))
+    network = SimpleNamespace(source_theta=vector(*start_at), activation="sigmoid")
     method = start(network, auxiliary="toy_auxiliary", pseudo="toy_pseudo", **options)
     return method, {k: v[0] for k, v in method.adapt(torch.zeros(1, 3, 64, 64), Draws(KEYS[:1])).items()}
 
@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_skips_its_own_stream_only(objective, faulty, 
 
     for name in ("toy_auxiliary", "toy_pseudo"):
         objective(name, lambda net, x, draws, name=name: loss(name, net))
-    network = SimpleNamespace(source_theta=vector(1, 2))
+    network = SimpleNamespace(source_theta=vector(1, 2), activation="sigmoid")
     method = start(network, 3, auxiliary="toy_auxiliary", pseudo="toy_pseudo", learning_rate_function=rate)
     skipped = method.adapt(torch.zeros(3, 3, 64, 64), Draws(KEYS[:3]))["skipped"]
     assert skipped.tolist() == [False, True, False]

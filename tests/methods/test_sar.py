@@ -18,8 +18,8 @@ from tta_bench.methods.state import AffineState
 from tta_bench.methods.tent import Tent
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
-from tta_bench.objectives.entropy import binary_entropy
 from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.probabilities import entropies
 
 EVERYTHING = math.inf
 SGD = {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-2}
@@ -164,7 +164,7 @@ def test_a_larger_margin_selects_more_s5(network, images, unit):
 def test_the_second_pass_selects_among_the_first_s_units(network, images):
     method = start(network, margin=0.95, rho=5.0)
     first, second = (
-        binary_entropy(network(images[:1], theta)) < 0.95 * math.log(2)
+        entropies(network(images[:1], theta), "sigmoid") < 0.95 * math.log(2)
         for theta in (method.theta(1), ascended(method, images[:1], 0.95, 5.0))
     )
     selected = run(method, images[:1])[0].diagnostics["selected"][0]
@@ -176,8 +176,8 @@ def ascended(method, image, margin, rho):
     """Theta at the end of the ascent, written out."""
 
     def objective(bound):
-        entropies = binary_entropy(bound(image))
-        return entropies[entropies < margin * math.log(2)].mean()[None]
+        units = entropies(bound(image), "sigmoid")
+        return units[units < margin * math.log(2)].mean()[None]
 
     _, gradient = method.gradient(objective, method.theta(1))
     return method.theta(1) + rho * gradient / gradient.norm()
@@ -187,8 +187,8 @@ def test_the_default_margin_keeps_what_is_almost_certain():
     probabilities = torch.tensor([0.0793, 0.0795, 0.9205, 0.9207], dtype=torch.float64)
     limit = default_options("sar").margin * math.log(2)
     assert limit == pytest.approx(0.2772589, abs=1e-7)
-    assert (binary_entropy(torch.logit(probabilities)) < limit).tolist() == [True, False, False, True]
-    assert binary_entropy(torch.tensor(2.450765)).item() == pytest.approx(limit, abs=1e-6)
+    assert (entropies(torch.logit(probabilities), "sigmoid") < limit).tolist() == [True, False, False, True]
+    assert entropies(torch.tensor(2.450765), "sigmoid").item() == pytest.approx(limit, abs=1e-6)
 
 
 def test_the_mean_over_nothing_is_zero_and_what_is_not_finite_stays_visible():

@@ -24,6 +24,7 @@ from tta_bench.methods.state import AffineState, pack, unpack
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
+from tta_bench.objectives.entropy import check_form
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.registry import Registry
 from tta_bench.runtime.ranges import Decay, NonNegative, check_ranges
@@ -125,6 +126,8 @@ class Method(ABC):
                 f"{type(self).__name__} works on the statistics of BatchNorm layers, and this network has none "
                 f"({network.describe()}): choose another method, or another network"
             )
+        if hasattr(self.options, "entropy_form"):
+            check_form(self.options.entropy_form, network.activation)
 
     # What a method implements
 

@@ -14,6 +14,7 @@ from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import EntropyForm, mean_entropy
 from tta_bench.ops.draws import Draws
+from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
 from tta_bench.runtime.ranges import NonNegative, Positive, Range
 
 SMALLEST_PROBABILITY = 1e-6
@@ -106,7 +107,7 @@ class DLTTA(GradientMethod):
             nonlocal keys, logits
             activations = self.network.activations(images, network.theta, network.statistics)
             keys, logits = activations.bottleneck.detach().mean(dim=(2, 3)), activations.logits.detach()
-            return mean_entropy(activations.logits, self.options.entropy_form)
+            return mean_entropy(activations.logits, self.options.entropy_form, network.activation)
 
         losses, gradient = self.gradient(objective, self.theta(len(images)))
         of_source = self.options.compared_network == "source"
@@ -136,7 +137,7 @@ class DLTTA(GradientMethod):
                 discrepancies.append(logits.new_zeros(()))
                 continue
             past = memory.recall(key, options.neighbours, options.attention_temperature)
-            discrepancies.append(discrepancy(present / options.prediction_temperature, past))
+            discrepancies.append(discrepancy(present / options.prediction_temperature, past, self.network.activation))
             rates.append(learning_rate(discrepancies[-1], options))
         return torch.stack(rates), torch.stack(discrepancies)
 
@@ -152,21 +153,25 @@ class DLTTA(GradientMethod):
                 self.memories[row].push(latest.keys[row], logits[row])
 
 
-def discrepancy(logits: Tensor, past: Tensor) -> Tensor:
-    """Half the sum of both Kullback-Leibler divergences of two sigmoid predictions, mean over all pixels.
+def discrepancy(logits: Tensor, past: Tensor, activation: Activation = "sigmoid") -> Tensor:
+    """Half the sum of both Kullback-Leibler divergences of two predictions, mean over all their distributions.
 
-    For two Bernoulli distributions the sum is ``(p - q) (logit p - logit q)``: never negative, symmetric, and finite
-    because the probabilities are kept away from 0 and 1.
+    The sum is ``(p - q) (logit p - logit q)`` for two Bernoulli distributions, and for two of several classes the sum
+    over them of ``(p - q) (log p - log q)``: never negative, symmetric, and finite because the probabilities are kept
+    away from 0 and 1.
 
     Args:
-        logits: any shape.
+        logits: ``[..., classes, H, W]``.
         past: the same shape.
+        activation: what both stand for.
 
     Returns:
         Scalar.
     """
     low, high = SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY
-    p, q = (torch.sigmoid(each).clamp(low, high) for each in (logits, past))
+    p, q = (probabilities(each, activation).clamp(low, high) for each in (logits, past))
+    if activation == "softmax":
+        return ((p - q) * (p.log() - q.log())).sum(CLASSES).mean() / 2
     return ((p - q) * (torch.logit(p) - torch.logit(q))).mean() / 2
 
 

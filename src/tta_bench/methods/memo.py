@@ -16,6 +16,7 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.ops.draws import Draws
+from tta_bench.ops.probabilities import CLASSES
 from tta_bench.ops.views import WEAK_VIEWS, fitting_views, undo_weak_views, weak_views
 from tta_bench.runtime.ranges import NonNegative
 
@@ -79,7 +80,7 @@ class MEMO(GradientMethod):
 
 
 def marginal_entropy(network: BoundNetwork, images: Tensor, views: Sequence[str] = tuple(WEAK_VIEWS)) -> Tensor:
-    """Bernoulli entropy of each pixel's mean probability over the views, mapped back; mean over the pixels: ``[S]``.
+    """Entropy of each pixel's mean probabilities over the views, mapped back; mean over the pixels: ``[S]``.
 
     Args:
         network: the network with its state.
@@ -89,6 +90,9 @@ def marginal_entropy(network: BoundNetwork, images: Tensor, views: Sequence[str]
     views = fitting_views(images, views)
     logits = undo_weak_views(network(weak_views(images, views)), views)
     # In log space, so that a probability that rounds to 0 or 1 has a finite gradient.
+    if network.activation == "softmax":
+        mean = F.log_softmax(logits, CLASSES).logsumexp(dim=1) - math.log(len(views))
+        return -(mean.exp() * mean).sum(CLASSES).flatten(1).mean(1)
     foreground = F.logsigmoid(logits).logsumexp(dim=1) - math.log(len(views))
     background = F.logsigmoid(-logits).logsumexp(dim=1) - math.log(len(views))
     return -(foreground.exp() * foreground + background.exp() * background).flatten(1).mean(1)

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, 
 from tta_bench.models.probe import check_probe, take_probe
 from tta_bench.models.segmentation import Activations, SegmentationModel
 from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, wrap_normalisation
-from tta_bench.ops.probabilities import Activation, probabilities
+from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
 
 
 class AdaptableNetwork(nn.Module):
@@ -40,7 +41,7 @@ class AdaptableNetwork(nn.Module):
 
     Raises:
         UserError: no normalisation layer that can be adapted, a branch that the source model does not have, a model
-            that takes no image, or one that the copy is not equal to.
+            that takes no image, an activation that there is not, or a model that the copy is not equal to.
 
     Attributes:
         layers: adapted normalisation layers by name, in module order within the segmentation path and each branch.
@@ -58,6 +59,7 @@ class AdaptableNetwork(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         probe = take_probe(self.model, image_size)
+        _check_activation(self.activation, probe.expected.shape[CLASSES])
         wrapped = wrap_normalisation(self.model)
         self._all_layers, self.left = wrapped.layers, wrapped.left
         self.layers = self._adapted(branches)
@@ -224,6 +226,17 @@ class AdaptableNetwork(nn.Module):
                 layer.statistics = SourceStatistics()
                 layer.weight_rows = layer.bias_rows = None
             self.forwards += images // len(theta)
+
+
+def _check_activation(activation: str, channels: int) -> None:
+    """Refuse what the logits of a network cannot stand for."""
+    if activation not in get_args(Activation):
+        raise UserError(f"the network's activation is '{activation}': give one of {', '.join(get_args(Activation))}")
+    if activation == "softmax" and channels < 2:
+        raise UserError(
+            "the network has one channel, which a softmax makes 1 everywhere: give the background a channel of its "
+            "own, or use the activation sigmoid"
+        )
 
 
 def listed(left: dict[str, tuple[str, str]]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.objectives.base import BoundNetwork, register_objective
 from tta_bench.ops.draws import Draws
+from tta_bench.ops.probabilities import cross_entropies, probabilities
 from tta_bench.ops.views import WEAK_VIEWS, StrongAugmentation, fitting_views, strong_views, undo_weak_views, weak_views
 
 
@@ -35,17 +35,12 @@ def consistency(
     """
     target = pseudo_label(network, images, views)
     strong = strong_views(images, draws.generators("strong view"), strong_augmentation)
-    return soft_cross_entropy(network(strong), target).flatten(1).mean(1)
+    return cross_entropies(network(strong), target, network.activation).flatten(1).mean(1)
 
 
 @torch.no_grad()
 def pseudo_label(network: BoundNetwork, images: Tensor, views: Sequence[str] = tuple(WEAK_VIEWS)) -> Tensor:
     """Mean of the probabilities over weak views, mapped back: ``[S, classes, H, W]`` in [0, 1]."""
     views = fitting_views(images, views)
-    probabilities = torch.sigmoid(network(weak_views(images, views)))
-    return undo_weak_views(probabilities, views).mean(dim=1)
-
-
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of each logit against a probability, stable: ``softplus(s) - s q``."""
-    return F.softplus(logits) - logits * target
+    of_views = probabilities(network(weak_views(images, views)), network.activation)
+    return undo_weak_views(of_views, views).mean(dim=1)

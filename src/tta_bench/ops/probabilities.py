@@ -49,6 +49,32 @@ def cross_entropies(logits: Tensor, target: Tensor, activation: Activation) -> T
     return F.softplus(logits) - logits * target
 
 
+def targets(labels: Tensor, activation: Activation) -> Tensor:
+    """What every logit is to be, bool ``[..., channels, H, W]``, from bool labels ``[..., classes, H, W]``.
+
+    Under a softmax the first channel is the background, where none of the classes is; they exclude each other.
+    """
+    if activation == "softmax":
+        return torch.cat([~labels.any(CLASSES, keepdim=True), labels], CLASSES)
+    return labels
+
+
+def masks(logits: Tensor, activation: Activation, threshold: float) -> Tensor:
+    """The pixels of every class, bool ``[..., classes, H, W]``, from logits as :func:`targets` orders them.
+
+    Under a softmax those where it is the most probable one, the background included: no pixel has two classes.
+
+    Args:
+        logits: ``[..., channels, H, W]``.
+        activation: what they stand for.
+        threshold: probability from which a pixel belongs to a class, under a sigmoid.
+    """
+    if activation == "softmax":
+        classes = torch.arange(1, logits.shape[CLASSES], device=logits.device)[:, None, None]
+        return logits.argmax(CLASSES, keepdim=True) == classes
+    return torch.sigmoid(logits) >= threshold
+
+
 def most_entropy(classes: int, activation: Activation) -> float:
     """The largest that :func:`entropies` can be with this many classes."""
     return math.log(classes if activation == "softmax" else 2)
