@@ -23,6 +23,9 @@ class Card:
             :meth:`~tta_bench.methods.base.Method.branches`.
         needs_batch_norm: whether it has nothing to work on in a network without BatchNorm layers, because the
             statistics of other layers are always the image's own.
+        needs_unit_range: whether, with the default options, it assumes that images lie in [0, 1], as when it changes
+            their brightness or rebuilds them. Every method is shown such images; the network may expect others, see
+            :class:`~tta_bench.ops.preprocessing.Preprocessing`.
         takes_batches: whether it takes several images of a stream at a time, ``[A, batch, 3, H, W]``.
     """
 
@@ -36,6 +39,7 @@ class Card:
     stochastic: bool = False
     branches: tuple[str, ...] = ()
     needs_batch_norm: bool = False
+    needs_unit_range: bool = False
     takes_batches: bool = False
 
     @property

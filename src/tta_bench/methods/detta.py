@@ -50,6 +50,7 @@ class DeTTA(GradientMethod):
         licence="none stated",
         stochastic=True,
         branches=("denoising",),
+        needs_unit_range=True,
     )
     Options = DeTTAOptions
 

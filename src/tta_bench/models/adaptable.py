@@ -25,6 +25,7 @@ from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, 
 from tta_bench.models.probe import check_probe, take_probe
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.wrapping import OwnStatisticsLayer, wrap_normalisation
+from tta_bench.ops.preprocessing import Preprocessing
 
 
 class Activations(NamedTuple):
@@ -99,6 +100,11 @@ class AdaptableNetwork(nn.Module):
         for branch in branches:
             layers |= {name: layer for name, layer in affine.items() if name.startswith(f"branches.{branch}.")}
         return layers
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of the source model: the images given here are in [0, 1], what follows is done at the network's border."""
+        return self.model.preprocessing
 
     @property
     def batch_norm_layers(self) -> dict[str, NormalisationLayer]:
@@ -179,7 +185,7 @@ class AdaptableNetwork(nn.Module):
     def activations(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Activations:
         """Logits together with the intermediate feature maps that some methods use; arguments as above."""
         with self._in_force(len(images), theta, statistics):
-            features = self.model.encode(images)
+            features = self.model.features(images)
             head_input = self.model.decode(features)
             return Activations(features[-1], head_input, self.model.classify(head_input))
 
@@ -197,7 +203,7 @@ class AdaptableNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Output of an auxiliary branch and logits, from one pass of the encoder; arguments as in :meth:`branch`."""
         with self._in_force(len(images), theta, statistics):
-            features = self.model.encode(images)
+            features = self.model.features(images)
             logits = self.model.classify(self.model.decode(features))
             return self.model.branch_of(name, features), logits
 

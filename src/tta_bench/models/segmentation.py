@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_bench.models.pretext import PRETEXT_TASKS
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.registry import Registry
 
 if TYPE_CHECKING:
@@ -27,13 +28,31 @@ class SegmentationModel(nn.Module):
     Args:
         bottleneck_channels: channels of the deepest feature map, the input of every branch.
         branches: auxiliary branches to build, each by the name of its pretext task.
+
+    Attributes:
+        preprocessing: of the images it is trained on; set by :meth:`expect`. All that is called with images takes them
+            in [0, 1], except :meth:`encode`, which is behind the border.
     """
+
+    preprocessing = PAPER
+    _mean: Tensor | None
+    _std: Tensor | None
 
     def __init__(self, bottleneck_channels: int, branches: Sequence[str] = ()) -> None:
         super().__init__()
         tasks = {name: PRETEXT_TASKS.get(name) for name in branches}
         with torch.random.fork_rng(devices=[]):
             self.branches = nn.ModuleDict({name: task.head(bottleneck_channels) for name, task in tasks.items()})
+        self.expect(PAPER)
+
+    def expect(self, preprocessing: Preprocessing) -> Self:
+        """Take images of this preprocessing from now on; returns itself."""
+        self.preprocessing = preprocessing
+        like = next(self.parameters(), torch.empty(()))
+        for name, values in (("_mean", preprocessing.mean), ("_std", preprocessing.std)):
+            tensor = None if values is None else like.new_tensor(values)[:, None, None]
+            self.register_buffer(name, tensor, persistent=False)  # the checkpoint has the numbers themselves
+        return self
 
     @classmethod
     def configured(cls, config: ModelConfig, classes: int, encoder_weights: str | None) -> Self:
@@ -74,7 +93,7 @@ class SegmentationModel(nn.Module):
 
     @abstractmethod
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of ``[N, 3, H, W]`` images, finest first; the last is the bottleneck, after ReLU."""
+        """Feature maps of ``[N, 3, H, W]`` network inputs, finest first; the last is the bottleneck, after ReLU."""
 
     @abstractmethod
     def decode(self, features: list[Tensor]) -> Tensor:
@@ -85,8 +104,14 @@ class SegmentationModel(nn.Module):
         """Logits ``[N, classes, H, W]`` from the input of the classifier."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[N, classes, H, W]`` of images ``[N, 3, H, W]``; H and W are multiples of 32."""
-        return self.classify(self.decode(self.encode(images)))
+        """Logits ``[N, classes, H, W]`` of images ``[N, 3, H, W]`` in [0, 1]; H and W are multiples of 32."""
+        return self.classify(self.decode(self.features(images)))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The encoder's feature maps of images ``[N, 3, H, W]`` in [0, 1]: the border of the network."""
+        if self._mean is not None and self._std is not None:
+            images = (images - self._mean) / self._std
+        return self.encode(images)
 
     def branch(self, name: str, images: Tensor) -> Tensor:
         """Output of an auxiliary branch; the decoder does not run.
@@ -94,7 +119,7 @@ class SegmentationModel(nn.Module):
         Raises:
             KeyError: the model was built without this branch.
         """
-        return self.branch_of(name, self.encode(images))
+        return self.branch_of(name, self.features(images))
 
     def branch_of(self, name: str, features: list[Tensor]) -> Tensor:
         """As :meth:`branch`, from the encoder's feature maps."""

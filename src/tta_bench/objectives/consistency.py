@@ -34,7 +34,8 @@ def consistency(
         views: weak views averaged in the pseudo-label.
     """
     target = pseudo_label(network, images, views)
-    strong = strong_views(images, draws.generators("strong view"), strong_augmentation or StrongAugmentation())
+    settings, preprocessing = strong_augmentation or StrongAugmentation(), network.network.preprocessing
+    strong = strong_views(images, draws.generators("strong view"), settings, preprocessing.back_in_range)
     return soft_cross_entropy(network(strong), target).flatten(1).mean(1)
 
 
