@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -15,15 +16,34 @@ from tta_bench.methods.base import METHODS, Method, Protocol
 from tta_bench.methods.options import default_options
 from tta_bench.methods.state import pack
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.build import preprocessing_called
 from tta_bench.models.export import plain_copy
 from tta_bench.models.foreign import ForeignNetwork
 from tta_bench.models.placement import images_per_pass
 from tta_bench.models.probe import probe_images
 from tta_bench.ops.draws import ImageKey
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
 
 ROUNDING = 1e-3
 """How far a pixel may lie outside its range, as a fraction of the range."""
+
+
+def preprocessing_to(low: float | Sequence[float], high: float | Sequence[float]) -> Preprocessing:
+    """The preprocessing whose results lie between two values, of each channel or of all.
+
+    Raises:
+        UserError: the values are not ascending, or as many.
+    """
+    lows, highs = (tuple(each) if isinstance(each, Sequence) else (each,) for each in (low, high))
+    if len(lows) != len(highs) or not all(math.isfinite(b - a) and a < b for a, b in zip(lows, highs, strict=True)):
+        raise UserError(
+            f"value_range=({low}, {high}): give the lowest and the highest value, or as many of each channel"
+        )
+    if set(lows) == {0} and set(highs) == {1}:
+        return PAPER
+    ends = [*zip(lows, highs, strict=True)]
+    return Preprocessing(mean=tuple(-a / (b - a) for a, b in ends), std=tuple(1 / (b - a) for a, b in ends))
 
 
 class Adapter:
@@ -49,8 +69,11 @@ class Adapter:
             torchvision and segmentation-models-pytorch are known.
         branches: for methods that adapt by a pretext task, its name -> the head that was trained with the network, a
             module from the bottleneck to what the task predicts.
-        value_range: lowest and highest value of the images, numbers or one per channel. Methods that look at pixel
-            values work in [0, 1]; what the network sees is in this range again.
+        preprocess: what the network was trained with, a :class:`~tta_bench.ops.preprocessing.Preprocessing` or the name
+            of one in ``conf/preprocessing`` (``min_max``, ``unit``, ``imagenet``, …); images are then given as grey
+            levels, 0 to 255. None: they are given as the network takes them, in ``value_range``.
+        value_range: lowest and highest value of images that are preprocessed already, numbers or one per channel.
+            Methods that look at pixel values work in [0, 1]; the network is shown values of this range again.
         steps: updates per image, see ``conf/protocol``.
         episodic: whether the state starts afresh at every image.
         predict: whether an image is predicted ``after`` or ``before`` its update.
@@ -75,7 +98,8 @@ class Adapter:
         activation: Activation = "sigmoid",
         features: Mapping[str, str] | None = None,
         branches: Mapping[str, nn.Module] | None = None,
-        value_range: tuple[Any, Any] = (0.0, 1.0),
+        preprocess: Preprocessing | str | None = None,
+        value_range: tuple[float | Sequence[float], float | Sequence[float]] = (0.0, 1.0),
         steps: int = 1,
         episodic: bool = False,
         predict: Literal["after", "before"] = "after",
@@ -96,7 +120,13 @@ class Adapter:
         unused = [name for name in branches or {} if name not in needed]
         if unused:
             raise UserError(f"branches={{'{unused[0]}': …}}: {method} uses no such branch with these options")
-        self._model = ForeignNetwork(network, activation=activation, features=features, branches=branches)
+        if isinstance(preprocess, str):
+            preprocess = preprocessing_called(preprocess)
+        self._prepare = preprocess.unit_range if preprocess is not None else self._from_range
+        expected = preprocess if preprocess is not None else preprocessing_to(*value_range)
+        self._model = ForeignNetwork(
+            network, activation=activation, preprocessing=expected, features=features, branches=branches
+        )
         self._model.require(method, kind.card.features, needed)
         adaptable = AdaptableNetwork(self._model, needed, image_size=self._model.image_size)
         self.method: Method = kind(adaptable, chosen, Protocol(episodic, steps, predict))
@@ -171,7 +201,20 @@ class Adapter:
         like = self.method.network.source_theta
         if images.is_inference():
             images = images.clone()  # autograd keeps no tensor that was made in inference mode
-        return images.detach().to(like)
+        return self._prepare(images.detach().to(like))
+
+    def _from_range(self, images: Tensor) -> Tensor:
+        """Images of ``value_range`` in [0, 1]."""
+        border = self._model.preprocessing
+        if border.mean is not None and border.std is not None:
+            mean, std = (images.new_tensor(each)[:, None, None] for each in (border.mean, border.std))
+            images = images * std + mean
+        if self.method.card.needs_unit_range and bool(((images < -ROUNDING) | (images > 1 + ROUNDING)).any()):
+            raise UserError(
+                f"{self._name} assumes that images lie in a known range, and these go beyond value_range: give "
+                "value_range=(lowest, highest) of your preprocessed images, or preprocess=NAME and grey levels"
+            )
+        return images
 
     def _begin(self, streams: int) -> None:
         self._seen = [0] * streams
@@ -236,7 +279,7 @@ class Adapter:
             stream: which of several, with ``streams="each"``.
 
         Returns:
-            In evaluation mode, for images in ``value_range``.
+            In evaluation mode, for images as the network itself takes them.
 
         Raises:
             UserError: a plain network does not predict as the method does, with the reason.

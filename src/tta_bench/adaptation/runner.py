@@ -64,11 +64,13 @@ def adapt_streams(
             :class:`~tta_bench.data.streams.ImageBatch` as ``batch``, ``on_test_epoch_start`` finds the method started.
     """
     first_group, first = begin
+    preprocessing = method.network.preprocessing
     with quiet_lightning():
         for group in groups[first_group:]:
-            ahead = [StreamImages(domains, stream) for stream in group]
+            ahead = [StreamImages(domains, stream, preprocessing) for stream in group]
             callback = TTACallback(method, streams=len(group), ahead=ahead)
-            loader = DataLoader(LockstepDataset(domains, group, seed, first, batch), batch_size=None, shuffle=False)
+            images = LockstepDataset(domains, group, seed, first, batch, preprocessing)
+            loader = DataLoader(images, batch_size=None, shuffle=False)
             trainer = one_device_trainer(
                 method.network.source_theta.device, [*observers, callback], inference_mode=False
             )

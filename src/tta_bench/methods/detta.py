@@ -50,7 +50,7 @@ class DeTTA(GradientMethod):
         licence="none stated",
         stochastic=True,
         branches=("denoising",),
-        assumes_unit_range=True,
+        needs_unit_range=True,
     )
     Options = DeTTAOptions
 

@@ -62,7 +62,7 @@ class DUA(Method):
         licence="none stated",
         stochastic=True,
         needs_batch_norm=True,
-        assumes_unit_range=True,
+        needs_unit_range=True,
     )
     Options = DUAOptions
 

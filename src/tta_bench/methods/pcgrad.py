@@ -37,7 +37,7 @@ class PCGrad(CombinedGradientsMethod):
         paper="Yu et al., NeurIPS 2020",
         licence="MIT",
         stochastic=True,
-        assumes_unit_range=True,
+        needs_unit_range=True,
     )
     Options = PCGradOptions
 

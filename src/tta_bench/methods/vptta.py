@@ -60,7 +60,7 @@ class VPTTA(Method):
         paper="Chen et al., CVPR 2024",
         licence="MIT",
         needs_batch_norm=True,
-        assumes_unit_range=True,
+        needs_unit_range=True,
     )
     Options = VPTTAOptions
 

@@ -25,6 +25,7 @@ from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, 
 from tta_bench.models.probe import check_probe, take_probe
 from tta_bench.models.segmentation import Activations, SegmentationModel
 from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, wrap_normalisation
+from tta_bench.ops.preprocessing import Preprocessing
 from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
 
 
@@ -99,6 +100,11 @@ class AdaptableNetwork(nn.Module):
     def probabilities(self, logits: Tensor) -> Tensor:
         """Probability of every class, in the shape of the logits ``[..., classes, H, W]``."""
         return probabilities(logits, self.activation)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of the source model: the images given here are in [0, 1], what follows is done at the network's border."""
+        return self.model.preprocessing
 
     @property
     def batch_norm_layers(self) -> dict[str, NormalisationLayer]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tta_bench.errors import UserError, nearest
 from tta_bench.models.probe import brief, probe_images
 from tta_bench.models.segmentation import Activations, SegmentationModel
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
 
 FEATURES = ("bottleneck", "head_input")
@@ -30,6 +31,7 @@ class ForeignNetwork(SegmentationModel):
     Args:
         network: it is copied, never changed; the copy is in evaluation mode.
         activation: what the logits stand for.
+        preprocessing: of the images it was trained on.
         features: one of :data:`FEATURES` -> name of the module whose output it is, of several outputs the last; those
             of torchvision's and segmentation-models-pytorch's networks are known.
         branches: name of a pretext task -> its head, which takes the bottleneck.
@@ -47,6 +49,7 @@ class ForeignNetwork(SegmentationModel):
         network: nn.Module,
         *,
         activation: Activation = "sigmoid",
+        preprocessing: Preprocessing = PAPER,
         features: Mapping[str, str] | None = None,
         branches: Mapping[str, nn.Module] | None = None,
     ) -> None:
@@ -54,6 +57,7 @@ class ForeignNetwork(SegmentationModel):
         self.network = copy.deepcopy(network).eval()
         self.branches.update({name: copy.deepcopy(head).eval() for name, head in (branches or {}).items()})
         self.activation = activation
+        self.expect(preprocessing)
         self.features_at = {**known_features(self.network), **(features or {})}
         names = [name for name, _ in self.network.named_modules() if name]
         for key, name in self.features_at.items():
@@ -73,7 +77,7 @@ class ForeignNetwork(SegmentationModel):
                 images = probe_images(size, channels)[:1].to(like)
                 try:
                     with torch.no_grad():
-                        output = self.network(images)
+                        output = self.network(self.network_input(images))
                 except Exception as error:  # of a user's network, of any kind
                     fault = fault or error
                     continue
@@ -108,8 +112,8 @@ class ForeignNetwork(SegmentationModel):
             raise UserError(faults)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[N, classes, H, W]`` of images ``[N, C, H, W]`` of any size that the network takes."""
-        return logits_of(self.network(images))
+        """Logits ``[N, classes, H, W]`` of images ``[N, C, H, W]`` in [0, 1], of any size that the network takes."""
+        return logits_of(self.network(self.network_input(images)))
 
     def activations(self, images: Tensor) -> Activations:
         """See :class:`SegmentationModel`; a feature map that nobody named is empty.

@@ -34,7 +34,8 @@ def consistency(
         views: weak views averaged in the pseudo-label, those of them that fit the images.
     """
     target = pseudo_label(network, images, views)
-    strong = strong_views(images, draws.generators("strong view"), strong_augmentation)
+    back_in_range = network.network.preprocessing.back_in_range
+    strong = strong_views(images, draws.generators("strong view"), strong_augmentation, back_in_range)
     return cross_entropies(network(strong), target, network.activation).flatten(1).mean(1)
 
 

@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -170,7 +171,9 @@ def branchless_path(checkpoint: Description, root: Path) -> Path | None:
     if checkpoint.training is None:
         return None
     try:
-        model = ModelConfig.model_validate({**checkpoint.architecture, "branches": ()})
+        model = ModelConfig.model_validate(
+            {**checkpoint.architecture, "branches": (), "preprocessing": asdict(checkpoint.preprocessing)}
+        )
         training = TrainingConfig.model_validate(checkpoint.training)
     except ValidationError:  # also where a file of encoder weights is gone: the key cannot be known any more
         return None
@@ -229,7 +232,7 @@ def in_domain_dice(
     scores = []
     with torch.no_grad():
         for index in indices:
-            logits = model(domain.image(index)[None].to(device))[0].cpu()
+            logits = model(domain.image(index, model.preprocessing)[None].to(device))[0].cpu()
             scores.append(dice_score(torch.sigmoid(logits) >= THRESHOLD, domain.label(index)))
     means = torch.stack(scores).mean(dim=0).tolist()
     return dict(zip(domain.classes, means, strict=True))
@@ -263,6 +266,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
             training,
             workers=min(training.workers, os.cpu_count() or 1),
             pin_memory=device.type == "cuda",
+            preprocessing=module.model.preprocessing,
         )
         callbacks = [ProgressBar(domain.name), PartialCheckpoint(partial)]
         trainer = one_device_trainer(device, callbacks, max_epochs=training.epochs, default_root_dir=folder)
@@ -276,7 +280,8 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
     save_checkpoint(
         folder / "model.ckpt",
         model.state_dict(),
-        architecture=config.model.model_dump(mode="json"),
+        architecture=config.model.model_dump(mode="json", exclude={"preprocessing"}),
+        preprocessing=model.preprocessing,
         classes=domain.classes,
         image_size=domain.images.shape[1],
         domain=domain.name,

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,7 @@ class Description:
         architecture: fields of ``ModelConfig``.
         classes: class name -> mask values that belong to it; no values where the file records none.
         image_size: side of the square input, pixels.
+        preprocessing: of its images.
         domain: name of the domain it was trained on.
         fingerprint: of that domain's images and masks.
         training: fields of ``TrainingConfig``.
@@ -34,6 +36,7 @@ class Description:
     architecture: Mapping[str, Any]
     classes: Mapping[str, tuple[int, ...]]
     image_size: int | None = None
+    preprocessing: Preprocessing = PAPER
     domain: str | None = None
     fingerprint: str | None = None
     training: Mapping[str, Any] | None = None
@@ -59,7 +62,7 @@ class SourceModel:
     """A source model, ready to adapt.
 
     Attributes:
-        model: the network, in eval mode on the CPU.
+        model: the network, in eval mode on the CPU, with its preprocessing.
         path: the file it came from.
         sha256: of that file.
         domain: name of the domain it was trained on.
