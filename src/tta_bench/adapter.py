@@ -37,9 +37,7 @@ def preprocessing_to(low: float | Sequence[float], high: float | Sequence[float]
     """
     lows, highs = (tuple(each) if isinstance(each, Sequence) else (each,) for each in (low, high))
     if len(lows) != len(highs) or not all(math.isfinite(b - a) and a < b for a, b in zip(lows, highs, strict=True)):
-        raise UserError(
-            f"value_range=({low}, {high}): give the lowest and the highest value, or as many of each channel"
-        )
+        raise UserError(f"value_range=({low}, {high}): give the lowest and the highest value, or these of each channel")
     if set(lows) == {0} and set(highs) == {1}:
         return PAPER
     ends = [*zip(lows, highs, strict=True)]
@@ -195,6 +193,11 @@ class Adapter:
             raise UserError(f"images of shape {list(images.shape)}: give [N, {channels}, H, W] with N of at least 1")
         if images.shape[1] != channels:
             raise UserError(f"images have {images.shape[1]} channels, and the network takes {channels}")
+        if not images.is_floating_point() and self._prepare == self._from_range:
+            raise UserError(
+                f"images are {images.dtype}, and a network takes preprocessed ones: give preprocess=NAME, that of its "
+                "training, or preprocess them"
+            )
 
     def _prepared(self, images: Tensor) -> Tensor:
         """Images in the network's place and precision, as the method sees them."""

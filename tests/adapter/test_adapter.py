@@ -19,6 +19,7 @@ from tta_bench.models.normalisation import SourceStatistics
 from tta_bench.models.placement import place
 from tta_bench.models.probe import relative_difference
 from tta_bench.ops.draws import ImageKey
+from tta_bench.ops.preprocessing import Preprocessing
 
 NAMES = METHODS.names()
 OPTIONS = {
@@ -223,6 +224,51 @@ def test_steps_and_resets_are_those_of_the_protocol(network, images):
     before = adapter_of(network, "tent", predict="before")
     assert torch.equal(before(images[:1]), adapter_of(network, "bn_only")(images[:1]))
     assert not torch.equal(adapter_of(network, "grata", seed=1)(images[:1]), adapter_of(network, "grata")(images[:1]))
+
+
+class Shifted(nn.Module):
+    """A network for images in another range, of the same weights."""
+
+    def __init__(self, network, low, span):
+        super().__init__()
+        self.network, self.low, self.span = network, low, span
+        self.stem = network.stem  # under the name that tells where the features are
+
+    def forward(self, images):
+        return self.network((images - self.low) / self.span)
+
+
+@every_method
+def test_methods_work_in_the_unit_range_whatever_the_network_takes(network, images, name):
+    low, span = (images.new_tensor(each)[:, None, None] for each in ((-1.0, 0.0, -2.0), (2.0, 255.0, 5.0)))
+    adapter = adapter_of(Shifted(network, low, span), name, value_range=((-1, 0, -2), (1, 255, 3)))
+    expected = adapter_of(network, name)
+    for part in images[:4].split(2):
+        torch.testing.assert_close(adapter(part * span + low), expected(part), rtol=0, atol=1e-6)
+    if METHODS.get(name).card.needs_unit_range:
+        with pytest.raises(UserError, match=r"value_range=.* or preprocess="):
+            expected(images[:1] * 1.1)
+    else:
+        expected(images[:1] * 1.1)
+
+
+def test_grey_levels_are_preprocessed_as_asked(network, images):
+    grey = (images[:2] * 255).round()
+    mean, std = (images.new_tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    adapter = Adapter(network, "grata", preprocess="imagenet")
+    given = Preprocessing("unit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    logits = adapter(grey.to(torch.uint8))
+    assert torch.equal(logits, Adapter(network, "grata", preprocess=given)(grey))
+    before = Adapter(network, "no_adapt")((grey / 255 - mean) / std)
+    torch.testing.assert_close(Adapter(network, "no_adapt", preprocess="imagenet")(grey), before)
+    exported = logits_of(adapter.export()((grey[1:] / 255 - mean) / std))
+    torch.testing.assert_close(exported, logits[1:])
+    with pytest.raises(UserError, match="unknown preprocessing 'imagnet': did you mean 'imagenet'"):
+        Adapter(network, preprocess="imagnet")
+    with pytest.raises(UserError, match=r"uint8.*preprocess="):
+        Adapter(network, "tent")(grey.to(torch.uint8))
+    with pytest.raises(UserError, match="give the lowest and the highest"):
+        Adapter(network, value_range=(1, 0))
 
 
 def test_bad_input_is_refused(network, images):

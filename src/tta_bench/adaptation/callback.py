@@ -63,7 +63,7 @@ class TTACallback(pl.Callback):
 
     def _place(self, module: nn.Module) -> tuple[nn.Module, str]:
         """The submodule that has the network, and its name there."""
-        names = [name for name, _ in module.named_modules() if name]
+        names = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
         if self.network not in names:
             raise UserError(
                 f"TTACallback(network={self.network!r}): {type(module).__name__} has no such module; "

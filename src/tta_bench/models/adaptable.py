@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tta_bench.errors import UserError
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
@@ -184,8 +183,9 @@ class AdaptableNetwork(nn.Module):
         before, logits = self.forwards, []
         for row, views in zip(rows.unbind(), images.unflatten(0, (len(rows), -1)).unbind(), strict=True):
             theta, *values = row.split(sizes)
-            parameters = {name: value.view(others[name].shape) for name, value in zip(others, values, strict=True)}
-            logits.append(functional_call(self, parameters, (views, theta[None], statistics)))
+            parameters = [value.view(other.shape) for value, other in zip(values, others.values(), strict=True)]
+            with _standing_in(self.model, dict(zip(others.values(), parameters, strict=True))):
+                logits.append(self(views, theta[None], statistics))
         self.forwards = before + len(images) // len(rows)
         return torch.cat(logits)
 
@@ -243,6 +243,28 @@ def _check_activation(activation: str, channels: int) -> None:
             "the network has one channel, which a softmax makes 1 everywhere: give the background a channel of its "
             "own, or use the activation sigmoid"
         )
+
+
+@contextmanager
+def _standing_in(model: nn.Module, values: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """Let tensors stand in for parameters, wherever a network has them.
+
+    ``torch.func.functional_call`` does not take them out again where a module has several names.
+    """
+    modules = [module._parameters for module in model.modules()]
+    places = [
+        (owned, name, value)
+        for owned in modules
+        for name, value in owned.items()
+        if value is not None and value in values
+    ]
+    for owned, name, value in places:
+        owned[name] = values[value]  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for owned, name, value in places:
+            owned[name] = value
 
 
 def listed(left: dict[str, tuple[str, str]]) -> str:

@@ -59,7 +59,7 @@ class ForeignNetwork(SegmentationModel):
         self.activation = activation
         self.expect(preprocessing)
         self.features_at = {**known_features(self.network), **(features or {})}
-        names = [name for name, _ in self.network.named_modules() if name]
+        names = [name for name, _ in self.network.named_modules(remove_duplicate=False) if name]
         for key, name in self.features_at.items():
             if key not in FEATURES:
                 raise UserError(f"features={{{key!r}: …}}: {nearest(key, FEATURES)}")
@@ -153,15 +153,15 @@ class ForeignNetwork(SegmentationModel):
             )
         return output
 
-    def encode(self, images: Tensor) -> list[Tensor]:
+    def features(self, images: Tensor) -> list[Tensor]:
         """The bottleneck alone."""
         return [self.activations(images).bottleneck]
 
-    def decode(self, features: list[Tensor]) -> Tensor:
+    def encode(self, images: Tensor) -> Any:
         """Not on its own: what runs in which order is the network's business."""
         raise NotImplementedError("a foreign network runs as a whole")
 
-    classify = decode  # type: ignore[assignment]
+    decode = classify = encode  # type: ignore[assignment]
 
     def branch_of(self, name: str, features: list[Tensor]) -> Tensor:
         """See :class:`SegmentationModel`; the head takes the bottleneck as it is."""
