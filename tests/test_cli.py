@@ -20,6 +20,7 @@ from tta_bench.models.checkpoint import save_checkpoint, to_official
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.networks.unet import UNet
 from tta_bench.objectives.base import OBJECTIVES
+from tta_bench.ops.preprocessing import PAPER
 from tta_bench.report.write import duration
 
 WIDTHS = (16, 16, 8, 8, 8)
@@ -246,6 +247,7 @@ def own(tmp_path):
             "decoder_channels": list(WIDTHS),
             "branches": [],
         },
+        preprocessing=PAPER,
         classes={"disc": (1, 2), "cup": (2,)},
         image_size=64,
         domain="D",

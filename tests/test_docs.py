@@ -49,8 +49,15 @@ def test_the_example_of_add_a_method_runs_as_printed(tmp_path, monkeypatch):
         ConfigStore.instance().repo["method"].pop("self_training.yaml", None)
 
 
+def test_the_examples_of_use_your_network_run_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs/use_your_network.md").read_text(), re.DOTALL):
+        exec(compile(code, "docs/use_your_network.md", "exec"), {"__name__": "example"})
+    assert (tmp_path / "state.pt").is_file()
+
+
 def test_the_objective_of_add_a_method_works_as_printed(tmp_path, monkeypatch, small_net, images):
-    _, _, code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add_a_method.md").read_text(), re.DOTALL)
+    _, code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add_a_method.md").read_text(), re.DOTALL)
     (tmp_path / "impurity.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     OBJECTIVES.names()  # the built-in ones first, so that the example comes last

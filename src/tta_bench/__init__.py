@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 _PLACES = {
+    "Adapter": "tta_bench.adapter:Adapter",
     "TTACallback": "tta_bench.adaptation.callback:TTACallback",
     "list_methods": "tta_bench.methods.base:list_methods",
     "register_method": "tta_bench.methods.base:register_method",

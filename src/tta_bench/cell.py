@@ -101,6 +101,7 @@ class Cell:
             content["training"] = config.training.content(config.model.branches)
         else:
             content["checkpoint"] = str(config.checkpoint)
+            content["model"].pop("preprocessing", None)  # is the checkpoint's
         if config.diagnostics.empirical_gradient:
             content["diagnostics"] = config.diagnostics.model_dump()
         return {**content, "seed": self.seed}

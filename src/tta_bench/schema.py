@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
-from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed
+from tta_bench.runtime.ranges import LARGE, Decay, Fraction, NonNegative, Positive, Range, Seed
 
 SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
 """Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
@@ -122,6 +122,9 @@ Zoom = Annotated[float, Range(0.01, 100)]
 Grey = Annotated[float, Range(0, 255)]
 """In grey levels, or a factor of them: any more leaves no image."""
 
+Percentile = Annotated[float, Range(0, 100)]
+Intensity = Annotated[float, Range(-LARGE, LARGE)]
+
 LOCKSTEP = Range(1, 2**16)
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
@@ -208,6 +211,41 @@ class DataConfig(Section):
         return {key: value for key, value in dump(self).items() if not defaults.get(key)}
 
 
+class PreprocessingConfig(Section):
+    """What a source model expects of its images (``conf/preprocessing``); the defaults are the paper's."""
+
+    range: Literal["min_max", "unit", "percentile"] = Field(
+        default="min_max", description="how grey levels become [0, 1]: of each image, divided by 255, or between two"
+    )
+    percentiles: Annotated[tuple[Percentile, Percentile], _ascending("model.preprocessing.percentiles")] | None = Field(
+        default=None, description="percentile: of each image that become 0 and 1"
+    )
+    mean: tuple[Intensity, ...] | None = Field(default=None, description="of each channel, or one of all, in [0, 1]")
+    std: tuple[Positive, ...] | None = Field(default=None, description="likewise; the network sees (x - mean) / std")
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> PreprocessingConfig:
+        if (self.range == "percentile") != (self.percentiles is not None):
+            needs = "needs model.preprocessing.percentiles, [1, 99] for instance"
+            remedy = needs if self.percentiles is None else "has no model.preprocessing.percentiles: leave them out"
+            raise ValueError(f"model.preprocessing.range={self.range} {remedy}")
+        if self.percentiles is not None and self.percentiles[0] == self.percentiles[1]:
+            raise ValueError("model.preprocessing.percentiles are equal: give the lower and the higher one")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("model.preprocessing.mean and model.preprocessing.std belong together: give both, or none")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) not in (1, 3):
+                raise ValueError(f"model.preprocessing.{key} has {len(values)} values: give three, or one for all")
+        return self
+
+    @model_validator(mode="after")
+    def _without_identity(self) -> PreprocessingConfig:
+        """Mean 0 and standard deviation 1 change nothing, and are none."""
+        if set(self.mean or ()) == {0.0} and set(self.std or ()) == {1.0}:
+            return PreprocessingConfig(range=self.range, percentiles=self.percentiles)
+        return self
+
+
 class ModelConfig(Section):
     """The segmentation network (``conf/model``)."""
 
@@ -217,16 +255,21 @@ class ModelConfig(Section):
     decoder_channels: tuple[Annotated[int, Range(1, 2**14)], ...] | None = None
     branches: tuple[str, ...] = ()
     options: dict[str, Any] = Field(default={}, description="of a network of a plug-in, as that reads them")
+    preprocessing: PreprocessingConfig | None = Field(
+        default=None, description="of its images; null: that of the checkpoint, the paper's where one is trained"
+    )
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # a mapping has none
 
     @model_serializer(mode="wrap")
-    def _without_no_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The key is younger than many results, whose identity is that of none."""
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """These keys are younger than many results, whose identity is that of none and of the paper's."""
         content: dict[str, Any] = dump(self)
         if not self.options:
             content.pop("options", None)
+        if self.preprocessing in (None, PreprocessingConfig()):
+            content.pop("preprocessing", None)
         return content
 
 
@@ -393,5 +436,6 @@ def valid_keys(path: list[str]) -> list[str]:
     """The keys of a run that are valid below ``path``."""
     model: Any = RunConfig
     for part in path:
-        model = model.model_fields[part].annotation
+        kind = model.model_fields[part].annotation
+        model = next((one for one in get_args(kind) if one is not type(None)), kind)  # what may be null
     return list(model.model_fields)

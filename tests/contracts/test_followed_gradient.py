@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from settings import options_of
 
-from tta_bench.adaptation.callback import TTACallback
 from tta_bench.adaptation.empirical_gradient import COLUMN, EmpiricalGradient
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch, StreamImage
@@ -53,7 +52,6 @@ class Observed:
         names = tuple(map(str, range(len(images))))
         domain = Domain("all", names, np.empty((len(images), 0)), masks, classes, "")
         self.observer = EmpiricalGradient(self.method, {"all": domain})
-        self.callback = TTACallback(self.method, 2, lambda batch, *_: (batch.images, batch.keys))
         self.passes = 0
         encode = self.network.model.encode
 
@@ -88,8 +86,7 @@ class Observed:
         batch = ImageBatch(self.images[place : place + streams], keys, places)
         if watched:
             self.observer.on_test_batch_start(None, None, batch, 0)
-        self.callback.on_test_batch_start(None, None, batch, 0)
-        result = self.callback.result
+        result = self.method.step(batch.images, batch.keys)
         if watched:
             self.observer.on_test_batch_end(None, None, result, batch, 0)
         return result.logits, result.diagnostics.get(COLUMN)

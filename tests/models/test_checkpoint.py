@@ -20,6 +20,7 @@ from tta_bench.models.checkpoint import (
 )
 from tta_bench.models.checkpoint.official import OFFICIAL_BRANCHES, OFFICIAL_PREFIXES
 from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.ops.preprocessing import PAPER
 from tta_bench.schema import RunConfig
 
 AUGMENTATION = {
@@ -89,6 +90,7 @@ def write(path: Path, config: RunConfig, state=None, **changes) -> Path:
         state = build_model(config.model, len(config.data.classes)).state_dict()
     fields = {
         "architecture": config.model.model_dump(mode="json"),
+        "preprocessing": PAPER,
         "classes": config.data.classes,
         "image_size": config.data.image_size,
         "domain": config.source,
@@ -215,7 +217,10 @@ class TestWhatDoesNotFit:
         [
             (lambda p: p.update(format_version=9), "its format_version is 9, this tta_bench reads 1"),
             (lambda p: p.pop("domain"), "lacks domain: it was edited or damaged"),
-            (lambda p: p.update(preprocessing="z-score"), "preprocessing is 'z-score', this tta_bench has 'min"),
+            (
+                lambda p: p.update(preprocessing="z-score"),
+                "preprocessing is 'z-score', which this tta_bench does not",
+            ),
             (
                 lambda p: p["state"].update({"head.0.bias": "text"}),
                 r"other things than plain tensors: head.0.bias \(str\)",

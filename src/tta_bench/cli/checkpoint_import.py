@@ -50,6 +50,7 @@ def import_official(official: Path, out: Path, domain: str) -> Checkpoint:
         out,
         checkpoint.state,
         architecture=checkpoint.architecture,
+        preprocessing=checkpoint.preprocessing,
         classes=OFFICIAL_MASK_VALUES,
         image_size=OFFICIAL_IMAGE_SIZE,
         domain=domain,

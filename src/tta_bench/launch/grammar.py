@@ -40,7 +40,7 @@ DOMAINS = ("source", "target")
 MAPPINGS = ("data.classes", "data.domains", "data.shades")
 """``data.classes={vessel: [1]}`` replaces the default, where Hydra would merge it into the default."""
 
-IN_DEFAULTS = ("model", "branches", "training", "data", "protocol", "logger", "experiment")
+IN_DEFAULTS = ("model", "branches", "preprocessing", "training", "data", "protocol", "logger", "experiment")
 """Groups of the defaults list: Hydra chooses them with ``group=``, and the method with ``+method=``."""
 
 

@@ -185,6 +185,19 @@ class Method(State, ABC):
         """The adapted parameters of the first streams, ``[A, scalars]``; default: the source model's."""
         return self.source_theta.expand(streams, -1)
 
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """What a plain network needs to predict as one stream does now: parameters ``[scalars]`` and statistics.
+
+        Raises:
+            UserError: it is not in the parameters and statistics, or there is nothing that lasts.
+        """
+        if self.protocol.episodic:
+            raise UserError(
+                f"{type(self).__name__} starts afresh at every image, so that there is no adapted network to export: "
+                "call the adapter on each image"
+            )
+        return self.theta(stream + 1)[stream], self.statistics
+
     def theta_before_update(self, streams: int) -> Tensor:
         """:meth:`theta` as the next image finds it."""
         return self.source_theta.expand(streams, -1) if self.protocol.episodic else self.theta(streams)

@@ -39,6 +39,7 @@ class CAGrad(CombinedGradientsMethod):
         paper="Liu et al., NeurIPS 2021",
         licence="MIT",
         stochastic=True,
+        needs_unit_range=True,
     )
     Options = CAGradOptions
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
+from tta_bench.models.normalisation import Statistics
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.probabilities import CLASSES, Activation, cross_entropies
-from tta_bench.ops.views import WEAK_VIEWS, undo_weak_views, weak_views
+from tta_bench.ops.views import fitting_views, undo_weak_views, weak_views
 from tta_bench.runtime.ranges import Fraction
 
 
@@ -85,6 +86,11 @@ class CoTTA(GradientMethod):
         """Logits ``[A, classes, H, W]`` of the teacher."""
         return self.network(images, self.teacher[: len(images)], self.statistics)
 
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """See the base class: the teacher."""
+        _, statistics = super().deployed(stream)
+        return self.teacher[stream], statistics
+
     def _restore(self, theta: Tensor, skipped: Tensor, generators: Sequence[torch.Generator]) -> None:
         """Take the drawn scalars of the rows ``[A, scalars]`` that were not skipped back to the source model."""
         drawn = [chosen(theta.shape[1], self.options.restore, generator) for generator in generators]
@@ -98,9 +104,10 @@ class CoTTA(GradientMethod):
         count = len(images)
         anchor = self.network(images, self.network.source_theta.expand(count, -1), self.statistics)
         confidence = certainty(self.network.probabilities(anchor), self.network.activation).flatten(1).mean(1)
-        logits = self.network(weak_views(images), self.teacher[:count], self.statistics)
-        views = undo_weak_views(self.network.probabilities(logits))
-        plain = views[:, list(WEAK_VIEWS).index("identity")]
+        names = fitting_views(images)
+        logits = self.network(weak_views(images, names), self.teacher[:count], self.statistics)
+        views = undo_weak_views(self.network.probabilities(logits), names)
+        plain = views[:, names.index("identity")]
         is_sure = (confidence >= self.options.confidence)[:, None, None, None]
         return torch.where(is_sure, plain, views.mean(dim=1)), confidence
 

@@ -51,6 +51,7 @@ class DeTTA(GradientMethod):
         licence="none stated",
         stochastic=True,
         branches=("denoising",),
+        needs_unit_range=True,
     )
     Options = DeTTAOptions
 
@@ -93,6 +94,14 @@ class DeTTA(GradientMethod):
         if self.options.running_momentum is not None:
             statistics = self._running(len(images))
         return self.network(images, self.theta(len(images)), statistics)
+
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """See the base class: the running statistics, if there are any."""
+        theta, statistics = super().deployed(stream)
+        if self.options.running_momentum is not None:
+            row = slice(stream, stream + 1)
+            statistics = RunningStatistics(self.running.mean[row], self.running.variance[row])
+        return theta, statistics
 
     def _running(self, streams: int, momentum: float | None = None) -> RunningStatistics:
         """A copy of the first streams' running statistics, updated by the forward pass if a momentum is given."""

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, StepResult, register_method
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.normalisation import MixedStatistics
+from tta_bench.models.normalisation import MixedStatistics, Statistics
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.ops.probabilities import CLASSES, Activation
 from tta_bench.runtime.ranges import Fraction, Positive, Range
@@ -78,6 +79,7 @@ class DIGA(Method):
         backwards=0,
         paper="Wang et al., CVPR 2023",
         licence="none stated",
+        features=("head_input",),
     )
     Options = DIGAOptions
     transient = frozenset({"_latest"})
@@ -126,6 +128,13 @@ class DIGA(Method):
         of_prototypes, of_running = self.options.prototype_weight, self.options.running_weight
         weights = (of_prototypes * of_running, of_prototypes * (1 - of_running), 1 - of_prototypes)
         return logit_of_mixture([*parts, evidence.logits], weights, self.network.activation)
+
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """See the base class: there is none."""
+        raise UserError(
+            "diga predicts with class prototypes beside the network, so that no plain network predicts alike: keep the "
+            "adapter, and its state with state_dict()"
+        )
 
     def _evidence(self, images: Tensor) -> Evidence:
         """What the forward pass tells of the images; kept, because it depends on no stream's state."""

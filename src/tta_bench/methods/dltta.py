@@ -85,6 +85,7 @@ class DLTTA(GradientMethod):
         backwards=1,
         paper="Yang et al., TMI 2022",
         licence="none stated",
+        features=("bottleneck",),
     )
     Options = DLTTAOptions
 

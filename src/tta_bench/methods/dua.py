@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
 from tta_bench.methods.state import State
-from tta_bench.models.normalisation import RunningStatistics
+from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Fraction, Range
 
@@ -29,7 +29,7 @@ class DUAOptions(MethodOptions):
         floor: added to the momentum where it is used, not fed back into the recursion; in [0, 1].
         copies: augmented copies of the image whose pooled statistics are one update.
         augmentations: of every copy: a crop of the padded image, a horizontal flip, a quarter rotation.
-        padding: of the crop, on each side, as a fraction of the image's side; in [0, 0.5].
+        padding: of the crop, on each side, as a fraction of the image's shorter side; in [0, 0.5].
         pad_mode: what the padding holds: the mirrored image or zeros.
         max_updates: updates of a stream after which its statistics stay, None for no end.
     """
@@ -63,6 +63,7 @@ class DUA(Method):
         licence="none stated",
         stochastic=True,
         needs_batch_norm=True,
+        needs_unit_range=True,
     )
     Options = DUAOptions
 
@@ -109,20 +110,26 @@ class DUA(Method):
         statistics = RunningStatistics(self.running.mean[rows], self.running.variance[rows])
         return self.network(images, self.theta(len(images)), statistics)
 
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """See the base class: the running statistics."""
+        theta, _ = super().deployed(stream)
+        row = slice(stream, stream + 1)
+        return theta, RunningStatistics(self.running.mean[row], self.running.variance[row])
+
 
 def augmented_copies(images: Tensor, generators: Sequence[torch.Generator], options: DUAOptions) -> Tensor:
     """Randomly cropped, flipped and rotated copies.
 
     Args:
-        images: square, ``[S, 3, H, W]``; left unchanged.
+        images: ``[S, C, H, W]``; left unchanged. Oblong ones are turned by half turns alone.
         generators: one CPU generator per image.
         options: how many and which.
 
     Returns:
-        ``[S * copies, 3, H, W]``, the copies of one image next to each other.
+        ``[S * copies, C, H, W]``, the copies of one image next to each other.
     """
     height, width = images.shape[-2:]
-    pad = round(options.padding * height) if "crop" in options.augmentations else 0
+    pad = round(options.padding * min(height, width)) if "crop" in options.augmentations else 0
     mode = "reflect" if options.pad_mode == "reflect" else "constant"
     padded = F.pad(images, (pad, pad, pad, pad), mode=mode)
     copies = []
@@ -136,6 +143,6 @@ def augmented_copies(images: Tensor, generators: Sequence[torch.Generator], opti
             if flip and "flip" in options.augmentations:
                 copy = copy.flip(-1)
             if "rotate" in options.augmentations:
-                copy = torch.rot90(copy, quarter, dims=(-2, -1))
+                copy = torch.rot90(copy, quarter if height == width else quarter // 2 * 2, dims=(-2, -1))
             copies.append(copy)
     return torch.stack(copies)

@@ -54,6 +54,7 @@ class GraTa(TwoObjectivesMethod):
         paper="Chen et al., AAAI 2025",
         licence="MIT",
         stochastic=True,
+        needs_unit_range=True,
     )
     Options = GraTaOptions
 

@@ -36,6 +36,7 @@ class GSMorph(CombinedGradientsMethod):
         paper="Dou et al., MICCAI 2023",
         licence="none stated",
         stochastic=True,
+        needs_unit_range=True,
     )
     Options = GSMorphOptions
 

@@ -17,7 +17,7 @@ from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.probabilities import CLASSES
-from tta_bench.ops.views import WEAK_VIEWS, undo_weak_views, weak_views
+from tta_bench.ops.views import WEAK_VIEWS, fitting_views, undo_weak_views, weak_views
 from tta_bench.runtime.ranges import NonNegative
 
 
@@ -84,9 +84,10 @@ def marginal_entropy(network: BoundNetwork, images: Tensor, views: Sequence[str]
 
     Args:
         network: the network with its state.
-        images: ``[S, 3, H, W]`` in [0, 1], square.
-        views: weak views.
+        images: ``[S, 3, H, W]`` in [0, 1].
+        views: weak views, those of them that fit the images.
     """
+    views = fitting_views(images, views)
     logits = undo_weak_views(network(weak_views(images, views)), views)
     # In log space, so that a probability that rounds to 0 or 1 has a finite gradient.
     if network.activation == "softmax":

@@ -37,6 +37,7 @@ class PCGrad(CombinedGradientsMethod):
         paper="Yu et al., NeurIPS 2020",
         licence="MIT",
         stochastic=True,
+        needs_unit_range=True,
     )
     Options = PCGradOptions
 

@@ -44,6 +44,7 @@ class SAGM(GradientMethod):
         paper="Wang et al., CVPR 2023",
         licence="MIT",
         stochastic=True,
+        needs_unit_range=True,
     )
     Options = SAGMOptions
 

@@ -9,15 +9,14 @@ from typing import Annotated, Any
 import torch
 from torch import Tensor, nn
 
+from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.methods.optimizers import make_optimizer
 from tta_bench.methods.state import AdaptedParameters
-from tta_bench.models.normalisation import AlignedStatistics
+from tta_bench.models.normalisation import AlignedStatistics, Statistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Decay, NonNegative, Positive, Range
-
-COLOURS = 3
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,14 @@ class VPTTA(Method):
         paper="Chen et al., CVPR 2024",
         licence="MIT",
         needs_batch_norm=True,
+        needs_unit_range=True,
     )
     Options = VPTTAOptions
 
     @property
     def source_theta(self) -> Tensor:
-        """The prompt that changes nothing, ``[3 * prompt_size ** 2]``."""
-        return self.network.source_theta.new_ones(COLOURS * self.options.prompt_size**2)
+        """The prompt that changes nothing, ``[channels * prompt_size ** 2]``."""
+        return self.network.source_theta.new_ones(self.network.model.in_channels * self.options.prompt_size**2)
 
     def start(self, streams: int) -> None:
         """A prompt of ones, a fresh optimiser, an empty memory and no image seen, for every stream."""
@@ -79,7 +79,7 @@ class VPTTA(Method):
         self._keys = self.theta(streams).clone()
 
     def theta(self, streams: int) -> Tensor:
-        """The prompts of the first streams, ``[A, 3 * prompt_size ** 2]``."""
+        """The prompts of the first streams, ``[A, channels * prompt_size ** 2]``."""
         return self.state.theta[:streams]
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
@@ -103,6 +103,13 @@ class VPTTA(Method):
         """Logits of the prompted images, with statistics mixed as for the latest image."""
         statistics = self._statistics(self.seen[: len(images)])
         return self.network(prompted(images, self.theta(len(images))), self._affine(len(images)), statistics)
+
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """See the base class: there is none."""
+        raise UserError(
+            "vptta predicts the prompted image, so that no plain network predicts alike: keep the adapter, "
+            "and its state with state_dict()"
+        )
 
     def describe(self) -> str:
         """See the base class."""
@@ -146,7 +153,7 @@ def image_weight(number: Tensor, warm_up: float) -> Tensor:
 
 
 def low_frequencies(images: Tensor, size: int) -> Tensor:
-    """The part of the spectrum that a prompt scales, complex ``[A, 3, size, size]``, of ``[A, 3, H, W]`` images."""
+    """The part of the spectrum that a prompt scales, complex ``[A, C, size, size]``, of ``[A, C, H, W]`` images."""
     return torch.fft.fft2(images)[_window(images, size)]
 
 
@@ -154,18 +161,19 @@ def prompted(images: Tensor, prompts: Tensor) -> Tensor:
     """Images whose low-frequency amplitudes are multiplied by a prompt; the phases stay.
 
     Args:
-        images: ``[A, 3, H, W]``; left unchanged.
-        prompts: ``[A, 3 * size * size]``.
+        images: ``[A, C, H, W]``; left unchanged.
+        prompts: ``[A, C * size * size]``.
 
     Returns:
-        ``[A, 3, H, W]``, differentiable in the prompts; not confined to [0, 1].
+        ``[A, C, H, W]``, differentiable in the prompts; not confined to [0, 1].
     """
-    size = math.isqrt(prompts.shape[1] // COLOURS)
+    channels = images.shape[1]
+    size = math.isqrt(prompts.shape[1] // channels)
     spectrum = torch.fft.fft2(images)
     window = _window(images, size)
     # Only what changes is transformed back, so that a prompt of ones gives the very same image.
     change = torch.zeros_like(spectrum)
-    change[window] = (prompts.view(-1, COLOURS, size, size) - 1) * spectrum[window]
+    change[window] = (prompts.view(-1, channels, size, size) - 1) * spectrum[window]
     return images + torch.fft.ifft2(change).real
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import yaml
+
+from tta_bench.errors import UserError, nearest
 from tta_bench.models.segmentation import NETWORKS, SegmentationModel
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
+from tta_bench.runtime.paths import CONFIG_DIR
 
 if TYPE_CHECKING:
-    from tta_bench.schema import ModelConfig
+    from tta_bench.schema import ModelConfig, PreprocessingConfig
 
 
 def build_model(
@@ -17,7 +22,7 @@ def build_model(
     """Build the network.
 
     Args:
-        config: architecture, encoder weights and branches.
+        config: architecture, encoder weights, preprocessing and branches.
         classes: channels of the output; under a softmax the background's comes first, beside them.
         activation: what the logits stand for.
         pretrained: False skips the encoder's downloaded weights, because a checkpoint will overwrite them.
@@ -26,6 +31,25 @@ def build_model(
         UserError: unknown network or encoder, or weights that cannot be downloaded.
     """
     channels = classes + (activation == "softmax")
-    model = NETWORKS.get(config.name).configured(config, channels, config.encoder_weights if pretrained else None)
-    model.activation = activation
-    return model
+    network = NETWORKS.get(config.name).configured(config, channels, config.encoder_weights if pretrained else None)
+    network.activation = activation
+    return network.expect(preprocessing_of(config.preprocessing))
+
+
+def preprocessing_called(name: str) -> Preprocessing:
+    """The preprocessing of a file of ``conf/preprocessing``.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    from tta_bench.schema import PreprocessingConfig
+
+    files = {path.stem: path for path in (CONFIG_DIR / "preprocessing").glob("*.yaml")}
+    if name not in files:
+        raise UserError(f"unknown preprocessing '{name}': {nearest(name, files)}")
+    return preprocessing_of(PreprocessingConfig.model_validate(yaml.safe_load(files[name].read_text())))
+
+
+def preprocessing_of(config: PreprocessingConfig | None) -> Preprocessing:
+    """The preprocessing of a configuration; the paper's where it leaves that open."""
+    return PAPER if config is None else Preprocessing(**config.model_dump())

@@ -10,7 +10,7 @@ from torch import Tensor
 from tta_bench.objectives.base import BoundNetwork, register_objective
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.probabilities import cross_entropies, probabilities
-from tta_bench.ops.views import WEAK_VIEWS, StrongAugmentation, strong_views, undo_weak_views, weak_views
+from tta_bench.ops.views import WEAK_VIEWS, StrongAugmentation, fitting_views, strong_views, undo_weak_views, weak_views
 
 
 @register_objective("consistency", stochastic=lambda strong_augmentation: strong_augmentation.is_random)
@@ -28,18 +28,20 @@ def consistency(
 
     Args:
         network: the network with its state.
-        images: ``[S, 3, H, W]`` in [0, 1], square.
+        images: ``[S, 3, H, W]`` in [0, 1].
         draws: the strong view's random draws.
         strong_augmentation: operations of the strong view.
-        views: weak views averaged in the pseudo-label.
+        views: weak views averaged in the pseudo-label, those of them that fit the images.
     """
     target = pseudo_label(network, images, views)
-    strong = strong_views(images, draws.generators("strong view"), strong_augmentation)
+    back_in_range = network.network.preprocessing.back_in_range
+    strong = strong_views(images, draws.generators("strong view"), strong_augmentation, back_in_range)
     return cross_entropies(network(strong), target, network.activation).flatten(1).mean(1)
 
 
 @torch.no_grad()
 def pseudo_label(network: BoundNetwork, images: Tensor, views: Sequence[str] = tuple(WEAK_VIEWS)) -> Tensor:
     """Mean of the probabilities over weak views, mapped back: ``[S, classes, H, W]`` in [0, 1]."""
+    views = fitting_views(images, views)
     of_views = probabilities(network(weak_views(images, views)), network.activation)
     return undo_weak_views(of_views, views).mean(dim=1)

@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,9 @@ def branchless_path(checkpoint: Description, root: Path) -> Path | None:
     if checkpoint.training is None:
         return None
     try:
-        model = ModelConfig.model_validate({**checkpoint.architecture, "branches": ()})
+        model = ModelConfig.model_validate(
+            {**checkpoint.architecture, "branches": (), "preprocessing": asdict(checkpoint.preprocessing)}
+        )
         training = TrainingConfig.model_validate(checkpoint.training)
     except ValidationError:  # also where a file of encoder weights is gone: the key cannot be known any more
         return None
@@ -225,7 +228,7 @@ def in_domain_dice(
     scores = []
     with torch.no_grad():
         for index in indices:
-            logits = model(domain.image(index)[None].to(device))[0].cpu()
+            logits = model(domain.image(index, model.preprocessing)[None].to(device))[0].cpu()
             scores.append(dice_score(masks(logits, model.activation, THRESHOLD), domain.label(index)))
     return dict(zip(domain.classes, torch.stack(scores).mean(dim=0).tolist(), strict=True))
 
@@ -288,6 +291,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
             training,
             workers=min(training.workers, os.cpu_count() or 1),
             pin_memory=device.type == "cuda",
+            preprocessing=module.model.preprocessing,
         )
         callbacks = [ProgressBar(domain.name), PartialCheckpoint(partial)]
         trainer = one_device_trainer(device, callbacks, max_epochs=training.epochs, default_root_dir=folder)
@@ -300,7 +304,8 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
     save_checkpoint(
         folder / "model.ckpt",
         model.state_dict(),
-        architecture=config.model.model_dump(mode="json"),
+        architecture=config.model.model_dump(mode="json", exclude={"preprocessing"}),
+        preprocessing=model.preprocessing,
         classes=domain.classes,
         activation=model.activation,
         image_size=domain.images.shape[1],

@@ -6,12 +6,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tta_bench.models.build import preprocessing_of
 from tta_bench.models.checkpoint.content import Description
 from tta_bench.models.checkpoint.official import OFFICIAL_IMAGE_SIZE
 from tta_bench.models.segmentation import NETWORKS
+from tta_bench.ops.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from tta_bench.schema import DataConfig, ModelConfig, RunConfig
+    from tta_bench.schema import DataConfig, ModelConfig, PreprocessingConfig, RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +22,7 @@ def misfits(checkpoint: Description, config: RunConfig) -> list[str]:
     """All that does not fit, as ends of sentences with the field, both values and the remedy."""
     faults = [
         *_architecture_faults(checkpoint, config.model),
+        *_preprocessing_faults(checkpoint.preprocessing, config.model.preprocessing),
         *_class_faults(checkpoint, config.data.classes),
         *_activation_faults(checkpoint, config.data),
         *_image_size_faults(checkpoint, config.data.image_size),
@@ -48,6 +51,17 @@ def _architecture_faults(checkpoint: Description, model: ModelConfig) -> list[st
             "remove it there, or train with it"
         )
     return faults
+
+
+def _preprocessing_faults(stored: Preprocessing, config: PreprocessingConfig | None) -> list[str]:
+    """A checkpoint brings its own: only one that was asked for can be another."""
+    asked = preprocessing_of(config)
+    if config is None or asked == stored:
+        return []
+    return [
+        f"its preprocessing is {stored}, but model.preprocessing is {asked}: leave preprocessing out, which takes the "
+        "checkpoint's, or use a checkpoint of that preprocessing"
+    ]
 
 
 def _class_faults(checkpoint: Description, classes: Mapping[str, Sequence[int]]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
 
 
@@ -24,6 +25,7 @@ class Description:
         classes: class name -> mask values that belong to it; no values where the file records none.
         activation: what the logits stand for.
         image_size: side of the square input, pixels.
+        preprocessing: of its images.
         domain: name of the domain it was trained on.
         fingerprint: of that domain's images and masks.
         training: fields of ``TrainingConfig``.
@@ -37,6 +39,7 @@ class Description:
     classes: Mapping[str, tuple[int, ...]]
     activation: Activation = "sigmoid"
     image_size: int | None = None
+    preprocessing: Preprocessing = PAPER
     domain: str | None = None
     fingerprint: str | None = None
     training: Mapping[str, Any] | None = None
@@ -62,7 +65,7 @@ class SourceModel:
     """A source model, ready to adapt.
 
     Attributes:
-        model: the network, in eval mode on the CPU.
+        model: the network, in eval mode on the CPU, with its preprocessing.
         path: the file it came from.
         sha256: of that file.
         domain: name of the domain it was trained on.

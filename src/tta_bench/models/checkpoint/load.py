@@ -75,7 +75,7 @@ def load_checkpoint(path: Path, config: RunConfig) -> SourceModel:
     with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state
         model = build_model(config.model, len(config.data.classes), activation=config.data.activation, pretrained=False)
     model.load_state_dict(without_branches(checkpoint.state, keep=config.model.branches))
-    model.eval()
+    model.expect(checkpoint.preprocessing).eval()
     return SourceModel(
         model=model,
         path=path,

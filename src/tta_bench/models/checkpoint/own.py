@@ -6,24 +6,27 @@ import io
 import reprlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from tta_bench.errors import UserError
-from tta_bench.models.build import build_model
+from tta_bench.models.build import build_model, preprocessing_of
 from tta_bench.models.checkpoint.content import Description
 from tta_bench.models.checkpoint.schema import description_faults
 from tta_bench.models.weights import shapes_of, state_faults
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
 from tta_bench.runtime.files import write_atomically
 
 FORMAT = "tta_bench source model"
 FORMAT_VERSION = 1
-PREPROCESSING = "min-max per image"
-"""What every model of the workbench expects: see :func:`tta_bench.ops.preprocessing.min_max`."""
+PAPERS = "min-max per image"
+"""How a file says that its preprocessing is the paper's; any other stands there field by field."""
 
 
 def save_checkpoint(
@@ -31,6 +34,7 @@ def save_checkpoint(
     state: Mapping[str, Tensor],
     *,
     architecture: Mapping[str, Any],
+    preprocessing: Preprocessing,
     classes: Mapping[str, Sequence[int]],
     activation: Activation = "sigmoid",
     image_size: int,
@@ -44,7 +48,8 @@ def save_checkpoint(
     Args:
         path: the file to write; its folder is made.
         state: ``model.state_dict()``.
-        architecture: fields of ``ModelConfig``, plain values.
+        architecture: fields of ``ModelConfig``, plain values, without the preprocessing.
+        preprocessing: of the images.
         classes: class name -> mask values.
         activation: what the logits stand for.
         image_size: side of the square input, pixels.
@@ -64,7 +69,7 @@ def save_checkpoint(
         # Younger than many files, whose bytes stay what they are.
         **({"activation": activation} if activation != "sigmoid" else {}),
         "image_size": image_size,
-        "preprocessing": PREPROCESSING,
+        "preprocessing": _stored(preprocessing),
         "domain": domain,
         "fingerprint": fingerprint,
         "training": None if training is None else dict(training),
@@ -98,11 +103,7 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
             f"checkpoint {path}: its format_version is {reprlib.repr(version)}, this tta_bench reads {FORMAT_VERSION}: "
             "use the tta_bench that wrote it, or train it again"
         )
-    if content.get("preprocessing") != PREPROCESSING:
-        raise UserError(
-            f"checkpoint {path}: its preprocessing is {reprlib.repr(content.get('preprocessing'))}, this tta_bench has "
-            f"'{PREPROCESSING}': use the tta_bench that wrote it"
-        )
+    preprocessing = _read(path, content.get("preprocessing"))
     faults = description_faults(content)
     if faults:
         raise UserError([f"checkpoint {path} {fault}: it was edited or damaged; train it again" for fault in faults])
@@ -113,12 +114,41 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
         classes={name: tuple(values) for name, values in content["classes"].items()},
         activation=content.get("activation", "sigmoid"),
         image_size=content["image_size"],
+        preprocessing=preprocessing,
         domain=content["domain"],
         fingerprint=content["fingerprint"],
         training=content["training"],
         dice_in_domain_per_class=content["dice_in_domain"],
         version=content["tta_bench"],
     )
+
+
+def _stored(preprocessing: Preprocessing) -> Any:
+    """As plain values, none of which is at its default."""
+    given = {key: value for key, value in asdict(preprocessing).items() if value is not None}
+    return PAPERS if preprocessing == PAPER else {key: _plain(value) for key, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read(path: Path, stored: Any) -> Preprocessing:
+    """The preprocessing that a file names.
+
+    Raises:
+        UserError: none that is known here.
+    """
+    from tta_bench.schema import PreprocessingConfig
+
+    try:
+        config = None if stored == PAPERS else PreprocessingConfig.model_validate(stored)
+    except ValidationError:
+        raise UserError(
+            f"checkpoint {path}: its preprocessing is {reprlib.repr(stored)}, which this tta_bench does not have: "
+            "use the tta_bench that wrote it"
+        ) from None
+    return preprocessing_of(config)
 
 
 def weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
