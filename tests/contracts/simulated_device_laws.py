@@ -29,7 +29,7 @@ from tta_bench.models.normalisation import (
     SourceStatistics,
     Statistics,
 )
-from tta_bench.objectives.base import OBJECTIVES, BoundNetwork, bind_objective
+from tta_bench.objectives.base import OBJECTIVES, BoundNetwork, bind_objective, branches_of
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.ops.views import Operation, StrongAugmentation
 
@@ -149,7 +149,7 @@ def test_kernels_and_copies_do_not_grow_with_the_streams(counts, layers, name):
 @pytest.mark.parametrize("name", OBJECTIVES.names())
 def test_an_objective_and_its_gradient_leave_the_host_alone(model, name):
     objective = bind_objective(name, **USUAL)
-    branches = [objective.branch] if objective.branch else []
+    branches = branches_of([name])
     network = AdaptableNetwork(model, branches)
     with simulation():
         theta = placed(network).source_theta.repeat(2, 1).requires_grad_()
