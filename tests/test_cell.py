@@ -39,7 +39,7 @@ from tta_bench.launch.grammar import quote_lists
 from tta_bench.launch.targets import with_targets
 from tta_bench.methods.base import METHODS, Card, Method
 from tta_bench.metrics.dice import dice_score
-from tta_bench.models.checkpoint import load_checkpoint, to_official
+from tta_bench.models.checkpoint import load, load_checkpoint, to_official
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.networks.unet import UNet
 from tta_bench.records.predictions import read_predictions
@@ -133,6 +133,13 @@ def computed(monkeypatch):
 
     monkeypatch.setattr(cell_module, "compute", spy)
     return names
+
+
+def test_a_job_reads_its_source_model_once(root, monkeypatch):
+    read, original = [], load.read_torch_file
+    monkeypatch.setattr(load, "read_torch_file", lambda path, **how: read.append(path.name) or original(path, **how))
+    execute(configure(root, "+method=no_adapt"))
+    assert read == ["model.ckpt"]
 
 
 # What a cell leaves behind

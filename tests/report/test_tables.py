@@ -12,6 +12,7 @@ from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import read_checkpoint, save_checkpoint
 from tta_bench.ops.preprocessing import PAPER
+from tta_bench.records.store import CellFolder
 from tta_bench.report.formats.markdown import write as markdown
 from tta_bench.report.model import AVERAGE, Seed
 from tta_bench.report.streams import streams_of
@@ -235,6 +236,13 @@ def test_what_branches_cost_is_known_once_the_model_without_them_is_there(tmp_pa
 
 
 # unfinished tables
+
+
+def test_a_cell_that_stands_for_several_seeds_is_read_once(tmp_path, monkeypatch):
+    one, read = planned(tmp_path, "no_adapt", {}), []
+    monkeypatch.setattr(CellFolder, "finished", lambda folder: read.append(folder))
+    assert [state.status for state in states(made_plan([one, one]))] == ["missing", "missing"]
+    assert read == [one.cell.folder()]
 
 
 def test_without_a_source_there_is_no_average(tmp_path):
