@@ -8,7 +8,8 @@ from tta_bench.models.segmentation import NETWORKS, SegmentationModel
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
 
 if TYPE_CHECKING:
-    from tta_bench.schema import ModelConfig, PreprocessingConfig
+    from tta_bench.runtime.sections import PreprocessingConfig
+    from tta_bench.schema import ModelConfig
 
 
 def build_model(config: ModelConfig, classes: int, *, pretrained: bool = True) -> SegmentationModel:
