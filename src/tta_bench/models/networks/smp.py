@@ -77,9 +77,8 @@ class LibraryNetwork(SegmentationModel):
         branches: tuple[str, ...] = (),
     ) -> None:
         check_encoder(encoder)
-        network: Any = _class(architecture)(
-            encoder_name=encoder, encoder_weights=None, classes=classes, **(options or {})
-        )
+        given = {key: value for key, value in (options or {}).items() if value is not None}
+        network: Any = _class(architecture)(encoder, encoder_weights=None, classes=classes, **given)
         if encoder_weights is not None:
             pretrained = build_encoder(encoder, encoder_weights).state_dict()
             network.encoder.load_state_dict({key: pretrained[key] for key in network.encoder.state_dict()})
