@@ -63,6 +63,7 @@ def make_images(parsed: argparse.Namespace, root: Path) -> None:
     from tta_bench.data.synthetic.render import render
     from tta_bench.models.build import build_model
     from tta_bench.models.checkpoint import save_checkpoint
+    from tta_bench.ops.preprocessing import PAPER
     from tta_bench.schema import ModelConfig
 
     for kind in ("image", "mask"):
@@ -76,7 +77,8 @@ def make_images(parsed: argparse.Namespace, root: Path) -> None:
     save_checkpoint(
         root / "model.ckpt",
         build_model(config, 2, pretrained=False).state_dict(),
-        architecture=config.model_dump(mode="json"),
+        architecture=config.model_dump(mode="json", exclude={"preprocessing"}),
+        preprocessing=PAPER,
         classes={"disc": (1, 2), "cup": (2,)},
         image_size=parsed.size,
         domain="D",

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -26,7 +25,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
-from tta_bench.runtime.ranges import LARGE, Decay, Fraction, NonNegative, Positive, Range, Seed
+from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed
+from tta_bench.runtime.sections import PreprocessingConfig, Section, ascending
 
 SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
 """Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
@@ -105,25 +105,11 @@ def _distinct(key: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _ascending(key: str) -> AfterValidator:
-    """Refuse a range whose ends are reversed."""
-
-    def check(ends: tuple[float, float]) -> tuple[float, float]:
-        if ends[0] > ends[1]:
-            raise ValueError(f"{key}={list(ends)} is reversed: give the lower end first")
-        return ends
-
-    return AfterValidator(check)
-
-
 Zoom = Annotated[float, Range(0.01, 100)]
 """A hundredth of an image is a pixel or two, and so is what is seen of it at a hundredfold size."""
 
 Grey = Annotated[float, Range(0, 255)]
 """In grey levels, or a factor of them: any more leaves no image."""
-
-Percentile = Annotated[float, Range(0, 100)]
-Intensity = Annotated[float, Range(-LARGE, LARGE)]
 
 LOCKSTEP = Range(1, 2**16)
 
@@ -131,15 +117,6 @@ Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), _distinct("seed")]
 MaskValues = tuple[Annotated[int, Range(0, 255)], ...]
 UserPath = Annotated[Path, BeforeValidator(_as_path)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values do not change.
-
-    Keys without which there is something to say may be left out, and are None or empty then; values stand in ``conf/``.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
 
 class DataConfig(Section):
@@ -211,45 +188,11 @@ class DataConfig(Section):
         return {key: value for key, value in dump(self).items() if not defaults.get(key)}
 
 
-class PreprocessingConfig(Section):
-    """What a source model expects of its images (``conf/preprocessing``); the defaults are the paper's."""
-
-    range: Literal["min_max", "unit", "percentile"] = Field(
-        default="min_max", description="how grey levels become [0, 1]: of each image, divided by 255, or between two"
-    )
-    percentiles: Annotated[tuple[Percentile, Percentile], _ascending("model.preprocessing.percentiles")] | None = Field(
-        default=None, description="percentile: of each image that become 0 and 1"
-    )
-    mean: tuple[Intensity, ...] | None = Field(default=None, description="of each channel, or one of all, in [0, 1]")
-    std: tuple[Positive, ...] | None = Field(default=None, description="likewise; the network sees (x - mean) / std")
-
-    @model_validator(mode="after")
-    def _belongs_together(self) -> PreprocessingConfig:
-        if (self.range == "percentile") != (self.percentiles is not None):
-            needs = "needs model.preprocessing.percentiles, [1, 99] for instance"
-            remedy = needs if self.percentiles is None else "has no model.preprocessing.percentiles: leave them out"
-            raise ValueError(f"model.preprocessing.range={self.range} {remedy}")
-        if self.percentiles is not None and self.percentiles[0] == self.percentiles[1]:
-            raise ValueError("model.preprocessing.percentiles are equal: give the lower and the higher one")
-        if (self.mean is None) != (self.std is None):
-            raise ValueError("model.preprocessing.mean and model.preprocessing.std belong together: give both, or none")
-        for key, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) not in (1, 3):
-                raise ValueError(f"model.preprocessing.{key} has {len(values)} values: give three, or one for all")
-        return self
-
-    @model_validator(mode="after")
-    def _without_identity(self) -> PreprocessingConfig:
-        """Mean 0 and standard deviation 1 change nothing, and are none."""
-        if set(self.mean or ()) == {0.0} and set(self.std or ()) == {1.0}:
-            return PreprocessingConfig(range=self.range, percentiles=self.percentiles)
-        return self
-
-
 class ModelConfig(Section):
     """The segmentation network (``conf/model``)."""
 
     name: str
+    architecture: str | None = Field(default=None, description="of model=smp, as the library's class is called")
     encoder: str | None = None
     encoder_weights: str | None = None
     decoder_channels: tuple[Annotated[int, Range(1, 2**14)], ...] | None = None
@@ -264,10 +207,11 @@ class ModelConfig(Section):
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """These keys are younger than many results, whose identity is that of none and of the paper's."""
+        """These keys are younger than many results, whose identity is that of none, and of the paper's."""
         content: dict[str, Any] = dump(self)
-        if not self.options:
-            content.pop("options", None)
+        for key in ("options", "architecture"):
+            if not content.get(key):
+                content.pop(key, None)
         if self.preprocessing in (None, PreprocessingConfig()):
             content.pop("preprocessing", None)
         return content
@@ -279,12 +223,12 @@ class AugmentationConfig(Section):
     flip: Fraction
     affine: Fraction
     rotation_degrees: Annotated[float, Range(0, 180)]
-    scale: Annotated[tuple[Zoom, Zoom], _ascending("training.augmentation.scale")]
+    scale: Annotated[tuple[Zoom, Zoom], ascending("training.augmentation.scale")]
     elastic: Fraction
     brightness: Fraction
-    brightness_range: Annotated[tuple[Grey, Grey], _ascending("training.augmentation.brightness_range")]
+    brightness_range: Annotated[tuple[Grey, Grey], ascending("training.augmentation.brightness_range")]
     noise: Fraction
-    noise_range: Annotated[tuple[Grey, Grey], _ascending("training.augmentation.noise_range")] = Field(
+    noise_range: Annotated[tuple[Grey, Grey], ascending("training.augmentation.noise_range")] = Field(
         description="standard deviation, in grey levels of 0-255"
     )
 

@@ -6,7 +6,8 @@ from tta_bench.errors import UserError
 from tta_bench.models.build import preprocessing_of
 from tta_bench.ops.preprocessing import PAPER, Preprocessing, between_percentiles, min_max
 from tta_bench.ops.views import StrongAugmentation, strong_views
-from tta_bench.schema import PreprocessingConfig, validate_section
+from tta_bench.runtime.sections import PreprocessingConfig
+from tta_bench.schema import validate_section
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ def verify(path: Path) -> str:
         "preprocessing": checkpoint.preprocessing,
         "domain": checkpoint.domain or "not recorded",
         "training": training,
+        **({"origin": _origin(checkpoint.origin)} if checkpoint.origin else {}),
         "in-domain Dice": dice,
         "sha256": checkpoint.sha256,
     }
@@ -65,9 +66,15 @@ def verify(path: Path) -> str:
 def _parts(architecture: Mapping[str, Any]) -> Iterator[str]:
     """A network's name, its encoder if it has one to choose, and the options of a plug-in's."""
     yield architecture["name"]
+    if architecture.get("architecture") is not None:
+        yield f"architecture {architecture['architecture']}"
     if architecture["encoder"] is not None:
         yield f"encoder {architecture['encoder']}"
-    yield from (f"{key} {value}" for key, value in architecture.get("options", {}).items())
+    yield from (f"{key} {value}" for key, value in architecture.get("options", {}).items() if value is not None)
+
+
+def _origin(origin: Mapping[str, str]) -> str:
+    return f"imported from {origin['file']}, sha256 {origin['sha256']}"
 
 
 def affine_size(network: SegmentationModel) -> tuple[int, int]:

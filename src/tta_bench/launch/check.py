@@ -33,8 +33,8 @@ from tta_bench.launch.overrides import (
     sweep_values,
 )
 from tta_bench.launch.targets import domain_faults, with_targets
-from tta_bench.launch.validation import validate, validate_data
-from tta_bench.schema import DataConfig, RunConfig, as_tuple
+from tta_bench.launch.validation import validate, validate_data, validate_model
+from tta_bench.schema import DataConfig, ModelConfig, RunConfig, as_tuple, validate_section
 
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
@@ -136,25 +136,40 @@ def compose_data(overrides: Sequence[str]) -> tuple[DataConfig, Path]:
     Raises:
         UserError: every fault found.
     """
+    container = _composed(overrides, ("data",))
+    return validate_data(container["data"]), Path(container["results_root"])
+
+
+def compose_source(overrides: Sequence[str]) -> tuple[ModelConfig, DataConfig]:
+    """The model section of such a command line, and the data section, whose images need not be there.
+
+    Raises:
+        UserError: every fault found.
+    """
+    container = _composed(overrides, ("data", "model", "preprocessing"))
+    return validate_model(container["model"]), validate_section(DataConfig, container["data"], "data")
+
+
+def _composed(overrides: Sequence[str], groups: Sequence[str]) -> Any:
+    """The composed configuration of a command line that has no method but may choose these groups."""
     overrides = quote_lists(overrides, multirun=False)
     with sentences(), composer() as hydra:
         parsed, faults = parse_overrides(overrides, hydra.loader)
         faults += _hydra_faults(parsed, hydra)
         faults += sweep_faults(parsed, multirun=None)
-        chosen = [o for o in parsed if o.key_or_group == "data"]
+        chosen = [o for o in parsed if o.key_or_group in groups]
         faults += [fault for o in chosen for fault in _group_faults(o, hydra)]
         if not faults:
             valid = _valid_keys(chosen, hydra)
-            keys = [o.key_or_group for o in parsed if not o.key_or_group.startswith(FREE_FORM)]
+            keys = [o.key_or_group for o in parsed if o not in chosen and not o.key_or_group.startswith(FREE_FORM)]
             faults += [_key_fault(key, valid) for key in keys if key not in valid]
         if faults:
             raise UserError(faults)
         chosen = [o for o in parsed if hydra.options(o.key_or_group)]
         others = [o for o in parsed if o not in chosen and not o.is_hydra_override()]
-        container: Any = OmegaConf.to_container(
+        return OmegaConf.to_container(
             hydra.compose([override_text(o, *sweep_values(o)) for o in chosen], others), resolve=True
         )
-        return validate_data(container["data"]), Path(container["results_root"])
 
 
 def _repeated_groups(overrides: Sequence[Override], hydra: Composer) -> list[str]:

@@ -160,7 +160,7 @@ def usable_model(config: ModelConfig, classes: int, size: int, activation: Activ
         raise
     except Exception as error:  # of libraries, of any kind
         images = f"images of {size} x {size} pixels ({brief(error)})"
-        if config.encoder is None:
+        if config.encoder is None or config.architecture is not None:
             remedy = "mend it, choose another network, or another data.image_size"
             raise UserError(f"{_called(config)} cannot segment {images}: {remedy}") from None
         raise UserError(
@@ -172,4 +172,6 @@ def usable_model(config: ModelConfig, classes: int, size: int, activation: Activ
 
 def _called(config: ModelConfig) -> str:
     """What a user chooses the network by: an encoder, or the name of one that has none to choose."""
+    if config.architecture is not None:
+        return f"model.architecture={config.architecture}"
     return f"model={config.name}" if config.encoder is None else f"model.encoder={config.encoder}"

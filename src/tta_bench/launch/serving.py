@@ -19,7 +19,15 @@ from tta_bench.schema import RunConfig
 TAKEN = ("method", "protocol", "seed", "device", "checkpoint", "data.max_pixels")
 """Keys and groups that a prediction takes."""
 
-OF_THE_CHECKPOINT = ("model", "branches", "data.classes", "data.exclusive", "data.image_size", "source")
+OF_THE_CHECKPOINT = (
+    "model",
+    "preprocessing",
+    "branches",
+    "data.classes",
+    "data.exclusive",
+    "data.image_size",
+    "source",
+)
 """Those that the checkpoint decides, where it records them."""
 
 
@@ -68,7 +76,7 @@ def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
     described = read_description(Path(section["checkpoint"]))
     data = dict(section["data"])
     data["exclusive"] = described.activation == "softmax"
-    recorded = {"model", "branches", "data.exclusive"}
+    recorded = {"model", "preprocessing", "branches", "data.exclusive"}
     if described.domain is not None:
         recorded.add("source")
     if all(described.classes.values()):

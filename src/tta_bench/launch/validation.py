@@ -19,7 +19,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.metrics.base import METRICS
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
-from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys
+from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys, validate_section
 from tta_bench.sinks.base import SINKS, sink_faults
 
 NAMES: Mapping[str, Callable[[], Collection[str]]] = {
@@ -79,6 +79,18 @@ def validate_data(section: Mapping[str, Any]) -> DataConfig:
     if faults:
         raise UserError(faults)
     return config
+
+
+def validate_model(section: Mapping[str, Any]) -> ModelConfig:
+    """The model section alone, for commands that run no method.
+
+    Raises:
+        UserError: with every fault found.
+    """
+    faults = [*_unknown_names({"model": section}), *_network_faults(section), *_branch_faults({"model": section})]
+    if faults:
+        raise UserError(faults)
+    return validate_section(ModelConfig, section, "model")
 
 
 def _unknown_names(composed: Mapping[str, Any]) -> Iterator[str]:

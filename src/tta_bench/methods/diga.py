@@ -141,10 +141,13 @@ class DIGA(Method):
         if self._latest is None or self._latest[0] is not images:
             activations = self.network.activations(images, self.theta(len(images)), self.statistics)
             sides = confident_sides(activations.logits, self.options.confidence, self.network.activation)
-            prototypes = mean_features(activations.head_input, sides)
+            features = activations.head_input
+            if features.shape[-2:] != sides.shape[-2:]:  # of a network that classifies at a lower resolution
+                features = F.interpolate(features, sides.shape[-2:], mode="bilinear", align_corners=False)
+            prototypes = mean_features(features, sides)
             # A pixel is confident of one side at most.
             confident = sides.shape[2] * sides.to(images).flatten(1).mean(dim=1)
-            self._latest = images, Evidence(activations.head_input, activations.logits, prototypes, confident)
+            self._latest = images, Evidence(features, activations.logits, prototypes, confident)
         return self._latest[1]
 
     def _running(self, like: Prototypes, active: int) -> Prototypes:

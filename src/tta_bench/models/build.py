@@ -13,7 +13,8 @@ from tta_bench.ops.probabilities import Activation
 from tta_bench.runtime.paths import CONFIG_DIR
 
 if TYPE_CHECKING:
-    from tta_bench.schema import ModelConfig, PreprocessingConfig
+    from tta_bench.runtime.sections import PreprocessingConfig
+    from tta_bench.schema import ModelConfig
 
 
 def build_model(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,11 @@ def build_encoder(name: str, weights: str | None) -> nn.Module:
         ) from None
     if path is not None:
         load_weights_file(encoder, path, name)
+    return faster_stem(encoder)
+
+
+def faster_stem(encoder: Any) -> Any:
+    """The encoder itself, with :class:`StemMaxPool` where it has such a layer."""
     if isinstance(getattr(encoder, "maxpool", None), nn.MaxPool2d):
         encoder.maxpool = StemMaxPool(encoder.maxpool)
     return encoder

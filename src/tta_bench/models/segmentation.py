@@ -108,6 +108,11 @@ class SegmentationModel(nn.Module):
             if stored.get(key) != asked.get(key)
         ]
 
+    @classmethod
+    def name_elsewhere(cls, key: str) -> str:
+        """What the library that the network comes from calls one of its weights; default: the same."""
+        return key
+
     @abstractmethod
     def encode(self, images: Tensor) -> list[Tensor]:
         """Feature maps of ``[N, 3, H, W]`` network inputs, finest first; the last is the bottleneck, after ReLU."""

@@ -294,7 +294,7 @@ class _Run:
 
     def network_input(self, sample: Sample) -> Tensor:
         """What the network sees of an image, ``[3, size, size]``, exactly as in a cell."""
-        return Domain("", ("",), sample.image[None], None, {}, "").image(0)
+        return Domain("", ("",), sample.image[None], None, {}, "").image(0, self.method.network.preprocessing)
 
     def _step(self, batch: Mapping[int, Sample], behind: WriteBehind) -> None:
         """Adapt to one image, or to a batch, and have the predictions written."""

@@ -13,7 +13,8 @@ from tta_bench.models.segmentation import NETWORKS
 from tta_bench.ops.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from tta_bench.schema import DataConfig, ModelConfig, PreprocessingConfig, RunConfig
+    from tta_bench.runtime.sections import PreprocessingConfig
+    from tta_bench.schema import DataConfig, ModelConfig, RunConfig
 
 log = logging.getLogger(__name__)
 

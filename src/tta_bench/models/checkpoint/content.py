@@ -31,6 +31,7 @@ class Description:
         training: fields of ``TrainingConfig``.
         dice_in_domain_per_class: percent on held-out images of the domain.
         version: of tta_bench, when the file was written.
+        origin: ``file`` and ``sha256`` of what it was imported from; None where it was trained here.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Description:
     training: Mapping[str, Any] | None = None
     dice_in_domain_per_class: Mapping[str, float] | None = None
     version: str | None = None
+    origin: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             not the authors' network, not the network that it says, or weights that no network can have.
     """
     content = _content(path)
-    sha256 = _sha256(path)
+    sha256 = file_sha256(path)
     file_format = own if _is_own(content) else official
     description = file_format.describe(path, content)
     state = file_format.weights(path, content)
@@ -105,6 +105,7 @@ def _is_own(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == own.FORMAT
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of all bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -38,10 +38,11 @@ def save_checkpoint(
     classes: Mapping[str, Sequence[int]],
     activation: Activation = "sigmoid",
     image_size: int,
-    domain: str,
+    domain: str | None,
     fingerprint: str | None,
     training: Mapping[str, Any] | None,
     dice_in_domain_per_class: Mapping[str, float] | None,
+    origin: Mapping[str, str] | None = None,
 ) -> None:
     """Write the workbench's own format under a temporary name, then rename: never half a file.
 
@@ -53,10 +54,11 @@ def save_checkpoint(
         classes: class name -> mask values.
         activation: what the logits stand for.
         image_size: side of the square input, pixels.
-        domain: name of the source domain.
+        domain: name of the source domain, or None where unknown.
         fingerprint: of its data, or None where unknown.
         training: fields of ``TrainingConfig``, plain values, or None where unknown.
         dice_in_domain_per_class: percent, or None where not measured.
+        origin: ``file`` and ``sha256`` of what it was imported from, if it was.
     """
     from tta_bench import __version__
 
@@ -74,6 +76,7 @@ def save_checkpoint(
         "fingerprint": fingerprint,
         "training": None if training is None else dict(training),
         "dice_in_domain": None if dice_in_domain_per_class is None else dict(dice_in_domain_per_class),
+        **({} if origin is None else {"origin": dict(origin)}),
         "state": {key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
     }
     # Through memory, because torch.save writes the file's name into the archive: equal models, equal bytes.
@@ -120,6 +123,7 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
         training=content["training"],
         dice_in_domain_per_class=content["dice_in_domain"],
         version=content["tta_bench"],
+        origin=content.get("origin"),
     )
 
 
@@ -139,7 +143,7 @@ def _read(path: Path, stored: Any) -> Preprocessing:
     Raises:
         UserError: none that is known here.
     """
-    from tta_bench.schema import PreprocessingConfig
+    from tta_bench.runtime.sections import PreprocessingConfig
 
     try:
         config = None if stored == PAPERS else PreprocessingConfig.model_validate(stored)

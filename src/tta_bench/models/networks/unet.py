@@ -80,6 +80,11 @@ class UNet(SegmentationModel):
             )
         return faults
 
+    @classmethod
+    def name_elsewhere(cls, key: str) -> str:
+        """See :class:`SegmentationModel`."""
+        return f"segmentation_{key}" if key.startswith("head.") else key
+
     def encode(self, images: Tensor) -> list[Tensor]:
         """The image itself, then features at 1/2 to 1/32 of its resolution."""
         return self.encoder(images)
