@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
-from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed
+from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed, check_device
 
 MAX_PIXELS = 178_956_970
 """Above this an image is refused unless ``data.max_pixels`` is raised: Pillow's own limit against bombs."""
@@ -315,7 +315,7 @@ class RunConfig(Section):
     logger: LoggerConfig
     results_root: UserPath
     force: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Annotated[str, AfterValidator(check_device)] = "auto"
     lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)] = "auto"
 
     @model_validator(mode="after")

@@ -7,6 +7,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from tta_bench.methods.base import METHODS
+from tta_bench.models.normalisation import (
+    AlignedStatistics,
+    BatchStatistics,
+    MedianStatistics,
+    MixedStatistics,
+    RectifiedStatistics,
+    RunningStatistics,
+    SourceStatistics,
+)
 
 
 @dataclass(frozen=True)
@@ -62,3 +71,15 @@ def setting_of(name: str) -> Setting:
         return Setting()
     # A rate above the default makes updates visible far above rounding.
     return Setting({"learning_rate": 1e-3}, no_update={"learning_rate": 0.0})
+
+
+POLICIES = {
+    "SourceStatistics": lambda mean, variance: SourceStatistics(),
+    "BatchStatistics": lambda mean, variance: BatchStatistics(pool_views=True),
+    "MixedStatistics": lambda mean, variance: MixedStatistics(0.5),
+    "AlignedStatistics": lambda mean, variance: AlignedStatistics(mean.new_full((2, 1), 0.5)),
+    "MedianStatistics": lambda mean, variance: MedianStatistics(),
+    "RunningStatistics": lambda mean, variance: RunningStatistics(mean, variance, 0.1),
+    "RectifiedStatistics": lambda mean, variance: RectifiedStatistics(0.5, mean.repeat(2, 1), variance.repeat(2, 1)),
+}
+"""Each policy for two streams with two views each, from mean and variance ``[2, channels]``."""

@@ -2,48 +2,97 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_FIRST_PLACES = 8
+
 
 class MemoryBank:
-    """The last images of one stream: a key and a value of each.
+    """The last images of each stream: a key and a value of each.
+
+    How many a stream has is known to the device alone, because not every image is kept, and the host never asks.
 
     Args:
-        capacity: number of images.
+        streams: how many.
+        capacity: number of images of each.
+        device: where keys and values are.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self._entries: deque[tuple[Tensor, Tensor]] = deque(maxlen=capacity)
+    def __init__(self, streams: int, capacity: int, device: torch.device) -> None:
+        self.capacity = capacity
+        self._pushes = 0  # no stream was given more images
+        self._counts = torch.zeros(streams, dtype=torch.long, device=device)
+        self._keys = self._values = torch.empty(streams, 0, device=device)
 
-    def __len__(self) -> int:
-        """Number of images in the memory."""
-        return len(self._entries)
+    def lengths(self, streams: int) -> Tensor:
+        """How many images the first streams have in their memory, ``[A]``."""
+        return self._counts[:streams].clamp(max=self.capacity)
 
-    def push(self, key: Tensor, value: Tensor) -> None:
-        """Add an image: a key ``[d]`` and a value of any shape; a full memory loses its oldest."""
-        self._entries.append((key, value))
+    def push(self, keys: Tensor, values: Tensor, is_kept: Tensor) -> None:
+        """Add an image to each of the first streams; a full memory loses its oldest.
+
+        Args:
+            keys: ``[A, d]``.
+            values: ``[A, ...]``.
+            is_kept: Bool ``[A]``, to which streams.
+        """
+        self._pushes += 1
+        if self._keys.shape[1] < min(self._pushes, self.capacity):
+            self._keys = self._with_more_places(self._keys, keys)
+            self._values = self._with_more_places(self._values, values)
+        rows = torch.arange(len(keys), device=keys.device)
+        # Before there are as many places as may be, each image has one of its own.
+        places = self._counts[: len(keys)] % self._keys.shape[1]
+        for memory, new in ((self._keys, keys), (self._values, values)):
+            kept = is_kept.view(-1, *[1] * (new.dim() - 1))
+            memory[rows, places] = torch.where(kept, new, memory[rows, places])
+        self._counts[: len(keys)] += is_kept
+
+    def _with_more_places(self, memory: Tensor, new: Tensor) -> Tensor:
+        """The memory ``[streams, places, ...]`` with more places for ``[A, ...]`` like these."""
+        old = memory.shape[1]
+        grown = new.new_zeros(len(memory), min(self.capacity, max(_FIRST_PLACES, 2 * old)), *new.shape[1:])
+        if old:
+            grown[:, :old] = memory
+        return grown
+
+    def recall(self, keys: Tensor, neighbours: int, temperature: float) -> Tensor | None:
+        """Mean value of the most similar images, weighted by :func:`attention`.
+
+        Args:
+            keys: ``[A, d]`` of the first streams.
+            neighbours: how many images.
+            temperature: of the attention.
+
+        Returns:
+            ``[A, ...]``, of no meaning in the rows of streams with fewer images; None if no stream can have as many.
+        """
+        count, places = self._counts[: len(keys), None], self._keys.shape[1]
+        if places < neighbours:
+            return None
+        position = torch.arange(places, device=keys.device)
+        oldest_first = (torch.where(count > places, count, 0) + position) % places
+        cosines = F.cosine_similarity(keys[:, None], self._keys[: len(keys)], dim=2).gather(1, oldest_first)
+        nearest = cosines.masked_fill(position >= count, -torch.inf).topk(neighbours)
+        chosen = oldest_first.gather(1, nearest.indices)
+        values = self._values[torch.arange(len(keys), device=keys.device)[:, None], chosen]
+        weights = attention(nearest.values, temperature)
+        return (weights[:, None] @ values.flatten(2)).view(len(keys), *values.shape[2:])
 
     def state_dict(self) -> dict[str, Any]:
-        """The images in the memory, oldest first."""
-        return {"entries": list(self._entries)}
+        """The images in the memory, and how many each stream has been given."""
+        return {"pushes": self._pushes, "counts": self._counts, "keys": self._keys, "values": self._values}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the images of a memory of the same capacity."""
-        self._entries = deque(state_dict["entries"], self._entries.maxlen)
-
-    def recall(self, key: Tensor, neighbours: int, temperature: float) -> Tensor:
-        """Mean value of the most similar images, weighted by :func:`attention`."""
-        cosines = F.cosine_similarity(key[None], torch.stack([past for past, _ in self._entries]), dim=1)
-        nearest = cosines.topk(neighbours)
-        values = torch.stack([self._entries[i][1] for i in nearest.indices.tolist()])
-        return torch.tensordot(attention(nearest.values, temperature), values, dims=1)
+        """Take over the images of a memory of as many streams and the same capacity."""
+        self._pushes = state_dict["pushes"]
+        self._counts, self._keys, self._values = (state_dict[key].clone() for key in ("counts", "keys", "values"))
 
 
 def attention(cosines: Tensor, temperature: float) -> Tensor:
-    """Weights ``[K]`` of past images by the cosine similarities ``[K]`` of their keys."""
-    return torch.softmax(cosines / temperature, dim=0)
+    """Weights ``[..., K]`` of past images by the cosine similarities ``[..., K]`` of their keys."""
+    return torch.softmax(cosines / temperature, dim=-1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -33,4 +32,4 @@ def min_max(image: Tensor) -> Tensor:
     """
     low = image.amin(dim=(-3, -2, -1), keepdim=True)
     span = image.amax(dim=(-3, -2, -1), keepdim=True) - low
-    return (image - low) / torch.where(span > 0, span, torch.ones_like(span))
+    return (image - low) / span.masked_fill(span == 0, 1)

@@ -34,11 +34,11 @@ from tta_bench.models.checkpoint import (
 )
 from tta_bench.models.encoder_weights import digest, weights_file
 from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.runtime.device import resolve_device
 from tta_bench.runtime.files import move_aside, replacing, temporaries, warn_once
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
 from tta_bench.runtime.locks import acquire_lock
 from tta_bench.runtime.memory import refuse_impossible
+from tta_bench.runtime.numerics import is_gpu, numerics, resolve_device
 from tta_bench.runtime.signals import at_stake
 from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 from tta_bench.schema import ModelConfig, RunConfig, TrainingConfig
@@ -255,22 +255,21 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
     partial = folder / "last.ckpt"
     for path in (partial, folder / "model.ckpt"):
         move_aside(path)
-    with _isolated_random_state(training.seed), quiet_lightning():
+    with _isolated_random_state(training.seed), quiet_lightning(), numerics(device):
         module = SourceTraining(build_model(config.model, len(domain.classes)), training)
         batches = training_batches(
             domain,
             train,
             training,
             workers=min(training.workers, os.cpu_count() or 1),
-            pin_memory=device.type == "cuda",
+            pin_memory=is_gpu(device),
         )
         callbacks = [ProgressBar(domain.name), PartialCheckpoint(partial)]
         trainer = one_device_trainer(device, callbacks, max_epochs=training.epochs, default_root_dir=folder)
         resume = partial if _is_resumable(partial) else None
         if resume is not None:
             log.info("resuming the training of source model %s from %s", domain.name, partial)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
+        trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
         model = module.model.to(device)
         dice = in_domain_dice(model, domain, held_out, device) if held_out else None
     save_checkpoint(
