@@ -42,6 +42,9 @@ WAITS = {"cagrad": 2}
 
 STREAMS = 16
 GROWTH = 1.3
+MAPPED = {"cotta": 2.0}
+"""The same, of a method that spends several kernels per layer on telling the weights of the streams apart: as many for
+two streams as for sixteen."""
 ROWS = 2
 """Further kernels per layer with several streams, however many: a layer copies their rows of mean and variance."""
 LAUNCHES = {"grata": 1000, "tent": 700, "cagrad": 1550}
@@ -109,7 +112,7 @@ def test_the_host_waits_once_per_image(counts, name):
 def test_kernels_and_copies_do_not_grow_with_the_streams(counts, layers, name):
     one, many = counts(name, 1), counts(name, STREAMS)
     growing = Counter({key: n - one.by_operation[key] for key, n in many.by_operation.items()})
-    assert many.launches <= GROWTH * one.launches + ROWS * len(layers), growing.most_common(8)
+    assert many.launches <= MAPPED.get(name, GROWTH) * one.launches + ROWS * len(layers), growing.most_common(8)
     assert many.copies.total() <= max(1, GROWTH * one.copies.total()), many.copies
 
 
@@ -169,4 +172,4 @@ def test_the_count_sees_waits_copies_and_kernels():
 
 
 def test_the_tables_name_registered_methods_only():
-    assert (set(WAITS) | set(LAUNCHES)) <= set(METHODS.names())
+    assert (set(WAITS) | set(MAPPED) | set(LAUNCHES)) <= set(METHODS.names())
