@@ -7,11 +7,13 @@ import torch
 from settings import POLICIES
 from test_contracts import assert_equal, branches_of, every_method, make, run, streams  # noqa: F401  (a fixture)
 
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.normalisation import BatchStatistics
 from tta_bench.models.placement import place
-from tta_bench.objectives.base import OBJECTIVES, BoundNetwork
+from tta_bench.objectives.base import OBJECTIVES, BoundNetwork, bind_objective
+from tta_bench.objectives.base import branches_of as objective_branches
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.runtime import numerics as numerics_module
 from tta_bench.runtime.numerics import numerics
@@ -84,16 +86,16 @@ def test_a_method_on_the_gpu(network_of, images, name, marked):
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=on_a_gpu) for name in OBJECTIVES.names()])
 def test_an_objective_on_the_gpu(network_of, images, name):
-    branch = OBJECTIVES.get(name).branch
+    objective = bind_objective(name, **vars(default_options("grata")))
 
     def compute(network, device):
         theta = network.source_theta[None].clone().requires_grad_()
         with numerics(device):
             bound = BoundNetwork(network, theta, BatchStatistics())
-            losses = OBJECTIVES.get(name)(bound, images[:1].float().to(device), Draws([ImageKey(0, "B", "image0")]))
+            losses = objective(bound, images[:1].float().to(device), Draws([ImageKey(0, "B", "image0")]))
             return losses.detach(), *torch.autograd.grad(losses.sum(), theta)
 
-    compared(compute, network_of([branch] if branch else []))
+    compared(compute, network_of(objective_branches([name])))
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=on_a_gpu) for name in POLICIES])

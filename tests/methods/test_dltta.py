@@ -49,7 +49,7 @@ def logits_of(probability, *shape):
 def entries(method):
     """Keys and values in the memory of a single stream that is not full."""
     state = method.memory.state_dict()
-    return [(state["keys"][0, place], state["values"][0, place]) for place in range(method.memory.lengths(1))]
+    return [(state["_keys"][0, place], state["_values"][0, place]) for place in range(method.memory.lengths(1))]
 
 
 def key_of(network, image, theta):

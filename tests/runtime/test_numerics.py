@@ -96,7 +96,7 @@ def test_other_names_are_refused(machine, name, gpus, fault):
 
 
 def test_small_images_share_a_pass_on_a_cpu_and_all_do_elsewhere():
-    assert [placement(CPU).images_per_pass(size) for size in (64, 128, 512)] == [24, 6, 1]
+    assert [placement(CPU).images_per_pass(size**2) for size in (64, 128, 512)] == [24, 6, 1]
     assert placement(torch.device("cuda:1")).images_per_pass(512) is None
 
 
