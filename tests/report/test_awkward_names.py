@@ -20,7 +20,7 @@ from tta_bench.report.formats.html import write as html_page
 from tta_bench.report.formats.latex import latex_text
 from tta_bench.report.formats.latex import write as latex
 from tta_bench.report.formats.markdown import write as markdown
-from tta_bench.report.pictures import Drawings
+from tta_bench.report.model import Drawings
 from tta_bench.report.tables import build_table
 from tta_bench.report.write import plan_table, status_table, summary_table
 from tta_bench.runtime.names import normal

@@ -18,16 +18,16 @@ from tta_bench.errors import UserError
 from tta_bench.launch.check import check
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import PlannedCell
-from tta_bench.report.columns import ranks
+from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.formats import formats
 from tta_bench.report.formats.csv import write as csv_text
 from tta_bench.report.formats.latex import latex_text
 from tta_bench.report.formats.latex import write as latex
 from tta_bench.report.formats.markdown import write as markdown
 from tta_bench.report.model import DICE, Metric
-from tta_bench.report.notes import comparable_with_paper, notes, planned_cells
+from tta_bench.report.notes import notes
 from tta_bench.report.tables import build_table
-from tta_bench.report.text import DASH, number, p_value
+from tta_bench.report.text import DASH, number, p_value, ranks
 
 HARD = r"100% of a_b & $x^2$ #1 {~} \ relu max(0,x) | η<β> é 日 [1]"
 
@@ -128,12 +128,6 @@ def test_missing_and_skipped_are_said_in_the_notes(hard):
     assert f"Updates skipped because a loss or gradient was not finite: {HARD} 4." in text
     assert "1 of 3 cells have no results yet: lost (1 missing)." in text
     assert f"| lost | {DASH} |" in markdown(hard)
-
-
-def test_a_cell_that_serves_several_seeds_is_planned_once(table):
-    cells = table.plan.cells
-    twice = replace(table, plan=replace(table.plan, cells=(*cells, cells[0])))
-    assert planned_cells(twice) == planned_cells(table) == len(cells)
 
 
 def test_the_notes_say_how_to_read_the_numbers(table):

@@ -92,7 +92,7 @@ def test_every_number_of_the_table_is_on_the_page(page, table):
 
 
 def test_a_cost_of_branches_that_is_not_known_is_named(table):
-    models = [replace(model, lacks_twin=model.source == "A") for model in table.source_models]
+    models = [model._replace(lacks_twin=model.source == "A") for model in table.source_models]
     sentence = "What the branches of A cost is not known: run +method=no_adapt with model.branches=[]"
     unknown = replace(table, source_models=tuple(models))
     assert sentence in words(html_page(unknown))

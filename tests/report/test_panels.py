@@ -12,8 +12,8 @@ from PIL import Image
 from tta_bench.errors import UserError
 from tta_bench.report.formats.html import write as page
 from tta_bench.report.gallery import COLOURS
+from tta_bench.report.model import Drawings
 from tta_bench.report.panels import Choice, Panel, bounding_box, choose, class_colours, draw, panels
-from tta_bench.report.pictures import Drawings
 from tta_bench.report.tables import build_table
 
 GREEN, BLUE = COLOURS[:2]
@@ -132,7 +132,7 @@ def test_predictions_of_other_images_are_refused(tmp_path):
     table = fabricated_table(tmp_path)
     first, *others = table.finished
     cell, fingerprints = first.cell, {**first.summary["data"], "C": "0" * 32}
-    first = replace(first, summary={**first.summary, "data": fingerprints})
+    first = first._replace(summary={**first.summary, "data": fingerprints})
     table = replace(table, finished=(first, *others))
     with pytest.raises(UserError, match=r"row 'no_adapt': the images of C have changed .* force=true"):
         panels(table, cell.config.source, [("C", "C-0000")])
@@ -187,7 +187,7 @@ def test_long_labels_are_wrapped_and_never_widen_the_figure():
     truth = square(20, 20, 40)
     plain = draw([panel(truth, truth)], ["disc"])
     label = "consistency aligned with entropy and_a_word_without_any_end_whatsoever_in_it"
-    long = replace(panel(truth, truth), predictions={label: truth}, values={label: 50.0})
+    long = panel(truth, truth)._replace(predictions={label: truth}, values={label: 50.0})
     drawn = draw([long], ["disc"])
     assert drawn.shape[1] == plain.shape[1]
     assert drawn.shape[0] > plain.shape[0]

@@ -39,11 +39,6 @@ def require_file(path: Path) -> int:
     return status.st_size
 
 
-def name_key(name: str) -> str:
-    """What two names have in common that look alike: macOS decomposes ``é``, other systems keep it composed."""
-    return unicodedata.normalize("NFC", name)
-
-
 def on_disk(root: Path, entry: str) -> Path:
     """``root / entry``, or the file that is there under the other Unicode form of this name."""
     spellings = (entry, *(unicodedata.normalize(form, entry) for form in ("NFC", "NFD")))

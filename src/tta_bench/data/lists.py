@@ -8,8 +8,8 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
 from tta_bench.data.files import on_disk, require_file
 from tta_bench.errors import UserError, nearest
@@ -19,14 +19,8 @@ _DELIMITERS = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
 _LARGEST = 64 * 2**20  # bytes; a list of a million pairs is smaller
 
 
-@dataclass(frozen=True)
-class ListedPair:
-    """A row of a list.
-
-    Attributes:
-        image: the entry of column ``image``, relative to the folder of the list.
-        mask: likewise.
-    """
+class ListedPair(NamedTuple):
+    """A row of a list: two paths relative to its folder."""
 
     image: str
     mask: str
@@ -55,8 +49,8 @@ def read_list(path: Path) -> list[ListedPair]:
                 "double quotes"
             )
             continue
-        found = dict(zip(columns, fields, strict=False))
-        entries = {column: _entry(path.parent, found.get(column, "")) for column in COLUMNS}
+        row = dict(zip(columns, fields, strict=False))
+        entries = {column: _entry(path.parent, row.get(column, "")) for column in COLUMNS}
         pairs.append(ListedPair(**entries))
         for column, entry in entries.items():
             if fault := _entry_fault(path.parent, column, entry, fields):
@@ -130,11 +124,11 @@ def _require_columns(path: Path, columns: list[str]) -> None:
         for column, count in Counter(columns).items()
         if count > 1 and column in COLUMNS
     ]
-    missing = [column for column in COLUMNS if column not in columns]
-    found = ", ".join(columns) or "none"
+    there = ", ".join(columns) or "none"
     faults += [
-        f"{path} has no column '{column}' (columns found: {found}): rename the right one, {nearest(column, columns)}"
-        for column in missing
+        f"{path} has no column '{column}' (columns found: {there}): rename the right one, {nearest(column, columns)}"
+        for column in COLUMNS
+        if column not in columns
     ]
     if faults:
         raise UserError(faults)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tta_bench.cell import Cell, Result
+from tta_bench.report import text
 from tta_bench.report.statistics import paired_difference
 from tta_bench.runtime.names import distinct, literal
 
@@ -37,14 +38,8 @@ def cell_table(result: Result, reference: Result | None) -> Table:
     columns = [*shown, "dice"]
     headings = [*(key.removeprefix("dice_") for key in shown), "Dice" if len(classes) == 1 else "mean"]
 
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=literal(f"Dice in percent, source {summary['source']}, seed {summary['seed']}"),
-        caption=f"mean of {len(classes)} classes; each of them: summary.json" if len(classes) > CLASSES_SHOWN else None,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-    )
+    caption = f"mean of {len(classes)} classes; each of them: summary.json" if len(classes) > CLASSES_SHOWN else None
+    table = narrow_table(f"Dice in percent, source {summary['source']}, seed {summary['seed']}", caption)
     table.add_column("target", overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)
@@ -58,17 +53,29 @@ def cell_table(result: Result, reference: Result | None) -> Table:
     places = [*summary["targets"], None] if len(summary["targets"]) > 1 else [*summary["targets"]]
     for place in places:
         table.add_section()
-        label: list[Text | str] = [
-            literal(mean if place is None else place),
-            str(sum(target["n"] for target in _targets(summary, place))),
-        ]
-        for one in [*([reference] if reference else []), result]:
-            dice = [_mean([target[column] for target in _targets(one[0], place)]) for column in columns]
-            seconds = one[0]["seconds_per_image"] if place is None else one[0]["targets"][place]["seconds_per_image"]
-            difference = [literal(_difference(result, reference, place)) if one is result else ""] if reference else []
-            table.add_row(*label, one[0]["method"], *(f"{value:.2f}" for value in dice), *difference, f"{seconds:.3f}")
+        count = sum(target["n"] for target in _targets(summary, place))
+        label: list[Text | str] = [literal(mean if place is None else place), str(count)]
+        for printed in [*([reference] if reference else []), result]:
+            numbers = printed[0]
+            dice = [[target[column] for target in _targets(numbers, place)] for column in columns]
+            means = (f"{sum(values) / len(values):.2f}" for values in dice)
+            seconds = (numbers if place is None else numbers["targets"][place])["seconds_per_image"]
+            gain = [_difference(result, reference, place) if printed is result else ""] if reference else []
+            table.add_row(*label, numbers["method"], *means, *gain, f"{seconds:.3f}")
             label = ["", ""]
     return table
+
+
+def narrow_table(title: str, caption: str | None = None) -> Table:
+    """An empty table for a terminal of 80 columns."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        title=literal(title),
+        caption=literal(caption) if caption else None,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _targets(summary: Mapping[str, Any], place: str | None) -> list[Mapping[str, Any]]:
@@ -76,20 +83,12 @@ def _targets(summary: Mapping[str, Any], place: str | None) -> list[Mapping[str,
     return [target for name, target in summary["targets"].items() if place in (None, name)]
 
 
-def _difference(result: Result, reference: Result, place: str | None) -> str:
+def _difference(result: Result, reference: Result, place: str | None) -> Text:
     """The paired difference on one target, or on all."""
     before = {(row["target"], row["index"]): float(row["dice"] or "nan") for row in reference[1]}
     pairs: dict[str, list[float]] = {}
     for row in result[1]:
         if place in (None, row["target"]):
-            pairs.setdefault(row["target"], []).append(
-                float(row["dice"] or "nan") - before[row["target"], row["index"]]
-            )
-    difference = paired_difference(list(pairs.values()))
-    if difference.low != difference.low:  # NaN: too few images to resample
-        return f"{difference.mean:+.2f}"
-    return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+            gain = float(row["dice"] or "nan") - before[row["target"], row["index"]]
+            pairs.setdefault(row["target"], []).append(gain)
+    return literal(text.difference(paired_difference(list(pairs.values()))))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
-from tta_bench.report.pictures import Drawings
 from tta_bench.runtime.names import distinct
 
 AVERAGE = "average"
@@ -120,16 +124,8 @@ class Comparison:
     sources: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What an image costs; None while no cell is finished.
-
-    Attributes:
-        ms_per_image: milliseconds, mean over cells.
-        peak_memory_mb: megabytes, largest of the cells.
-        forwards_per_image: images through the network, mean over cells.
-        backwards_per_image: backward passes, mean over cells.
-    """
+class Costs(NamedTuple):
+    """What an image costs, mean over cells, and the memory of the largest; None while no cell is finished."""
 
     ms_per_image: float | None
     peak_memory_mb: float | None
@@ -173,17 +169,11 @@ class Row:
         return self.results.get(column, self.average)
 
 
-@dataclass(frozen=True)
-class MissingCell:
+class MissingCell(NamedTuple):
     """A planned cell without results.
 
-    Attributes:
-        row: its label.
-        source: name of the source domain.
-        seed: of the repeat.
-        hash: name of its folder.
-        status: of :data:`STATES`, but not ``done``; ``missing`` was never started, or its files are gone.
-        error: of a failed cell, or why it is stale; else empty.
+    Its status is one of ``STATES``, but not ``done``; ``missing`` was never started, or its files are gone. A failed or
+    stale one says why in ``error``, which else is empty.
     """
 
     row: str
@@ -194,8 +184,7 @@ class MissingCell:
     error: str
 
 
-@dataclass(frozen=True)
-class SourceModelRecord:
+class SourceModelRecord(NamedTuple):
     """A source model that finished cells used.
 
     Attributes:
@@ -222,8 +211,7 @@ ImageKey = tuple[str, str]
 """Target domain and index of an image."""
 
 
-@dataclass(frozen=True)
-class FinishedCell:
+class FinishedCell(NamedTuple):
     """A planned cell with its results, as they were read once.
 
     Attributes:
@@ -241,6 +229,42 @@ class FinishedCell:
     summary: Mapping[str, Any]
     rows: Sequence[Mapping[str, str]]
     values: Mapping[ImageKey, float]
+
+
+class Figure(NamedTuple):
+    """A figure with its heading and what is written below it; ``svg`` is an SVG element."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+class Panels(NamedTuple):
+    """Segmentations of some images in one picture.
+
+    Attributes:
+        picture: uint8 ``[height, width, 3]``, RGB.
+        caption: what is shown, and how its images were chosen.
+        alt: the same for who cannot see it, with the value of every tile.
+    """
+
+    picture: NDArray[np.uint8]
+    caption: str
+    alt: str
+
+    def webp(self) -> bytes:
+        """The picture as a WebP file."""
+        file = BytesIO()
+        Image.fromarray(self.picture).save(file, "WEBP", quality=85, method=4)
+        return file.getvalue()
+
+
+class Drawings(NamedTuple):
+    """All that is drawn of a table; ``panels_fault`` says why there are no panels."""
+
+    figures: Sequence[Figure]
+    panels: Panels | None
+    panels_fault: str
 
 
 @dataclass(frozen=True)
