@@ -112,7 +112,7 @@ def hard(tmp_path):
     cells.append(planned(tmp_path, "lost", {"method": "grata"}))
     finish(cells[0].cell, lambda *_: 50.0)
     finish(cells[1].cell, lambda target, index: 51.0 + index, skipped_updates=4)
-    return build_table(made_plan(cells, rows={one.row: {"method": "tent"} for one in cells}, name="hard_1"))
+    return build_table(made_plan(cells, rows={entry.row: {"method": "tent"} for entry in cells}, name="hard_1"))
 
 
 def test_a_label_breaks_no_row_of_markdown(hard):
@@ -301,8 +301,8 @@ def test_latex_has_a_table_per_group_of_columns_and_the_notes_below(wide):
 
 def compile_latex(text, folder):
     """The output of pdflatex."""
-    found = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True)
-    if not found.stdout.strip():
+    located = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True)
+    if not located.stdout.strip():
         pytest.skip("booktabs is not installed")
     source = "\\documentclass{article}\n\\usepackage{booktabs,longtable}\n\\begin{document}\n" + text
     (folder / "table.tex").write_text(source + "\\end{document}\n", encoding="utf-8")
@@ -337,8 +337,8 @@ def test_a_table_of_another_metric_says_so_in_every_format_and_has_no_paper(tmp_
     plan = simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0}, ("A",), paper=paper)
     with pytest.raises(UserError, match="has no hd95: run it again with metrics=hd95"):
         build_table(plan, metric=metric)
-    for one in plan.cells:
-        folder = one.cell.folder().path
+    for entry in plan.cells:
+        folder = entry.cell.folder().path
         summary = json.loads((folder / "summary.json").read_text())
         for part in (summary, *summary["targets"].values()):
             part |= {key.replace("dice", "hd95"): value for key, value in part.items() if key.startswith("dice")}

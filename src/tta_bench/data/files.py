@@ -19,7 +19,7 @@ _KINDS = {
 
 
 def require_file(path: Path) -> int:
-    """Refuse what is no regular file before it is opened: opening a pipe would wait for ever.
+    """Refuse what is no regular file before it is opened: opening a pipe would block.
 
     Returns:
         Its size in bytes.

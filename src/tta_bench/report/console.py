@@ -66,12 +66,12 @@ def cell_table(result: Result, reference: Result | None) -> Table:
     return table
 
 
-def narrow_table(title: str, caption: str | None = None) -> Table:
+def narrow_table(title: str, caption: str | Text | None = None) -> Table:
     """An empty table for a terminal of 80 columns."""
     return Table(
         box=box.SIMPLE_HEAD,
         title=literal(title),
-        caption=literal(caption) if caption else None,
+        caption=caption,
         pad_edge=False,
         show_edge=False,
         collapse_padding=True,

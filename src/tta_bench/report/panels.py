@@ -46,21 +46,13 @@ class Choice:
 
 
 class Panel(NamedTuple):
-    """One image with its segmentations.
+    """One image with its segmentations."""
 
-    Attributes:
-        title: what to call it.
-        image: uint8 ``[H, W, 3]``, RGB.
-        truth: bool ``[classes, H, W]``.
-        predictions: row label -> bool ``[classes, H, W]``.
-        values: of the metric, row label -> mean over classes.
-    """
-
-    title: str
-    image: NDArray[np.uint8]
-    truth: NDArray[np.bool_]
-    predictions: Mapping[str, NDArray[np.bool_]]
-    values: Mapping[str, float]
+    title: str  # what to call it
+    image: NDArray[np.uint8]  # uint8 ``[H, W, 3]``, RGB
+    truth: NDArray[np.bool_]  # bool ``[classes, H, W]``
+    predictions: Mapping[str, NDArray[np.bool_]]  # row label -> bool ``[classes, H, W]``
+    values: Mapping[str, float]  # of the metric, row label -> mean over classes
 
 
 def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None) -> Panels:

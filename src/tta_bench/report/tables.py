@@ -41,7 +41,7 @@ def build_table(plan: Plan, reference: str | None = None, metric: Metric = DICE)
         raise UserError(faults)
     sources = tuple(dict.fromkeys(cell.config.source for _, cell in cells))
     vs_reference = comparisons(labels, reference, finished)
-    # Without the reference: its difference to bn_only is among the others already, with the other sign.
+    # The reference is left out: bn_only minus the reference is in ``vs_reference`` already.
     methods = [label for label in labels if label != reference]
     vs_bn_only = comparisons(methods, BN_ONLY, finished) if reference != BN_ONLY else {}
     rows = []

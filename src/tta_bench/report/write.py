@@ -68,17 +68,11 @@ def summary_table(table: Table) -> RichTable:
 
 
 class State(NamedTuple):
-    """Where a planned cell stands.
+    """Where a planned cell stands."""
 
-    Attributes:
-        row: its label.
-        status: of :data:`STATES`.
-        seconds: see :attr:`tta_bench.report.cells.Reading.seconds`.
-    """
-
-    row: str
-    status: str
-    seconds: float | None
+    row: str  # its label
+    status: str  # of :data:`STATES`
+    seconds: float | None  # see :attr:`tta_bench.report.cells.Reading.seconds`
 
 
 def states(plan: Plan) -> list[State]:
@@ -90,7 +84,7 @@ def states(plan: Plan) -> list[State]:
 def plan_table(plan: Plan) -> RichTable:
     """Every cell of a plan with its status, and the time that the others will take."""
     reached = states(plan)
-    printed = narrow_table(f"{plan.experiment.name}: {len(plan.cells)} cells", remaining_time(reached))
+    printed = narrow_table(f"{plan.experiment.name}: {len(plan.cells)} cells", literal(remaining_time(reached)))
     printed.add_column("cell", no_wrap=True)
     printed.add_column("row", overflow="fold")
     printed.add_column("source", overflow="fold")

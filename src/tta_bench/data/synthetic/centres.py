@@ -15,76 +15,46 @@ class Centre:
 
     Pairs named ``(mean, sd)`` describe a normal distribution cut at two standard deviations; pairs named
     ``(low, high)`` a uniform one.
-
-    Population:
-        description: the centre in one sentence.
-        count: number of images in the default data set.
-        disc_diameter: (low, high) of the disc's mean diameter, fraction of the field, within [0.25, 0.45].
-        cup_to_disc: (mean, sd) of the mean cup-to-disc diameter ratio, kept within [0.25, 0.85].
-        cup_contrast: (low, high) paleness of the cup against the rim, 1 is normal, 0 makes it invisible.
-        cup_slope: (low, high) width of the cup's wall, in disc radii; a wide wall has no clear edge.
-        pallor: (mean, sd) of the rim's loss of capillaries, 0 healthy pink to 1 white.
-        pigmentation: (mean, sd) of the melanin density of retina and choroid, about 0.3 to 1.6.
-        tessellation: contrast of the choroidal vessel pattern, 0 to 1.
-        atrophy_rate: share of eyes with a peripapillary atrophy crescent, 0 to 1.
-        atrophy_width: (low, high) width of the crescent where it is widest, in disc radii.
-        nerve_sheen: brightness of the nerve fibres' reflection, about 0.3 in the old to 2 in the young.
-        lens_yellowing: (mean, sd) of the density of the ageing lens, 0 to 1.
-        vessel_contrast: blood density of the main veins, about 0.5 to 1.5.
-        vessel_calibre: half width of the main veins at the disc, fraction of the field.
-
-    Camera:
-        defocus: (low, high) standard deviation of the point spread, fraction of the field.
-        haze: (low, high) share of scattered light in the image, 0 to 1.
-        haze_tint: RGB colour of the scattered light relative to the mean scene.
-        flare: (low, high) peak of a diffuse reflection in the lenses, relative to the mean scene.
-        illumination: (low, high) relative brightness change of the illumination from centre to border.
-        vignetting: (low, high) relative light loss in the corners, 0 to 1.
-        crosstalk: share of every colour channel that leaks from the two others, 0 to 1.
-        white_balance: RGB gains.
-        white_balance_error: sd of the logarithm of the gains, by which an automatic balance errs per image.
-        exposure: (mean, sd) of the metered mean of the linear image, 0 to 1.
-        gamma: exponent's denominator of the tone curve, above 1 brightens the shadows.
-        contrast: slope of the tone curve in the mid-tones, 1 is neutral.
-        saturation: strength of the colours after the camera's own processing, 1 is neutral, above 1 vivid.
-        black_level: offset of black in the delivered image, 0 to 1.
-        sharpening: amount of the camera's unsharp mask, 0 is none.
-        noise: standard deviation of the shot noise at full signal and ``SENSOR_PIXELS`` samples.
-        quality: JPEG-like quality, 1 to 100.
     """
 
-    description: str
-    count: int
+    # The population.
+    description: str  # the centre in one sentence
+    count: int  # number of images in the default data set
+    # (low, high) of the disc's mean diameter, fraction of the field, within [0.25, 0.45].
     disc_diameter: tuple[float, float]
-    cup_to_disc: tuple[float, float]
+    cup_to_disc: tuple[float, float]  # (mean, sd) of the mean cup-to-disc diameter ratio, kept within [0.25, 0.85]
+    # (low, high) paleness of the cup against the rim, 1 is normal, 0 makes it invisible.
     cup_contrast: tuple[float, float]
-    cup_slope: tuple[float, float]
-    pallor: tuple[float, float]
-    pigmentation: tuple[float, float]
-    tessellation: float
-    atrophy_rate: float
-    atrophy_width: tuple[float, float]
-    nerve_sheen: float
-    lens_yellowing: tuple[float, float]
-    vessel_contrast: float
-    vessel_calibre: float
-    defocus: tuple[float, float]
-    haze: tuple[float, float]
-    haze_tint: tuple[float, float, float]
-    flare: tuple[float, float]
+    cup_slope: tuple[float, float]  # (low, high) width of the cup's wall, in disc radii; a wide wall has no clear edge
+    pallor: tuple[float, float]  # (mean, sd) of the rim's loss of capillaries, 0 healthy pink to 1 white
+    pigmentation: tuple[float, float]  # (mean, sd) of the melanin density of retina and choroid, about 0.3 to 1.6
+    tessellation: float  # contrast of the choroidal vessel pattern, 0 to 1
+    atrophy_rate: float  # share of eyes with a peripapillary atrophy crescent, 0 to 1
+    atrophy_width: tuple[float, float]  # (low, high) width of the crescent where it is widest, in disc radii
+    nerve_sheen: float  # brightness of the nerve fibres' reflection, about 0.3 in the old to 2 in the young
+    lens_yellowing: tuple[float, float]  # (mean, sd) of the density of the ageing lens, 0 to 1
+    vessel_contrast: float  # blood density of the main veins, about 0.5 to 1.5
+    vessel_calibre: float  # half width of the main veins at the disc, fraction of the field
+
+    # The camera.
+    defocus: tuple[float, float]  # (low, high) standard deviation of the point spread, fraction of the field
+    haze: tuple[float, float]  # (low, high) share of scattered light in the image, 0 to 1
+    haze_tint: tuple[float, float, float]  # RGB colour of the scattered light relative to the mean scene
+    flare: tuple[float, float]  # (low, high) peak of a diffuse reflection in the lenses, relative to the mean scene
+    # (low, high) relative brightness change of the illumination from centre to border.
     illumination: tuple[float, float]
-    vignetting: tuple[float, float]
-    crosstalk: float
-    white_balance: tuple[float, float, float]
-    white_balance_error: float
-    exposure: tuple[float, float]
-    gamma: float
-    contrast: float
-    saturation: float
-    black_level: float
-    sharpening: float
-    noise: float
-    quality: int
+    vignetting: tuple[float, float]  # (low, high) relative light loss in the corners, 0 to 1
+    crosstalk: float  # share of every colour channel that leaks from the two others, 0 to 1
+    white_balance: tuple[float, float, float]  # RGB gains
+    white_balance_error: float  # sd of the logarithm of the gains, by which an automatic balance errs per image
+    exposure: tuple[float, float]  # (mean, sd) of the metered mean of the linear image, 0 to 1
+    gamma: float  # exponent's denominator of the tone curve, above 1 brightens the shadows
+    contrast: float  # slope of the tone curve in the mid-tones, 1 is neutral
+    saturation: float  # strength of the colours after the camera's own processing, 1 is neutral, above 1 vivid
+    black_level: float  # offset of black in the delivered image, 0 to 1
+    sharpening: float  # amount of the camera's unsharp mask, 0 is none
+    noise: float  # standard deviation of the shot noise at full signal and ``SENSOR_PIXELS`` samples
+    quality: int  # JPEG-like quality, 1 to 100
 
 
 _VALUES: Final[Mapping[str, tuple[Any, ...]]] = {
