@@ -397,12 +397,6 @@ class TestMaskValues:
         pair(root, "R", "0.png", values=(0, 255))
         assert prepare(configure(root, classes={"vessel": (255,)}), ["R"], cache)["R"].label(0).any()
 
-    def test_lossy_files(self, root, cache):
-        pair(root, "R", "0.png", values=(0, 255), mask_name="0.jpg")
-        (sentence,) = faults(configure(root), ["R"], cache)
-        assert "0.jpg is compressed by JPEG" in sentence
-        assert "export the masks anew" in sentence
-
     def test_smooth_masks(self, root, cache):
         pair(root, "R", "0.png", values=range(50))
         assert "(50 values)" in faults(configure(root), ["R"], cache)[0]
