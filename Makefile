@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test slow check fuzz bench clean
+.PHONY: run test slow check fuzz bench docs clean
 
 run: .venv/installed ## the main job: train a source model, adapt it with GraTa, compare
 	$(BIN)/python -m tta_bench +method=grata source=D
@@ -26,6 +26,10 @@ fuzz: .venv/installed ## more than 10,000 damaged inputs; `make test` has a seed
 
 bench: .venv/installed ## speed and memory, as ratios to the plain loop
 	$(BIN)/python benchmarks/adapt_speed.py
+
+docs: .venv/installed ## the site of README, docs/ and the reference, in build/site; a broken link is an error
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean: ## everything that can be made again, except results
 	rm -rf .venv build dist .pytest_cache .ruff_cache .mypy_cache .coverage

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import tta_bench.launch.validation  # noqa: F401  (the YAML of methods uses its resolver)
 from small_networks import BRANCHES, SIZE, SmallNet, build
 from tta_bench.models.networks.unet import UNet
 from tta_bench.ops.preprocessing import min_max

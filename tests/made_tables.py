@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tta_bench.adaptation.provenance import code_of
 from tta_bench.cell import Cell
 from tta_bench.launch.check import check
 from tta_bench.launch.experiments import Experiment, Plan, PlannedCell
+from tta_bench.methods.options import default_options
 from tta_bench.records.predictions import Predictions
 
 TARGETS = ("C", "D")
@@ -29,7 +31,7 @@ def changed(config, values):
     for key, value in values.items():
         section, _, leaf = key.partition(".")
         if key == "method":
-            config = config.model_copy(update={"method": {"name": value}})
+            config = config.model_copy(update={"method": {"name": value, **asdict(default_options(value))}})
         elif section == "method":
             config = config.model_copy(update={"method": {**config.method, leaf: value}})
         elif leaf:

@@ -41,6 +41,18 @@ class SmallNet(SegmentationModel):
         return self.head(head_input)
 
 
+def independent(function):
+    """A function of images as a network whose classes are on their own."""
+    function.activation = "sigmoid"
+    return function
+
+
+def exclusive(function):
+    """A function of images as a network whose classes exclude each other."""
+    function.activation = "softmax"
+    return function
+
+
 @torch.no_grad()
 def scramble_normalisation(model, seed=0):
     """Random running statistics and affine parameters, so that source, batch and mixed statistics all differ."""

@@ -20,6 +20,7 @@ from tta_bench.models.checkpoint import save_checkpoint, to_official
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.networks.unet import UNet
 from tta_bench.objectives.base import OBJECTIVES
+from tta_bench.ops.preprocessing import PAPER
 from tta_bench.report.write import duration
 
 WIDTHS = (16, 16, 8, 8, 8)
@@ -129,6 +130,26 @@ def test_what_runs_nothing_answers_at_once_and_imports_no_torch(words):
     assert float(done.stdout.splitlines()[-1]) < 0.4
 
 
+HEAVY = (
+    *("pytorch_lightning", "torchvision", "torch._dynamo", "timm", "segmentation_models_pytorch"),
+    *("scipy", "matplotlib", "albumentations", "cv2", "wandb", "tta_bench.adaptation.runner"),
+)
+"""What computes, trains or draws; torch itself comes with the methods, whose options are part of what a cell is."""
+
+
+@pytest.mark.parametrize("command", ["plan", "status"])
+def test_what_looks_at_cells_alone_imports_nothing_that_computes_them(command, tmp_path):
+    code = (
+        "import sys\nfrom tta_bench.cli import main\nmain(sys.argv[1:])\n"
+        f"print(*sorted(sys.modules.keys() & {set(HEAVY)!r}))"
+    )
+    words = [command, "first_look", f"results_root={tmp_path}"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "first_look: 20 cells" in done.stdout
+    assert done.stdout.splitlines()[-1] == ""
+
+
 def test_every_subcommand_is_a_file_with_its_arguments_and_its_work():
     assert {"list", "plan", "status", "report", "data_check", "checkpoint_import"} <= set(subcommands())
     for name in subcommands():
@@ -226,6 +247,7 @@ def own(tmp_path):
             "decoder_channels": list(WIDTHS),
             "branches": [],
         },
+        preprocessing=PAPER,
         classes={"disc": (1, 2), "cup": (2,)},
         image_size=64,
         domain="D",

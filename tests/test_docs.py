@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from tta_bench.adaptation.scenarios.base import SCENARIOS, scenario_of
@@ -16,7 +17,7 @@ from tta_bench.launch.catalogue import PLUGIN_GROUPS, REGISTRIES
 from tta_bench.launch.check import check
 from tta_bench.launch.composition import composer
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options, method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.unet import UNet
 from tta_bench.objectives.base import OBJECTIVES
@@ -29,31 +30,40 @@ def test_the_example_of_add_a_method_runs_as_printed(tmp_path, monkeypatch):
     text = (ROOT / "docs/add_a_method.md").read_text()
     code, settings = (re.search(rf"```{kind}\n(.*?)```", text, re.DOTALL)[1] for kind in ("python", "yaml"))
     (tmp_path / "self_training.py").write_text(code)
+    (tmp_path / "self_training/conf/method").mkdir(parents=True)
+    (tmp_path / "self_training/conf/method/self_training.yaml").write_text(settings)
     monkeypatch.syspath_prepend(tmp_path)
     METHODS.names()  # the built-in ones first, so that the example comes last
     try:
         importlib.import_module("self_training")
-        options = method_options(yaml.safe_load(settings))
-        assert options == METHODS.get("self_training").Options()
         torch.manual_seed(0)
         method = METHODS.get("self_training")(AdaptableNetwork(UNet("resnet18", 2, decoder_channels=(16, 16, 8, 8, 8))))
         method.start(2)
         result = method.step(torch.rand(2, 3, 64, 64), [ImageKey(0, "A", "1"), ImageKey(0, "B", "1")])
+        assert vars(method.options) == {k: v for k, v in yaml.safe_load(settings).items() if k != "name"}
         assert result.logits.shape == (2, 2, 64, 64)
         assert result.diagnostics["skipped"] == [False, False]
         assert (method.network.forwards, method.backwards) == (method.card.forwards, method.card.backwards)
     finally:
         METHODS._items.pop("self_training", None)
+        ConfigStore.instance().repo["method"].pop("self_training.yaml", None)
+
+
+def test_the_examples_of_use_your_network_run_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs/use_your_network.md").read_text(), re.DOTALL):
+        exec(compile(code, "docs/use_your_network.md", "exec"), {"__name__": "example"})
+    assert (tmp_path / "state.pt").is_file()
 
 
 def test_the_objective_of_add_a_method_works_as_printed(tmp_path, monkeypatch, small_net, images):
-    _, _, code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add_a_method.md").read_text(), re.DOTALL)
+    _, code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/add_a_method.md").read_text(), re.DOTALL)
     (tmp_path / "impurity.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     OBJECTIVES.names()  # the built-in ones first, so that the example comes last
     try:
         importlib.import_module("impurity")
-        options = method_options({"name": "grata", "auxiliary": "impurity"})
+        options = default_options("grata", auxiliary="impurity")
         method = METHODS.get("grata")(AdaptableNetwork(small_net, METHODS.get("grata").branches(options)), options)
         method.start(2)
         diagnostics = method.step(images[:2], [ImageKey(0, "A", "1"), ImageKey(0, "B", "1")]).diagnostics
@@ -95,7 +105,7 @@ def test_every_method_has_a_yaml_with_its_defaults_and_a_card(name):
     with composer() as hydra:
         settings = OmegaConf.to_container(hydra.compose([f"+method={name}"]).method, resolve=True)
     assert settings["name"] == name
-    assert method_options(settings) == METHODS.get(name).Options()
+    assert method_options(settings) == default_options(name)
     assert (ROOT / f"docs/methods/{name}.md").read_text().startswith(f"# `{name}`")
 
 

@@ -52,4 +52,4 @@ def test_the_face_lists_and_registers(monkeypatch):
 
 def test_rooms_stand_at_the_root_and_few_modules():
     modules = {each.name for each in pkgutil.iter_modules(tta_bench.__path__) if not each.ispkg}
-    assert modules == {"__main__", "cell", "errors", "registry", "schema"}
+    assert modules == {"__main__", "adapter", "cell", "errors", "registry", "schema"}

@@ -17,6 +17,7 @@ from awkward import sites
 from awkward import typed as quoted
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import default_options
 from tta_bench.sinks.base import SINKS
 
 TINY = (
@@ -367,9 +368,9 @@ def test_an_unknown_flag_shows_the_usage(typed, started):
 
 def test_configuration_files_of_ones_own_are_used(typed, started, tmp_path):
     (tmp_path / "mine/method").mkdir(parents=True)
-    (tmp_path / "mine/method/fast.yaml").write_text("name: tent\nlearning_rate: 0.5\n")
+    (tmp_path / "mine/method/fast.yaml").write_text("defaults: [tent]\nlearning_rate: 0.5\n")
     assert typed("--config-dir", "mine", "+method=fast")[0] == 0
-    assert started[0].method == {"name": "tent", "learning_rate": 0.5}
+    assert started[0].method == {**vars(default_options("tent")), "name": "tent", "learning_rate": 0.5}
     assert typed("--config-dir", "none", "+method=fast")[0] == 2
 
 
@@ -398,6 +399,7 @@ def test_configuration_files_of_ones_own_are_used(typed, started, tmp_path):
         (["--cfg", "job", "model=unt"], "Could not find 'model/unt'"),
         (["--help", "model=unt"], "Could not find 'model/unt'"),
         (["--shell-completion"], "Expecting one subcommand"),
+        (["-sc", "query=bash"], "query=bash is what a shell asks"),
         (["checkpoint=[a]"], "checkpoint=[a] is no file"),
         (["checkpoint=1e3"], "checkpoint=1e3 is no file"),
         (["target=[A"], "cannot read 'target=[A'"),

@@ -11,6 +11,7 @@ from tta_bench.data.domain import Domain
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check
 from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import SourceModel
@@ -51,7 +52,7 @@ def test_super_resolution_rebuilds_images_of_the_sizes_that_are_not_refused(size
     (config,) = check(["+method=grata", "source=D", f"data.image_size={size}", "model.branches=[super_resolution]"])
     network = AdaptableNetwork(build_model(config.model, 2), config.model.branches)
     image = torch.rand(1, 3, size, size)
-    rebuilt = network.branch("super_resolution", shrink(image), network.source_theta[None])
+    rebuilt = network.branch("super_resolution", shrink(image, 2), network.source_theta[None])
     assert rebuilt.shape == image.shape
 
 
@@ -68,7 +69,7 @@ def test_a_cell_adapts_the_affine_parameters_of_the_branch_too(small_net, monkey
         made.append(method)
         raise InterruptedError
 
-    monkeypatch.setattr("tta_bench.cell.adapt_streams", stop_before_the_first_image)
+    monkeypatch.setattr("tta_bench.adaptation.runner.adapt_streams", stop_before_the_first_image)
     source = SourceModel(small_net, Path("D.ckpt"), "", "D", {"disc": (1,)}, 64, None, None, None)
     with pytest.raises(InterruptedError):
         compute(Cell(config, 0), {name: one_image(name) for name in config.target}, source, torch.device("cpu"))
@@ -79,4 +80,4 @@ def test_a_cell_adapts_the_affine_parameters_of_the_branch_too(small_net, monkey
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_every_branch_that_a_method_needs_exists(name):
-    assert set(METHODS.get(name).branches(METHODS.get(name).Options())) <= set(PRETEXT_TASKS.names())
+    assert set(METHODS.get(name).branches(default_options(name))) <= set(PRETEXT_TASKS.names())

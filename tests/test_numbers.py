@@ -1,7 +1,7 @@
 """Every number of a configuration has a type and a finite range: laws over the schema, not over examples."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tta_bench.errors import UserError
 from tta_bench.launch.check import check
 from tta_bench.launch.validation import validate
 from tta_bench.methods.base import METHODS, MethodOptions
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options, method_options
 from tta_bench.schema import AugmentationConfig, RunConfig
 from tta_bench.source.augmentation import Augmentation
 
@@ -129,7 +129,7 @@ def test_what_is_no_number_of_a_section_is_refused_with_its_key(run, path):
 @pytest.mark.parametrize("path", OPTIONS, ids=str)
 def test_what_is_no_number_of_a_method_is_refused_with_its_key(path):
     name, *place = path
-    valid = {"name": name, **asdict(METHODS.get(name).Options())}
+    valid = {"name": name, **asdict(default_options(name))}
     key = ".".join(part for part in place if isinstance(part, str))
     for value in (*NEVER, *beyond(OPTIONS[path]), *([] if path in UNLIMITED else [math.inf, 2**70])):
         if value is None and valid.get(place[0], 0) is None:
@@ -142,9 +142,8 @@ def test_a_dataclass_built_by_hand_is_held_to_the_same_ranges():
     for (name, *place), node in OPTIONS.items():
         if len(place) > 1:
             continue
-        options = METHODS.get(name).Options
         with pytest.raises(ValueError, match=place[0]):
-            options(**{place[0]: next(iter(beyond(node)))})
+            replace(default_options(name), **{place[0]: next(iter(beyond(node)))})
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def test_options_of_a_plug_in_that_declare_no_range_are_finite_all_the_same(monk
 
 
 def test_a_number_that_yaml_takes_for_text_is_one():
-    assert method_options({"name": "tent", "learning_rate": "1e-4"}).learning_rate == 1e-4
+    assert default_options("tent", learning_rate="1e-4").learning_rate == 1e-4
 
 
 @pytest.mark.parametrize("ends", [[0.5, 0.4], [100.0, 0.01]])
@@ -183,7 +182,7 @@ def test_reversed_ranges_are_refused(run, ends):
         with pytest.raises(UserError, match=f"{key}=.* is reversed"):
             validate(put(run, ("training", "augmentation", key), ends))
     with pytest.raises(UserError, match=r"range=.* is reversed"):
-        method_options({"name": "grata", "strong_augmentation": {"noise": {"p": 1.0, "range": ends}}})
+        default_options("grata", strong_augmentation={"noise": {"p": 1.0, "range": ends}})
 
 
 def test_augmentation_works_at_the_ends_of_its_ranges(run):

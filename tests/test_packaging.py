@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import tta_bench
-from tta_bench.launch.paths import CONFIG_DIR, EXPERIMENTS_DIR
+from tta_bench.runtime.paths import CONFIG_DIR, EXPERIMENTS_DIR
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -105,7 +105,7 @@ def test_a_wheel_holds_the_package_with_its_configuration_and_nothing_else(insta
 @pytest.mark.slow
 def test_a_wheel_runs_from_an_empty_folder(installed, tmp_path):
     where = _run(
-        installed, tmp_path, "-c", "import tta_bench.launch.paths as p; print(p.CONFIG_DIR, p.EXPERIMENTS_DIR)"
+        installed, tmp_path, "-c", "import tta_bench.runtime.paths as p; print(p.CONFIG_DIR, p.EXPERIMENTS_DIR)"
     )
     assert where.stdout.split() == [str(installed / "tta_bench/conf"), str(installed / "tta_bench/experiments")]
     tiny = ("data.image_size=64", "data.limit=4", "training.epochs=1", "model.decoder_channels=[16,16,8,8,8]")

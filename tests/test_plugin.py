@@ -99,6 +99,16 @@ def test_the_example_is_listed_without_torch(workplace, what, name, words):
     assert not [module for module in imported if module.partition(".")[0] in ("torch", "my_tta_method")]
 
 
+def test_the_options_of_the_example_are_those_of_its_file(workplace):
+    code = "from tta_bench.methods.options import default_options as d; print(d('uncertain_entropy', momentum=0.5))"
+    path = os.pathsep.join([str(workplace / "site"), os.environ.get("PYTHONPATH", "")])
+    told = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    options = "learning_rate=0.0001, optimizer='adam', momentum=0.5, nesterov=False, fraction=0.1"
+    assert told.stdout == f"UncertainEntropyOptions({options})\n", told.stderr
+
+
 @pytest.mark.slow
 def test_the_documented_commands_run(documented, workplace):
     assert {words: ended.returncode for words, ended in documented.items()} == dict.fromkeys(

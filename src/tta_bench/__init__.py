@@ -8,8 +8,9 @@ from pkgutil import resolve_name
 from typing import Any
 
 _PLACES = {
+    "Adapter": "tta_bench.adapter:Adapter",
     "TTACallback": "tta_bench.adaptation.callback:TTACallback",
-    "list_methods": "tta_bench.methods.base:METHODS.names",
+    "list_methods": "tta_bench.methods.base:list_methods",
     "register_method": "tta_bench.methods.base:register_method",
     "register_metric": "tta_bench.metrics.base:register_metric",
     "register_network": "tta_bench.models.segmentation:register_network",

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tta_bench.runtime import signals
@@ -47,9 +48,9 @@ def _main() -> None:
     from tta_bench.launch.composition import register_configs
     from tta_bench.launch.grammar import complete_experiment, quote_lists
     from tta_bench.launch.hydra_faults import refuse_flags, sentences
-    from tta_bench.launch.network_check import check_networks, check_pretrained_weights
-    from tta_bench.launch.paths import CONFIG_DIR
+    from tta_bench.launch.network_check import check_networks, check_pretrained_weights, check_source_images
     from tta_bench.runtime.names import print_everything, require_utf8
+    from tta_bench.runtime.paths import CONFIG_DIR
 
     print_everything()
     typed = sys.argv[1:]
@@ -60,10 +61,10 @@ def _main() -> None:
         require_utf8(sys.argv[1:])
         refuse_flags(flags)
         overrides = quote_lists(overrides, flags.multirun, flags.config_dir)
-        register_configs()
         if not only_shows:
             overrides = complete_experiment(overrides, flags.config_dir)
             jobs = check(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
+            check_source_images(jobs)
             check_networks(jobs)
             check_pretrained_weights(jobs)
         sys.argv[1:] = [*_words(flags), *overrides]
@@ -73,7 +74,8 @@ def _main() -> None:
     _outcomes.clear()
     try:
         with sentences():
-            if only_shows or flags.config_dir or any(text.lstrip("+").startswith("hydra") for text in overrides):
+            if only_shows or _concerns_hydra(overrides, flags.config_dir):
+                register_configs(overrides)
                 hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
             else:
                 _run_here(jobs)
@@ -91,10 +93,18 @@ def _main() -> None:
         sys.exit(_first(failures))
 
 
+def _concerns_hydra(overrides: Sequence[str], config_dir: str | None) -> bool:
+    """Whether keys of Hydra itself are set, for a launcher for instance, by a word or in a file of the user's."""
+    files = Path(config_dir).rglob("*.yaml") if config_dir is not None else ()
+    return any(text.lstrip("+").startswith("hydra") for text in overrides) or any(
+        b"hydra" in path.read_bytes() for path in files
+    )
+
+
 def _run_here(configs: Sequence[RunConfig]) -> None:
     """Run what was checked, one after the other.
 
-    Hydra would compose every job a second time, for launchers and folders that nobody asked for.
+    Hydra's launchers compose every job again, where it runs: there is no public way to hand them what is composed.
     """
     _show_progress()
     for root in dict.fromkeys(config.results_root for config in configs):
@@ -156,7 +166,7 @@ def _show_progress() -> None:
 
 def _split(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     """Hydra's flags and the overrides, in whatever order they stand."""
-    from hydra._internal.utils import get_args_parser
+    from hydra._internal.utils import get_args_parser  # the flags of hydra.main, which has no public list of them
 
     parser = get_args_parser()
     parser.prog = "python -m tta_bench"

@@ -19,13 +19,8 @@ from typing import Any
 import torch
 
 from tta_bench import __version__
-from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
-from tta_bench.adaptation.progress import progress_bar
 from tta_bench.adaptation.provenance import change_since, code_of, metric_codes, staleness, unscored
-from tta_bench.adaptation.resumption import Resumption
-from tta_bench.adaptation.runner import adapt_streams
 from tta_bench.adaptation.scenarios.base import scenario_of
-from tta_bench.adaptation.scoring import Scoring
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
 from tta_bench.data.streams import Stream, lockstep_groups, passes
@@ -106,6 +101,7 @@ class Cell:
             content["training"] = config.training.content(config.model.branches)
         else:
             content["checkpoint"] = str(config.checkpoint)
+            content["model"].pop("preprocessing", None)  # is the checkpoint's
         if config.diagnostics.empirical_gradient:
             content["diagnostics"] = config.diagnostics.model_dump()
         return {**content, "seed": self.seed}
@@ -178,7 +174,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
                     codes = {name: code for name, code in metric_codes(cell.config).items() if name in lacking}
                     rows, summary = with_metrics(*finished, folder.predictions, domains, codes)
                     folder.rewrite(rows, summary)
-                    finished = summary, folder.rows()
+                    finished = folder.finished() or (summary, [])
                     log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
                 folder.delete_leftovers()
                 send(cell.config.logger, folder)
@@ -204,7 +200,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
                 folder.delete_snapshot()
             raise
         send(cell.config.logger, folder)
-        return summary, folder.rows()
+        return folder.finished() or (summary, [])
 
 
 def compute(
@@ -215,10 +211,16 @@ def compute(
     Returns:
         The rows of ``per_image.csv``, the contents of ``predictions.npz`` and of ``summary.json``.
     """
+    # Lightning takes seconds to import: only where something is computed.
+    from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
+    from tta_bench.adaptation.progress import progress_bar
+    from tta_bench.adaptation.resumption import Resumption
+    from tta_bench.adaptation.runner import adapt_streams
+    from tta_bench.adaptation.scoring import Scoring
+
     config = cell.config
     memory = PeakMemory(device)
-    kind = METHODS.get(config.method["name"])
-    options = method_options(config.method)
+    kind, options = METHODS.get(config.method["name"]), method_options(config.method)
     size = config.data.image_size
     network = place(AdaptableNetwork(source.model, kind.branches(options), image_size=size), device, size)
     protocol, scenario = config.protocol, scenario_of(config.protocol.reset)
@@ -228,7 +230,8 @@ def compute(
     log.info("%s: %s", config.method["name"], method.describe())
     snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, method, groups))
     resumed, total = snapshots.read(), sum(map(len, streams))
-    scoring = Scoring(domains, protocol.threshold, config.metrics, resumed.records if resumed is not None else ())
+    scored = resumed.records if resumed is not None else ()
+    scoring = Scoring(domains, protocol.threshold, config.metrics, scored, network.activation)
     if resumed is not None:
         log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
     resumption = Resumption(snapshots, method, scoring, resumed)
@@ -290,16 +293,11 @@ def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[
 
 def predictions_by_target(cell: Cell, records: Sequence[ImageRecord]) -> dict[str, Predictions]:
     """The binary predictions of each target, images in file order."""
+    ordered = sorted(records, key=lambda record: record.place.index)
     return {
-        name: Predictions.joined(
-            [record.prediction for record in sorted(records, key=_index) if record.place.domain == name]
-        )
+        name: Predictions.joined([record.prediction for record in ordered if record.place.domain == name])
         for name in cell.targets
     }
-
-
-def _index(record: ImageRecord) -> int:
-    return record.place.index
 
 
 def summarise(

@@ -73,6 +73,11 @@ class Registry(Generic[Item]):
             raise UserError([f"unknown {self.kind} '{name}': {self.nearest(name)}", *broken])
         return self._items[name]
 
+    def name_of(self, item: Item) -> str | None:
+        """The name that an item is registered by; None if it is not."""
+        self._load()
+        return next((name for name, each in self._items.items() if each is item), None)
+
     def _load(self) -> None:
         """Import the built-in modules and the plug-ins, once; a broken plug-in does not stop the others."""
         if self._loaded:

@@ -10,11 +10,10 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -27,9 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
 from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed
-
-MAX_PIXELS = 178_956_970
-"""Above this an image is refused unless ``data.max_pixels`` is raised: Pillow's own limit against bombs."""
+from tta_bench.runtime.sections import PreprocessingConfig, Section, ascending
 
 SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
 """Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
@@ -108,17 +105,6 @@ def _distinct(key: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _ascending(key: str) -> AfterValidator:
-    """Refuse a range whose ends are reversed."""
-
-    def check(ends: tuple[float, float]) -> tuple[float, float]:
-        if ends[0] > ends[1]:
-            raise ValueError(f"{key}={list(ends)} is reversed: give the lower end first")
-        return ends
-
-    return AfterValidator(check)
-
-
 Zoom = Annotated[float, Range(0.01, 100)]
 """A hundredth of an image is a pixel or two, and so is what is seen of it at a hundredfold size."""
 
@@ -133,12 +119,6 @@ MaskValues = tuple[Annotated[int, Range(0, 255)], ...]
 UserPath = Annotated[Path, BeforeValidator(_as_path)]
 
 
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
-
-
 class DataConfig(Section):
     """Which images, read how (``conf/data``)."""
 
@@ -150,28 +130,38 @@ class DataConfig(Section):
     limit: Annotated[int, Range(1, 10**9)] | None = Field(
         default=None, description="keep the first N images of each domain"
     )
-    classes: Annotated[
-        dict[str, MaskValues],
-        BeforeValidator(_as_classes),
-        Field(min_length=1),
-    ]
+    classes: Annotated[dict[str, MaskValues], BeforeValidator(_as_classes), Field(min_length=1)]
+    exclusive: bool = Field(default=False, description="each pixel belongs to one class or the background: softmax")
     shades: Annotated[dict[str, MaskValues] | None, BeforeValidator(_as_shades)] = Field(
         default=None, description="fundus: background, rim, cup -> their grey codes in the masks; null: SHADES"
     )
     max_pixels: Annotated[int, Range(1, 2**40)] = Field(
-        default=MAX_PIXELS, exclude=True, description="refuse larger images; changes no number"
+        exclude=True, description="refuse larger images; changes no number"
     )
     domains: Annotated[dict[str, str] | None, BeforeValidator(_as_mapping)] = Field(
         default=None, description="fundus: domain name -> file prefix"
     )
-    seed: Seed = Field(default=0, description="synthetic: seed of the generated images")
+    seed: Seed = Field(description="synthetic: seed of the generated images")
 
     @model_validator(mode="after")
-    def _classes_have_values(self) -> DataConfig:
+    def _classes_are_clear(self) -> DataConfig:
         empty = [name for name, values in self.classes.items() if not values]
         if empty:
             raise ValueError(f"data.classes.{empty[0]} lists no mask value; example: {{foreground: [1]}}")
+        listed = [value for values in self.classes.values() for value in set(values)]
+        twice = next((value for value in listed if listed.count(value) > 1), None)
+        if self.exclusive and twice is not None:
+            names = " and ".join(name for name, values in self.classes.items() if twice in values)
+            raise ValueError(
+                f"data.exclusive=true, but {names} of data.classes share the mask value {twice}: list it in one of "
+                "them, for example {rim: [1], cup: [2]}, or leave data.exclusive out"
+            )
         return self
+
+    @property
+    def activation(self) -> Literal["sigmoid", "softmax"]:
+        """What the network's logits stand for, see :mod:`tta_bench.ops.probabilities`."""
+        return "softmax" if self.exclusive else "sigmoid"
 
     @model_validator(mode="after")
     def _shades_are_clear(self) -> DataConfig:
@@ -192,33 +182,38 @@ class DataConfig(Section):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default_shades(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The key is younger than many results, whose identity is that of the default."""
-        content: dict[str, Any] = dump(self)
-        if self.shades is None:
-            content.pop("shades", None)
-        return content
+    def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The keys are younger than many results, whose identity is that of the default."""
+        defaults = {"shades": self.shades is None, "exclusive": not self.exclusive}
+        return {key: value for key, value in dump(self).items() if not defaults.get(key)}
 
 
 class ModelConfig(Section):
     """The segmentation network (``conf/model``)."""
 
     name: str
+    architecture: str | None = Field(default=None, description="of model=smp, as the library's class is called")
     encoder: str | None = None
     encoder_weights: str | None = None
     decoder_channels: tuple[Annotated[int, Range(1, 2**14)], ...] | None = None
     branches: tuple[str, ...] = ()
     options: dict[str, Any] = Field(default={}, description="of a network of a plug-in, as that reads them")
+    preprocessing: PreprocessingConfig | None = Field(
+        default=None, description="of its images; null: that of the checkpoint, the paper's where one is trained"
+    )
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # a mapping has none
 
     @model_serializer(mode="wrap")
-    def _without_no_options(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The key is younger than many results, whose identity is that of none."""
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """These keys are younger than many results, whose identity is that of none, and of the paper's."""
         content: dict[str, Any] = dump(self)
-        if not self.options:
-            content.pop("options", None)
+        for key in ("options", "architecture"):
+            if not content.get(key):
+                content.pop(key, None)
+        if self.preprocessing in (None, PreprocessingConfig()):
+            content.pop("preprocessing", None)
         return content
 
 
@@ -228,12 +223,12 @@ class AugmentationConfig(Section):
     flip: Fraction
     affine: Fraction
     rotation_degrees: Annotated[float, Range(0, 180)]
-    scale: Annotated[tuple[Zoom, Zoom], _ascending("training.augmentation.scale")]
+    scale: Annotated[tuple[Zoom, Zoom], ascending("training.augmentation.scale")]
     elastic: Fraction
     brightness: Fraction
-    brightness_range: Annotated[tuple[Grey, Grey], _ascending("training.augmentation.brightness_range")]
+    brightness_range: Annotated[tuple[Grey, Grey], ascending("training.augmentation.brightness_range")]
     noise: Fraction
-    noise_range: Annotated[tuple[Grey, Grey], _ascending("training.augmentation.noise_range")] = Field(
+    noise_range: Annotated[tuple[Grey, Grey], ascending("training.augmentation.noise_range")] = Field(
         description="standard deviation, in grey levels of 0-255"
     )
 
@@ -246,8 +241,8 @@ class TrainingConfig(Section):
     batch_size: Annotated[int, Range(2, 2**16)]
     optimizer: Literal["sgd", "adam"]
     learning_rate: Positive
-    momentum: Decay = 0.0
-    nesterov: bool = False
+    momentum: Decay
+    nesterov: bool
     weight_decay: NonNegative
     schedule_power: NonNegative = Field(description="lr * (1 - epoch / epochs) ** power")
     holdout: Annotated[float, Range(0, 1, "[)")] = Field(
@@ -255,7 +250,7 @@ class TrainingConfig(Section):
     )
     seed: Seed
     workers: Annotated[int, Range(0, 2**10)] = Field(description="processes that augment images; changes speed only")
-    legacy_unaligned_mask: bool = False
+    legacy_unaligned_mask: bool
     branch_weights: dict[str, NonNegative] = Field(
         description="branch -> weight of its loss beside the segmentation loss of weight 1"
     )
@@ -280,7 +275,7 @@ class ProtocolConfig(Section):
 class DiagnosticsConfig(Section):
     """What is looked at beside the adaptation, without any effect on it."""
 
-    empirical_gradient: bool = False
+    empirical_gradient: bool
 
 
 class LoggerConfig(Section):
@@ -302,21 +297,21 @@ class RunConfig(Section):
     method: dict[str, Any]
     source: str
     target: Annotated[Names, _distinct("target")] | None = None
-    seed: Seeds = (0,)
+    seed: Seeds
     metrics: Annotated[Names, _distinct("metrics"), AfterValidator(_dice_first)] = Field(
-        default=("dice",), description="taken from the predictions, so no part of what a cell is; Dice is always first"
+        description="taken from the predictions, so no part of what a cell is; Dice is always first"
     )
     checkpoint: UserPath | None = None
     data: DataConfig
     model: ModelConfig
     training: TrainingConfig
     protocol: ProtocolConfig
-    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+    diagnostics: DiagnosticsConfig
     logger: LoggerConfig
     results_root: UserPath
-    force: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)] = "auto"
+    force: bool
+    device: Literal["auto", "cpu", "cuda"]
+    lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)]
 
     @model_validator(mode="after")
     def _target_is_foreign(self) -> RunConfig:
@@ -385,5 +380,6 @@ def valid_keys(path: list[str]) -> list[str]:
     """The keys of a run that are valid below ``path``."""
     model: Any = RunConfig
     for part in path:
-        model = model.model_fields[part].annotation
+        kind = model.model_fields[part].annotation
+        model = next((one for one in get_args(kind) if one is not type(None)), kind)  # what may be null
     return list(model.model_fields)

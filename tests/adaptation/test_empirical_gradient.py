@@ -12,7 +12,6 @@ from tta_bench.errors import UserError
 from tta_bench.launch.check import check
 from tta_bench.launch.grammar import quote_lists
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
@@ -44,7 +43,7 @@ def test_the_adaptation_is_the_same_bits_with_and_without_it(root, method):
     assert on == off
     assert masks_on == masks_off
     counted = [
-        [folder.summary()[key] for key in ("forwards_per_image", "backwards_per_image", "skipped_updates")]
+        [folder.finished()[0][key] for key in ("forwards_per_image", "backwards_per_image", "skipped_updates")]
         for folder in (folder_on, folder_off)
     ]
     assert counted[0] == counted[1]
@@ -73,7 +72,7 @@ def test_it_is_refused_with_several_updates_per_image():
 
 def test_the_gradient_is_that_of_the_supervised_cross_entropy(small_net, images):
     network = AdaptableNetwork(small_net)
-    method = METHODS.get("tent")(network, method_options({"name": "tent"}))
+    method = METHODS.get("tent")(network)
     labels = images[:2, :2] > 0.5
     theta = (network.source_theta + 0.01).expand(2, -1)
     gradient = empirical_gradient(method, images[:2], labels, theta)
@@ -89,7 +88,7 @@ def test_the_gradient_is_that_of_the_supervised_cross_entropy(small_net, images)
 
 def test_descending_the_gradient_of_the_labels_themselves_has_cosine_one(small_net, images):
     network = AdaptableNetwork(small_net)
-    method = METHODS.get("tent")(network, method_options({"name": "tent"}))
+    method = METHODS.get("tent")(network)
     method.start(1)
     image, labels = images[:1], images[:1, :2] > 0.5
     supervised = empirical_gradient(method, image, labels, method.theta(1))

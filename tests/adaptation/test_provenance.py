@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tta_bench.adaptation import provenance
 from tta_bench.adaptation.provenance import ACCOMPANIES, ROOTS, Definition, Sources, change_since, code_of
 from tta_bench.launch.check import check
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
@@ -65,7 +66,8 @@ def changed(monkeypatch):
         ("methods/base.py", "losses.sum()", "losses.mean()", [GRATA, TENT, NO_ADAPT], []),
         ("methods/state.py", "def step(", "def stride(", [GRATA, TENT], []),
         ("objectives/rotation.py", "cross_entropy(", "nll_loss(", [ROTATION], [GRATA, TENT]),
-        ("objectives/consistency.py", "logits * target", "target", [GRATA, "+method=cotta"], [ROTATION, TENT]),
+        ("objectives/consistency.py", ".mean(dim=1)", ".amax(dim=1)", [GRATA], [ROTATION, TENT, "+method=cotta"]),
+        ("ops/probabilities.py", "logits * target", "target", [GRATA, "+method=cotta"], [NO_ADAPT, "+method=dua"]),
         ("objectives/denoising.py", "NOISE_STD = ", "NOISE_STD = 2 * ", [GRATA], [TENT]),
         ("objectives/rotation.py", "nn.LeakyReLU(0.2)", "nn.LeakyReLU(0.1)", [ROTATION], [GRATA, TENT]),
         (
@@ -146,8 +148,8 @@ def test_cells_from_before_digests_are_of_unknown_code():
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_all_that_runs_when_a_method_adapts_counts(small_net, images, monkeypatch, name):
-    config = configure(NO_ADAPT).model_copy(update={"method": {"name": name}})
-    options = method_options(config.method)
+    config = configure(NO_ADAPT).model_copy(update={"method": {"name": name, **asdict(default_options(name))}})
+    options = default_options(name)
     network = AdaptableNetwork(small_net, METHODS.get(name).branches(options))
 
     def adapt():

@@ -39,7 +39,7 @@ def test_a_cell_that_raises_in_the_middle_is_failed_and_its_old_numbers_do_not_c
         execute(configure(root, "+method=tent", "force=true"))
     assert status(config)["status"] == "failed"
     assert status(config)["error"] == "ZeroDivisionError: in the middle"
-    assert Cell(config, 0).folder().summary() is None
+    assert Cell(config, 0).folder().finished() is None
     log = (folder(config) / "run.log").read_text()
     assert "Traceback" in log
     assert "fail_at_the_third_image" in log
@@ -81,7 +81,7 @@ def test_a_killed_run_leaves_running_and_the_next_one_computes_it(root, computed
     config = configure(root, "+method=tent")
     assert status(config)["status"] == "running"
     assert not (folder(config) / "per_image.csv").exists()
-    assert Cell(config, 0).folder().summary() is None
+    assert Cell(config, 0).folder().finished() is None
     execute(config)
     assert computed == ["tent"], "the reference was finished before"
     assert status(config)["status"] == "done"
@@ -172,7 +172,7 @@ def test_a_disk_that_takes_no_more_is_a_sentence_and_nothing_half_written(root, 
         "per_image.csv",
         "predictions.npz",
     }
-    assert Cell(config, 0).folder().summary() is None
+    assert Cell(config, 0).folder().finished() is None
     monkeypatch.undo()
     execute(config)
     assert status(config)["status"] == "done"

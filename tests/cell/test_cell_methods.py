@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tiny_cells import configure, execute, rows, summary
-from tta_bench.adaptation.callback import TTACallback
+from tta_bench.adaptation.runner import AdaptationModule
 from tta_bench.data.domain import Domain
 from tta_bench.methods.base import METHODS, Card, Method
 
@@ -34,15 +34,15 @@ def _tensors(item, seen):
 
 
 def test_from_its_batch_a_method_reaches_the_images_and_nothing_else(root, monkeypatch):
-    reached, modes, start = [], [], TTACallback.on_test_batch_start
+    reached, modes, step = [], [], AdaptationModule.test_step
 
-    def spy(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+    def spy(self, batch, batch_idx):
         reached.append(list(_tensors(batch, {})))
         modes.append((torch.is_inference_mode_enabled(), sorted(vars(batch))))
         assert not any(isinstance(item, Domain) for item in vars(batch).values())
-        start(self, trainer, pl_module, batch, batch_idx, dataloader_idx)
+        return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(TTACallback, "on_test_batch_start", spy)
+    monkeypatch.setattr(AdaptationModule, "test_step", spy)
     execute(configure(root, "+method=bn_only"))
     assert len(reached) == 2 * 8, "of the reference and of the method"
     assert all([tuple(item.shape) for item in batch] == [(1, 3, 64, 64)] for batch in reached)

@@ -13,9 +13,16 @@ from tta_bench.data.prepare import prepare
 from tta_bench.errors import UserError
 from tta_bench.launch.targets import with_targets
 from tta_bench.metrics.dice import dice_score
-from tta_bench.models.checkpoint import load_checkpoint, to_official
+from tta_bench.models.checkpoint import load, load_checkpoint, to_official
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.networks.unet import UNet
+
+
+def test_a_job_reads_its_source_model_once(root, monkeypatch):
+    read, original = [], load.read_torch_file
+    monkeypatch.setattr(load, "read_torch_file", lambda path, **how: read.append(path.name) or original(path, **how))
+    execute(configure(root, "+method=no_adapt"))
+    assert read == ["model.ckpt"]
 
 
 def test_a_checkpoint_of_ones_own_needs_no_source_images_and_gives_the_same_numbers(finished, tmp_path):

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from tta_bench.methods.base import METHODS
+from tta_bench.methods.base import METHODS, MethodOptions
+from tta_bench.methods.options import default_options
 
 
 @dataclass(frozen=True)
@@ -62,3 +63,8 @@ def setting_of(name: str) -> Setting:
         return Setting()
     # A rate above the default makes updates visible far above rounding.
     return Setting({"learning_rate": 1e-3}, no_update={"learning_rate": 0.0})
+
+
+def options_of(name: str, **overrides: Any) -> MethodOptions:
+    """Those of the YAML, with what the table and then the overrides say."""
+    return default_options(name, **{**setting_of(name).options, **overrides})

@@ -6,17 +6,17 @@ a kernel per stream: on a fast device these two, and not arithmetic, are what a 
 
 import copy
 from collections import Counter
-from dataclasses import fields
+from dataclasses import replace
 from unittest.mock import patch
 
 import pytest
 import torch
-from settings import setting_of
+from settings import options_of
 from simulated import Count, fake, placed, simulation
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
 from tta_bench.methods.base import METHODS, Protocol
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.normalisation import (
@@ -29,17 +29,16 @@ from tta_bench.models.normalisation import (
     SourceStatistics,
     Statistics,
 )
-from tta_bench.objectives.base import OBJECTIVES, BoundNetwork
+from tta_bench.objectives.base import OBJECTIVES, BoundNetwork, bind_objective, branches_of
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.ops.views import Operation, StrongAugmentation
 
+USUAL = vars(default_options("grata"))
 ALWAYS = StrongAugmentation(
     **{
-        field.name: Operation(1.0, getattr(StrongAugmentation(), field.name).range)
-        for field in fields(StrongAugmentation)
-        if field.name != "blur_channel_p"
-    },
-    blur_channel_p=1.0,
+        name: replace(part, p=1.0) if isinstance(part, Operation) else 1.0
+        for name, part in vars(USUAL["strong_augmentation"]).items()
+    }
 )
 """The strong view with all of its operations: the most that it launches."""
 
@@ -82,16 +81,14 @@ LAUNCHES = {"grata": 1500, "tent": 700, "cagrad": 1550}
 """Kernels per image on the network of the paper, at one stream."""
 
 
-def options_of(name, **overrides):
-    options = method_options({"name": name, **setting_of(name).options, **OPTIONS.get(name, {}), **overrides})
-    if hasattr(options, "strong_augmentation"):
-        options = type(options)(**{**vars(options), "strong_augmentation": ALWAYS})
-    return options
+def busy_options(name, **overrides):
+    options = options_of(name, **{**OPTIONS.get(name, {}), **overrides})
+    return replace(options, strong_augmentation=ALWAYS) if hasattr(options, "strong_augmentation") else options
 
 
 def count_of(name, model, streams, size=64, **overrides):
     """What a method asks of the device at the last of several images of each stream."""
-    kind, options = METHODS.get(name), options_of(name, **overrides)
+    kind, options = METHODS.get(name), busy_options(name, **overrides)
     network = AdaptableNetwork(model, kind.branches(options))
     with simulation():
         method = kind(placed(network), options, Protocol())
@@ -151,8 +148,8 @@ def test_kernels_and_copies_do_not_grow_with_the_streams(counts, layers, name):
 
 @pytest.mark.parametrize("name", OBJECTIVES.names())
 def test_an_objective_and_its_gradient_leave_the_host_alone(model, name):
-    objective = OBJECTIVES.get(name)
-    branches = [objective.branch] if objective.branch else []
+    objective = bind_objective(name, **USUAL)
+    branches = branches_of([name])
     network = AdaptableNetwork(model, branches)
     with simulation():
         theta = placed(network).source_theta.repeat(2, 1).requires_grad_()

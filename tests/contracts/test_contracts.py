@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from settings import SETTINGS, setting_of
+from settings import SETTINGS, options_of, setting_of
 
 from tta_bench.methods.base import METHODS, GradientMethod, Method, Protocol
-from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
 
@@ -23,7 +22,7 @@ gradient_methods = pytest.mark.parametrize("name", GRADIENT_NAMES)
 
 def branches_of(name):
     """The branches that a method needs with its canonical options."""
-    return METHODS.get(name).branches(method_options({"name": name, **setting_of(name).options}))
+    return METHODS.get(name).branches(options_of(name))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,7 @@ def streams(images):
 
 def make(name, network, protocol=None, **overrides) -> Method:
     """A method with its canonical options."""
-    options = method_options({"name": name, **setting_of(name).options, **overrides})
+    options = options_of(name, **overrides)
     return METHODS.get(name)(network, options, protocol or Protocol())
 
 

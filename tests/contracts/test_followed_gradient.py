@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from settings import setting_of
+from settings import options_of
 
-from tta_bench.adaptation.callback import TTACallback
 from tta_bench.adaptation.empirical_gradient import COLUMN, EmpiricalGradient
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch, StreamImage
 from tta_bench.methods.base import METHODS, Protocol
-from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
@@ -45,7 +43,7 @@ class Observed:
         kind = METHODS.get(name)
         names = {field.name for field in fields(kind.Options)}
         here = {key: value for key, value in HERE.items() if key in names}
-        options = method_options({"name": name, **setting_of(name).options, **here, **overrides})
+        options = options_of(name, **{**here, **overrides})
         self.network = AdaptableNetwork(small_net, kind.branches(options))
         self.method = kind(self.network, options, protocol)
         self.images, self.labels = images, images[:, :2] > 0.5
@@ -54,7 +52,6 @@ class Observed:
         names = tuple(map(str, range(len(images))))
         domain = Domain("all", names, np.empty((len(images), 0)), masks, classes, "")
         self.observer = EmpiricalGradient(self.method, {"all": domain})
-        self.callback = TTACallback(self.method, 2, lambda batch, *_: (batch.images, batch.keys))
         self.passes = 0
         encode = self.network.model.encode
 
@@ -79,7 +76,7 @@ class Observed:
 
             return gradient(loss, theta, statistics)
 
-        monkeypatch.setattr(self.method, "gradient", supervised)
+        monkeypatch.setitem(vars(self.method), "gradient", supervised)
 
     def step(self, place, streams=2, watched=True):
         """The logits of images ``place, place + 1, ...``, one of each stream, and the column if there is one."""
@@ -89,8 +86,7 @@ class Observed:
         batch = ImageBatch(self.images[place : place + streams], keys, places)
         if watched:
             self.observer.on_test_batch_start(None, None, batch, 0)
-        self.callback.on_test_batch_start(None, None, batch, 0)
-        result = self.callback.result
+        result = self.method.step(batch.images, batch.keys)
         if watched:
             self.observer.on_test_batch_end(None, None, result, batch, 0)
         return result.logits, result.diagnostics.get(COLUMN)

@@ -2,19 +2,18 @@
 
 import io
 from collections import deque
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pytest
 import torch
-from settings import setting_of
+from settings import options_of
 from torch import nn
 
+from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS, Card, Method, Protocol
-from tta_bench.methods.options import method_options
-from tta_bench.methods.state import pack, unpack
+from tta_bench.methods.state import State
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.normalisation import RunningStatistics
+from tta_bench.models.normalisation import BatchStatistics, RunningStatistics
 from tta_bench.ops.draws import ImageKey
 
 LENGTHS = {"B": 4, "C": 3}
@@ -30,7 +29,7 @@ def streams(images):
 
 def make(name, small_net, protocol, **overrides):
     """A method with its canonical options, and a network of its own."""
-    options = method_options({"name": name, **setting_of(name).options, **overrides})
+    options = options_of(name, **overrides)
     kind = METHODS.get(name)
     return kind(AdaptableNetwork(small_net, kind.branches(options)), options, protocol)
 
@@ -72,9 +71,9 @@ def assert_resumes(uninterrupted, resumed, streams):
     resumed.load_state_dict(state)
     assert same(steps(resumed, streams, range(2, 4)), expected)
     assert (resumed.backwards, resumed.skipped) == (uninterrupted.backwards, uninterrupted.skipped)
-    torch.testing.assert_close(
-        resumed.state_dict(), uninterrupted.state_dict(), rtol=0, atol=0, equal_nan=True, check_dtype=True
-    )
+    first, second = (method.state_dict() for method in (resumed, uninterrupted))
+    assert first["_extra_state"].pop("kind") == second["_extra_state"].pop("kind")
+    torch.testing.assert_close(first, second, rtol=0, atol=0, equal_nan=True, check_dtype=True)
 
 
 @every_method
@@ -102,7 +101,9 @@ def test_state_that_other_options_bring_into_play_is_kept(small_net, streams, na
 def test_with_a_reset_at_every_image_the_counters_alone_are_kept(small_net, streams, name):
     methods = [make(name, small_net, Protocol(episodic=True)) for _ in range(2)]
     assert_resumes(*methods, streams)
-    assert methods[0].state_dict().keys() == {"backwards", "skipped"}
+    assert methods[0].state_dict() == {
+        "_extra_state": {"kind": methods[0].kind, "backwards": methods[0].backwards, "skipped": 0}
+    }
 
 
 @pytest.mark.parametrize("name", ["tent", "dltta", "vptta", "cotta"])
@@ -139,25 +140,18 @@ def test_skipped_updates_are_counted_on(small_net, streams):
     assert resumed.skipped == 1
 
 
-@dataclass
-class Counts:
-    """A dataclass of a plug-in."""
-
-    images: int = 0
-    sums: list = field(default_factory=list)
-
-
 class Plugin(Method):
     """A method that keeps its state in whatever came to hand, and says nothing of how to keep it."""
 
     card = Card("everything", "test image", False, True, 1, 1, "a test", "-")
 
     def start(self, streams):
+        super().start(streams)
         self.rows = self.source_theta.repeat(streams, 1)
         self.prompt = nn.Parameter(self.source_theta.new_zeros(3))
         self.optimizer = torch.optim.Adam([self.prompt], lr=0.1)
-        self.means = RunningStatistics(*(part.repeat(streams, 1) for part in self.network.source_statistics))
-        self.counts = Counts()
+        self.means = State(mean=self.network.source_statistics[0].repeat(streams, 1), scale=nn.Linear(3, 3).double())
+        self.count, self.sums = 0, []
         self.past = {}
         self.last = None
 
@@ -165,22 +159,30 @@ class Plugin(Method):
         colours = images.mean(dim=(0, 2, 3))
         self.prompt.grad = self.prompt.detach() - colours
         self.optimizer.step()
-        self.counts.images += len(images)
-        self.counts.sums.append(colours)
+        self.means.scale.weight.mul_(0.9)
+        self.count += len(images)
+        self.sums.append(colours)
         if self.last is not None:
             self.rows = self.rows * (1 + 0.1 * self.last.mean())
         self.means.mean.mul_(1.1)
         self.last = self.past[draws.keys[0].image] = colours
-        return {"value": images.new_full((len(images),), float(sum(self.counts.sums).sum() + len(self.past)))}
+        value = float(sum(self.sums).sum() + len(self.past) + self.count)
+        return {"value": images.new_full((len(images),), value)}
 
     def predict(self, images):
         count = len(images)
-        means = RunningStatistics(self.means.mean[:count], self.means.variance[:count])
-        return self.network(images + self.prompt[:, None, None], self.rows[:count], means)
+        means = RunningStatistics(self.means.mean[:count], torch.ones_like(self.means.mean[:count]))
+        shift = self.means.scale(self.prompt)[:, None, None].detach()
+        return self.network(images + shift, self.rows[:count], means)
+
+
+def plugin(small_net):
+    torch.manual_seed(0)  # of the weights that start makes
+    return Plugin(AdaptableNetwork(small_net))
 
 
 def test_a_plugin_resumes_without_a_line_of_its_own(small_net, streams):
-    assert_resumes(*(Plugin(AdaptableNetwork(small_net)) for _ in range(2)), streams)
+    assert_resumes(plugin(small_net), plugin(small_net), streams)
 
 
 class Pair(NamedTuple):
@@ -190,12 +192,61 @@ class Pair(NamedTuple):
     right: int
 
 
-@pytest.mark.parametrize("value", [torch.Generator(), deque([1]), Pair(1, 2), object(), {"a": [object()]}])
-def test_what_cannot_be_kept_is_refused(value):
-    with pytest.raises(TypeError, match="give the method a state_dict and load_state_dict"):
-        pack(value)
+@pytest.mark.parametrize(
+    "value", [torch.Generator(), deque([1]), Pair(1, 2), object(), {"a": [object()]}, BatchStatistics()]
+)
+def test_what_cannot_be_kept_is_refused_where_it_is_assigned(small_net, value):
+    class Forgetful(Plugin):
+        def start(self, streams):
+            super().start(streams)
+            self.memory = value
+
+    class Careful(Forgetful):
+        transient = frozenset({"memory"})
+
+    network = AdaptableNetwork(small_net)
+    sentence = rf"Forgetful\.memory is a {type(value).__name__}, which cannot be saved: .* name it in transient"
+    with pytest.raises(TypeError, match=sentence):
+        Forgetful(network).start(1)
+    method = Careful(network)
+    method.start(1)
+    assert "memory" not in method.state_dict()["_extra_state"]
 
 
-def test_an_object_that_a_fresh_start_does_not_make_is_refused():
-    with pytest.raises(TypeError, match="cannot be restored"):
-        unpack(None, pack(Counts(3)))
+@every_method
+def test_constants_are_not_saved(small_net, name):
+    method = make(name, small_net, Protocol())
+    before = vars(method).keys() | method._buffers.keys() | method._modules.keys()
+    method.start(2)
+    saved = method.state_dict()
+    assert (saved.keys() | saved["_extra_state"].keys()) & before <= {"kind", "backwards", "skipped", "_extra_state"}
+    assert not any(key.startswith("network.") for key in saved)
+
+
+@every_method
+@pytest.mark.parametrize("streams_before", [0, 1])
+def test_a_state_brings_its_number_of_streams(small_net, streams, name, streams_before):
+    first, fresh = (make(name, small_net, Protocol()) for _ in range(2))
+    first.start(2)
+    steps(first, streams, range(1))
+    if streams_before:
+        fresh.start(streams_before)
+    fresh.load_state_dict(through_a_file(first.state_dict()))
+    assert same(steps(fresh, streams, range(1, 4)), steps(first, streams, range(1, 4)))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: {},
+        lambda state: {**state, "_extra_state": {**state["_extra_state"], "kind": "CoTTA"}},
+        lambda state: {**state, "layer.weight": torch.zeros(2)},
+        lambda state: {**state, "state.theta": state["state.theta"][:, 1:]},
+    ],
+)
+def test_a_state_of_another_method_is_refused_in_one_sentence(small_net, spoil):
+    method = make("tent", small_net, Protocol())
+    method.start(1)
+    state = method.state_dict()
+    with pytest.raises(UserError, match="this is no state of Tent on such a network in this version: start afresh"):
+        method.load_state_dict(spoil(state))

@@ -4,10 +4,10 @@ from dataclasses import fields
 
 import pytest
 import torch.nn.functional as F
-from settings import setting_of
+from settings import options_of
 
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import OBJECTIVES, draws_at_random
 from tta_bench.ops.draws import ImageKey
@@ -67,7 +67,7 @@ def test_another_seed_gives_other_numbers_where_the_method_says_so_and_the_same_
     if "super_resolution" in overrides.values():  # whose branch sees half of each side
         images = F.interpolate(images[:3], scale_factor=2)
     kind = METHODS.get(name)
-    options = method_options({"name": name, **setting_of(name).options, **overrides})
+    options = options_of(name, **overrides)
     numbers = []
     for seed in (0, 1):
         method = kind(network, options)
@@ -79,14 +79,14 @@ def test_another_seed_gives_other_numbers_where_the_method_says_so_and_the_same_
 
 @pytest.mark.parametrize("name", METHODS.names())
 def test_the_card_says_what_holds_by_default(name):
-    assert METHODS.get(name).card.stochastic == METHODS.get(name).is_stochastic(METHODS.get(name).Options())
+    assert METHODS.get(name).card.stochastic == METHODS.get(name).is_stochastic(default_options(name))
 
 
 def test_an_objective_that_says_nothing_may_draw(monkeypatch):
     OBJECTIVES.names()
     monkeypatch.setitem(OBJECTIVES._items, "silent", lambda network, images, draws: images.flatten(1).mean(1))
     assert draws_at_random("silent")
-    options = method_options({"name": "grata", "auxiliary": "silent", "pseudo": "entropy"})
+    options = default_options("grata", auxiliary="silent", pseudo="entropy")
     assert METHODS.get("grata").is_stochastic(options)
 
 

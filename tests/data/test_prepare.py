@@ -71,7 +71,15 @@ def pair(root, domain, name, *, seed=0, size=(96, 80), values=(0, 1), mask_name=
 
 
 def configure(root, **changes):
-    keys = {"name": "folder", "root": root, "image_size": 64, "classes": {"foreground": (1,)}, **changes}
+    keys = {
+        "name": "folder",
+        "root": root,
+        "image_size": 64,
+        "classes": {"foreground": (1,)},
+        "max_pixels": 10**6,
+        "seed": 0,
+        **changes,
+    }
     return DataConfig(**keys)
 
 
@@ -440,7 +448,7 @@ def test_available_domains(root, tmp_path):
 
 def test_synthetic(cache):
     classes = {"disc": (1, 2), "cup": (2,)}
-    config = DataConfig(name="synthetic", image_size=64, classes=classes, limit=2)
+    config = DataConfig(seed=0, max_pixels=10**6, name="synthetic", image_size=64, classes=classes, limit=2)
     names = available_domains(config)
     domains = prepare(config, names, cache)
     assert {len(domain) for domain in domains.values()} == {2}

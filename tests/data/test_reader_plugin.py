@@ -10,7 +10,7 @@ import yaml
 
 from tta_bench.data.readers.base import READERS, Reader, open_reader, section_faults
 from tta_bench.errors import UserError
-from tta_bench.launch.paths import CONFIG_DIR
+from tta_bench.runtime.paths import CONFIG_DIR
 from tta_bench.schema import DataConfig
 
 READER = '''
@@ -129,7 +129,7 @@ def test_what_a_plug_in_needs_is_asked_for(run):
 
 
 def configure(name, **changes):
-    return DataConfig(name=name, image_size=64, classes={"foreground": (1,)}, **changes)
+    return DataConfig(seed=0, max_pixels=10**6, name=name, image_size=64, classes={"foreground": (1,)}, **changes)
 
 
 @pytest.mark.parametrize("name", READERS.names())

@@ -11,8 +11,8 @@ from PIL import Image
 
 from tta_bench.data.file_record import FileRecord
 from tta_bench.data.readers.base import open_reader
-from tta_bench.data.synthetic.centres import CENTRES
-from tta_bench.data.synthetic.render import VERSION, render
+from tta_bench.data.synthetic.centres import CENTRES, VERSION
+from tta_bench.data.synthetic.render import render
 from tta_bench.errors import UserError
 from tta_bench.schema import DataConfig
 
@@ -30,12 +30,16 @@ def mask(path, values=(0, 1), size=(64, 64)):
 
 
 def folder(root):
-    return open_reader(DataConfig(name="folder", root=root, image_size=64, classes={"foreground": (1,)}))
+    return open_reader(
+        DataConfig(seed=0, max_pixels=10**6, name="folder", root=root, image_size=64, classes={"foreground": (1,)})
+    )
 
 
 def fundus(root, domains=OFFICIAL):
     classes = {"disc": (1, 2), "cup": (2,)}
-    return open_reader(DataConfig(name="fundus", root=root, image_size=64, classes=classes, domains=domains))
+    return open_reader(
+        DataConfig(seed=0, max_pixels=10**6, name="fundus", root=root, image_size=64, classes=classes, domains=domains)
+    )
 
 
 def faults(call, *arguments):
@@ -279,7 +283,7 @@ class TestFundus:
 class TestSynthetic:
     def test_renders_the_centres(self):
         classes = {"disc": (1, 2), "cup": (2,)}
-        reader = open_reader(DataConfig(name="synthetic", image_size=64, classes=classes, seed=3))
+        reader = open_reader(DataConfig(max_pixels=10**6, name="synthetic", image_size=64, classes=classes, seed=3))
         assert reader.domain_names() == tuple(CENTRES)
         name = reader.domain_names()[1]
         records = reader.records(name)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tta_bench.data.synthetic.centres import CENTRES
-from tta_bench.data.synthetic.render import VERSION, render
+from tta_bench.data.synthetic.centres import CENTRES, VERSION
+from tta_bench.data.synthetic.render import render
 from tta_bench.report.gallery import draw_gallery
 
 

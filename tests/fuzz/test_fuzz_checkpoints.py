@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tta_bench.cli.checkpoint_verify import verify
 from tta_bench.launch.check import check
 from tta_bench.models.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+from tta_bench.ops.preprocessing import PAPER
 
 WEIGHT = torch.arange(12.0).reshape(3, 4)
 ODD = {
@@ -34,6 +35,7 @@ def content():
     (config,) = check(["+method=no_adapt", "source=A"])
     return config, {
         "architecture": config.model.model_dump(mode="json"),
+        "preprocessing": PAPER,
         "classes": {"disc": [1, 2], "cup": [2]},
         "image_size": 128,
         "domain": "A",

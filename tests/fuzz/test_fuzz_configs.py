@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tta_bench.launch.check import check
 from tta_bench.launch.validation import validate, validate_data
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options, method_options
 
 
 @cache
@@ -40,6 +40,6 @@ def test_a_data_section_is_valid_or_refused(data):
 @cases(seeded=5, fuzz=100)
 @given(data=st.data())
 def test_options_of_a_method_are_valid_or_refused(name, data):
-    content = data.draw(damaged_mapping(asdict(METHODS.get(name).Options()) | {"preset": "uniform"}))
+    content = data.draw(damaged_mapping(asdict(default_options(name)) | {"preset": "uniform"}))
     with outcome():
         method_options(content | {"name": name})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made_tables import TARGETS, simple_plan
 from tta_bench.records.predictions import read_predictions
 from tta_bench.report.tables import build_table
-from tta_bench.report.write import plan_table, status_table, summary_table
+from tta_bench.report.write import plan_table, states, status_table, summary_table
 
 FILES = ("per_image.csv", "summary.json", "status.json", "predictions.npz", "config.yaml")
 
@@ -37,7 +37,7 @@ def test_a_damaged_file_of_a_cell_is_read_around_or_refused(name, data, plan):
         with outcome():
             summary_table(build_table(plan))
         with outcome():
-            status_table(plan)
+            status_table(plan, states(plan))
         with outcome():
             plan_table(plan)
         if name == "predictions.npz":

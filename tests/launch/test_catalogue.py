@@ -10,6 +10,7 @@ from tta_bench.launch import catalogue as module
 from tta_bench.launch.catalogue import REGISTRIES, catalogue, matching, registries
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.card import Card
+from tta_bench.methods.options import default_options
 from tta_bench.objectives.base import OBJECTIVES
 
 
@@ -25,7 +26,7 @@ def test_the_source_files_name_what_the_registry_holds(name, registry):
 def test_the_facts_in_the_source_are_the_card_of_the_class(name):
     method = METHODS.get(name)
     assert Card(**catalogue("methods").entries[name].facts) == method.card
-    assert method.card.branches == method.branches(method.Options())
+    assert method.card.branches == method.branches(default_options(name))
 
 
 def test_registries_without_an_item_are_not_offered():

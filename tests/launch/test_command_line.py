@@ -7,6 +7,7 @@ import pytest
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check, compose_data
 from tta_bench.launch.grammar import quote_lists
+from tta_bench.methods.options import default_options
 
 
 def jobs(text, **options):
@@ -136,9 +137,9 @@ def test_keys_of_hydra_itself_are_left_to_hydra():
 
 def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
     (tmp_path / "method").mkdir()
-    (tmp_path / "method/fast_tent.yaml").write_text("name: tent\nlearning_rate: 0.5\n")
+    (tmp_path / "method/fast_tent.yaml").write_text("defaults: [tent]\nlearning_rate: 0.5\n")
     (config,) = jobs("+method=fast_tent", config_dir=str(tmp_path))
-    assert config.method == {"name": "tent", "learning_rate": 0.5}
+    assert config.method == {**vars(default_options("tent")), "name": "tent", "learning_rate": 0.5}
     assert faults("+method=fast_tnt", config_dir=str(tmp_path)) == (
         "unknown method=fast_tnt: did you mean 'fast_tent'?",
     )

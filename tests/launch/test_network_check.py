@@ -1,6 +1,7 @@
 """Networks and methods that cannot be used are refused before anything is prepared or trained."""
 
 import sys
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -11,12 +12,13 @@ import tta_bench.__main__ as program
 import tta_bench.launch.network_check as network_check
 from tta_bench.errors import UserError
 from tta_bench.launch.network_check import check_networks, usable_model
+from tta_bench.methods.options import default_options
 from tta_bench.models import encoder_weights
 from tta_bench.models.encoder import check_encoder
 from tta_bench.models.segmentation import NETWORKS, SegmentationModel
 from tta_bench.schema import ModelConfig
 
-TINY = ("data.image_size=64", "data.limit=2", "training.epochs=1", "source=D", "target=A", "device=cpu")
+TINY = ("data.image_size=64", "data.limit=4", "training.epochs=1", "source=D", "target=A", "device=cpu")
 
 
 @pytest.mark.parametrize(
@@ -50,8 +52,8 @@ def test_names_of_either_library_are_known(name):
 def config(method, size=64, **model):
     return SimpleNamespace(
         model=ModelConfig(name="unet", encoder="resnet18", decoder_channels=(8, 8, 8, 8, 8), **model),
-        data=SimpleNamespace(image_size=size, classes={"disc": (1,)}),
-        method={"name": method},
+        data=SimpleNamespace(image_size=size, classes={"disc": (1,)}, activation="sigmoid"),
+        method={"name": method, **asdict(default_options(method))},
     )
 
 
@@ -115,6 +117,22 @@ def test_a_network_without_an_encoder_is_called_by_its_name(headless, monkeypatc
         UserError, match=r"method=bn_only with model=headless: .* choose another method, or another network"
     ):
         check_networks([asked])
+
+
+def test_too_few_source_images_start_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["-m", "+method=no_adapt", "source=A,D", "target=B", "data.image_size=64", "data.limit=2", "device=cpu"]
+    monkeypatch.setattr(sys, "argv", ["tta_bench", *words])
+    with pytest.raises(SystemExit) as left:
+        program.main()
+    first, second = capsys.readouterr().err.splitlines()
+    assert left.value.code == 2
+    assert first == (
+        "error: source=A has 2 images, 1 of them held out: training needs at least 2; add images, raise data.limit or "
+        "set training.holdout=0"
+    )
+    assert second.startswith("error: source=D has 2 images")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sound_network_passes_and_the_random_state_stays():

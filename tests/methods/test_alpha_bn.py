@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from plain_statistics import mixed, with_statistics
-from tta_bench.methods.alpha_bn import AlphaBN, AlphaBNOptions
+from tta_bench.methods.alpha_bn import AlphaBN
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.no_adapt import NoAdapt
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
@@ -22,7 +25,7 @@ def predict(method, images):
 
 
 def alpha_bn(network, images, **options):
-    return predict(AlphaBN(network, AlphaBNOptions(**options)), images)
+    return predict(AlphaBN(network, replace(default_options("alpha_bn"), **options)), images)
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
@@ -70,4 +73,4 @@ def test_no_image_depends_on_the_images_before_it(network, images):
 @pytest.mark.parametrize("source_weight", [-0.1, 1.1])
 def test_a_source_weight_outside_0_to_1_is_refused(source_weight):
     with pytest.raises(ValueError, match="source_weight"):
-        AlphaBNOptions(source_weight=source_weight)
+        replace(default_options("alpha_bn"), source_weight=source_weight)

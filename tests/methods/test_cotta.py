@@ -1,16 +1,15 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 
 from plain_grata import all_parameters, with_batch_statistics
-from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
-from tta_bench.methods.cotta import CoTTA, CoTTAOptions, chosen
-from tta_bench.methods.options import method_options
+from tta_bench.methods.cotta import CoTTA, chosen
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
 
@@ -24,7 +23,7 @@ def network(small_net):
 
 
 def start(network, protocol=None, **options):
-    method = CoTTA(network, CoTTAOptions(**{"learning_rate": RATE, **options}), protocol)
+    method = CoTTA(network, replace(default_options("cotta"), **{"learning_rate": RATE, **options}), protocol)
     method.start(1)
     return method
 
@@ -173,7 +172,7 @@ def test_a_confident_source_model_switches_the_views_off(network, images):
 def test_every_stream_chooses_its_own_target_and_its_own_places(network, images):
     sure = [run(start(network), images[k : k + 1])[0].diagnostics["confidence"][0] for k in range(2)]
     options = {"confidence": sum(sure) / 2, "restore": 0.1}
-    together = CoTTA(network, CoTTAOptions(learning_rate=RATE, **options))
+    together = CoTTA(network, replace(default_options("cotta"), learning_rate=RATE, **options))
     together.start(2)
     keys = [ImageKey(0, domain, "image0") for domain in "BC"]
     together.step(images[:2], keys)
@@ -187,10 +186,8 @@ def test_every_stream_chooses_its_own_target_and_its_own_places(network, images)
 
 
 def test_the_official_preset():
-    settings = OmegaConf.load(CONFIG_DIR / "method" / "cotta.yaml")
-    settings.preset = "official"
-    options = method_options(OmegaConf.to_container(settings, resolve=True))
-    assert options == CoTTAOptions(learning_rate=1e-3, confidence=0.92)
+    options = default_options("cotta", preset="official")
+    assert options == replace(default_options("cotta"), learning_rate=1e-3, confidence=0.92)
 
 
 def test_an_image_that_is_not_finite_moves_neither_student_nor_teacher(network, images):
@@ -251,4 +248,4 @@ def test_first_and_last_index_are_as_likely_as_any():
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_impossible_options_are_refused(name, value):
     with pytest.raises(ValueError, match=name):
-        CoTTAOptions(**{name: value})
+        replace(default_options("cotta"), **{name: value})

@@ -1,17 +1,20 @@
 import copy
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from omegaconf import OmegaConf
 
 from plain_grata import affine_parameters, with_batch_statistics
-from tta_bench.launch.paths import CONFIG_DIR
+from tta_bench.methods import detta
 from tta_bench.methods.bn_only import BatchNormOnly
-from tta_bench.methods.detta import DeTTA, DeTTAOptions, corrupt, draw_pixels, masked_error
-from tta_bench.methods.options import method_options
+from tta_bench.methods.detta import DeTTA, draw_pixels, masked_error
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
+
+corrupt = partial(detta.corrupt, masked=0.1, radius=2)
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(8)]
 
@@ -22,7 +25,7 @@ def network(small_net):
 
 
 def start(network, streams=1, **options):
-    method = DeTTA(network, DeTTAOptions(**options))
+    method = DeTTA(network, replace(default_options("detta"), **options))
     method.start(streams)
     return method
 
@@ -176,10 +179,8 @@ def test_a_small_gradient_step_lowers_the_loss_on_the_same_draws(network, images
 
 
 def test_the_official_preset_is_torch_s_training_mode_then_evaluation_mode(small_net, network, images):
-    settings = OmegaConf.load(CONFIG_DIR / "method" / "detta.yaml")
-    settings.preset = "official"
-    options = method_options(OmegaConf.to_container(settings, resolve=True))
-    assert options == DeTTAOptions(1e-6, betas=(0.9, 0.99), running_momentum=0.1)
+    options = default_options("detta", preset="official")
+    assert options == replace(default_options("detta"), learning_rate=1e-6, betas=(0.9, 0.99), running_momentum=0.1)
     model = copy.deepcopy(small_net)
     optimizer = torch.optim.Adam(affine_parameters(model), lr=1e-3, betas=(0.9, 0.99))
     method = start(network, learning_rate=1e-3, betas=(0.9, 0.99), running_momentum=0.1)
@@ -235,4 +236,4 @@ def test_running_statistics_of_a_stream_do_not_see_its_neighbours_nor_a_faulty_i
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        DeTTAOptions(**options)
+        replace(default_options("detta"), **options)

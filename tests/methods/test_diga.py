@@ -1,15 +1,15 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 
 from plain_statistics import mixed, with_statistics
-from tta_bench.methods.alpha_bn import AlphaBN, AlphaBNOptions
+from tta_bench.methods.alpha_bn import AlphaBN
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.diga import (
     DIGA,
-    DIGAOptions,
     Prototypes,
     confident_sides,
     logit_of_mixture,
@@ -17,6 +17,7 @@ from tta_bench.methods.diga import (
     prototype_distances,
 )
 from tta_bench.methods.no_adapt import NoAdapt
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
 
@@ -41,7 +42,7 @@ def network(sharp_net):
 
 
 def start(network, protocol=None, streams=1, **options):
-    method = DIGA(network, DIGAOptions(**options), protocol)
+    method = DIGA(network, replace(default_options("diga"), **options), protocol)
     method.start(streams)
     return method
 
@@ -101,7 +102,7 @@ def test_it_is_the_plain_reference(sharp_net, network, images, options):
 def test_without_prototypes_it_is_alpha_bn_with_the_biased_variance_bn4(network, images):
     for weight in (0.0, 0.5, 0.8, 1.0):
         out = run(start(network, prototype_weight=0.0, source_weight=weight), images[:3])
-        alpha_bn = AlphaBN(network, AlphaBNOptions(source_weight=weight, unbiased=False))
+        alpha_bn = AlphaBN(network, replace(default_options("alpha_bn"), source_weight=weight, unbiased=False))
         assert (out - run(alpha_bn, images[:3])).abs().max() < 1e-9
 
 
@@ -259,4 +260,4 @@ def test_the_mixture_stays_finite_and_exact_where_probabilities_round():
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        DIGAOptions(**options)
+        replace(default_options("diga"), **options)

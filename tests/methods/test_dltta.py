@@ -1,16 +1,15 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
-from tta_bench.methods.dltta import DLTTA, DLTTAOptions, discrepancy, learning_rate
+from tta_bench.methods.dltta import DLTTA, discrepancy, learning_rate
 from tta_bench.methods.memory_bank import MemoryBank, attention
-from tta_bench.methods.options import method_options
-from tta_bench.methods.tent import Tent, TentOptions
+from tta_bench.methods.options import default_options
+from tta_bench.methods.tent import Tent
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics
 from tta_bench.ops.draws import Draws, ImageKey
@@ -25,7 +24,7 @@ def network(small_net):
 
 
 def start(network, protocol=None, streams=1, **options):
-    method = DLTTA(network, DLTTAOptions(**options), protocol)
+    method = DLTTA(network, replace(default_options("dltta"), **options), protocol)
     method.start(streams)
     return method
 
@@ -53,7 +52,7 @@ def key_of(network, image, theta):
 @pytest.mark.parametrize("form", ["positive", "binary"])
 def test_while_the_memory_is_small_dltta_is_tent_d1(network, images, form):
     settings = {"learning_rate": 1e-3, "entropy_form": form}
-    tent, method = Tent(network, TentOptions(**settings)), start(network, **settings, neighbours=3)
+    tent, method = Tent(network, replace(default_options("tent"), **settings)), start(network, **settings, neighbours=3)
     tent.start(1)
     rates = []
     for k in range(4):
@@ -75,13 +74,13 @@ def test_a_half_against_nine_tenths_d2():
     both = discrepancy(half, past)
     assert both.item() == pytest.approx(sum(divergences) / 2, abs=1e-12)
     assert both.item() == pytest.approx(0.4394449, abs=1e-7)
-    assert learning_rate(both, DLTTAOptions()).item() == pytest.approx(4.394449e-4, abs=1e-10)
-    exponential = DLTTAOptions(rate_function="exponential", largest_rate=math.inf)
+    assert learning_rate(both, default_options("dltta")).item() == pytest.approx(4.394449e-4, abs=1e-10)
+    exponential = replace(default_options("dltta"), rate_function="exponential", largest_rate=math.inf)
     assert learning_rate(both, exponential).item() == pytest.approx(2.408225e-3, abs=1e-9)
 
 
 def test_the_learning_rate_is_limited():
-    rates = learning_rate(vector(0, 0.5, 3), DLTTAOptions())
+    rates = learning_rate(vector(0, 0.5, 3), default_options("dltta"))
     torch.testing.assert_close(rates, vector(0, 5e-4, 1e-3), rtol=0, atol=1e-12)
 
 
@@ -108,7 +107,7 @@ def test_the_attention_of_the_worked_example_d4():
 
 
 def test_the_memory_keeps_the_latest_twenty_d5():
-    memory = MemoryBank(DLTTAOptions().memory)
+    memory = MemoryBank(default_options("dltta").memory)
     for number in range(50):
         # Keys on the unit circle, so that the cosine tells how far apart two numbers are.
         memory.push(vector(math.cos(number / 50), math.sin(number / 50)), torch.full((1, 2, 2), float(number)).double())
@@ -164,7 +163,7 @@ def test_the_rate_scales_the_step(network, images):
     method = start(network, learning_rate=1e-3, **FOLLOWING)
     run(method, images[:1])
     before = method.theta(1).clone()
-    loss = Tent(network, TentOptions())
+    loss = Tent(network, default_options("tent"))
     _, gradient = loss.gradient(lambda net: positive(net(images[1:2])), before)
     (result,) = [method.step(images[1:2], KEYS[1:2])]
     torch.testing.assert_close(method.theta(1), before - result.diagnostics["lr"][0] * gradient, rtol=0, atol=1e-12)
@@ -238,13 +237,11 @@ def test_a_skipped_image_is_not_remembered(network, images):
 
 
 def test_the_official_preset_warms_up_linearly_and_follows_an_exponential(network, images):
-    settings = OmegaConf.load(CONFIG_DIR / "method" / "dltta.yaml")
-    settings.preset = "official"
-    options = method_options(OmegaConf.to_container(settings, resolve=True))
-    assert options == DLTTAOptions(
-        1e-3,
-        "sgd",
-        0.0,
+    options = default_options("dltta", preset="official")
+    assert options == replace(
+        default_options("dltta"),
+        learning_rate=1e-3,
+        optimizer="sgd",
         warmup="linear",
         prediction_temperature=4.0,
         rate_function="exponential",
@@ -273,4 +270,4 @@ def test_the_official_preset_warms_up_linearly_and_follows_an_exponential(networ
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        DLTTAOptions(**options)
+        replace(default_options("dltta"), **options)

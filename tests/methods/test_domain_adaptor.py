@@ -1,13 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import Protocol
-from tta_bench.methods.domain_adaptor import DomainAdaptor, DomainAdaptorOptions, generalised_entropy
-from tta_bench.methods.options import method_options
+from tta_bench.methods.domain_adaptor import DomainAdaptor, generalised_entropy
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics, RectifiedStatistics, SourceStatistics, rectification
 from tta_bench.ops.draws import Draws, ImageKey
@@ -22,7 +21,7 @@ def network(small_net):
 
 
 def start(network, protocol=None, streams=1, **options):
-    method = DomainAdaptor(network, DomainAdaptorOptions(**options), protocol)
+    method = DomainAdaptor(network, replace(default_options("domain_adaptor"), **options), protocol)
     method.start(streams)
     return method
 
@@ -86,7 +85,7 @@ def test_the_adaptive_weight_of_one_image_is_always_a_half_a2(seed):
     x = random(4, 6, 5, 5, seed=seed) * (1 + random(4, 6, 1, 1, seed=seed + 9).abs()) + random(4, 6, 1, 1, seed=seed)
     source = random(6, seed=seed + 20), 0.5 + random(6, seed=seed + 30).abs()
     assert adaptive_weight(x[:1], *source).item() == pytest.approx(0.5, abs=1e-6)
-    assert DomainAdaptorOptions().source_weight == 0.5
+    assert default_options("domain_adaptor").source_weight == 0.5
     for count in (2, 4):
         assert abs(adaptive_weight(x[:count], *source).item() - 0.5) > 0.01
 
@@ -127,14 +126,14 @@ def test_logits_of_zero_have_a_finite_loss_and_gradient(temperature):
 @pytest.mark.parametrize("factor", [0.5, 3.0])
 def test_the_loss_grows_with_the_square_of_the_logits_a6(factor):
     logits = 4 * random(3, 2, 8, 8) - 1
-    expected = factor**2 * generalised_entropy(logits)
-    torch.testing.assert_close(generalised_entropy(factor * logits), expected, rtol=1e-12, atol=0)
+    expected = factor**2 * generalised_entropy(logits, "image")
+    torch.testing.assert_close(generalised_entropy(factor * logits, "image"), expected, rtol=1e-12, atol=0)
 
 
 def test_the_temperature_is_a_constant_of_each_class_and_image():
     logits = random(2, 2, 8, 8) * vector(1, 5)[None, :, None, None]
     logits.requires_grad_()
-    losses = generalised_entropy(logits)
+    losses = generalised_entropy(logits, "image")
     (gradient,) = torch.autograd.grad(losses.sum(), logits)
     for image in range(2):
         total = 0
@@ -164,7 +163,7 @@ def test_the_gradient_is_that_of_the_rectified_parameters(network, images):
     statistics = rectified_statistics(network, 2, 0.5)
 
     def objective(bound):
-        return generalised_entropy(bound(images[:2]))
+        return generalised_entropy(bound(images[:2]), "image")
 
     _, gradient = method.gradient(objective, theta, statistics)
     transform = method._rectification(statistics)
@@ -188,7 +187,7 @@ def test_every_image_is_an_optimiser_step_in_its_own_rectified_parameters(networ
         network(image, theta, statistics)
         transform = method._rectification(statistics)
         parameter.data.copy_(transform.apply(theta))
-        loss = generalised_entropy(network(image, parameter, IMAGE))
+        loss = generalised_entropy(network(image, parameter, IMAGE), "image")
         torch_optimizer.zero_grad()
         loss.sum().backward()
         torch_optimizer.step()
@@ -232,13 +231,11 @@ def test_every_adapted_layer_has_a_transform_although_the_source_model_has_branc
 
 
 def test_the_official_preset():
-    settings = OmegaConf.load(CONFIG_DIR / "method" / "domain_adaptor.yaml")
-    settings.preset = "official"
-    options = method_options(OmegaConf.to_container(settings, resolve=True))
-    assert options == DomainAdaptorOptions(learning_rate=1e-3, optimizer="sgd", momentum=0.9)
+    options = default_options("domain_adaptor", preset="official")
+    assert options == replace(default_options("domain_adaptor"), learning_rate=1e-3, optimizer="sgd", momentum=0.9)
 
 
 @pytest.mark.parametrize("source_weight", [-0.1, 1.1, math.nan])
 def test_impossible_options_are_refused(source_weight):
     with pytest.raises(ValueError, match="source_weight"):
-        DomainAdaptorOptions(source_weight=source_weight)
+        replace(default_options("domain_adaptor"), source_weight=source_weight)

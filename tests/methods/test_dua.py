@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +9,9 @@ from torch import nn
 
 from small_networks import build
 from tta_bench.methods.bn_only import BatchNormOnly
-from tta_bench.methods.dua import DUA, DUAOptions, augmented_copies
+from tta_bench.methods.dua import DUA, augmented_copies
 from tta_bench.methods.no_adapt import NoAdapt
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.ops.draws import Draws, ImageKey
@@ -41,7 +43,7 @@ def network(small_net):
 
 
 def start(network, streams=1, **options):
-    method = DUA(network, DUAOptions(**options))
+    method = DUA(network, replace(default_options("dua"), **options))
     method.start(streams)
     return method
 
@@ -52,7 +54,7 @@ def run(method, images):
 
 def momenta(count, **options):
     network = SimpleNamespace(batch_norm_layers={"one": None})
-    return DUA(network, DUAOptions(**options)).momentum(torch.arange(1, count + 1))
+    return DUA(network, replace(default_options("dua"), **options)).momentum(torch.arange(1, count + 1))
 
 
 def test_the_momentum_decays_to_the_floor_bn5():
@@ -187,7 +189,9 @@ def test_streams_of_which_one_had_a_fault_keep_their_own_momentum(network, image
 
 
 def copies_of(image, count=64, seed=0, **options):
-    return augmented_copies(image[None], [torch.Generator().manual_seed(seed)], DUAOptions(copies=count, **options))
+    return augmented_copies(
+        image[None], [torch.Generator().manual_seed(seed)], replace(default_options("dua"), copies=count, **options)
+    )
 
 
 def test_without_augmentations_the_copies_are_the_image(images):
@@ -219,7 +223,7 @@ def test_crops_lie_anywhere_in_the_padded_image(mode):
 
 def test_the_copies_of_an_image_depend_on_no_neighbour_and_on_the_seed(images):
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
-    together = augmented_copies(images[:2], generators, DUAOptions(copies=5))
+    together = augmented_copies(images[:2], generators, replace(default_options("dua"), copies=5))
     assert torch.equal(together[5:], copies_of(images[1], 5, seed=4))
     assert not torch.equal(together[5:], copies_of(images[1], 5, seed=5))
 
@@ -246,4 +250,4 @@ def test_leaving_one_augmentation_out_leaves_the_draws_of_the_others(images):
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        DUAOptions(**options)
+        replace(default_options("dua"), **options)

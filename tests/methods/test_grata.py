@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -7,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from plain_grata import adapt_stream, affine_parameters, with_batch_statistics
-from tta_bench.methods.grata import LEARNING_RATE_FUNCTIONS, GraTa, GraTaOptions
+from tta_bench.methods.grata import LEARNING_RATE_FUNCTIONS, GraTa
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.objectives.base import OBJECTIVES
+from tta_bench.objectives.base import OBJECTIVES, bind_objective
 from tta_bench.objectives.consistency import consistency
 from tta_bench.objectives.entropy import entropy
 from tta_bench.ops.draws import Draws, ImageKey
@@ -18,7 +20,7 @@ from tta_bench.ops.views import Operation, StrongAugmentation, strong_views
 
 BETA = 1e-4
 NOTHING = Operation(0, (1, 1))
-NO_STRONG = StrongAugmentation(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+NO_STRONG = StrongAugmentation(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, 0.5)
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(8)]
 
 
@@ -40,7 +42,7 @@ def objective(monkeypatch):
 
 
 def start(network, streams=1, **options):
-    method = GraTa(network, GraTaOptions(**options))
+    method = GraTa(network, replace(default_options("grata"), **options))
     method.start(streams)
     return method
 
@@ -61,7 +63,7 @@ def toy(objective, matrix, *, auxiliary_scale=1.0, pseudo_scale=1.0, start_at=(1
     a, matrix = vector(0, 1), torch.tensor(matrix, dtype=torch.float64)
     objective("toy_auxiliary", lambda net, x, draws: auxiliary_scale * ((net.theta - a) ** 2).sum(1) / 2)
     objective("toy_pseudo", lambda net, x, draws: pseudo_scale * ((net.theta @ matrix) * net.theta).sum(1) / 2)
-    network = SimpleNamespace(source_theta=vector(*start_at))
+    network = SimpleNamespace(source_theta=vector(*start_at), activation="sigmoid")
     method = start(network, auxiliary="toy_auxiliary", pseudo="toy_pseudo", **options)
     return method, {k: v[0] for k, v in method.adapt(torch.zeros(1, 3, 64, 64), Draws(KEYS[:1])).items()}
 
@@ -136,7 +138,7 @@ def test_a_loss_that_is_not_finite_skips_its_own_stream_only(objective, faulty, 
 
     for name in ("toy_auxiliary", "toy_pseudo"):
         objective(name, lambda net, x, draws, name=name: loss(name, net))
-    network = SimpleNamespace(source_theta=vector(1, 2))
+    network = SimpleNamespace(source_theta=vector(1, 2), activation="sigmoid")
     method = start(network, 3, auxiliary="toy_auxiliary", pseudo="toy_pseudo", learning_rate_function=rate)
     skipped = method.adapt(torch.zeros(3, 3, 64, 64), Draws(KEYS[:3]))["skipped"]
     assert skipped.tolist() == [False, True, False]
@@ -159,7 +161,8 @@ def test_an_objective_is_aligned_with_itself_and_takes_a_plain_adam_step_g4(obje
     assert diagnostics["cosine"][0] == pytest.approx(1, abs=1e-7)  # 1e-12 is added to a small product of norms
     assert diagnostics["lr"][0] == pytest.approx(BETA, abs=1e-12)
     parameter = torch.nn.Parameter(small.source_theta.clone())
-    loss, gradient = method.gradient(lambda net: function(net, images[:1], Draws(KEYS[:1])), parameter[None])
+    again = bind_objective("again", **vars(method.options))
+    loss, gradient = method.gradient(lambda net: again(net, images[:1], Draws(KEYS[:1])), parameter[None])
     parameter.grad = gradient[0]
     torch.optim.Adam([parameter], lr=BETA).step()
     torch.testing.assert_close(method.theta(1)[0], parameter.detach(), rtol=0, atol=1e-12)
@@ -216,7 +219,9 @@ def plain_consistency(model, images, perturbation, strong):
 
 def strong_view(x, k):
     """The strong view of image k, from the draws that the method makes."""
-    return strong_views(x, Draws(KEYS[k : k + 1]).generators("strong view"), StrongAugmentation())
+    return strong_views(
+        x, Draws(KEYS[k : k + 1]).generators("strong view"), default_options("grata").strong_augmentation
+    )
 
 
 @pytest.mark.parametrize("perturbation", [0.0, 1.0])
@@ -298,4 +303,4 @@ def test_float32_cosines_agree_with_the_plain_reference_in_float64(unet, images)
 )
 def test_impossible_options_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
-        GraTaOptions(**options)
+        replace(default_options("grata"), **options)

@@ -1,18 +1,22 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from plain_grata import affine_parameters, all_parameters
 from plain_statistics import mixed, with_statistics
+from small_networks import independent
 from tta_bench.methods.base import Protocol
-from tta_bench.methods.memo import MEMO, MEMOOptions, marginal_entropy
+from tta_bench.methods.memo import MEMO, marginal_entropy
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.objectives.base import BoundNetwork
-from tta_bench.objectives.entropy import binary_entropy, entropy
+from tta_bench.objectives.entropy import entropy
 from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.probabilities import entropies
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(8)]
 RATE = 0.1
@@ -25,7 +29,7 @@ def network(small_net):
 
 
 def start(network, protocol=None, **options):
-    method = MEMO(network, MEMOOptions(**{"learning_rate": RATE, **options}), protocol)
+    method = MEMO(network, replace(default_options("memo"), **{"learning_rate": RATE, **options}), protocol)
     method.start(1)
     return method
 
@@ -82,16 +86,17 @@ def test_one_identity_view_is_the_binary_entropy_m1(network, images):
 
 def test_the_entropy_is_that_of_the_mean_probability_m2():
     logits = torch.tensor([math.log(9), -math.log(9)], dtype=torch.float64)[:, None, None, None].expand(2, 2, 4, 4)
-    loss = marginal_entropy(lambda views: logits, torch.zeros(1, 3, 4, 4), ["identity", "horizontal_flip"])
+    loss = marginal_entropy(independent(lambda views: logits), torch.zeros(1, 3, 4, 4), ["identity", "horizontal_flip"])
     assert loss.tolist() == [pytest.approx(0.6931472, abs=1e-7)]
-    assert float(binary_entropy(logits).mean()) == pytest.approx(0.3250830, abs=1e-7)
+    assert float(entropies(logits, "sigmoid").mean()) == pytest.approx(0.3250830, abs=1e-7)
 
 
 def test_views_are_mapped_back_before_they_are_averaged(images):
+    @independent
     def first_channel(views):
         return 40 * views[:, :1] - 20  # moves with the image, so that all views agree
 
-    expected = binary_entropy(first_channel(images[:2])).flatten(1).mean(1)
+    expected = entropies(first_channel(images[:2]), "sigmoid").flatten(1).mean(1)
     torch.testing.assert_close(marginal_entropy(first_channel, images[:2]), expected, rtol=0, atol=1e-9)
 
 
@@ -117,7 +122,7 @@ def test_identical_views_give_the_gradient_of_one_m4(network, images):
 def test_saturated_predictions_have_a_finite_gradient(dtype):
     logits = torch.tensor([-1000.0, -200, -50, 0, 50, 200, 1000], dtype=dtype, requires_grad=True)
     maps = logits[None, None, None].expand(2, 1, 7, 7)
-    loss = marginal_entropy(lambda views: maps, torch.zeros(1, 3, 7, 7), ["identity"] * 2)
+    loss = marginal_entropy(independent(lambda views: maps), torch.zeros(1, 3, 7, 7), ["identity"] * 2)
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     assert loss.tolist() == [pytest.approx(math.log(2) / 7, abs=1e-6)]
     assert gradient.isfinite().all()
@@ -159,4 +164,4 @@ def test_only_what_is_asked_for_is_adapted(small_net, network, images):
 @pytest.mark.parametrize("prior", [-1.0, float("inf"), float("nan")])
 def test_impossible_options_are_refused(prior):
     with pytest.raises(ValueError, match="prior"):
-        MEMOOptions(prior=prior)
+        replace(default_options("memo"), prior=prior)

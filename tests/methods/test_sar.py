@@ -1,27 +1,25 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from tta_bench.errors import UserError
-from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.optimizers import make_optimizer
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.methods.sar import (
     REFERENCE_UPDATES,
     SAR,
-    SAROptions,
     adapted_columns,
     masked_mean,
     sharpness_aware_gradient,
 )
-from tta_bench.methods.state import AffineState
-from tta_bench.methods.tent import Tent, TentOptions
+from tta_bench.methods.state import AdaptedParameters
+from tta_bench.methods.tent import Tent
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
-from tta_bench.objectives.entropy import binary_entropy
 from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.probabilities import entropies
 
 EVERYTHING = math.inf
 SGD = {"optimizer": "sgd", "momentum": 0.9, "learning_rate": 1e-2}
@@ -34,7 +32,7 @@ def network(small_net):
 
 
 def start(network, streams=1, **options):
-    method = SAR(network, SAROptions(**options))
+    method = SAR(network, replace(default_options("sar"), **options))
     method.start(streams)
     return method
 
@@ -52,7 +50,7 @@ def momentum_of(method, row):
 
 
 def test_without_selection_and_ascent_sar_is_tent_with_the_same_optimiser_s1(network, images):
-    tent = Tent(network, TentOptions(**SGD, entropy_form="binary"))
+    tent = Tent(network, replace(default_options("tent"), **SGD, entropy_form="binary"))
     tent.start(1)
     method = start(network, **SGD, rho=0.0, margin=EVERYTHING)
     for k in range(5):
@@ -67,7 +65,7 @@ def test_an_empty_selection_changes_nothing_not_even_by_momentum_s2(network, ima
     method = start(network, streams=2, **SGD, margin=EVERYTHING)
     method.adapt(images[:2], Draws(KEYS[:2]))
     theta, momentum = method.theta(2).clone(), [momentum_of(method, row).clone() for row in (0, 1)]
-    nothing = SAR(network, SAROptions(**SGD, margin=0.0))
+    nothing = SAR(network, replace(default_options("sar"), **SGD, margin=0.0))
     nothing.start(2)
     nothing.state = method.state
     diagnostics = nothing.adapt(images[2:4], Draws(KEYS[2:4]))
@@ -87,7 +85,7 @@ def test_an_empty_selection_from_the_start_leaves_no_optimiser_state_s2(network,
 
 
 def test_the_ascent_and_the_momentum_of_the_worked_example_s3():
-    state = AffineState(vector(3, 4)[0], 1, make_optimizer("sgd", 0.9))
+    state = AdaptedParameters(vector(3, 4)[0], 1, make_optimizer("sgd", 0.9))
     visited = []
 
     def gradient_at(theta):
@@ -166,7 +164,7 @@ def test_a_larger_margin_selects_more_s5(network, images, unit):
 def test_the_second_pass_selects_among_the_first_s_units(network, images):
     method = start(network, margin=0.95, rho=5.0)
     first, second = (
-        binary_entropy(network(images[:1], theta)) < 0.95 * math.log(2)
+        entropies(network(images[:1], theta), "sigmoid") < 0.95 * math.log(2)
         for theta in (method.theta(1), ascended(method, images[:1], 0.95, 5.0))
     )
     selected = run(method, images[:1])[0].diagnostics["selected"][0]
@@ -178,8 +176,8 @@ def ascended(method, image, margin, rho):
     """Theta at the end of the ascent, written out."""
 
     def objective(bound):
-        entropies = binary_entropy(bound(image))
-        return entropies[entropies < margin * math.log(2)].mean()[None]
+        units = entropies(bound(image), "sigmoid")
+        return units[units < margin * math.log(2)].mean()[None]
 
     _, gradient = method.gradient(objective, method.theta(1))
     return method.theta(1) + rho * gradient / gradient.norm()
@@ -187,10 +185,10 @@ def ascended(method, image, margin, rho):
 
 def test_the_default_margin_keeps_what_is_almost_certain():
     probabilities = torch.tensor([0.0793, 0.0795, 0.9205, 0.9207], dtype=torch.float64)
-    limit = SAROptions().margin * math.log(2)
+    limit = default_options("sar").margin * math.log(2)
     assert limit == pytest.approx(0.2772589, abs=1e-7)
-    assert (binary_entropy(torch.logit(probabilities)) < limit).tolist() == [True, False, False, True]
-    assert binary_entropy(torch.tensor(2.450765)).item() == pytest.approx(limit, abs=1e-6)
+    assert (entropies(torch.logit(probabilities), "sigmoid") < limit).tolist() == [True, False, False, True]
+    assert entropies(torch.tensor(2.450765), "sigmoid").item() == pytest.approx(limit, abs=1e-6)
 
 
 def test_the_mean_over_nothing_is_zero_and_what_is_not_finite_stays_visible():
@@ -222,15 +220,14 @@ def test_skipping_the_last_stage_of_the_paper_s_network_skips_seven_layers():
 
 def test_a_layer_name_that_does_not_exist_is_refused(network):
     with pytest.raises(UserError, match="contains 'layer9'"):
-        SAR(network, SAROptions(skip_layers=("layer9",)))
+        SAR(network, replace(default_options("sar"), skip_layers=("layer9",)))
 
 
 def test_the_official_preset():
-    settings = OmegaConf.load(CONFIG_DIR / "method" / "sar.yaml")
-    settings.preset = "official"
-    OmegaConf.resolve(settings)  # as Hydra's --cfg job --resolve does
-    options = method_options(OmegaConf.to_container(settings))
-    assert options == SAROptions(1.5625e-5, "sgd", 0.9, skip_layers=("layer4",))
+    options = default_options("sar", preset="official")
+    assert options == replace(
+        default_options("sar"), learning_rate=1.5625e-5, optimizer="sgd", momentum=0.9, skip_layers=("layer4",)
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,4 +235,4 @@ def test_the_official_preset():
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        SAROptions(**options)
+        replace(default_options("sar"), **options)

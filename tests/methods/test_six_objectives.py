@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.ops.draws import ImageKey
@@ -21,7 +21,7 @@ ALL_BRANCHES = "model.branches=[reconstruction,denoising,super_resolution,rotati
 
 
 def make(small_net, pseudo, auxiliary, name="grata"):
-    options = method_options({"name": name, "pseudo": pseudo, "auxiliary": auxiliary, "learning_rate": 1e-3})
+    options = default_options(name, pseudo=pseudo, auxiliary=auxiliary, learning_rate=1e-3)
     kind = METHODS.get(name)
     return kind(AdaptableNetwork(small_net, kind.branches(options)), options)
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from tta_bench.methods.optimizers import make_optimizer
-from tta_bench.methods.state import FIRST_TABLE, AffineState
+from tta_bench.methods.state import FIRST_TABLE, AdaptedParameters
 
 OPTIMIZERS = {
     "adam": {"name": "adam"},
@@ -25,7 +25,7 @@ def random(*shape, seed=0, dtype=torch.float64):
 
 
 def new_state(name="adam", streams=3, scalars=5):
-    return AffineState(random(scalars), streams, make_optimizer(**OPTIMIZERS[name]))
+    return AdaptedParameters(random(scalars), streams, make_optimizer(**OPTIMIZERS[name]))
 
 
 def optimizer_state(state, row):
@@ -38,7 +38,7 @@ def optimizer_state(state, row):
 def test_every_row_is_bit_for_bit_that_of_an_optimiser_and_a_learning_rate_of_its_own(name, scalars, dtype):
     """Rows are skipped at different steps, so that their step counters and moments part."""
     streams = 3
-    state = AffineState(random(scalars, dtype=dtype), streams, make_optimizer(**OPTIMIZERS[name]))
+    state = AdaptedParameters(random(scalars, dtype=dtype), streams, make_optimizer(**OPTIMIZERS[name]))
     alone = [nn.Parameter(random(scalars, dtype=dtype)) for _ in range(streams)]
     optimizers = [torch_optimizer(name, parameter) for parameter in alone]
     for update in range(9):
@@ -123,6 +123,6 @@ def test_resetting_a_row_brings_back_the_source_and_forgets_the_moments():
 
 def test_the_source_is_copied():
     source = random(5)
-    state = AffineState(source, 2, make_optimizer("sgd"))
+    state = AdaptedParameters(source, 2, make_optimizer("sgd"))
     state.step(random(2, 5), torch.ones(2), torch.zeros(2))
     assert torch.equal(source, random(5))

@@ -1,12 +1,14 @@
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from tta_bench.methods.base import Protocol
-from tta_bench.methods.vptta import VPTTA, VPTTAOptions, image_weight, low_frequencies, prompted, window_start
+from tta_bench.methods.options import default_options
+from tta_bench.methods.vptta import VPTTA, image_weight, low_frequencies, prompted, window_start
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
 
@@ -19,7 +21,7 @@ def network(small_net):
 
 
 def start(network, streams=1, protocol=None, **options):
-    method = VPTTA(network, VPTTAOptions(**options), protocol)
+    method = VPTTA(network, replace(default_options("vptta"), **options), protocol)
     method.start(streams)
     return method
 
@@ -155,16 +157,16 @@ def test_the_network_s_parameters_and_source_statistics_stay_v4(network, images)
     assert (method.theta(1) != 1).all()
 
 
-def test_with_fewer_than_16_images_in_the_memory_the_prompt_starts_at_ones_v5(network, images):
+def test_with_fewer_than_16_images_in_the_memory_the_prompt_starts_at_ones_v5(network, images, monkeypatch):
     stream = images.repeat(2, 1, 1, 1)[:18] + torch.linspace(0, 0.1, 18, dtype=torch.float64).view(-1, 1, 1, 1)
     method, starts = start(network, prompt_size=2), []
-    begin = method._begin
+    begin = VPTTA._begin
 
-    def record(image):
-        begin(image)
+    def record(method, image):
+        begin(method, image)
         starts.append(method.theta(1)[0].clone())
 
-    method._begin = record
+    monkeypatch.setattr(VPTTA, "_begin", record)
     for k in range(18):
         method.step(stream[k : k + 1], [ImageKey(0, "B", f"image{k}")])
     assert [bool((prompt == 1).all()) for prompt in starts] == [True] * 16 + [False] * 2
@@ -234,4 +236,4 @@ def test_the_description_counts_the_prompt(network):
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        VPTTAOptions(**options)
+        replace(default_options("vptta"), **options)

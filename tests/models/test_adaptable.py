@@ -9,6 +9,7 @@ from torch import nn
 from plain_grata import affine_parameters, all_parameters, with_batch_statistics
 from tta_bench.errors import UserError
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.foreign import ForeignNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.networks.unet import UNet
 from tta_bench.models.normalisation import (
@@ -261,7 +262,7 @@ def test_images_that_do_not_divide_into_the_streams_are_refused(branched, images
 
 def test_a_network_without_normalisation_is_refused():
     with pytest.raises(UserError, match="no normalisation layer that can be adapted"):
-        AdaptableNetwork(nn.Sequential(nn.Conv2d(3, 2, 1)))
+        AdaptableNetwork(ForeignNetwork(nn.Conv2d(3, 2, 1)))
 
 
 def test_float32_agrees_with_float64(small_net, branched, images):

@@ -20,6 +20,7 @@ from tta_bench.models.checkpoint import (
 )
 from tta_bench.models.checkpoint.official import OFFICIAL_BRANCHES, OFFICIAL_PREFIXES
 from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.ops.preprocessing import PAPER
 from tta_bench.schema import RunConfig
 
 AUGMENTATION = {
@@ -39,11 +40,14 @@ TRAINING = {
     "batch_size": 2,
     "optimizer": "adam",
     "learning_rate": 1e-3,
+    "momentum": 0,
+    "nesterov": False,
     "weight_decay": 0,
     "schedule_power": 0.9,
     "holdout": 0,
     "seed": 0,
     "workers": 0,
+    "legacy_unaligned_mask": False,
     "branch_weights": {"reconstruction": 1.0, "denoising": 1.0, "super_resolution": 1.0, "rotation": 0.1},
     "augmentation": AUGMENTATION,
 }
@@ -57,7 +61,13 @@ def run_config(model=None, *, source="A", **data) -> RunConfig:
         {
             "method": {"name": "none"},
             "source": source,
-            "data": {"name": "synthetic", "image_size": 64, "classes": CLASSES, **data},
+            "seed": 0,
+            "metrics": "dice",
+            "diagnostics": {"empirical_gradient": False},
+            "force": False,
+            "lockstep": "auto",
+            "device": "auto",
+            "data": {"name": "synthetic", "image_size": 64, "classes": CLASSES, "max_pixels": 10**6, "seed": 0, **data},
             "model": model or UNET,
             "training": TRAINING,
             "protocol": {
@@ -80,6 +90,7 @@ def write(path: Path, config: RunConfig, state=None, **changes) -> Path:
         state = build_model(config.model, len(config.data.classes)).state_dict()
     fields = {
         "architecture": config.model.model_dump(mode="json"),
+        "preprocessing": PAPER,
         "classes": config.data.classes,
         "image_size": config.data.image_size,
         "domain": config.source,
@@ -206,7 +217,10 @@ class TestWhatDoesNotFit:
         [
             (lambda p: p.update(format_version=9), "its format_version is 9, this tta_bench reads 1"),
             (lambda p: p.pop("domain"), "lacks domain: it was edited or damaged"),
-            (lambda p: p.update(preprocessing="z-score"), "preprocessing is 'z-score', this tta_bench has 'min"),
+            (
+                lambda p: p.update(preprocessing="z-score"),
+                "preprocessing is 'z-score', which this tta_bench does not",
+            ),
             (
                 lambda p: p["state"].update({"head.0.bias": "text"}),
                 r"other things than plain tensors: head.0.bias \(str\)",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from segmentation_models_pytorch.encoders import encoders as known
 
 from tta_bench.errors import UserError
 from tta_bench.models import encoder as encoders
@@ -78,6 +79,10 @@ def test_a_file_that_does_not_fit_is_refused_by_name(tmp_path, make):
     make(path)
     with pytest.raises(UserError, match=r"model\.encoder_weights=.*weights\.pth"):
         build_encoder("resnet18", str(path))
+
+
+def test_the_encoders_that_are_known_without_the_library_are_in_it():
+    assert set(encoders.RESNETS) <= known.keys()
 
 
 def test_weights_of_a_smaller_network_are_refused(tmp_path):

@@ -4,17 +4,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from small_networks import independent
 from tta_bench.errors import UserError
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics
 from tta_bench.objectives.base import OBJECTIVES, BoundNetwork, bind_objective
-from tta_bench.objectives.consistency import consistency, pseudo_label, soft_cross_entropy
-from tta_bench.objectives.entropy import binary_entropy, entropy, positive_entropy
+from tta_bench.objectives.consistency import consistency, pseudo_label
+from tta_bench.objectives.entropy import entropy, positive_entropy
 from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.probabilities import cross_entropies, entropies
 from tta_bench.ops.views import WEAK_VIEWS, Operation, StrongAugmentation, strong_views
 
 NOTHING = Operation(0, (1, 1))
-NO_STRONG = StrongAugmentation(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
+OPTIONS = vars(default_options("grata"))
+STRONG = OPTIONS["strong_augmentation"]
+NO_STRONG = StrongAugmentation(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, 0.5)
 DRAWS = Draws([ImageKey(0, "B", f"image{index}") for index in range(3)])
 IMAGE_BRANCHES = ("reconstruction", "denoising", "super_resolution")
 
@@ -69,13 +74,14 @@ def test_the_positive_entropy_and_its_slope_follow_the_table_of_section_1_1(logi
 @pytest.mark.parametrize(("logit", "sign"), [(0.0, 0), (-0.541325, 1), (-0.8472979, 1), (2.0, -1), (-10.0, 1)])
 def test_the_binary_entropy_pushes_every_pixel_away_from_one_half(logit, sign):
     s = scalar(logit)
-    (gradient,) = torch.autograd.grad(binary_entropy(s), s)
+    value = entropies(s, "sigmoid")
+    (gradient,) = torch.autograd.grad(value, s)
     p = 1 / (1 + math.exp(-logit))
-    assert binary_entropy(s).item() == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), abs=1e-12)
+    assert value.item() == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p), abs=1e-12)
     assert gradient.sign().item() == sign
 
 
-@pytest.mark.parametrize("form", [positive_entropy, binary_entropy])
+@pytest.mark.parametrize("form", [positive_entropy, lambda s: entropies(s, "sigmoid")])
 def test_entropies_of_extreme_logits_are_finite(form):
     s = torch.tensor([-1e4, -100.0, 100.0, 1e4], requires_grad=True)
     out = form(s)
@@ -88,14 +94,14 @@ def test_entropies_of_extreme_logits_are_finite(form):
 def test_the_entropy_sums_over_channels_and_averages_over_pixels():
     images = torch.rand(3, 3, 64, 64)
     zeros = torch.zeros(3, 2, 64, 64, dtype=torch.float64)
-    losses = entropy(lambda x: zeros, images, DRAWS)
+    losses = entropy(independent(lambda x: zeros), images, DRAWS, entropy_form="positive")
     torch.testing.assert_close(losses, torch.full((3,), 0.6931452, dtype=torch.float64), rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(("form", "slope"), [("positive", -0.0767132), ("binary", 0.0)])
 def test_the_slope_at_zero_logits_is_shared_by_all_pixels_t1(form, slope):
     logits = torch.zeros(1, 2, 64, 64, dtype=torch.float64, requires_grad=True)
-    loss = entropy(lambda x: logits, torch.rand(1, 3, 64, 64), DRAWS, entropy_form=form)
+    loss = entropy(independent(lambda x: logits), torch.rand(1, 3, 64, 64), DRAWS, entropy_form=form)
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     torch.testing.assert_close(gradient, torch.full_like(gradient, slope / 64**2), rtol=1e-6, atol=0)
 
@@ -105,7 +111,7 @@ def test_the_slope_at_zero_logits_is_shared_by_all_pixels_t1(form, slope):
 
 def test_the_soft_cross_entropy_and_its_slope_are_the_worked_example_g9():
     s = scalar(0.3)
-    loss = soft_cross_entropy(s, torch.tensor(0.62, dtype=torch.float64))
+    loss = cross_entropies(s, torch.tensor(0.62, dtype=torch.float64), "sigmoid")
     (gradient,) = torch.autograd.grad(loss, s)
     assert loss.item() == pytest.approx(0.6683552, abs=5e-8)
     assert gradient.item() == pytest.approx(-0.0455575, abs=5e-8)
@@ -115,20 +121,19 @@ def test_the_soft_cross_entropy_is_torch_s_and_stable():
     logits = torch.tensor([-1e3, -4.0, 0.0, 2.5, 1e3])
     target = torch.tensor([0.0, 0.3, 0.5, 0.9, 1.0])
     expected = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-    torch.testing.assert_close(soft_cross_entropy(logits, target), expected)
+    torch.testing.assert_close(cross_entropies(logits, target, "sigmoid"), expected)
 
 
 def test_the_pseudo_label_averages_probabilities_not_logits():
     views = ("identity", "horizontal_flip")
-    label = pseudo_label(
-        lambda x: torch.tensor([4.0, -1.0]).view(2, 1, 1, 1).expand(2, 2, 64, 64), torch.rand(1, 3, 64, 64), views
-    )
+    network = independent(lambda x: torch.tensor([4.0, -1.0]).view(2, 1, 1, 1).expand(2, 2, 64, 64))
+    label = pseudo_label(network, torch.rand(1, 3, 64, 64), views)
     torch.testing.assert_close(label, torch.full((1, 2, 64, 64), 0.625478), rtol=0, atol=1e-6)
 
 
 def test_the_pseudo_label_of_a_pointwise_network_is_its_prediction(images):
     """Only if every view is mapped back by its own inverse."""
-    label = pseudo_label(lambda x: x[:, :2] - 0.5, images[:3])
+    label = pseudo_label(independent(lambda x: x[:, :2] - 0.5), images[:3])
     torch.testing.assert_close(label, torch.sigmoid(images[:3, :2] - 0.5), rtol=0, atol=1e-12)
 
 
@@ -145,8 +150,10 @@ def test_no_gradient_flows_through_the_pseudo_label(network, images):
     bound = bind(network, rows)
     label = pseudo_label(bound, images[:2])
     assert not label.requires_grad
-    (gradient,) = torch.autograd.grad(consistency(bound, images[:2], Draws(DRAWS.keys[:2])).sum(), rows)
-    strong = strong_views(images[:2], Draws(DRAWS.keys[:2]).generators("strong view"), StrongAugmentation())
+    (gradient,) = torch.autograd.grad(
+        consistency(bound, images[:2], Draws(DRAWS.keys[:2]), strong_augmentation=STRONG).sum(), rows
+    )
+    strong = strong_views(images[:2], Draws(DRAWS.keys[:2]).generators("strong view"), STRONG)
     student = F.binary_cross_entropy_with_logits(bound(strong), label, reduction="none").mean((1, 2, 3))
     (expected,) = torch.autograd.grad(student.sum(), rows)
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)
@@ -162,9 +169,9 @@ def test_consistency_of_an_image_with_itself_has_no_gradient_g5(network, images)
 def test_consistency_differs_between_seeds_through_the_strong_view_only(network, images):
     bound = bind(network, rows_of(network, 3))
     other = Draws([ImageKey(1, key.domain, key.image) for key in DRAWS.keys])
-    assert not torch.equal(consistency(bound, images[:3], DRAWS), consistency(bound, images[:3], other))
-    first, second = (consistency(bound, images[:3], d, strong_augmentation=NO_STRONG) for d in (DRAWS, other))
-    assert torch.equal(first, second)
+    for strong, differ in ((STRONG, True), (NO_STRONG, False)):
+        first, second = (consistency(bound, images[:3], d, strong_augmentation=strong) for d in (DRAWS, other))
+        assert torch.equal(first, second) != differ
 
 
 # Laws of every objective
@@ -172,7 +179,7 @@ def test_consistency_differs_between_seeds_through_the_strong_view_only(network,
 
 def losses_and_gradients(name, network, images, rows, draws):
     rows = rows.detach().requires_grad_()
-    losses = OBJECTIVES.get(name)(bind(network, rows), images, draws)
+    losses = bind_objective(name, **OPTIONS)(bind(network, rows), images, draws)
     (gradient,) = torch.autograd.grad(losses.sum(), rows)
     return losses.detach(), gradient
 
@@ -198,7 +205,7 @@ def test_every_objective_is_pure(network, images, name):
     kept = rows.clone()
     frozen = {key: value.clone() for key, value in network.state_dict().items()}
     state = torch.get_rng_state()
-    first, second = (OBJECTIVES.get(name)(bind(network, rows), x, DRAWS) for _ in range(2))
+    first, second = (bind_objective(name, **OPTIONS)(bind(network, rows), x, DRAWS) for _ in range(2))
     assert torch.equal(first, second)
     assert torch.equal(x, images)
     assert torch.equal(rows, kept)

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.stats
 import torch
 
+from tta_bench.methods.options import default_options
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.ops.preprocessing import min_max
 from tta_bench.ops.views import (
@@ -20,16 +23,14 @@ from tta_bench.ops.views import (
 )
 
 OPERATIONS = ("brightness", "contrast", "gamma", "noise", "blur")
-OFF = StrongAugmentation(**{name: Operation(0, (1, 1)) for name in OPERATIONS})
+OFF = StrongAugmentation(*[Operation(0, (1, 1))] * 5, blur_channel_p=0.5)
+OFFICIAL = default_options("grata").strong_augmentation
 DRAWS = 2000
 
 
 def only(name, p=None):
     """One operation with its official range, certain unless ``p`` is given."""
-    official = getattr(StrongAugmentation(), name)
-    return StrongAugmentation(
-        **{n: Operation(0, (1, 1)) for n in OPERATIONS} | {name: Operation(p or 1, official.range)}
-    )
+    return replace(OFF, **{name: Operation(p or 1, getattr(OFFICIAL, name).range)})
 
 
 def generator(seed=0):
@@ -163,7 +164,7 @@ def test_operations_follow_each_other_in_the_official_order():
     ("name", "p"), [("brightness", 0.75), ("contrast", 0.75), ("gamma", 0.75), ("noise", 0.5), ("blur", 0.5)]
 )
 def test_each_operation_fires_with_its_official_probability(name, p):
-    assert getattr(StrongAugmentation(), name).p == p
+    assert getattr(OFFICIAL, name).p == p
     settings = only(name, p)
     image = random_image(3, 16, 16)
     changed = (many(image, settings) != image).flatten(1).any(1).double().mean().item()
@@ -173,8 +174,7 @@ def test_each_operation_fires_with_its_official_probability(name, p):
 
 
 def test_operations_fire_independently_of_each_other():
-    official = StrongAugmentation()
-    half = {name: Operation(0.5, getattr(official, name).range) for name in OPERATIONS}
+    half = {name: Operation(0.5, getattr(OFFICIAL, name).range) for name in OPERATIONS}
     image = random_image(3, 8, 8)
     views = many(image, StrongAugmentation(**half, blur_channel_p=1.0), 4000)
     untouched = (views == image).flatten(1).all(1).double().mean().item()
@@ -191,7 +191,7 @@ def test_brightness_factors_are_uniform_and_differ_between_channels():
 
 def test_brightness_is_not_split_at_1_when_its_range_is_lopsided():
     image = random_image(3, 8, 8) + 0.1
-    settings = StrongAugmentation(Operation(1, (0.5, 3.0)), *[Operation(0, (1, 1))] * 4)
+    settings = replace(OFF, brightness=Operation(1, (0.5, 3.0)))
     assert_uniform((many(image, settings) / image)[:, :, 0, 0], 0.5, 3.0)
 
 
@@ -220,7 +220,7 @@ def test_gamma_exponents_are_below_and_above_1_with_equal_probability():
 def test_a_range_on_one_side_of_1_is_drawn_from_as_it_is():
     image = torch.full((3, 8, 8), 0.5, dtype=torch.float64)
     image[:, 0, 0], image[:, 0, 1] = 0, 1
-    settings = StrongAugmentation(**{n: Operation(0, (1, 1)) for n in OPERATIONS} | {"gamma": Operation(1, (1.2, 1.6))})
+    settings = replace(OFF, gamma=Operation(1, (1.2, 1.6)))
     assert_uniform(torch.log(1 - many(image, settings)[:, :, 2, 2]) / np.log(0.5), 1.2, 1.6)
 
 
@@ -258,7 +258,7 @@ def test_without_operations_the_strong_view_is_min_max_of_the_image():
 def test_strong_views_lie_in_0_to_1_and_leave_the_images_as_they_are(dtype):
     images = random_image(32, 3, 64, 64).to(dtype)
     kept = images.clone()
-    views = strong_views(images, [generator(seed) for seed in range(32)], StrongAugmentation())
+    views = strong_views(images, [generator(seed) for seed in range(32)], OFFICIAL)
     assert torch.equal(images, kept)
     assert views.shape == images.shape
     assert views.dtype == dtype
@@ -269,36 +269,36 @@ def test_strong_views_lie_in_0_to_1_and_leave_the_images_as_they_are(dtype):
 def test_a_strong_view_depends_on_its_own_image_and_generator_alone():
     images = random_image(3, 3, 64, 64)
     state = torch.get_rng_state()
-    together = strong_views(images, [generator(seed) for seed in range(3)], StrongAugmentation())
+    together = strong_views(images, [generator(seed) for seed in range(3)], OFFICIAL)
     torch.rand(17)  # other random numbers do not matter
     for s in range(3):
-        alone = strong_views(images[s : s + 1], [generator(s)], StrongAugmentation())
+        alone = strong_views(images[s : s + 1], [generator(s)], OFFICIAL)
         assert torch.equal(together[s : s + 1], alone)
     torch.set_rng_state(state)
-    strong_views(images[:1], [generator()], StrongAugmentation())
+    strong_views(images[:1], [generator()], OFFICIAL)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(together[0], strong_views(images[:1], [generator(9)], StrongAugmentation())[0])
+    assert not torch.equal(together[0], strong_views(images[:1], [generator(9)], OFFICIAL)[0])
 
 
 def test_streams_draw_by_key():
     images = random_image(1, 3, 64, 64).repeat(3, 1, 1, 1)
     keys = [ImageKey(0, "B", "one"), ImageKey(0, "B", "two"), ImageKey(0, "B", "one")]
-    views = strong_views(images, Draws(keys).generators("strong view"), StrongAugmentation())
+    views = strong_views(images, Draws(keys).generators("strong view"), OFFICIAL)
     assert torch.equal(views[0], views[2])
     assert not torch.equal(views[0], views[1])
 
 
 def test_float32_and_float64_views_are_the_same_draw():
     images = random_image(8, 3, 64, 64)
-    double = strong_views(images, [generator(s) for s in range(8)], StrongAugmentation())
-    single = strong_views(images.float(), [generator(s) for s in range(8)], StrongAugmentation())
+    double = strong_views(images, [generator(s) for s in range(8)], OFFICIAL)
+    single = strong_views(images.float(), [generator(s) for s in range(8)], OFFICIAL)
     torch.testing.assert_close(single.double(), double, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
 def test_a_constant_image_stays_finite(value):
     images = torch.full((16, 3, 64, 64), value)
-    views = strong_views(images, [generator(seed) for seed in range(16)], StrongAugmentation())
+    views = strong_views(images, [generator(seed) for seed in range(16)], OFFICIAL)
     assert views.isfinite().all()
     assert views.amin() >= 0
     assert views.amax() <= 1

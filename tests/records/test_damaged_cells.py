@@ -160,13 +160,12 @@ def test_every_damage_makes_the_cell_missing_for_every_reader(tmp_path, caplog, 
     DAMAGES[damage](cell.folder().path)
 
     assert cell.folder().finished() is None
-    assert (cell.folder().summary(), cell.folder().rows()) == (None, [])
     assert read_cell(cell)[:2] == ("missing", "")
     assert read_cell(cell).seconds is None
     assert remaining_time(states(plan)).startswith("1 cells remain")
-    assert failures(plan) == []
+    assert failures(states(plan)) == []
     console = Console(file=io.StringIO(), width=200)
-    for table in (plan_table(plan), status_table(plan)):
+    for table in (plan_table(plan), status_table(plan, states(plan))):
         console.print(table)
     assert console.file.getvalue().count("missing") == 2
     (missing,) = build_table(plan).missing
@@ -183,7 +182,7 @@ def test_a_cell_without_predictions_is_finished(tmp_path):
     entry = planned(tmp_path, "no_adapt", {})
     finish(entry.cell, lambda *_: 50.0)
     (entry.cell.folder().path / "predictions.npz").unlink()
-    assert entry.cell.folder().summary() is not None
+    assert entry.cell.folder().finished() is not None
 
 
 def test_changed_bits_of_predictions_are_found_where_they_are_decoded(tmp_path):

@@ -58,19 +58,19 @@ def test_the_hash_depends_on_the_content_and_not_on_its_order():
 
 
 def test_a_cell_goes_from_nothing_over_running_to_done(cell):
-    assert (cell.status(), cell.summary(), cell.hash) == (None, None, "0123456789abcdef")
+    assert (cell.status(), cell.finished(), cell.hash) == (None, None, "0123456789abcdef")
     cell.start({"source": "D", "target": ["A"]})
-    assert (cell.status(), cell.summary()) == ("running", None)
+    assert (cell.status(), cell.finished()) == ("running", None)
     assert yaml.safe_load((cell.path / "config.yaml").read_text()) == {"source": "D", "target": ["A"]}
     cell.finish(ROWS, PREDICTIONS, SUMMARY)
-    assert (cell.status(), cell.summary()) == ("done", SUMMARY)
+    assert (cell.status(), cell.finished()[0]) == ("done", SUMMARY)
     assert files(cell.path) == {"config.yaml", "per_image.csv", "predictions.npz", "status.json", "summary.json"}
 
 
 def test_rows_come_back_with_all_digits_and_any_name(cell):
     cell.start({})
     cell.finish(ROWS, PREDICTIONS, SUMMARY)
-    first, second = cell.rows()
+    first, second = cell.finished()[1]
     assert (first["image"], first["dice"], first["extra"]) == ('a, "b"\nü', "0.30000000000000004", "")
     assert float(first["dice"]) == 0.1 + 0.2
     assert (second["image"], second["dice"], second["extra"]) == ("c", "1", "1")
@@ -108,9 +108,9 @@ def test_the_old_results_do_not_count_while_a_cell_is_computed_again(cell):
     cell.start({})
     cell.finish(ROWS, PREDICTIONS, SUMMARY)
     cell.start({})
-    assert cell.summary() is None
+    assert cell.finished() is None
     cell.fail(KeyboardInterrupt())
-    assert cell.summary() is None
+    assert cell.finished() is None
 
 
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
@@ -182,7 +182,7 @@ def test_an_error_that_is_no_fault_of_the_user_passes_unchanged(tmp_path):
 def test_a_file_in_the_place_of_the_cells_is_a_sentence(tmp_path):
     (tmp_path / "cells").touch()
     cell = CellFolder(tmp_path / "cells" / "hash")
-    assert (cell.status(), cell.summary()) == (None, None)
+    assert (cell.status(), cell.finished()) == (None, None)
     with (
         pytest.raises(UserError, match=r"a part of its path is a file|a file of that name is in the way"),
         cell.locked(),

@@ -14,6 +14,7 @@ from awkward import NAMES, csv_rows
 from made_tables import finish as finish_made
 from made_tables import made_plan, planned, simple_plan
 from tta_bench.errors import shown
+from tta_bench.metrics.dice import dice_score
 from tta_bench.report.console import cell_table
 from tta_bench.report.formats.csv import write as csv_text
 from tta_bench.report.formats.html import write as html_page
@@ -22,7 +23,7 @@ from tta_bench.report.formats.latex import write as latex
 from tta_bench.report.formats.markdown import write as markdown
 from tta_bench.report.model import Drawings
 from tta_bench.report.tables import build_table
-from tta_bench.report.write import plan_table, status_table, summary_table
+from tta_bench.report.write import plan_table, states, status_table, summary_table
 from tta_bench.runtime.names import normal
 
 
@@ -52,7 +53,7 @@ def test_every_name_is_in_every_format(made):
     for each in (summary_table(table), plan_table(made)):
         text = printed(each)
         assert not [name for name in NAMES if shown(name) not in text]
-    assert str(2 * len(NAMES)) in printed(status_table(made))
+    assert str(2 * len(NAMES)) in printed(status_table(made, states(made)))
 
 
 def test_latex_distinguishes_what_it_cannot_set():
@@ -77,10 +78,10 @@ def test_targets_called_like_the_mean_or_like_markup_are_printed_as_they_are(tmp
     names = ("mean", "[red]x", ":smile:", "a\\", "${x}")
     entry = planned(tmp_path, "tent", {"method": "tent", "target": names}, "[bold]s")
     finish_made(entry.cell, lambda *_: 50.0)
-    summary = entry.cell.folder().summary()
+    summary, rows = entry.cell.folder().finished()
     for target in summary["targets"].values():
         target["seconds_per_image"] = 0.5
-    text = printed(cell_table((summary, entry.cell.folder().rows()), None))
+    text = printed(cell_table(dice_score, (summary, rows), None))
     assert "source [bold]s, seed 0" in text
     assert [line.split()[0] for line in text.splitlines()[-2 * len(names) - 1 :: 2]] == [*names, "(mean)"]
     assert json.loads((entry.cell.folder().path / "summary.json").read_text())["targets"].keys() == set(names)
@@ -91,4 +92,4 @@ def test_an_experiment_plan_is_made_of_the_same_names(tmp_path):
     finish_made(entry.cell, lambda *_: 50.0)
     text = csv_text(build_table(made_plan([entry])))
     assert ",'=cmd|'calc'!A0," in text
-    assert entry.cell.folder().rows()[0]["source"] == "=cmd|'calc'!A0"
+    assert entry.cell.folder().finished()[1][0]["source"] == "=cmd|'calc'!A0"

@@ -2,11 +2,16 @@
 
 import io
 import random
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from tta_bench.report.console import cell_table
+from tta_bench.metrics.dice import dice_score
+from tta_bench.metrics.iou import iou_score
+from tta_bench.records.store import CellFolder
+from tta_bench.report.console import cell_table, show
 
 
 def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seconds=0.123):
@@ -31,9 +36,9 @@ def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seco
     }, rows
 
 
-def printed(adapted, reference=None, width=80):
+def printed(adapted, reference=None, width=80, metric=dice_score):
     console = Console(file=io.StringIO(), width=width)
-    console.print(cell_table(adapted, reference))
+    console.print(cell_table(metric, adapted, reference))
     return console.file.getvalue().rstrip("\n").split("\n")
 
 
@@ -46,6 +51,26 @@ def test_the_papers_targets_fit_into_80_columns_with_a_row_per_line():
     assert not any("…" in line for line in lines)
     assert lines[1].split() == ["difference", "s", "per"]
     assert " ".join(lines[2].split()) == "target n method disc cup mean [95 % interval] image"
+
+
+def test_each_metric_that_was_asked_for_has_its_table():
+    adapted, reference = result("tent", {"A": 3}, shift=5), result("no_adapt", {"A": 3})
+    for summary, rows in (adapted, reference):
+        for each in (*rows, *summary["targets"].values()):
+            halves = {key.replace("dice", "iou"): value for key, value in each.items() if key.startswith("dice")}
+            each |= {key: type(value)(float(value) / 2) for key, value in halves.items()}
+    lines = [line.split() for line in printed(adapted, reference, metric=iou_score)]
+    assert " ".join(lines[0]) == "IOU in percent, source D, seed 0"
+    row = next(line for line in lines if line[:1] == ["tent"])
+    assert row[1:5] == [
+        *(f"{adapted[0]['targets']['A'][key] / 2:.2f}" for key in ("dice_disc", "dice_cup", "dice")),
+        "+2.50",
+    ]
+    asked = SimpleNamespace(config=SimpleNamespace(metrics=("dice", "iou")), folder=lambda: CellFolder(Path("cells/x")))
+    console = Console(file=io.StringIO(), width=80)
+    show(console, asked, adapted, reference)
+    text = console.file.getvalue()
+    assert text.index("Dice in percent") < text.index("IOU in percent") < text.index("results: cells/x")
 
 
 def test_the_numbers_are_those_of_the_summary_and_the_mean_is_over_targets():

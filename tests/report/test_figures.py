@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from tta_bench.metrics.dice import dice_score
 from tta_bench.report.figures import (
     PALETTE,
     distributions,
@@ -17,7 +18,6 @@ from tta_bench.report.figures import (
     standalone,
     traces,
 )
-from tta_bench.report.model import DICE
 from tta_bench.report.statistics import mean_of_targets
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -33,8 +33,8 @@ def draws(label, *lengths):
 def draw_figures(labels=NAMES):
     estimates = {label: {source: mean_of_targets(draws(label + source, 9, 5)) for source in "AB"} for label in labels}
     return {
-        "dice-distributions": distributions({label: draws(label, 30)[0] for label in labels}, DICE),
-        "running-dice": running_means({label: draws(label, 30, 7) for label in labels}, DICE, labels[0]),
+        "dice-distributions": distributions({label: draws(label, 30)[0] for label in labels}, dice_score),
+        "running-dice": running_means({label: draws(label, 30, 7) for label in labels}, dice_score, labels[0]),
         "trace-lr": traces({label: draws(label, 30, 7) for label in labels}, "trace-lr", "learning rate"),
         "empirical-cosine": empirical_cosine(estimates),
     }
@@ -49,8 +49,8 @@ def described(svg):
 
 
 def test_descriptions_tell_the_numbers():
-    assert "row: median 30.0, mean 40.0" in described(distributions({"row": [20, 30, 70]}, DICE))
-    assert "row from 20.0 to 45.0" in described(running_means({"row": [[20.0, 70.0]]}, DICE))
+    assert "row: median 30.0, mean 40.0" in described(distributions({"row": [20, 30, 70]}, dice_score))
+    assert "row from 20.0 to 45.0" in described(running_means({"row": [[20.0, 70.0]]}, dice_score))
     assert "row: 0.25" in described(traces({"row": [[0.25, 0.25]]}, "t", "cosine"))
     assert "row: A 0.500" in described(empirical_cosine({"row": {"A": mean_of_targets([[0.4, 0.6]])}}))
 
@@ -122,10 +122,10 @@ def test_marks_stand_out_from_light_and_dark_pages(colour, page):
 
 def test_forty_rows_and_equal_values_can_be_drawn():
     labels = [f"row {number}" for number in range(40)]
-    svg = running_means({label: [[50.0, 50.0]] for label in labels}, DICE, "row 0")
+    svg = running_means({label: [[50.0, 50.0]] for label in labels}, dice_score, "row 0")
     assert all(f">{label}<" in svg for label in labels)
     assert len(svg) < 500_000
-    assert "median 50.0" in distributions({label: [50.0, 50.0] for label in labels}, DICE)
+    assert "median 50.0" in distributions({label: [50.0, 50.0] for label in labels}, dice_score)
     assert empirical_cosine({label: {"A": mean_of_targets([[0.1]])} for label in labels}).count("<text") > 40
 
 

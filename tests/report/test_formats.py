@@ -18,13 +18,14 @@ from tta_bench.errors import UserError
 from tta_bench.launch.check import check
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import PlannedCell
+from tta_bench.metrics.base import Metric
+from tta_bench.metrics.dice import dice_score
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.formats import formats
 from tta_bench.report.formats.csv import write as csv_text
 from tta_bench.report.formats.latex import latex_text
 from tta_bench.report.formats.latex import write as latex
 from tta_bench.report.formats.markdown import write as markdown
-from tta_bench.report.model import DICE, Metric
 from tta_bench.report.notes import notes
 from tta_bench.report.tables import build_table
 from tta_bench.report.text import DASH, number, p_value, ranks
@@ -75,11 +76,11 @@ def test_small_p_values_are_bounds(p, text):
     ],
 )
 def test_best_and_second_best_are_of_the_shown_numbers(values, expected):
-    assert ranks(values, DICE) == expected
+    assert ranks(values, dice_score) == expected
 
 
 def test_where_less_is_better_the_smallest_is_the_best():
-    assert ranks([1.0, 3.0, 2.0, None], Metric("hd95", "px", higher_is_better=False)) == (1, 0, 2, 0)
+    assert ranks([1.0, 3.0, 2.0, None], Metric("hd95", "px", higher_is_better=False, function=None)) == (1, 0, 2, 0)
 
 
 def test_every_module_of_a_format_is_a_file_of_the_report():
@@ -332,7 +333,7 @@ def test_latex_of_many_rows_or_long_labels_is_no_wider_than_the_page(name, wide,
 
 def test_a_table_of_another_metric_says_so_in_every_format_and_has_no_paper(tmp_path):
     """The present summary and rows under other names."""
-    metric = Metric("hd95", "px", higher_is_better=False)
+    metric = Metric("hd95", "px", higher_is_better=False, function=None)
     paper = {"no_adapt": {"A": 60.0}, "tent": {"A": 70.0}}
     plan = simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0}, ("A",), paper=paper)
     with pytest.raises(UserError, match="has no hd95: run it again with metrics=hd95"):

@@ -13,10 +13,11 @@ from fabricated import fabricated_plan, fabricated_table
 from PIL import Image
 
 from made_tables import finish, made_plan, planned
+from tta_bench.metrics.base import Metric
+from tta_bench.metrics.dice import dice_score
 from tta_bench.report.drawings import draw, figures, picture_files
 from tta_bench.report.formats.html import best_rows, commands, number, p_value, protocol_sentences, signed
 from tta_bench.report.formats.html import write as html_page
-from tta_bench.report.model import DICE, Metric
 from tta_bench.report.notes import notes
 from tta_bench.report.streams import Stream, StreamKey, streams_of
 from tta_bench.report.tables import build_table
@@ -289,18 +290,18 @@ def test_the_best_of_a_column_is_bold_and_ties_all_are(table):
     assert best == {"A": {"grata"}, "B": {"grata"}, "average": {"grata"}}
     rows = (*table.rows, replace(table.rows[3], label="again"))
     assert best_rows(replace(table, rows=rows))["B"] == {"grata", "again"}
-    assert best_rows(replace(table, metric=Metric("hd95", "px", False)))["B"] == {"no_adapt"}
+    assert best_rows(replace(table, metric=Metric("hd95", "px", False, None)))["B"] == {"no_adapt"}
 
 
 def test_the_protocol_is_told_in_words():
     protocol = {"name": "online", "reset": "target", "steps": 1, "predict": "after", "order": 0, "threshold": 0.5}
     data = {"name": "fundus", "image_size": 512, "limit": None, "classes": {"disc": [1, 2], "cup": [2]}}
-    text = " ".join(protocol_sentences(protocol, data, DICE))
+    text = " ".join(protocol_sentences(protocol, data, dice_score))
     assert "fundus, 512 pixels square; classes: disc, cup." in text
     assert "1 update per image" in text
     assert "file order" in text
     varied = " ".join(
-        protocol_sentences(protocol | {"order": (0, 1), "steps": 3, "reset": "never"}, data | {"limit": 9}, DICE)
+        protocol_sentences(protocol | {"order": (0, 1), "steps": 3, "reset": "never"}, data | {"limit": 9}, dice_score)
     )
     assert "Rows differ: Images come in file order. / Images come in random order 1." in varied
     assert "3 updates per image" in varied

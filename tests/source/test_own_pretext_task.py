@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.objectives.base import OBJECTIVES
@@ -61,7 +62,7 @@ def test_grata_adapts_by_a_task_of_one_file(make_config, make_domain, tmp_path, 
     assert source.model.branches["colour"].state_dict().keys() == untrained.keys()
 
     grata = METHODS.get("grata")
-    options = grata.Options(pseudo=pair[0], auxiliary=pair[1])
+    options = default_options("grata", pseudo=pair[0], auxiliary=pair[1])
     assert grata.branches(options) == ("colour",)
     method = grata(AdaptableNetwork(source.model, grata.branches(options)), options)
     method.start(1)

@@ -15,9 +15,10 @@ from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import read_checkpoint
 from tta_bench.runtime.signals import Stopped
-from tta_bench.source import train
+from tta_bench.source import callbacks, train
+from tta_bench.source.callbacks import ProgressBar
 from tta_bench.source.module import SourceTraining, polynomial_decay
-from tta_bench.source.train import ProgressBar, branch_cost, branchless_twin, cache_key, source_model
+from tta_bench.source.train import branch_cost, branchless_twin, cache_key, source_model
 
 
 def weights(source) -> dict[str, torch.Tensor]:
@@ -47,7 +48,7 @@ def kill_in_epoch(epoch: int):
 
 @pytest.fixture(autouse=True)
 def save_every_epoch(monkeypatch):
-    monkeypatch.setattr(train, "_PARTIAL_SECONDS", 0.0)
+    monkeypatch.setattr(callbacks, "_PARTIAL_SECONDS", 0.0)
 
 
 def test_trains_once_then_loads(make_config, make_domain, tmp_path):
@@ -309,7 +310,7 @@ def test_what_branches_cost_the_segmentation_is_said_once_there_is_a_twin_withou
 ):
     dice = iter([{"disc": 80.0, "cup": 70.0}, {"disc": 80.0, "cup": 70.0 - 2 * fall}])
     monkeypatch.setattr(train, "in_domain_dice", lambda *args: next(dice))
-    monkeypatch.setattr(train, "_PARTIAL_SECONDS", 60.0)
+    monkeypatch.setattr(callbacks, "_PARTIAL_SECONDS", 60.0)
     caplog.set_level(logging.INFO, logger="tta_bench")
     with_branches = make_config(epochs=1, model={"branches": ["rotation"]}, branch_weights={"rotation": 0.5})
     plain = source_model(make_config(epochs=1, workers=1, name="other"), make_domain(), tmp_path)

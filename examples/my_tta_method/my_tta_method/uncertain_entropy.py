@@ -10,8 +10,8 @@ from torch import Tensor
 from tta_bench import register_method
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions
 from tta_bench.objectives.base import BoundNetwork
-from tta_bench.objectives.entropy import binary_entropy
 from tta_bench.ops.draws import Draws
+from tta_bench.ops.probabilities import entropies
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class UncertainEntropyOptions(GradientOptions):
         fraction: of the pixels, the most uncertain ones, that count.
     """
 
-    fraction: float = 0.1
+    fraction: float
 
 
 @register_method("uncertain_entropy")
@@ -44,7 +44,7 @@ class UncertainEntropy(GradientMethod):
         """One step; the prediction follows by itself."""
 
         def objective(network: BoundNetwork) -> Tensor:
-            entropy = binary_entropy(network(images)).flatten(1)
+            entropy = entropies(network(images), network.activation).flatten(1)
             return entropy.topk(max(1, int(self.options.fraction * entropy.shape[1]))).values.mean(1)
 
         losses, gradient = self.gradient(objective, self.theta(len(images)))

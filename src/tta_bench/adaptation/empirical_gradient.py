@@ -18,13 +18,14 @@ from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch
 from tta_bench.methods.base import Method, StepResult
 from tta_bench.ops.gradients import gradient_cosine
+from tta_bench.ops.probabilities import cross_entropies, targets
 
 COLUMN = "cosine_empirical"
 """Of ``per_image.csv``: cosine in [-1, 1] between the followed and the empirical gradient; NaN for a skipped update."""
 
 
 def empirical_gradient(method: Method, images: Tensor, labels: Tensor, theta: Tensor) -> Tensor | None:
-    """Gradient of the supervised binary cross-entropy, the mean over pixels and classes.
+    """Gradient of the supervised cross-entropy, the mean over pixels; binary, and over classes, under sigmoids.
 
     Args:
         method: says which coordinates the gradient is taken in; its counters stay as they are.
@@ -37,8 +38,13 @@ def empirical_gradient(method: Method, images: Tensor, labels: Tensor, theta: Te
     """
     counters = method.network.forwards, method.backwards
 
+    activation = method.network.activation
+    truth = targets(labels, activation).to(images)
+
     def supervised(logits: Tensor) -> Tensor:
-        losses = F.binary_cross_entropy_with_logits(logits, labels.to(images), reduction="none")
+        if activation == "softmax":
+            return cross_entropies(logits, truth, activation).flatten(1).mean(1)
+        losses = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
         return losses.flatten(1).mean(1)
 
     gradient = method.gradient_as_followed(supervised, images, theta)

@@ -81,13 +81,18 @@ _LOOKUPS = {"bind_objective", "get"}
 """Functions that find an objective by its name, their first argument."""
 
 
-def code_of(config: RunConfig) -> dict[str, Any]:
-    """Entries of ``summary.json``: ``code``, a digest of all that counts, and ``code_modules``, that of each module."""
+def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
+    """Entries of ``summary.json``: ``code``, a digest of all that counts, and ``code_modules``, that of each module.
+
+    Args:
+        config: of a run.
+        more: what counts beside what every cell runs.
+    """
     method, options = METHODS.get(config.method["name"]), method_options(config.method)
     named = frozenset(_strings(asdict(options))).intersection(OBJECTIVES.names())
     heads = [_definition(PRETEXT_TASKS.get(branch).head) for branch in method.branches(options)]
     scenario = _definition(type(scenario_of(config.protocol.reset)))
-    others = [_definition(NETWORKS.get(config.model.name)), scenario, *heads]
+    others = [_definition(NETWORKS.get(config.model.name)), scenario, *heads, *more]
     if config.diagnostics.empirical_gradient:
         others.append(EMPIRICAL_GRADIENT)
     return _code(method, named, tuple(others))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from tta_bench.adaptation.callback import TTACallback
@@ -26,6 +27,7 @@ class AdaptationModule(pl.LightningModule):
     def __init__(self, callback: TTACallback) -> None:
         super().__init__()
         self.callback = callback
+        self.network: nn.Module = nn.Identity()  # in whose place the callback puts the method
 
     def transfer_batch_to_device(self, batch: ImageBatch, device: torch.device, dataloader_idx: int) -> ImageBatch:
         """Lightning hook before every callback."""
@@ -33,6 +35,7 @@ class AdaptationModule(pl.LightningModule):
 
     def test_step(self, batch: ImageBatch, batch_idx: int) -> StepResult:  # type: ignore[override]
         """The ``outputs`` of ``on_test_batch_end``."""
+        self.network(batch.images, batch.keys)
         assert self.callback.result is not None
         return self.callback.result
 
@@ -61,11 +64,13 @@ def adapt_streams(
             :class:`~tta_bench.data.streams.ImageBatch` as ``batch``, ``on_test_epoch_start`` finds the method started.
     """
     first_group, first = begin
+    preprocessing = method.network.preprocessing
     with quiet_lightning():
         for group in groups[first_group:]:
-            ahead = [StreamImages(domains, stream) for stream in group]
-            callback = TTACallback(method, len(group), lambda batch, *_: (batch.images, batch.keys), ahead)
-            loader = DataLoader(LockstepDataset(domains, group, seed, first, batch), batch_size=None, shuffle=False)
+            ahead = [StreamImages(domains, stream, preprocessing) for stream in group]
+            callback = TTACallback(method, streams=len(group), ahead=ahead)
+            images = LockstepDataset(domains, group, seed, first, batch, preprocessing)
+            loader = DataLoader(images, batch_size=None, shuffle=False)
             trainer = one_device_trainer(
                 method.network.source_theta.device, [*observers, callback], inference_mode=False
             )

@@ -12,6 +12,7 @@ from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch, StreamImage
 from tta_bench.methods.base import StepResult
 from tta_bench.metrics.base import METRICS
+from tta_bench.ops.probabilities import Activation, masks
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.scores import ImageRecord
 
@@ -26,9 +27,10 @@ class Scoring(pl.Callback):
 
     Args:
         domains: the prepared targets.
-        threshold: probability from which a pixel belongs to a class.
+        threshold: probability from which a pixel belongs to a class, under a sigmoid.
         metrics: names of those to score with.
         records: of the images before, if a run goes on.
+        activation: what the logits stand for.
     """
 
     def __init__(
@@ -37,10 +39,12 @@ class Scoring(pl.Callback):
         threshold: float,
         metrics: Sequence[str],
         records: Sequence[ImageRecord] = (),
+        activation: Activation = "sigmoid",
     ) -> None:
         self.domains = domains
         self.metrics = {name: METRICS.get(name) for name in metrics}
         self.threshold = threshold
+        self.activation = activation
         self.records = list(records)
         """One per image; streams in the order of their groups, side by side within a group."""
 
@@ -54,7 +58,7 @@ class Scoring(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Score the prediction of each image."""
-        predictions = (torch.sigmoid(outputs.logits) >= self.threshold).cpu().flatten(0, -4)
+        predictions = masks(outputs.logits, self.activation, self.threshold).cpu().flatten(0, -4)
         labels = labels_of(self.domains, batch.places)
         scores = {name: metric(predictions, labels).tolist() for name, metric in self.metrics.items()}
         per_stream = len(predictions) // len(batch.images)

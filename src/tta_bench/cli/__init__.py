@@ -1,4 +1,4 @@
-"""``tta-bench``: look at what there is, check data and checkpoints, report tables; runs are ``python -m tta_bench``.
+"""``tta-bench``: see what there is, check data and checkpoints, predict, report; runs are ``python -m tta_bench``.
 
 Every file of this package whose name has no leading underscore is a subcommand: ``plan.py`` is ``tta-bench plan``,
 ``data_check.py`` is ``tta-bench data check``. Its docstring is the help; ``add_arguments(parser)`` and
@@ -34,7 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _main(arguments: Sequence[str] | None) -> None:
     print_everything()
-    parsed = _parser().parse_args(arguments)
+    parser = _parser()
+    parsed, more = parser.parse_known_args(arguments)
+    # What argparse leaves over are overrides that stand behind a flag.
+    if more and (not hasattr(parsed, "overrides") or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        parsed.overrides += more
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stdout)
     logging.getLogger("tta_bench").setLevel(logging.INFO)
     try:

@@ -44,16 +44,19 @@ def verify(path: Path) -> str:
     if checkpoint.training:
         training = f"{checkpoint.training['name']}, {checkpoint.training['epochs']} epochs"
     written = f", written by tta_bench {checkpoint.version}" if checkpoint.version else ""
+    exclusive = " (exclusive: softmax with a background)" if checkpoint.activation == "softmax" else ""
     rows = {
         "file": path,
         "format": checkpoint.format + written,
         "network": ", ".join(_parts(architecture)),
         "branches": ", ".join(architecture["branches"]) or "none",
         "normalisation": f"{layers} layers, {scalars:,} affine scalars",
-        "classes": ", ".join(checkpoint.classes),
+        "classes": ", ".join(checkpoint.classes) + exclusive,
         "image size": checkpoint.image_size or f"not recorded (the authors used {OFFICIAL_IMAGE_SIZE})",
+        "preprocessing": checkpoint.preprocessing,
         "domain": checkpoint.domain or "not recorded",
         "training": training,
+        **({"origin": _origin(checkpoint.origin)} if checkpoint.origin else {}),
         "in-domain Dice": dice,
         "sha256": checkpoint.sha256,
     }
@@ -63,9 +66,15 @@ def verify(path: Path) -> str:
 def _parts(architecture: Mapping[str, Any]) -> Iterator[str]:
     """A network's name, its encoder if it has one to choose, and the options of a plug-in's."""
     yield architecture["name"]
+    if architecture.get("architecture") is not None:
+        yield f"architecture {architecture['architecture']}"
     if architecture["encoder"] is not None:
         yield f"encoder {architecture['encoder']}"
-    yield from (f"{key} {value}" for key, value in architecture.get("options", {}).items())
+    yield from (f"{key} {value}" for key, value in architecture.get("options", {}).items() if value is not None)
+
+
+def _origin(origin: Mapping[str, str]) -> str:
+    return f"imported from {origin['file']}, sha256 {origin['sha256']}"
 
 
 def affine_size(network: SegmentationModel) -> tuple[int, int]:
@@ -85,4 +94,4 @@ def _network(checkpoint: Checkpoint) -> SegmentationModel:
 
     with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state
         config = ModelConfig.model_validate(checkpoint.architecture)
-        return build_model(config, len(checkpoint.classes), pretrained=False)
+        return build_model(config, len(checkpoint.classes), activation=checkpoint.activation, pretrained=False)

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from tta_bench.launch.catalogue import catalogue, matching, plugin_configs, registries
 from tta_bench.launch.experiment_files import heading, read_experiments
-from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.card import Card
+from tta_bench.runtime.paths import CONFIG_DIR
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

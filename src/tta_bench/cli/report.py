@@ -24,13 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Write the report and print its summary."""
     from tta_bench.metrics.base import METRICS
-    from tta_bench.report.model import Metric
     from tta_bench.report.tables import build_table
     from tta_bench.report.write import summary_table, write_report
 
     plan = planned(parsed)
-    metric = METRICS.get(parsed.metric)
-    table = build_table(plan, parsed.reference, Metric(metric.name, metric.unit, metric.higher_is_better))
+    table = build_table(plan, parsed.reference, METRICS.get(parsed.metric))
     folder = parsed.out or plan.cells[0].cell.config.results_root / "reports" / plan.experiment.name
     written = write_report(table, folder, parsed.panels, parsed.image)
     Console().print(summary_table(table))

@@ -15,9 +15,10 @@ __all__ = ["add_arguments", "run"]
 
 def run(parsed: argparse.Namespace) -> None:
     """Print the counts, and why cells have failed."""
-    from tta_bench.report.write import failures, status_table
+    from tta_bench.report.write import failures, states, status_table
 
     plan = planned(parsed)
-    Console().print(status_table(plan))
-    for sentence in failures(plan):
+    found = states(plan)
+    Console().print(status_table(plan, found))
+    for sentence in failures(found):
         print(f"failed: {shown(sentence)}")

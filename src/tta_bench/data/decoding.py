@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Condition
 
@@ -15,7 +15,7 @@ _CHUNK = 64  # images decoded ahead, at most
 _MEMORY = 2**30  # bytes for images that are being decoded, and again for those that wait to be used
 
 
-def decode(records: Sequence[Record], size: int) -> Iterator[Sample | UserError]:
+def decode(records: Sequence[Record], size: int) -> Generator[Sample | UserError, None, None]:
     """The samples of some records in their order, or the faults of those that have any.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tta_bench.errors import UserError
-from tta_bench.ops.preprocessing import min_max
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Domain:
         """Number of images."""
         return len(self.image_names)
 
-    def image(self, index: int) -> Tensor:
-        """The network's input: float32 ``[3, size, size]`` in [0, 1], min-max scaled over all channels."""
-        return min_max(torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float())
+    def image(self, index: int, preprocessing: Preprocessing = PAPER) -> Tensor:
+        """What a source model of this preprocessing is shown: float32 ``[3, size, size]`` in [0, 1]."""
+        return preprocessing.unit_range(torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float())
 
     def mask(self, index: int) -> np.ndarray:
         """The mask values of an image: uint8 ``[size, size]``.

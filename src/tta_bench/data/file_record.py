@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tta_bench.data.images import read_image, stored_pixels, value_counts
+from tta_bench.data.images import MAX_PIXELS, read_image, stored_pixels, value_counts
 from tta_bench.data.masks import read_mask
 from tta_bench.data.readers.base import Sample
 from tta_bench.data.shades import class_numbers
 from tta_bench.errors import UserError
 from tta_bench.ops.preprocessing import resize_image, resize_mask
-from tta_bench.schema import MAX_PIXELS
 
 _BYTES_PER_STORED_PIXEL = 16  # Pillow's image, its array and what a conversion adds
 

@@ -13,7 +13,6 @@ from PIL import Image, UnidentifiedImageError
 
 from tta_bench.data.files import require_file
 from tta_bench.errors import UserError
-from tta_bench.schema import MAX_PIXELS
 
 # Pillow knows more formats; some of those start other programs (EPS) or hold several pictures (ICO).
 _LOSSLESS = ("BMP", "GIF", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA")
@@ -25,6 +24,9 @@ _LOSSLESS_TIFF = (
 _COLOUR_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "RGBA", "PA")
 INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION_TAG = 0x0112
+
+MAX_PIXELS = 178_956_970
+"""Pillow's own limit against bombs, for whoever reads a file without a configuration and its ``data.max_pixels``."""
 
 _opening = threading.Lock()
 
@@ -60,6 +62,13 @@ def stored_pixels(path: Path) -> int:
             return image.width * image.height
     except Exception:  # Pillow's plug-ins raise errors of many types on damaged files
         return 0
+
+
+@cache
+def image_suffixes() -> frozenset[str]:
+    """Endings of file names of the formats that are read, in lower case with their dot."""
+    formats = _available_formats()
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
 
 
 def value_counts(mask: np.ndarray) -> dict[int, int]:

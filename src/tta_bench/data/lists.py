@@ -7,7 +7,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
@@ -26,21 +26,52 @@ class ListedPair(NamedTuple):
     mask: str
 
 
+class Row(NamedTuple):
+    """A row of a table."""
+
+    where: str  # file and line, for messages
+    fields: Sequence[str]  # as they stand there
+    entries: Mapping[str, str]  # column -> field, without the blanks around it unless they are part of a file's name
+
+
 def read_list(path: Path) -> list[ListedPair]:
     """The rows of a CSV file with the columns ``image`` and ``mask``, in order.
 
     Raises:
         UserError: with every fault of the file, or the one that hides the others.
     """
+    rows, faults = read_table(path, COLUMNS)
+    pairs: list[ListedPair] = []
+    for row in rows:
+        entries = {column: row.entries[column] for column in COLUMNS}
+        pairs.append(ListedPair(**entries))
+        for column, entry in entries.items():
+            if fault := _entry_fault(path.parent, column, entry, row.fields):
+                faults.append(f"{row.where}: {fault}")
+    if faults:
+        raise UserError(faults)
+    return pairs
+
+
+def read_table(path: Path, required: Sequence[str]) -> tuple[list[Row], list[str]]:
+    """The rows of a CSV file in order, and the faults of those that cannot be told apart into columns.
+
+    Args:
+        path: the file.
+        required: columns that it must have; others may be there.
+
+    Raises:
+        UserError: what is wrong with the file as a whole.
+    """
     text = _text(path)
-    _require_commas(path, text)
+    _require_commas(path, text, required)
     rows = list(_rows(path, text))
     columns = [column.strip() for column in rows[0][1]] if rows else []
-    _require_columns(path, columns)
+    _require_columns(path, columns, required)
     if len(rows) == 1:
         raise UserError(f"{path} lists no image: add rows below its header")
     faults: list[str] = []
-    pairs: list[ListedPair] = []
+    read: list[Row] = []
     for line, fields in rows[1:]:
         where = f"{path}, line {line}"
         if any(field.strip() for field in fields[len(columns) :]):
@@ -50,14 +81,8 @@ def read_list(path: Path) -> list[ListedPair]:
             )
             continue
         row = dict(zip(columns, fields, strict=False))
-        entries = {column: _entry(path.parent, row.get(column, "")) for column in COLUMNS}
-        pairs.append(ListedPair(**entries))
-        for column, entry in entries.items():
-            if fault := _entry_fault(path.parent, column, entry, fields):
-                faults.append(f"{where}: {fault}")
-    if faults:
-        raise UserError(faults)
-    return pairs
+        read.append(Row(where, fields, {column: _entry(path.parent, row.get(column, "")) for column in columns}))
+    return read, faults
 
 
 def _text(path: Path) -> str:
@@ -89,12 +114,12 @@ def _text(path: Path) -> str:
         raise UserError(f"{path}, line {line}: byte {error.start} is not UTF-8: save it as CSV in UTF-8") from None
 
 
-def _require_commas(path: Path, text: str) -> None:
+def _require_commas(path: Path, text: str, required: Sequence[str]) -> None:
     """Refuse another delimiter, as some spreadsheets write."""
     header = text.lstrip().partition("\n")[0].replace('"', "")
     for mark, name in _DELIMITERS.items():
-        if set(COLUMNS) <= {column.strip() for column in header.split(mark)}:
-            raise UserError(f"{path} is separated by {name}: save it as CSV with commas (image,mask)")
+        if mark in header and set(required) <= {column.strip() for column in header.split(mark)}:
+            raise UserError(f"{path} is separated by {name}: save it as CSV with commas ({','.join(required)})")
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -117,17 +142,17 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         ) from None
 
 
-def _require_columns(path: Path, columns: list[str]) -> None:
-    """Refuse a header without the two columns, or with one of them twice."""
+def _require_columns(path: Path, columns: list[str], required: Sequence[str]) -> None:
+    """Refuse a header without the required columns, or with one of them twice."""
     faults = [
         f"{path} has {count} columns '{column}': leave one of them"
         for column, count in Counter(columns).items()
-        if count > 1 and column in COLUMNS
+        if count > 1 and column in required
     ]
     there = ", ".join(columns) or "none"
     faults += [
         f"{path} has no column '{column}' (columns found: {there}): rename the right one, {nearest(column, columns)}"
-        for column in COLUMNS
+        for column in required
         if column not in columns
     ]
     if faults:

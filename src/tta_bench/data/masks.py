@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tta_bench.data.images import INTEGER_MODES, decode, require_opaque, value_counts
+from tta_bench.data.images import INTEGER_MODES, MAX_PIXELS, decode, require_opaque, value_counts
 from tta_bench.errors import UserError
-from tta_bench.schema import MAX_PIXELS
 
 _PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0
 

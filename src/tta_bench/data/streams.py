@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from tta_bench.data.domain import Domain
 from tta_bench.ops.draws import ImageKey, seed_of
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ class ImageBatch:
     places: list[StreamImage]
 
 
-def passes(domains: Mapping[str, Domain], targets: Sequence[str], order: int = 0) -> list[Stream]:
+def passes(domains: Mapping[str, Sized], targets: Sequence[str], order: int = 0) -> list[Stream]:
     """One pass over the images of each target; a scenario makes streams of them.
 
     Args:
-        domains: the prepared targets.
+        domains: the targets, of which the number of images counts.
         targets: their names, in order.
         order: 0 for file order; ``k`` for the ``k``-th permutation of each target, a function of ``k`` and the
             target's name and size alone.
@@ -64,7 +65,7 @@ def passes(domains: Mapping[str, Domain], targets: Sequence[str], order: int = 0
     ]
 
 
-def _order(order: int, name: str, domain: Domain) -> list[int]:
+def _order(order: int, name: str, domain: Sized) -> list[int]:
     """Image indices in the order of the stream."""
     if order == 0:
         return list(range(len(domain)))
@@ -92,11 +93,13 @@ class StreamImages(Dataset[Tensor]):
     Args:
         domains: the prepared target domains.
         stream: the places.
+        preprocessing: of the source model.
     """
 
-    def __init__(self, domains: Mapping[str, Domain], stream: Stream) -> None:
+    def __init__(self, domains: Mapping[str, Domain], stream: Stream, preprocessing: Preprocessing = PAPER) -> None:
         self.domains = domains
         self.stream = stream
+        self.preprocessing = preprocessing
 
     def __len__(self) -> int:
         """Images of the stream."""
@@ -104,7 +107,7 @@ class StreamImages(Dataset[Tensor]):
 
     def __getitem__(self, k: int) -> Tensor:
         """The ``k``-th of them."""
-        return self.domains[self.stream[k].domain].image(self.stream[k].index)
+        return self.domains[self.stream[k].domain].image(self.stream[k].index, self.preprocessing)
 
 
 class LockstepDataset(Dataset[ImageBatch]):
@@ -116,16 +119,24 @@ class LockstepDataset(Dataset[ImageBatch]):
         seed: of the run, part of every image's key.
         first: place in the streams to begin at, below the length of the longest.
         batch: images of a stream at a time; with 1 the images have no such dimension.
+        preprocessing: of the source model.
     """
 
     def __init__(
-        self, domains: Mapping[str, Domain], streams: Sequence[Stream], seed: int, first: int = 0, batch: int = 1
+        self,
+        domains: Mapping[str, Domain],
+        streams: Sequence[Stream],
+        seed: int,
+        first: int = 0,
+        batch: int = 1,
+        preprocessing: Preprocessing = PAPER,
     ) -> None:
         self.domains = domains
         self.streams = streams
         self.seed = seed
         self.first = first
         self.batch = batch
+        self.preprocessing = preprocessing
 
     def __len__(self) -> int:
         """Length of what is left of the longest stream, in batches."""
@@ -138,7 +149,7 @@ class LockstepDataset(Dataset[ImageBatch]):
         begin = self.first + k * self.batch
         batches = [stream[begin : begin + self.batch] for stream in self.streams if begin < len(stream)]
         places = [place for batch in batches for place in batch]
-        images = torch.stack([self.domains[place.domain].image(place.index) for place in places])
+        images = torch.stack([self.domains[place.domain].image(place.index, self.preprocessing) for place in places])
         return ImageBatch(
             images=images if self.batch == 1 else images.unflatten(0, (len(batches), -1)),
             keys=[ImageKey(self.seed, p.domain, self.domains[p.domain].image_names[p.index]) for p, *_ in batches],

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tta_bench.errors import UserError, nearest
+from tta_bench.runtime.paths import package_folder
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -111,7 +112,7 @@ def plugin_files(plugin: EntryPoint) -> list[Path]:
         ImportError: it is not installed, or imports a package that is not.
     """
     top, *inner = plugin.module.split(".")
-    path = plugin_folder(plugin).joinpath(*inner)
+    path = package_folder(plugin.module).joinpath(*inner)
     files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
     for file in files:
         for package in _imported(file):
@@ -120,25 +121,12 @@ def plugin_files(plugin: EntryPoint) -> list[Path]:
     return files
 
 
-def plugin_folder(plugin: EntryPoint) -> Path:
-    """The folder of a plug-in's outermost package, or the file of a lone module without its suffix.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    top = plugin.module.partition(".")[0]
-    spec = find_spec(top)
-    if spec is None or not (spec.origin or spec.submodule_search_locations):
-        raise ModuleNotFoundError(f"No module named '{top}'")
-    folders = list(spec.submodule_search_locations or ())
-    return Path(folders[0]) if folders else Path(str(spec.origin)).with_suffix("")
-
-
 def plugin_configs(group: str) -> Iterator[tuple[str, Path]]:
     """The plug-ins of a config group, each with one of its files in ``conf/<group>/`` beside its outermost package."""
     for plugin in entry_points(group=f"tta_bench.{PLUGIN_GROUPS[group]}"):
         with suppress(ImportError):  # told where its items are listed
-            yield from ((plugin.name, path) for path in sorted(plugin_folder(plugin).glob(f"conf/{group}/*.yaml")))
+            folder = package_folder(plugin.module) / "conf" / group
+            yield from ((plugin.name, path) for path in sorted(folder.glob("*.yaml")))
 
 
 def _mentioning(folder: str, *decorators: str) -> Iterator[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -33,8 +33,8 @@ from tta_bench.launch.overrides import (
     sweep_values,
 )
 from tta_bench.launch.targets import domain_faults, with_targets
-from tta_bench.launch.validation import validate, validate_data
-from tta_bench.schema import DataConfig, RunConfig, as_tuple
+from tta_bench.launch.validation import validate, validate_data, validate_model
+from tta_bench.schema import DataConfig, ModelConfig, RunConfig, as_tuple, validate_section
 
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
@@ -64,13 +64,20 @@ def check(overrides: Sequence[str], *, multirun: bool = True, config_dir: str | 
     return [job.config for job in find_jobs(overrides, multirun=multirun, config_dir=config_dir)]
 
 
-def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: str | None = None) -> list[Job]:
+def find_jobs(
+    overrides: Sequence[str],
+    *,
+    multirun: bool = True,
+    config_dir: str | None = None,
+    resolve: Callable[[Mapping[str, Any]], RunConfig] | None = None,
+) -> list[Job]:
     """Check a whole command line, every combination of a sweep included.
 
     Args:
         overrides: the arguments that are not flags, as :func:`~tta_bench.launch.grammar.quote_lists` hands them over.
         multirun: whether ``-m`` is given, so that a list of values is a sweep.
         config_dir: of Hydra's flag ``--config-dir``: more YAML files, of one's own methods for instance.
+        resolve: makes a run of a composed configuration; default: it is validated, and gets its targets from the data.
 
     Returns:
         The jobs in the order in which Hydra runs them.
@@ -115,7 +122,8 @@ def find_jobs(overrides: Sequence[str], *, multirun: bool = True, config_dir: st
                 faults.append(f"'{key}' alone cannot be set: choose the whole group with {plus}{group}=NAME")
             else:
                 sound.append(override)
-        jobs, more = _validate_jobs([*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))], hydra)
+        checked = [*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))]
+        jobs, more = _validate_jobs(checked, hydra, resolve)
         faults += more
     if faults:
         raise UserError(list(dict.fromkeys(faults)))
@@ -128,25 +136,40 @@ def compose_data(overrides: Sequence[str]) -> tuple[DataConfig, Path]:
     Raises:
         UserError: every fault found.
     """
+    container = _composed(overrides, ("data",))
+    return validate_data(container["data"]), Path(container["results_root"])
+
+
+def compose_source(overrides: Sequence[str]) -> tuple[ModelConfig, DataConfig]:
+    """The model section of such a command line, and the data section, whose images need not be there.
+
+    Raises:
+        UserError: every fault found.
+    """
+    container = _composed(overrides, ("data", "model", "preprocessing"))
+    return validate_model(container["model"]), validate_section(DataConfig, container["data"], "data")
+
+
+def _composed(overrides: Sequence[str], groups: Sequence[str]) -> Any:
+    """The composed configuration of a command line that has no method but may choose these groups."""
     overrides = quote_lists(overrides, multirun=False)
     with sentences(), composer() as hydra:
         parsed, faults = parse_overrides(overrides, hydra.loader)
         faults += _hydra_faults(parsed, hydra)
         faults += sweep_faults(parsed, multirun=None)
-        chosen = [o for o in parsed if o.key_or_group == "data"]
+        chosen = [o for o in parsed if o.key_or_group in groups]
         faults += [fault for o in chosen for fault in _group_faults(o, hydra)]
         if not faults:
             valid = _valid_keys(chosen, hydra)
-            keys = [o.key_or_group for o in parsed if not o.key_or_group.startswith(FREE_FORM)]
+            keys = [o.key_or_group for o in parsed if o not in chosen and not o.key_or_group.startswith(FREE_FORM)]
             faults += [_key_fault(key, valid) for key in keys if key not in valid]
         if faults:
             raise UserError(faults)
         chosen = [o for o in parsed if hydra.options(o.key_or_group)]
         others = [o for o in parsed if o not in chosen and not o.is_hydra_override()]
-        container: Any = OmegaConf.to_container(
+        return OmegaConf.to_container(
             hydra.compose([override_text(o, *sweep_values(o)) for o in chosen], others), resolve=True
         )
-        return validate_data(container["data"]), Path(container["results_root"])
 
 
 def _repeated_groups(overrides: Sequence[Override], hydra: Composer) -> list[str]:
@@ -270,7 +293,9 @@ def _paths(config: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
             yield from _paths(config[key], f"{path}.")
 
 
-def _validate_jobs(overrides: Sequence[Override], hydra: Composer) -> tuple[list[Job], list[str]]:
+def _validate_jobs(
+    overrides: Sequence[Override], hydra: Composer, resolve: Callable[[Mapping[str, Any]], RunConfig] | None
+) -> tuple[list[Job], list[str]]:
     """Compose and validate every job: the sound ones, and the faults of the others."""
     # As in Hydra's sweeper, the command line overrules an experiment's sweep.
     latest = {o.key_or_group: o for o in overrides if is_finite(o)}
@@ -291,14 +316,14 @@ def _validate_jobs(overrides: Sequence[Override], hydra: Composer) -> tuple[list
             faults.append(str(error).splitlines()[0])
             continue
         try:
-            config = validate(run_section(container))
+            config = validate(run_section(container)) if resolve is None else resolve(run_section(container))
         except UserError as error:
             faults += error.faults
-            faults += _place_faults(container)
+            faults += _place_faults(container) if resolve is None else []
             continue
         try:
             row = next((text.removeprefix("+row=") for text in job if text.startswith("+row=")), None)
-            jobs.append(Job(with_targets(config), row))
+            jobs.append(Job(with_targets(config) if resolve is None else config, row))
         except UserError as error:
             faults += error.faults
     return jobs, faults

@@ -27,14 +27,15 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from tta_bench.errors import UserError
 from tta_bench.launch.catalogue import PLUGIN_GROUPS, plugin_configs
 from tta_bench.launch.experiment_files import read_experiments
-from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.methods.base import METHODS
+from tta_bench.runtime.paths import CONFIG_DIR
 
 
-def register_configs() -> None:
+def register_configs(overrides: Sequence[str] = ()) -> None:
     """Make every file of ``experiments/`` selectable as ``experiment=NAME``, and what plug-ins bring by name.
 
-    The rows of an experiment become choices of the group ``row``.
+    The rows of an experiment that the overrides choose become choices of the group ``row``: Hydra copies all that is
+    stored whenever it composes.
 
     Raises:
         UserError: a plug-in's file has the name of a built-in one.
@@ -42,7 +43,7 @@ def register_configs() -> None:
     store = ConfigStore.instance()
     for name, experiment in read_experiments().items():
         store.store(group="experiment", name=name, node=experiment.sweep_config(), package="_global_")
-        for choice, label in experiment.choices().items():
+        for choice, label in experiment.choices().items() if f"experiment={name}" in overrides else ():
             store.store(group="row", name=choice, node=experiment.row_config(label), package="_global_")
     for group in PLUGIN_GROUPS:
         for plugin, path in plugin_configs(group):
@@ -99,6 +100,8 @@ class Composer:
 
     def _options(self, group: str) -> list[str]:
         """The choices of a config group; none if there is no such group."""
+        if group == "row":
+            return [choice for experiment in read_experiments().values() for choice in experiment.choices()]
         return [] if not group else self.loader.get_group_options(group, results_filter=ObjectType.CONFIG)
 
     def compose(self, groups: Sequence[str], keys: Sequence[Override] = ()) -> DictConfig:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from tta_bench.launch.catalogue import catalogue
-from tta_bench.launch.paths import EXPERIMENTS_DIR
+from tta_bench.runtime.paths import EXPERIMENTS_DIR
 
 CONTROLS = {"no_adapt": {"method": "no_adapt"}, "bn_only": {"method": "bn_only"}}
 """Rows that every table has besides its own: what nothing, and what test-image statistics alone, would give."""

@@ -19,7 +19,6 @@ from tta_bench.data.readers.base import available_domains
 from tta_bench.errors import UserError
 from tta_bench.launch.catalogue import plugin_configs
 from tta_bench.launch.experiment_files import read_experiments
-from tta_bench.launch.paths import CONFIG_DIR
 from tta_bench.launch.text import (
     TEXTS,
     Known,
@@ -32,6 +31,7 @@ from tta_bench.launch.text import (
 )
 from tta_bench.launch.validation import validate_data
 from tta_bench.runtime.names import find, require_utf8
+from tta_bench.runtime.paths import CONFIG_DIR
 from tta_bench.schema import DataConfig
 
 DOMAINS = ("source", "target")
@@ -40,7 +40,7 @@ DOMAINS = ("source", "target")
 MAPPINGS = ("data.classes", "data.domains", "data.shades")
 """``data.classes={vessel: [1]}`` replaces the default, where Hydra would merge it into the default."""
 
-IN_DEFAULTS = ("model", "branches", "training", "data", "protocol", "logger", "experiment")
+IN_DEFAULTS = ("model", "branches", "preprocessing", "training", "data", "protocol", "logger", "experiment")
 """Groups of the defaults list: Hydra chooses them with ``group=``, and the method with ``+method=``."""
 
 

@@ -38,6 +38,13 @@ def refuse_flags(flags: Any) -> None:
     for name, needed in (("resolve", flags.cfg or flags.help), ("package", flags.cfg)):
         if getattr(flags, name) and not needed:
             faults.append(f"{flag(name)} belongs to --cfg job, which shows the configuration: add that or leave it out")
+    if flags.shell_completion and "COMP_LINE" not in os.environ:
+        faults += [
+            f"{text} is what a shell asks, with the line to complete in COMP_LINE: have it ask with "
+            f'eval "$(python -m tta_bench -sc install={text.partition("=")[2]})"'
+            for text in flags.overrides
+            if text.startswith("query=")
+        ]
     if faults:
         raise UserError(faults)
 

@@ -1,4 +1,4 @@
-"""Whether the networks of a command line can be built and adapted, found out before anything is trained."""
+"""Whether source models can be trained and networks built and adapted, found out before any image is prepared."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from tta_bench.cell import Cell
 from tta_bench.data.prepare import prepare
+from tta_bench.data.readers.base import open_reader
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
@@ -18,14 +19,49 @@ from tta_bench.models.build import build_model
 from tta_bench.models.encoder import build_encoder
 from tta_bench.models.probe import brief, probe_images
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.probabilities import Activation
 from tta_bench.schema import ModelConfig, RunConfig
-from tta_bench.source.train import model_path
+from tta_bench.source.train import divide, model_path
+
+
+def check_source_images(configs: Iterable[RunConfig]) -> None:
+    """Count the images that source models are to be trained on.
+
+    Args:
+        configs: of all runs.
+
+    Raises:
+        UserError: every source that has too few.
+    """
+    faults: dict[str, None] = {}
+    known: dict[str, int | None] = {}
+    for config in configs:
+        if config.checkpoint is None:
+            key = f"{config.source} of {config.data.model_dump_json()}"
+            if key not in known:
+                known[key] = _count(config)
+            count = known[key]
+            try:
+                if count is not None:
+                    divide(config.source, count, config.training)
+            except UserError as error:
+                faults |= dict.fromkeys(error.faults)
+    if faults:
+        raise UserError(list(faults))
+
+
+def _count(config: RunConfig) -> int | None:
+    """How many images the source has; None where they cannot be listed: the run itself says so."""
+    try:
+        return len(open_reader(config.data).records(config.source)[: config.data.limit])
+    except UserError:
+        return None
 
 
 def check_networks(configs: Iterable[RunConfig]) -> None:
     """Build each network once, with random weights, and put each of its methods on it.
 
-    The paper's network is fixed, and every method runs on it: it is not built.
+    The paper's network is fixed, and every method runs on it where classes may overlap: it is not built there.
 
     Args:
         configs: of all runs.
@@ -33,11 +69,11 @@ def check_networks(configs: Iterable[RunConfig]) -> None:
     Raises:
         UserError: every network that cannot be used, and every method that cannot work on its network.
     """
-    methods: dict[tuple[ModelConfig, int, int], dict[str, None]] = {}
+    methods: dict[tuple[ModelConfig, int, Activation, int], dict[str, None]] = {}
     for config in configs:
-        if config.model.name != "resunet34":
+        if config.model.name != "resunet34" or config.data.activation != "sigmoid":
             model = config.model.model_copy(update={"encoder_weights": None})
-            network = model, len(config.data.classes), config.data.image_size
+            network = model, len(config.data.classes), config.data.activation, config.data.image_size
             methods.setdefault(network, {})[json.dumps(config.method)] = None
     faults = [fault for network, texts in methods.items() for fault in _faults(*network, tuple(texts))]
     if faults:
@@ -80,10 +116,12 @@ def _trains(config: RunConfig) -> bool:
 
 
 @cache
-def _faults(config: ModelConfig, classes: int, size: int, methods: tuple[str, ...]) -> list[str]:
+def _faults(
+    config: ModelConfig, classes: int, activation: Activation, size: int, methods: tuple[str, ...]
+) -> list[str]:
     """Why a network, or one of the methods (sections of the configuration, as JSON) on it, cannot be used."""
     try:
-        model = usable_model(config, classes, size)
+        model = usable_model(config, classes, size, activation)
     except UserError as error:
         return list(error.faults)
     faults: list[str] = []
@@ -100,28 +138,29 @@ def _faults(config: ModelConfig, classes: int, size: int, methods: tuple[str, ..
     return faults
 
 
-def usable_model(config: ModelConfig, classes: int, size: int) -> SegmentationModel:
+def usable_model(config: ModelConfig, classes: int, size: int, activation: Activation = "sigmoid") -> SegmentationModel:
     """The network with random weights, shown to segment an image; the global random state stays as it is.
 
     Args:
         config: architecture.
-        classes: channels of the output.
+        classes: as of :func:`~tta_bench.models.build.build_model`.
         size: side of the image, pixels.
+        activation: likewise.
 
     Raises:
         UserError: it cannot be built, or cannot segment such an image.
     """
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model = build_model(config, classes, pretrained=False).eval()
+            model = build_model(config, classes, activation=activation, pretrained=False).eval()
             shape = tuple(model(probe_images(size)[:1].float()).shape)
-        if shape != (1, classes, size, size):
+        if shape != (1, classes + (activation == "softmax"), size, size):
             raise ValueError(f"its output is of {' x '.join(map(str, shape[2:]))} pixels")
     except UserError:
         raise
     except Exception as error:  # of libraries, of any kind
         images = f"images of {size} x {size} pixels ({brief(error)})"
-        if config.encoder is None:
+        if config.encoder is None or config.architecture is not None:
             remedy = "mend it, choose another network, or another data.image_size"
             raise UserError(f"{_called(config)} cannot segment {images}: {remedy}") from None
         raise UserError(
@@ -133,4 +172,6 @@ def usable_model(config: ModelConfig, classes: int, size: int) -> SegmentationMo
 
 def _called(config: ModelConfig) -> str:
     """What a user chooses the network by: an encoder, or the name of one that has none to choose."""
+    if config.architecture is not None:
+        return f"model.architecture={config.architecture}"
     return f"model={config.name}" if config.encoder is None else f"model.encoder={config.encoder}"

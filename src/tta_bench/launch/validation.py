@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from tta_bench.adaptation.scenarios.base import reset_names, scenario_of
@@ -20,7 +19,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.metrics.base import METRICS
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
-from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys
+from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys, validate_section
 from tta_bench.sinks.base import SINKS, sink_faults
 
 NAMES: Mapping[str, Callable[[], Collection[str]]] = {
@@ -31,15 +30,6 @@ NAMES: Mapping[str, Callable[[], Collection[str]]] = {
     "logger.name": lambda: ("none", *SINKS.names()),
 }
 """Keys whose value is looked up by name -> the names that there are."""
-
-
-def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
-    """``${preset:UNIFORM,OFFICIAL}`` in a method's YAML: one of two values, chosen by its key ``preset``."""
-    value = official if _parent_.get("preset") == "official" else uniform
-    return OmegaConf.create(value) if isinstance(value, list) else value
-
-
-OmegaConf.register_new_resolver("preset", _by_preset, replace=True)
 
 
 def validate(composed: Mapping[str, Any]) -> RunConfig:
@@ -68,7 +58,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     except UserError as error:
         faults += error.faults
     if config is not None and options is not None and not faults:
-        faults += [*_missing_branches(config, options), *_scenario_faults(config)]
+        faults += [*_missing_branches(config, options), *_scenario_faults(config), *_threshold_faults(config)]
     if config is None or faults:
         raise UserError(faults)
     return config
@@ -89,6 +79,18 @@ def validate_data(section: Mapping[str, Any]) -> DataConfig:
     if faults:
         raise UserError(faults)
     return config
+
+
+def validate_model(section: Mapping[str, Any]) -> ModelConfig:
+    """The model section alone, for commands that run no method.
+
+    Raises:
+        UserError: with every fault found.
+    """
+    faults = [*_unknown_names({"model": section}), *_network_faults(section), *_branch_faults({"model": section})]
+    if faults:
+        raise UserError(faults)
+    return validate_section(ModelConfig, section, "model")
 
 
 def _unknown_names(composed: Mapping[str, Any]) -> Iterator[str]:
@@ -163,6 +165,15 @@ def _scenario_faults(config: RunConfig) -> Iterator[str]:
         yield f"{shows}, and method={name} takes one: choose another of them"
     if config.diagnostics.empirical_gradient:
         yield f"{shows}, and diagnostics.empirical_gradient=true compares gradients of one: leave it out"
+
+
+def _threshold_faults(config: RunConfig) -> Iterator[str]:
+    """A sentence if a threshold is asked for where there is none."""
+    if config.data.exclusive and config.protocol.threshold != 0.5:
+        yield (
+            f"protocol.threshold={config.protocol.threshold} is for classes on their own: with data.exclusive=true a "
+            "pixel belongs to the most probable class; leave protocol.threshold out"
+        )
 
 
 def _value(composed: Mapping[str, Any], key: str) -> Any:

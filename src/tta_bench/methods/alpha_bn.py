@@ -22,8 +22,8 @@ class AlphaBNOptions(MethodOptions):
         unbiased: whether the variance of the test image is the unbiased one.
     """
 
-    source_weight: Fraction = 0.9
-    unbiased: bool = True
+    source_weight: Fraction
+    unbiased: bool
 
 
 @register_method("alpha_bn")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
@@ -20,29 +20,35 @@ from torch.utils.data import Dataset
 from tta_bench.errors import UserError
 from tta_bench.methods.card import Card
 from tta_bench.methods.optimizers import Optimizer, OptimizerName, make_optimizer
-from tta_bench.methods.state import AffineState, pack, unpack
+from tta_bench.methods.state import AdaptedParameters, State
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
+from tta_bench.objectives.entropy import check_form
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.registry import Registry
 from tta_bench.runtime.ranges import Decay, NonNegative, check_ranges
 
-_NOT_STATE = {"network", "options", "protocol"}
-"""Attributes of a method that are its constructor's arguments."""
+_EXTRA = "_extra_state"
+"""Where torch puts what is no tensor."""
 
 Diagnostics = dict[str, Tensor]
 """What a method reports of one update: name -> ``[A]`` values, columns of ``per_image.csv``."""
 
 
-def later(default: Any) -> Any:
-    """A field of options that came when there were finished cells already: at its default they stay what they are."""
-    return field(default=default, metadata={"later": True})
+def later(before: Any) -> Any:
+    """A field of options that came when there were finished cells already, which stay what they are.
+
+    Args:
+        before: the value that does what was done before there was the option. It is what configurations mean that
+            were written then; the default, which may be another, stands in the YAML as that of any option.
+    """
+    return field(default=before, metadata={"later": True})
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML.
+    """Hyper-parameters of a method; subclasses add fields. Every field is a key of the method's YAML, with its value.
 
     A number declares its :class:`~tta_bench.runtime.ranges.Range`; one without is finite, and whole numbers have 64
     bits.
@@ -54,7 +60,7 @@ class MethodOptions:
         check_ranges(self)
 
     def without_identity(self) -> set[str]:
-        """The options that are no part of what identifies a cell: those that are :func:`later` and at their default."""
+        """The options that are no part of what identifies a cell: those that came :func:`later` and change nothing."""
         added = (each for each in fields(self) if "later" in each.metadata)
         return {each.name for each in added if getattr(self, each.name) == each.default}
 
@@ -89,7 +95,7 @@ class StepResult:
     seconds: float
 
 
-class Method(ABC):
+class Method(State, ABC):
     """Base of every method.
 
     Args:
@@ -104,15 +110,18 @@ class Method(ABC):
     card: ClassVar[Card]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     statistics: Statistics = BatchStatistics()
-    transient: ClassVar[frozenset[str]] = frozenset()
-    """Names of attributes that the next image does not depend on, or that :meth:`start` makes as they were."""
+    transient = frozenset({"network", "options", "protocol", "statistics"})
+    streams = 0
+    """How many there have been since :meth:`start`."""
 
     def __init__(
         self, network: AdaptableNetwork, options: MethodOptions | None = None, protocol: Protocol | None = None
     ) -> None:
+        super().__init__()
         self.network = network
-        self.options: Any = options or self.Options()
+        self.options: Any = options or _default_options(type(self))
         self.protocol = protocol or Protocol()
+        self.kind = type(self).__name__  # saved, so that no method takes over what another kept
         self.backwards = 0
         self.skipped = 0
         if self.card.needs_batch_norm and not network.batch_norm_layers:
@@ -120,6 +129,8 @@ class Method(ABC):
                 f"{type(self).__name__} works on the statistics of BatchNorm layers, and this network has none "
                 f"({network.describe()}): choose another method, or another network"
             )
+        if hasattr(self.options, "entropy_form"):
+            check_form(self.options.entropy_form, network.activation)
 
     # What a method implements
 
@@ -133,10 +144,14 @@ class Method(ABC):
         """Whether another seed gives other numbers with these options; if not, one seed stands for all."""
         return cls.card.stochastic
 
-    def start(self, streams: int) -> None:  # noqa: B027
-        """Create the state of ``streams`` streams afresh; default: no state."""
+    def start(self, streams: int) -> None:
+        """Create the state of ``streams`` streams afresh: attributes, see :class:`~tta_bench.methods.state.State`.
 
-    def before_stream(self, images: Sequence[Dataset[Tensor]]) -> None:  # noqa: B027
+        A method with state of its own begins with this one.
+        """
+        self.streams = streams
+
+    def before_stream(self, images: Sequence[Dataset[Tensor]]) -> None:
         """See all unlabelled images of the streams that have just started; default: no look ahead.
 
         Args:
@@ -169,6 +184,19 @@ class Method(ABC):
     def theta(self, streams: int) -> Tensor:
         """The adapted parameters of the first streams, ``[A, scalars]``; default: the source model's."""
         return self.source_theta.expand(streams, -1)
+
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """What a plain network needs to predict as one stream does now: parameters ``[scalars]`` and statistics.
+
+        Raises:
+            UserError: it is not in the parameters and statistics, or there is nothing that lasts.
+        """
+        if self.protocol.episodic:
+            raise UserError(
+                f"{type(self).__name__} starts afresh at every image, so that there is no adapted network to export: "
+                "call the adapter on each image"
+            )
+        return self.theta(stream + 1)[stream], self.statistics
 
     def theta_before_update(self, streams: int) -> Tensor:
         """:meth:`theta` as the next image finds it."""
@@ -249,28 +277,36 @@ class Method(ABC):
         self.skipped += int(sum(map(sum, rows[len(diagnostics) :])))
         return StepResult(logits, dict(zip(diagnostics, rows, strict=False)), seconds)
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that the next image depends on, so that a killed run goes on to the same numbers.
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """All that the next image depends on, so that a killed run goes on to the same numbers, as torch saves it.
 
-        These are the attributes of the method but the arguments of its constructor and :attr:`transient`; with a
-        reset at every image the counters alone. The tensors are those of the method, not copies. A method overrides
-        this only for attributes that :func:`~tta_bench.methods.state.pack` does not know.
+        With a reset at every image these are the counters alone. The tensors are those of the method, not copies.
+        """
+        if self.protocol.episodic:
+            return {_EXTRA: {"kind": self.kind, "backwards": self.backwards, "skipped": self.skipped}}
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Go on from :meth:`state_dict`, with as many streams as it is of, whether they have started or not.
 
         Raises:
-            TypeError: there is such an attribute.
+            UserError: it was not saved by this method, in this version and on such a network.
         """
-        names = {"backwards", "skipped"}
-        if not self.protocol.episodic:
-            names = vars(self).keys() - _NOT_STATE - self.transient
-        return {name: pack(getattr(self, name)) for name in sorted(names)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`, after :meth:`start` with as many streams.
-
-        An attribute that shares its memory with another one is an override's business.
-        """
-        for name, packed in state_dict.items():
-            setattr(self, name, unpack(getattr(self, name, None), packed))
+        refusal = f"this is no state of {self.kind} on such a network in this version: start afresh"
+        if state_dict.get(_EXTRA, {}).get("kind") != self.kind:
+            raise UserError(refusal)
+        if self.protocol.episodic:
+            return self.set_extra_state(state_dict[_EXTRA])
+        streams = state_dict[_EXTRA].get("streams", self.streams)
+        if streams != self.streams:
+            self.start(streams)
+        try:
+            keys = super().load_state_dict(state_dict, *args, **kwargs)
+        except RuntimeError as error:  # torch's list of modules that are missing or too much
+            raise UserError(f"{refusal} ({' '.join(str(error).split())})") from None
+        if self.theta(self.streams).shape[1:] != self.source_theta.shape:
+            raise UserError(refusal)
+        return keys
 
     def describe(self) -> str:
         """What is adapted and how, for the start of a run."""
@@ -284,10 +320,17 @@ class Method(ABC):
 
 
 METHODS: Registry[type[Method]] = Registry("method", "tta_bench.methods")
+list_methods = METHODS.names
+"""The names of all methods, sorted, those of plug-ins included; ``list_methods("*grad")`` gives those that match."""
 register_method = METHODS.register
+"""Class decorator: make a :class:`Method` available by name, ``@register_method("tent")``.
+
+Raises:
+    ValueError: the name is taken.
+"""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GradientOptions(MethodOptions):
     """Options of methods that take gradient steps.
 
@@ -298,9 +341,9 @@ class GradientOptions(MethodOptions):
         nesterov: whether the momentum of SGD is Nesterov's.
     """
 
-    learning_rate: NonNegative = 1e-4
-    optimizer: OptimizerName = "adam"
-    momentum: Decay = 0.0
+    learning_rate: NonNegative
+    optimizer: OptimizerName
+    momentum: Decay
     nesterov: bool = later(False)
 
     def __post_init__(self) -> None:
@@ -312,11 +355,12 @@ class GradientOptions(MethodOptions):
 class GradientMethod(Method):
     """Base of methods that update the adapted parameters by gradient steps, statistics taken from each image."""
 
-    Options = GradientOptions
+    Options: ClassVar[type[MethodOptions]] = GradientOptions
 
     def start(self, streams: int) -> None:
         """Every row at the source model's parameters, with a fresh optimiser."""
-        self.state = AffineState(self.source_theta, streams, self.make_optimizer())
+        super().start(streams)
+        self.state = AdaptedParameters(self.source_theta, streams, self.make_optimizer())
 
     def make_optimizer(self, **others: Any) -> Optimizer:
         """The optimiser of the options; ``others`` are further arguments of a method that has options for them."""
@@ -338,6 +382,14 @@ class GradientMethod(Method):
     def followed_gradient(self, streams: int) -> Tensor:
         """See the base class."""
         return self.state.followed_gradient(streams)
+
+
+def _default_options(kind: type[Method]) -> MethodOptions:
+    """Those of the method's YAML; a class that is not registered has the defaults of its options class."""
+    from tta_bench.methods.options import default_options  # which needs the registry of methods
+
+    name = METHODS.name_of(kind)
+    return kind.Options() if name is None else default_options(name)
 
 
 def _on_host(values: Sequence[Tensor]) -> list[list[float]]:

@@ -22,8 +22,8 @@ class CAGradOptions(TwoObjectivesOptions):
         rescale: divide the result by ``1 + c^2``, by ``1 + c``, or not at all.
     """
 
-    radius: NonNegative = 0.4
-    rescale: Literal["none", "square", "linear"] = "square"
+    radius: NonNegative
+    rescale: Literal["none", "square", "linear"]
 
 
 @register_method("cagrad")
@@ -39,6 +39,7 @@ class CAGrad(CombinedGradientsMethod):
         paper="Liu et al., NeurIPS 2021",
         licence="MIT",
         stochastic=True,
+        needs_unit_range=True,
     )
     Options = CAGradOptions
 

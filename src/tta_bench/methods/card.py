@@ -23,6 +23,11 @@ class Card:
             :meth:`~tta_bench.methods.base.Method.branches`.
         needs_batch_norm: whether it has nothing to work on in a network without BatchNorm layers, because the
             statistics of other layers are always the image's own.
+        features: feature maps of the network that it needs beside the logits, ``bottleneck`` or ``head_input`` of
+            :class:`~tta_bench.models.segmentation.Activations`.
+        needs_unit_range: whether, with the default options, it assumes that images lie in [0, 1], as when it changes
+            their brightness or rebuilds them. Every method is shown such images; the network may expect others, see
+            :class:`~tta_bench.ops.preprocessing.Preprocessing`.
         takes_batches: whether it takes several images of a stream at a time, ``[A, batch, 3, H, W]``.
     """
 
@@ -36,7 +41,9 @@ class Card:
     stochastic: bool = False
     branches: tuple[str, ...] = ()
     needs_batch_norm: bool = False
+    needs_unit_range: bool = False
     takes_batches: bool = False
+    features: tuple[str, ...] = ()
 
     @property
     def needs_gradients(self) -> bool:

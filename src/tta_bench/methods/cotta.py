@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
-from tta_bench.objectives.consistency import soft_cross_entropy
+from tta_bench.models.normalisation import Statistics
 from tta_bench.ops.draws import Draws
-from tta_bench.ops.views import WEAK_VIEWS, undo_weak_views, weak_views
-from tta_bench.runtime.ranges import Fraction, NonNegative
+from tta_bench.ops.probabilities import CLASSES, Activation, cross_entropies
+from tta_bench.ops.views import fitting_views, undo_weak_views, weak_views
+from tta_bench.runtime.ranges import Fraction
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,9 @@ class CoTTAOptions(GradientOptions):
             plain prediction, all others by its mean over the views, in [0, 1].
     """
 
-    learning_rate: NonNegative = 1e-5
-    teacher_momentum: Fraction = 0.999
-    restore: Fraction = 0.01
-    confidence: Fraction = 1.0
+    teacher_momentum: Fraction
+    restore: Fraction
+    confidence: Fraction
 
 
 @register_method("cotta")
@@ -73,7 +73,7 @@ class CoTTA(GradientMethod):
         theta = self.theta(len(images))
         target, confidence = self._target(images)
         losses, gradient = self.gradient(
-            lambda network: soft_cross_entropy(network(images), target).flatten(1).mean(1), theta
+            lambda network: cross_entropies(network(images), target, network.activation).flatten(1).mean(1), theta
         )
         rate = torch.full_like(losses, self.options.learning_rate)
         skipped = self.state.step(gradient, rate, losses)
@@ -86,6 +86,11 @@ class CoTTA(GradientMethod):
         """Logits ``[A, classes, H, W]`` of the teacher."""
         return self.network(images, self.teacher[: len(images)], self.statistics)
 
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """See the base class: the teacher."""
+        _, statistics = super().deployed(stream)
+        return self.teacher[stream], statistics
+
     def _restore(self, theta: Tensor, skipped: Tensor, generators: Sequence[torch.Generator]) -> None:
         """Take the drawn scalars of the rows ``[A, scalars]`` that were not skipped back to the source model."""
         drawn = [chosen(theta.shape[1], self.options.restore, generator) for generator in generators]
@@ -97,13 +102,21 @@ class CoTTA(GradientMethod):
         """The probabilities to learn ``[A, classes, H, W]``, and the source model's mean confidence ``[A]``."""
         # The source model shares its convolutions with itself: affine rows let all streams run in one pass.
         count = len(images)
-        anchor = torch.sigmoid(self.network(images, self.network.source_theta.expand(count, -1), self.statistics))
-        confidence = torch.maximum(anchor, 1 - anchor).flatten(1).mean(1)
-        logits = self.network(weak_views(images), self.teacher[:count], self.statistics)
-        views = undo_weak_views(torch.sigmoid(logits))
-        plain = views[:, list(WEAK_VIEWS).index("identity")]
+        anchor = self.network(images, self.network.source_theta.expand(count, -1), self.statistics)
+        confidence = certainty(self.network.probabilities(anchor), self.network.activation).flatten(1).mean(1)
+        names = fitting_views(images)
+        logits = self.network(weak_views(images, names), self.teacher[:count], self.statistics)
+        views = undo_weak_views(self.network.probabilities(logits), names)
+        plain = views[:, names.index("identity")]
         is_sure = (confidence >= self.options.confidence)[:, None, None, None]
         return torch.where(is_sure, plain, views.mean(dim=1)), confidence
+
+
+def certainty(probabilities: Tensor, activation: Activation) -> Tensor:
+    """Probability of what is most probable, ``[A, distributions, H, W]``: a class or its absence, or one of all."""
+    if activation == "softmax":
+        return probabilities.amax(CLASSES, keepdim=True)
+    return torch.maximum(probabilities, 1 - probabilities)
 
 
 def chosen(count: int, probability: float, generator: torch.Generator) -> Tensor:

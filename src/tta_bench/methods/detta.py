@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
-from tta_bench.methods.state import AffineState
+from tta_bench.methods.optimizers import Optimizer
+from tta_bench.methods.state import State
 from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.ops.draws import Draws
@@ -30,10 +31,10 @@ class DeTTAOptions(GradientOptions):
             every pass by the image's own statistics.
     """
 
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    masked: Annotated[float, Range(0, 1, "(]")] = 0.1
-    radius: Annotated[int, Range(1, 2**14)] = 2
-    running_momentum: Annotated[float, Range(0, 1, "(]")] | None = None
+    betas: tuple[Decay, Decay]
+    masked: Annotated[float, Range(0, 1, "(]")]
+    radius: Annotated[int, Range(1, 2**14)]
+    running_momentum: Annotated[float, Range(0, 1, "(]")] | None
 
 
 @register_method("detta")
@@ -50,14 +51,19 @@ class DeTTA(GradientMethod):
         licence="none stated",
         stochastic=True,
         branches=("denoising",),
+        needs_unit_range=True,
     )
     Options = DeTTAOptions
 
     def start(self, streams: int) -> None:
         """Every stream at the source model's affine parameters and statistics, with a fresh optimiser."""
-        self.state = AffineState(self.network.source_theta, streams, self.make_optimizer(betas=self.options.betas))
+        super().start(streams)
         mean, variance = self.network.source_statistics
-        self.running = RunningStatistics(mean.repeat(streams, 1), variance.repeat(streams, 1))
+        self.running = State(mean=mean.repeat(streams, 1), variance=variance.repeat(streams, 1))
+
+    def make_optimizer(self, **others: Any) -> Optimizer:
+        """See the base class; with the betas of the options."""
+        return super().make_optimizer(betas=self.options.betas, **others)
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """``theta <- theta - lr * Adam(grad masked error of the denoised image)``."""
@@ -89,14 +95,20 @@ class DeTTA(GradientMethod):
             statistics = self._running(len(images))
         return self.network(images, self.theta(len(images)), statistics)
 
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """See the base class: the running statistics, if there are any."""
+        theta, statistics = super().deployed(stream)
+        if self.options.running_momentum is not None:
+            row = slice(stream, stream + 1)
+            statistics = RunningStatistics(self.running.mean[row], self.running.variance[row])
+        return theta, statistics
+
     def _running(self, streams: int, momentum: float | None = None) -> RunningStatistics:
         """A copy of the first streams' running statistics, updated by the forward pass if a momentum is given."""
         return RunningStatistics(self.running.mean[:streams].clone(), self.running.variance[:streams].clone(), momentum)
 
 
-def corrupt(
-    images: Tensor, generators: Sequence[torch.Generator], masked: float = 0.1, radius: int = 2
-) -> tuple[Tensor, Tensor]:
+def corrupt(images: Tensor, generators: Sequence[torch.Generator], masked: float, radius: int) -> tuple[Tensor, Tensor]:
     """Replace randomly drawn pixels of each channel by a neighbour's original value (Noise2Void).
 
     Args:

@@ -1,21 +1,22 @@
-"""DIGA: mixed statistics and a classifier by class prototypes (Wang et al., CVPR 2023), for sigmoid classes."""
+"""DIGA: mixed statistics and a classifier by class prototypes (Wang et al., CVPR 2023)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, StepResult, register_method
-from tta_bench.methods.state import pack
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.normalisation import MixedStatistics
+from tta_bench.models.normalisation import MixedStatistics, Statistics
 from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.probabilities import CLASSES, Activation
 from tta_bench.runtime.ranges import Fraction, Positive, Range
 
 
@@ -27,26 +28,30 @@ class DIGAOptions(MethodOptions):
         source_weight: of the source statistics in every layer, in [0, 1].
         prototype_weight: of the prototypes' probability against the network's, in [0, 1].
         running_weight: of the running prototypes against those of the image, in [0, 1].
-        confidence: probability of either side from which a pixel enters a prototype, in [0.5, 1].
+        confidence: probability of a side from which a pixel enters its prototype, in [0.5, 1].
         prototype_rate: weight of the image in the running prototypes, in [0, 1].
         temperature: divides the distances to the prototypes, positive.
     """
 
-    source_weight: Fraction = 0.8
-    prototype_weight: Fraction = 0.8
-    running_weight: Fraction = 0.8
-    confidence: Annotated[float, Range(0.5, 1)] = 0.9
-    prototype_rate: Fraction = 0.1
-    temperature: Positive = 1.0
+    source_weight: Fraction
+    prototype_weight: Fraction
+    running_weight: Fraction
+    confidence: Annotated[float, Range(0.5, 1)]
+    prototype_rate: Fraction
+    temperature: Positive
 
 
 class Prototypes(NamedTuple):
-    """Mean features of every class's foreground (side 0) and background (side 1)."""
+    """Mean features of the sides of every distribution.
+
+    Under sigmoids each class is one, with its foreground (side 0) and background (side 1); a softmax is one in all,
+    with the classes as its sides.
+    """
 
     vectors: Tensor
-    """``[S, classes, 2, channels]``; zeros where not present."""
+    """``[S, distributions, sides, channels]``; zeros where not present."""
     present: Tensor
-    """Bool ``[S, classes, 2]``."""
+    """Bool ``[S, distributions, sides]``."""
 
 
 class Evidence(NamedTuple):
@@ -59,7 +64,7 @@ class Evidence(NamedTuple):
     prototypes: Prototypes
     """Of the confident pixels of the image."""
     confident: Tensor
-    """``[A]``: fraction of pixels and classes that are confident."""
+    """``[A]``: fraction of pixels, under sigmoids of each class, that are confident."""
 
 
 @register_method("diga")
@@ -74,9 +79,10 @@ class DIGA(Method):
         backwards=0,
         paper="Wang et al., CVPR 2023",
         licence="none stated",
+        features=("head_input",),
     )
     Options = DIGAOptions
-    transient = frozenset({"_latest", "running"})
+    transient = frozenset({"_latest"})
 
     def __init__(
         self, network: AdaptableNetwork, options: DIGAOptions | None = None, protocol: Protocol | None = None
@@ -86,8 +92,10 @@ class DIGA(Method):
 
     def start(self, streams: int) -> None:
         """No stream has seen a confident pixel."""
-        self.streams = streams
-        self.running: Prototypes | None = None  # until the first pass tells how many channels the features have
+        super().start(streams)
+        # Until the first pass tells how many channels the features have.
+        self._vectors: Tensor | None = None
+        self._present: Tensor | None = None
         self._latest: tuple[Tensor, Evidence] | None = None
 
     def step(self, images: Tensor, keys: Sequence[ImageKey]) -> StepResult:
@@ -95,17 +103,13 @@ class DIGA(Method):
         self._latest = None
         return super().step(images, keys)
 
-    def state_dict(self) -> dict[str, Any]:
-        """See the base class; the running prototypes are None before the first image."""
-        return super().state_dict() | {"running": pack(self.running and tuple(self.running))}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See the base class."""
-        super().load_state_dict(state_dict)
-        self.running = self.running and Prototypes(*self.running)
+    @property
+    def running(self) -> Prototypes | None:
+        """The running prototypes of all streams; None before the first image."""
+        return None if self._vectors is None or self._present is None else Prototypes(self._vectors, self._present)
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
-        """Move the running prototypes towards those of the image, class and side by class and side."""
+        """Move the running prototypes towards those of the image, side by side."""
         evidence = self._evidence(images)
         finite = evidence.logits.isfinite().flatten(1).all(dim=1) & evidence.features.isfinite().flatten(1).all(dim=1)
         running, image = self._running(evidence.prototypes, len(images)), evidence.prototypes
@@ -117,66 +121,90 @@ class DIGA(Method):
         return {"confident": evidence.confident, "skipped": ~finite}
 
     def predict(self, images: Tensor) -> Tensor:
-        """Logit of the mixture of three probabilities: running prototypes, image's prototypes, network."""
+        """Logits of the mixture of three probabilities: running prototypes, image's prototypes, network."""
         evidence = self._evidence(images)
         running = self._running(evidence.prototypes, len(images))
         parts = [self._prototype_logits(p, evidence) for p in (running, evidence.prototypes)]
         of_prototypes, of_running = self.options.prototype_weight, self.options.running_weight
         weights = (of_prototypes * of_running, of_prototypes * (1 - of_running), 1 - of_prototypes)
-        return logit_of_mixture([*parts, evidence.logits], weights)
+        return logit_of_mixture([*parts, evidence.logits], weights, self.network.activation)
+
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """See the base class: there is none."""
+        raise UserError(
+            "diga predicts with class prototypes beside the network, so that no plain network predicts alike: keep the "
+            "adapter, and its state with state_dict()"
+        )
 
     def _evidence(self, images: Tensor) -> Evidence:
         """What the forward pass tells of the images; kept, because it depends on no stream's state."""
         if self._latest is None or self._latest[0] is not images:
             activations = self.network.activations(images, self.theta(len(images)), self.statistics)
-            sides = confident_sides(activations.logits, self.options.confidence)
-            prototypes = mean_features(activations.head_input, sides)
-            confident = 2 * sides.to(images).flatten(1).mean(dim=1)  # a pixel is confident of one side at most
-            self._latest = images, Evidence(activations.head_input, activations.logits, prototypes, confident)
+            sides = confident_sides(activations.logits, self.options.confidence, self.network.activation)
+            features = activations.head_input
+            if features.shape[-2:] != sides.shape[-2:]:  # of a network that classifies at a lower resolution
+                features = F.interpolate(features, sides.shape[-2:], mode="bilinear", align_corners=False)
+            prototypes = mean_features(features, sides)
+            # A pixel is confident of one side at most.
+            confident = sides.shape[2] * sides.to(images).flatten(1).mean(dim=1)
+            self._latest = images, Evidence(features, activations.logits, prototypes, confident)
         return self._latest[1]
 
     def _running(self, like: Prototypes, active: int) -> Prototypes:
         """Views of the running prototypes of the first streams."""
-        if self.running is None:
-            vectors = like.vectors.new_zeros(self.streams, *like.vectors.shape[1:])
-            self.running = Prototypes(vectors, like.present.new_zeros(self.streams, *like.present.shape[1:]))
-        return Prototypes(self.running.vectors[:active], self.running.present[:active])
+        running = self.running
+        if running is None:
+            running = Prototypes(*(each.new_zeros(self.streams, *each.shape[1:]) for each in like))
+            self._vectors, self._present = running
+        return Prototypes(*(each[:active] for each in running))
 
     def _prototype_logits(self, prototypes: Prototypes, evidence: Evidence) -> Tensor:
-        """``(distance to background - distance to foreground) / temperature``; the network's where one is missing."""
-        foreground, background = prototype_distances(evidence.features, prototypes.vectors).unbind(2)
+        """Logits of the softmax over ``-distance / temperature`` to the sides that are present, of each distribution.
+
+        The network's where fewer than two are: nothing can be told apart by one.
+        """
+        distances = prototype_distances(evidence.features, prototypes.vectors)
+        if self.network.activation == "softmax":
+            present = prototypes.present.flatten(1)[:, :, None, None]
+            logits = (-distances[:, 0] / self.options.temperature).masked_fill(~present, -math.inf)
+            return torch.where(present.sum(1, keepdim=True) >= 2, logits, evidence.logits)
+        foreground, background = distances.unbind(2)
         both = prototypes.present.all(dim=2)[:, :, None, None]
         return torch.where(both, (background - foreground) / self.options.temperature, evidence.logits)
 
 
-def confident_sides(logits: Tensor, confidence: float) -> Tensor:
-    """Bool ``[A, classes, 2, H, W]``: foreground (0) or background (1) at least as probable as ``confidence``."""
+def confident_sides(logits: Tensor, confidence: float, activation: Activation = "sigmoid") -> Tensor:
+    """Bool ``[A, distributions, sides, H, W]``: the sides at least as probable as ``confidence``."""
+    if activation == "softmax":
+        return torch.softmax(logits, CLASSES)[:, None] >= confidence
     return torch.stack([torch.sigmoid(logits), torch.sigmoid(-logits)], dim=2) >= confidence
 
 
 def mean_features(features: Tensor, sides: Tensor) -> Prototypes:
-    """Features ``[A, channels, H, W]`` averaged over each of ``sides`` ``[A, classes, 2, H, W]``."""
+    """Features ``[A, channels, H, W]`` averaged over each of ``sides`` ``[A, distributions, sides, H, W]``."""
     sums = torch.einsum("acshw,akhw->acsk", sides.to(features), features)
     counts = sides.flatten(3).sum(dim=3)
     return Prototypes(sums / counts.clamp(min=1)[..., None], counts > 0)
 
 
 def prototype_distances(features: Tensor, vectors: Tensor) -> Tensor:
-    """Euclidean distances ``[A, classes, 2, H, W]`` of features ``[A, channels, H, W]`` to each prototype."""
+    """Euclidean distances ``[A, distributions, sides, H, W]`` of features ``[A, channels, H, W]`` to each prototype."""
     pixels = features.flatten(2).transpose(1, 2)
     # By differences: the product form loses the digits of small distances.
     distances = torch.cdist(vectors.flatten(1, 2), pixels, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.unflatten(1, vectors.shape[1:3]).unflatten(3, features.shape[2:])
 
 
-def logit_of_mixture(logits: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """Logit of ``sum of weight * sigmoid(logits)`` for weights that sum to 1.
+def logit_of_mixture(logits: Sequence[Tensor], weights: Sequence[float], activation: Activation = "sigmoid") -> Tensor:
+    """Logits of ``sum of weight * probabilities`` for weights that sum to 1.
 
     Finite also where the probabilities themselves round to 0 or 1.
     """
 
-    def log_probability(sign: int) -> Tensor:
-        terms = [F.logsigmoid(sign * z) + math.log(w) for z, w in zip(logits, weights, strict=True) if w > 0]
+    def log_probability(log_probabilities: Callable[[Tensor], Tensor]) -> Tensor:
+        terms = [log_probabilities(z) + math.log(w) for z, w in zip(logits, weights, strict=True) if w > 0]
         return torch.logsumexp(torch.stack(terms), dim=0)
 
-    return log_probability(1) - log_probability(-1)
+    if activation == "softmax":
+        return log_probability(lambda z: F.log_softmax(z, CLASSES))
+    return log_probability(F.logsigmoid) - log_probability(lambda z: F.logsigmoid(-z))

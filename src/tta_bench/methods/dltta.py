@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, later, register_method
 from tta_bench.methods.memory_bank import MemoryBank
+from tta_bench.methods.state import State
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import EntropyForm, mean_entropy
 from tta_bench.ops.draws import Draws
+from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
 from tta_bench.runtime.ranges import NonNegative, Positive, Range
 
 SMALLEST_PROBABILITY = 1e-6
@@ -40,15 +42,15 @@ class DLTTAOptions(GradientOptions):
             ``source`` model's with the statistics of the image, which no update moves.
     """
 
-    entropy_form: EntropyForm = "positive"
-    warmup: Literal["constant", "linear"] = "constant"
-    memory: Annotated[int, Range(1, 10**6)] = 20
-    neighbours: Annotated[int, Range(1, 10**6)] = 8
-    attention_temperature: Positive = 0.2
-    prediction_temperature: Positive = 1.0
-    rate_function: Literal["linear", "exponential"] = "linear"
-    rate_scale: NonNegative = 1e-3
-    largest_rate: Annotated[float, Range(0, math.inf)] = 1e-3
+    entropy_form: EntropyForm
+    warmup: Literal["constant", "linear"]
+    memory: Annotated[int, Range(1, 10**6)]
+    neighbours: Annotated[int, Range(1, 10**6)]
+    attention_temperature: Positive
+    prediction_temperature: Positive
+    rate_function: Literal["linear", "exponential"]
+    rate_scale: NonNegative
+    largest_rate: Annotated[float, Range(0, math.inf)]
     compared_network: Literal["adapted", "source"] = later("adapted")
 
     def __post_init__(self) -> None:
@@ -57,21 +59,18 @@ class DLTTAOptions(GradientOptions):
             raise ValueError(f"neighbours={self.neighbours} must lie between 1 and memory={self.memory}")
 
 
-@dataclass
-class _Latest:
+class _Latest(State):
     """The latest image of each stream, before it enters the memory; no rows before the first.
 
-    Attributes:
+    Args:
         images: ``[A, 3, H, W]``.
         keys: ``[A, d]``.
         accepted: whether its update was carried out.
         logits: ``[A, classes, H, W]``, of the adapted network those after the update, once they have been computed.
     """
 
-    images: Tensor
-    keys: Tensor
-    accepted: list[bool]
-    logits: Tensor | None = None
+    def __init__(self, images: Tensor, keys: Tensor, accepted: list[bool], logits: Tensor | None = None) -> None:
+        super().__init__(images=images, keys=keys, accepted=accepted, logits=logits)
 
 
 @register_method("dltta")
@@ -86,13 +85,14 @@ class DLTTA(GradientMethod):
         backwards=1,
         paper="Yang et al., TMI 2022",
         licence="none stated",
+        features=("bottleneck",),
     )
     Options = DLTTAOptions
 
     def start(self, streams: int) -> None:
         """Every row at the source model, with a fresh optimiser and an empty memory."""
         super().start(streams)
-        self.memories = [MemoryBank(self.options.memory) for _ in range(streams)]
+        self.memories: Any = nn.ModuleList(MemoryBank(self.options.memory) for _ in range(streams))
         self._latest = _Latest(torch.empty(0), torch.empty(0), [])
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
@@ -105,7 +105,7 @@ class DLTTA(GradientMethod):
             nonlocal keys, logits
             activations = self.network.activations(images, network.theta, network.statistics)
             keys, logits = activations.bottleneck.detach().mean(dim=(2, 3)), activations.logits.detach()
-            return mean_entropy(activations.logits, self.options.entropy_form)
+            return mean_entropy(activations.logits, self.options.entropy_form, network.activation)
 
         losses, gradient = self.gradient(objective, self.theta(len(images)))
         of_source = self.options.compared_network == "source"
@@ -135,7 +135,7 @@ class DLTTA(GradientMethod):
                 discrepancies.append(logits.new_zeros(()))
                 continue
             past = memory.recall(key, options.neighbours, options.attention_temperature)
-            discrepancies.append(discrepancy(present / options.prediction_temperature, past))
+            discrepancies.append(discrepancy(present / options.prediction_temperature, past, self.network.activation))
             rates.append(learning_rate(discrepancies[-1], options))
         return torch.stack(rates), torch.stack(discrepancies)
 
@@ -151,21 +151,25 @@ class DLTTA(GradientMethod):
                 self.memories[row].push(latest.keys[row], logits[row])
 
 
-def discrepancy(logits: Tensor, past: Tensor) -> Tensor:
-    """Half the sum of both Kullback-Leibler divergences of two sigmoid predictions, mean over all pixels.
+def discrepancy(logits: Tensor, past: Tensor, activation: Activation = "sigmoid") -> Tensor:
+    """Half the sum of both Kullback-Leibler divergences of two predictions, mean over all their distributions.
 
-    For two Bernoulli distributions the sum is ``(p - q) (logit p - logit q)``: never negative, symmetric, and finite
-    because the probabilities are kept away from 0 and 1.
+    The sum is ``(p - q) (logit p - logit q)`` for two Bernoulli distributions, and for two of several classes the sum
+    over them of ``(p - q) (log p - log q)``: never negative, symmetric, and finite because the probabilities are kept
+    away from 0 and 1.
 
     Args:
-        logits: any shape.
+        logits: ``[..., classes, H, W]``.
         past: the same shape.
+        activation: what both stand for.
 
     Returns:
         Scalar.
     """
     low, high = SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY
-    p, q = (torch.sigmoid(each).clamp(low, high) for each in (logits, past))
+    p, q = (probabilities(each, activation).clamp(low, high) for each in (logits, past))
+    if activation == "softmax":
+        return ((p - q) * (p.log() - q.log())).sum(CLASSES).mean() / 2
     return ((p - q) * (torch.logit(p) - torch.logit(q))).mean() / 2
 
 

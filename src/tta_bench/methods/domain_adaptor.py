@@ -15,8 +15,8 @@ from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics, NormalisationLayer, RectifiedStatistics
-from tta_bench.objectives.entropy import binary_entropy
 from tta_bench.ops.draws import Draws
+from tta_bench.ops.probabilities import CLASSES, Activation, entropies
 from tta_bench.runtime.ranges import Fraction
 
 SMALLEST_TEMPERATURE = 1e-3
@@ -34,11 +34,11 @@ class DomainAdaptorOptions(GradientOptions):
 
     Attributes:
         source_weight: of the source statistics in the mixture, in [0, 1].
-        temperature: of the entropy: one per class and ``image``, or one per class and ``pixel``.
+        temperature: of the entropy: one per ``image``, or one per ``pixel``; under sigmoids one of each class.
     """
 
-    source_weight: Fraction = 0.5
-    temperature: Temperature = "image"
+    source_weight: Fraction
+    temperature: Temperature
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class DomainAdaptor(GradientMethod):
         needs_batch_norm=True,
     )
     Options = DomainAdaptorOptions
-    transient = frozenset({"_adapted", "rectification"})
+    transient = frozenset({"_weights", "_biases", "_adapted", "rectification"})
 
     def __init__(
         self, network: AdaptableNetwork, options: DomainAdaptorOptions | None = None, protocol: Protocol | None = None
@@ -129,7 +129,7 @@ class DomainAdaptor(GradientMethod):
         """Transform, one step in the transformed parameters, and back."""
         theta = self.theta(len(images)).clone()
         losses, gradient, self.rectification = self._rectified_gradient(
-            lambda logits: generalised_entropy(logits, self.options.temperature), images, theta
+            lambda logits: generalised_entropy(logits, self.options.temperature, self.network.activation), images, theta
         )
         rate = torch.full_like(losses, self.options.learning_rate)
         skipped = self.state.step(gradient, rate, losses)
@@ -174,16 +174,30 @@ class DomainAdaptor(GradientMethod):
         return Rectification(scale, shift, self._weights, self._biases)
 
 
-def generalised_entropy(logits: Tensor, temperature: Temperature = "image") -> Tensor:
-    """Generalised entropy of ``[A, classes, H, W]`` sigmoid logits: ``mean of T^2 H(sigmoid(s / T))``, ``[A]``.
+def generalised_entropy(logits: Tensor, temperature: Temperature, activation: Activation = "sigmoid") -> Tensor:
+    """Generalised entropy of logits ``[A, classes, H, W]``: ``mean of T^2 H(s / T)``, ``[A]``.
 
-    ``T`` is twice the standard deviation of the logits, as a constant: those of one class over the image, or, per
-    pixel, those of the pair ``(s, 0)`` that a sigmoid stands for.
+    Args:
+        logits: of the network.
+        temperature: ``T``, a constant, is twice :func:`deviation` per image or per pixel.
+        activation: what the logits stand for.
     """
-    values = logits.detach()
-    if temperature == "image":
-        deviation = values.flatten(2).std(dim=2)[:, :, None, None]
-    else:
-        deviation = values.abs() / math.sqrt(2)
-    scale = (2 * deviation).clamp(min=SMALLEST_TEMPERATURE)
-    return (scale.square() * binary_entropy(logits / scale)).flatten(1).mean(1)
+    scale = (2 * deviation(logits.detach(), temperature, activation)).clamp(min=SMALLEST_TEMPERATURE)
+    return (scale.square() * entropies(logits / scale, activation)).flatten(1).mean(1)
+
+
+def deviation(logits: Tensor, temperature: Temperature, activation: Activation) -> Tensor:
+    """Standard deviation of logits, of the shape that they are divided by.
+
+    ``pixel``: over the classes, as in the paper; a sigmoid ``s`` stands for the pair ``(s, 0)``. ``image``: over the
+    pixels, of the logit of each sigmoid, or of the difference between two classes of a softmax, all pairs alike.
+    """
+    if activation == "softmax":
+        others = logits.shape[CLASSES] - 1
+        centred = logits - logits.mean(CLASSES, keepdim=True)
+        if temperature == "pixel":
+            return (centred.square().sum(CLASSES, keepdim=True) / others).sqrt()
+        return (2 * centred.flatten(2).var(dim=2).sum(1) / others).sqrt()[:, None, None, None]
+    if temperature == "pixel":
+        return logits.abs() / math.sqrt(2)
+    return logits.flatten(2).std(dim=2)[:, :, None, None]

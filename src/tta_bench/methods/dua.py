@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
-from tta_bench.models.normalisation import RunningStatistics
+from tta_bench.methods.state import State
+from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Fraction, Range
 
@@ -28,19 +29,19 @@ class DUAOptions(MethodOptions):
         floor: added to the momentum where it is used, not fed back into the recursion; in [0, 1].
         copies: augmented copies of the image whose pooled statistics are one update.
         augmentations: of every copy: a crop of the padded image, a horizontal flip, a quarter rotation.
-        padding: of the crop, on each side, as a fraction of the image's side; in [0, 0.5].
+        padding: of the crop, on each side, as a fraction of the image's shorter side; in [0, 0.5].
         pad_mode: what the padding holds: the mirrored image or zeros.
         max_updates: updates of a stream after which its statistics stay, None for no end.
     """
 
-    initial_momentum: Fraction = 0.1
-    decay: Fraction = 0.94
-    floor: Fraction = 0.005
-    copies: Annotated[int, Range(1, 2**10)] = 16
-    augmentations: tuple[Augmentation, ...] = ("crop", "flip", "rotate")
-    padding: Annotated[float, Range(0, 0.5)] = 0.125
-    pad_mode: Literal["reflect", "zeros"] = "reflect"
-    max_updates: Annotated[int, Range(0, 10**9)] | None = None
+    initial_momentum: Fraction
+    decay: Fraction
+    floor: Fraction
+    copies: Annotated[int, Range(1, 2**10)]
+    augmentations: tuple[Augmentation, ...]
+    padding: Annotated[float, Range(0, 0.5)]
+    pad_mode: Literal["reflect", "zeros"]
+    max_updates: Annotated[int, Range(0, 10**9)] | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,6 +63,7 @@ class DUA(Method):
         licence="none stated",
         stochastic=True,
         needs_batch_norm=True,
+        needs_unit_range=True,
     )
     Options = DUAOptions
 
@@ -74,8 +76,9 @@ class DUA(Method):
 
     def start(self, streams: int) -> None:
         """Every stream at the source statistics."""
+        super().start(streams)
         mean, variance = self.network.source_statistics
-        self.running = RunningStatistics(mean.repeat(streams, 1), variance.repeat(streams, 1))
+        self.running = State(mean=mean.repeat(streams, 1), variance=variance.repeat(streams, 1))
         self.updates = torch.zeros(streams, dtype=torch.long)
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
@@ -107,20 +110,26 @@ class DUA(Method):
         statistics = RunningStatistics(self.running.mean[rows], self.running.variance[rows])
         return self.network(images, self.theta(len(images)), statistics)
 
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """See the base class: the running statistics."""
+        theta, _ = super().deployed(stream)
+        row = slice(stream, stream + 1)
+        return theta, RunningStatistics(self.running.mean[row], self.running.variance[row])
+
 
 def augmented_copies(images: Tensor, generators: Sequence[torch.Generator], options: DUAOptions) -> Tensor:
     """Randomly cropped, flipped and rotated copies.
 
     Args:
-        images: square, ``[S, 3, H, W]``; left unchanged.
+        images: ``[S, C, H, W]``; left unchanged. Oblong ones are turned by half turns alone.
         generators: one CPU generator per image.
         options: how many and which.
 
     Returns:
-        ``[S * copies, 3, H, W]``, the copies of one image next to each other.
+        ``[S * copies, C, H, W]``, the copies of one image next to each other.
     """
     height, width = images.shape[-2:]
-    pad = round(options.padding * height) if "crop" in options.augmentations else 0
+    pad = round(options.padding * min(height, width)) if "crop" in options.augmentations else 0
     mode = "reflect" if options.pad_mode == "reflect" else "constant"
     padded = F.pad(images, (pad, pad, pad, pad), mode=mode)
     copies = []
@@ -134,6 +143,6 @@ def augmented_copies(images: Tensor, generators: Sequence[torch.Generator], opti
             if flip and "flip" in options.augmentations:
                 copy = copy.flip(-1)
             if "rotate" in options.augmentations:
-                copy = torch.rot90(copy, quarter, dims=(-2, -1))
+                copy = torch.rot90(copy, quarter if height == width else quarter // 2 * 2, dims=(-2, -1))
             copies.append(copy)
     return torch.stack(copies)

@@ -37,10 +37,8 @@ class GraTaOptions(TwoObjectivesOptions):
         perturbation: size of the auxiliary descent step at whose end the pseudo gradient is taken; 0 for none.
     """
 
-    learning_rate_function: Literal[
-        "square", "linear", "sigmoid", "relu", "softplus", "constant", "constant_quarter"
-    ] = "square"
-    perturbation: NonNegative = 1.0
+    learning_rate_function: Literal["square", "linear", "sigmoid", "relu", "softplus", "constant", "constant_quarter"]
+    perturbation: NonNegative
 
 
 @register_method("grata")
@@ -56,6 +54,7 @@ class GraTa(TwoObjectivesMethod):
         paper="Chen et al., AAAI 2025",
         licence="MIT",
         stochastic=True,
+        needs_unit_range=True,
     )
     Options = GraTaOptions
 

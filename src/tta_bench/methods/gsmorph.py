@@ -20,7 +20,7 @@ class GSMorphOptions(TwoObjectivesOptions):
         group_by: conflicts are judged per affine tensor, per normalisation layer, or over the whole network.
     """
 
-    group_by: Literal["tensor", "module", "network"] = "tensor"
+    group_by: Literal["tensor", "module", "network"]
 
 
 @register_method("gsmorph")
@@ -36,6 +36,7 @@ class GSMorph(CombinedGradientsMethod):
         paper="Dou et al., MICCAI 2023",
         licence="none stated",
         stochastic=True,
+        needs_unit_range=True,
     )
     Options = GSMorphOptions
 

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
-from tta_bench.methods.optimizers import OptimizerName
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.ops.draws import Draws
-from tta_bench.ops.views import WEAK_VIEWS, undo_weak_views, weak_views
+from tta_bench.ops.probabilities import CLASSES
+from tta_bench.ops.views import WEAK_VIEWS, fitting_views, undo_weak_views, weak_views
 from tta_bench.runtime.ranges import NonNegative
 
 
@@ -30,10 +30,8 @@ class MEMOOptions(GradientOptions):
         prior: how many images the source statistics count for, beside the one test image; not negative.
     """
 
-    learning_rate: NonNegative = 2.5e-4
-    optimizer: OptimizerName = "sgd"
-    parameters: Literal["all", "affine"] = "all"
-    prior: NonNegative = 16.0
+    parameters: Literal["all", "affine"]
+    prior: NonNegative
 
 
 @register_method("memo")
@@ -82,15 +80,19 @@ class MEMO(GradientMethod):
 
 
 def marginal_entropy(network: BoundNetwork, images: Tensor, views: Sequence[str] = tuple(WEAK_VIEWS)) -> Tensor:
-    """Bernoulli entropy of each pixel's mean probability over the views, mapped back; mean over the pixels: ``[S]``.
+    """Entropy of each pixel's mean probabilities over the views, mapped back; mean over the pixels: ``[S]``.
 
     Args:
         network: the network with its state.
-        images: ``[S, 3, H, W]`` in [0, 1], square.
-        views: weak views.
+        images: ``[S, 3, H, W]`` in [0, 1].
+        views: weak views, those of them that fit the images.
     """
+    views = fitting_views(images, views)
     logits = undo_weak_views(network(weak_views(images, views)), views)
     # In log space, so that a probability that rounds to 0 or 1 has a finite gradient.
+    if network.activation == "softmax":
+        mean = F.log_softmax(logits, CLASSES).logsumexp(dim=1) - math.log(len(views))
+        return -(mean.exp() * mean).sum(CLASSES).flatten(1).mean(1)
     foreground = F.logsigmoid(logits).logsumexp(dim=1) - math.log(len(views))
     background = F.logsigmoid(-logits).logsumexp(dim=1) - math.log(len(views))
     return -(foreground.exp() * foreground + background.exp() * background).flatten(1).mean(1)

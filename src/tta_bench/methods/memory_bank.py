@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tta_bench.methods.state import State
 
-class MemoryBank:
+
+class MemoryBank(State):
     """The last images of one stream: a key and a value of each.
 
     Args:
@@ -18,7 +17,9 @@ class MemoryBank:
     """
 
     def __init__(self, capacity: int) -> None:
-        self._entries: deque[tuple[Tensor, Tensor]] = deque(maxlen=capacity)
+        super().__init__()
+        self.capacity = capacity
+        self._entries: list[tuple[Tensor, Tensor]] = []
 
     def __len__(self) -> int:
         """Number of images in the memory."""
@@ -26,15 +27,7 @@ class MemoryBank:
 
     def push(self, key: Tensor, value: Tensor) -> None:
         """Add an image: a key ``[d]`` and a value of any shape; a full memory loses its oldest."""
-        self._entries.append((key, value))
-
-    def state_dict(self) -> dict[str, Any]:
-        """The images in the memory, oldest first."""
-        return {"entries": list(self._entries)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the images of a memory of the same capacity."""
-        self._entries = deque(state_dict["entries"], self._entries.maxlen)
+        self._entries = [*self._entries, (key, value)][-self.capacity :]
 
     def recall(self, key: Tensor, neighbours: int, temperature: float) -> Tensor:
         """Mean value of the most similar images, weighted by :func:`attention`."""

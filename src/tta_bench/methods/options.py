@@ -3,32 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
+from tta_bench.runtime.paths import CONFIG_DIR, package_folder
 from tta_bench.runtime.ranges import strict_numbers
-
-if TYPE_CHECKING:
-    from pydantic_core import SchemaValidator
+from tta_bench.schema import fault_sentence
 
 PRESETS = ("uniform", "official")
 """Hyper-parameters that are equal for all methods where they can be, or those of a method's own authors."""
+
+
+def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
+    """``${preset:UNIFORM,OFFICIAL}`` in a method's YAML: one of two values, chosen by its key ``preset``."""
+    value = official if _parent_.get("preset") == "official" else uniform
+    return OmegaConf.create(value) if isinstance(value, list) else value
+
+
+OmegaConf.register_new_resolver("preset", _by_preset, replace=True)
+
+
+def default_options(name: str, **changes: Any) -> MethodOptions:
+    """The hyper-parameters of a method as its YAML has them, without a command line.
+
+    Args:
+        name: of a registered method. One whose package brings no YAML for it has the defaults of its options class.
+        changes: option -> value in place of the YAML's; of a mapping some of its keys; also ``preset``.
+
+    Raises:
+        UserError: unknown method or option, wrong types or values out of range.
+    """
+    composed = OmegaConf.merge(_composed(name), {key: changes[key] for key in ("preset",) if key in changes})
+    values: Any = OmegaConf.to_container(composed, resolve=True)
+    for key, change in changes.items():
+        is_part = isinstance(change, Mapping) and isinstance(values.get(key), Mapping)
+        values[key] = values[key] | change if is_part else change
+    return method_options(values | {"name": name})
 
 
 def method_options(method: Mapping[str, Any]) -> MethodOptions:
     """The hyper-parameters of ``method`` (its YAML's content), typed and checked.
 
     Raises:
-        UserError: no or an unknown name, unknown keys, wrong types or values out of range.
+        UserError: no or an unknown name, unknown or missing keys, wrong types or values out of range.
     """
-    # Whoever builds options by hand needs no pydantic, and benchmarks run the methods where there is none.
-    from pydantic import ValidationError
-
-    from tta_bench.schema import fault_sentence
-
     if not isinstance(method, Mapping) or "name" not in method:
         raise UserError(f"no method is chosen: add +method=NAME, {METHODS.nearest('')}")
     options: Any = METHODS.get(str(method["name"])).Options
@@ -44,14 +74,35 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
 
 
 @cache
+def _composed(name: str) -> DictConfig:
+    """The content of a method's YAML with what it shares with others; empty where there is none."""
+    module = METHODS.get(name).__module__
+    if module.partition(".")[0] != __name__.partition(".")[0]:
+        with suppress(ModuleNotFoundError, ValueError):  # the latter of a notebook
+            path = package_folder(module) / f"conf/method/{name}.yaml"
+            if path.exists():
+                ConfigStore.instance().store(group="method", name=name, node=OmegaConf.load(path), package="method")
+    outer = GlobalHydra.instance().hydra  # of a program that is configured by Hydra itself
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            section: DictConfig = compose(f"method/{name}").method
+    except MissingConfigException as error:
+        if error.missing_cfg_file != f"method/{name}":
+            raise
+        section = DictConfig({})
+    finally:
+        GlobalHydra.instance().hydra = outer
+    OmegaConf.set_struct(section, False)
+    return section
+
+
+@cache
 def _validator(options: Any) -> SchemaValidator:
     """Building one takes milliseconds, and a report asks for the options of every cell several times.
 
     Options of a plug-in may declare no range: their numbers are finite all the same.
     """
-    from pydantic import TypeAdapter
-    from pydantic_core import SchemaValidator
-
     return SchemaValidator(strict_numbers(TypeAdapter(options).core_schema))
 
 

@@ -21,7 +21,7 @@ class PCGradOptions(TwoObjectivesOptions):
         reduction: whether the two projected gradients are added or averaged.
     """
 
-    reduction: Literal["sum", "mean"] = "sum"
+    reduction: Literal["sum", "mean"]
 
 
 @register_method("pcgrad")
@@ -37,6 +37,7 @@ class PCGrad(CombinedGradientsMethod):
         paper="Yu et al., NeurIPS 2020",
         licence="MIT",
         stochastic=True,
+        needs_unit_range=True,
     )
     Options = PCGradOptions
 

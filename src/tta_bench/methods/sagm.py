@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -26,9 +26,9 @@ class SAGMOptions(GradientOptions):
         strong_augmentation: operations of the strong view.
     """
 
-    rho: NonNegative = 0.05
-    alpha: Annotated[float, Range(-LARGE, LARGE)] = 0.001
-    strong_augmentation: StrongAugmentation = field(default_factory=StrongAugmentation)
+    rho: NonNegative
+    alpha: Annotated[float, Range(-LARGE, LARGE)]
+    strong_augmentation: StrongAugmentation
 
 
 @register_method("sagm")
@@ -44,6 +44,7 @@ class SAGM(GradientMethod):
         paper="Wang et al., CVPR 2023",
         licence="MIT",
         stochastic=True,
+        needs_unit_range=True,
     )
     Options = SAGMOptions
 

@@ -14,8 +14,8 @@ from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import BoundNetwork
-from tta_bench.objectives.entropy import binary_entropy
 from tta_bench.ops.draws import Draws
+from tta_bench.ops.probabilities import CLASSES, entropies, most_entropy
 from tta_bench.runtime.ranges import NonNegative, Positive, Range
 
 AVERAGE_KEEPS = 0.9
@@ -30,18 +30,19 @@ class SAROptions(GradientOptions):
 
     Attributes:
         rho: length of the ascent step at whose end the gradient is taken, not negative.
-        margin: entropies below this multiple of ln 2 are reliable and minimised; ``inf`` takes all.
-        unit: what is reliable or not: each ``pixel`` of each class, or the ``image`` as a whole.
+        margin: entropies below this multiple of the largest one, ln 2 of a sigmoid and the logarithm of the number of
+            classes of a softmax, are reliable and minimised; ``inf`` takes all.
+        unit: what is reliable or not: each ``pixel``, under sigmoids of each class, or the ``image`` as a whole.
         skip_layers: layers whose name contains one of these keep their affine parameters.
         recovery: a stream returns to the source model when the moving average of its loss falls below this
             multiple of the average after its first updates; None never returns.
     """
 
-    rho: NonNegative = 0.05
-    margin: Annotated[float, Range(0, math.inf)] = 0.4
-    unit: Literal["pixel", "image"] = "pixel"
-    skip_layers: tuple[str, ...] = ()
-    recovery: Positive | None = None
+    rho: NonNegative
+    margin: Annotated[float, Range(0, math.inf)]
+    unit: Literal["pixel", "image"]
+    skip_layers: tuple[str, ...]
+    recovery: Positive | None
 
 
 @register_method("sar")
@@ -67,6 +68,7 @@ class SAR(GradientMethod):
         licence="BSD-3-Clause",
     )
     Options = SAROptions
+    transient = frozenset({"_adapted"})
 
     def __init__(
         self, network: AdaptableNetwork, options: SAROptions | None = None, protocol: Protocol | None = None
@@ -93,11 +95,13 @@ class SAR(GradientMethod):
         def objective(network: BoundNetwork) -> Tensor:
             # The second pass chooses among the units that the first one found reliable.
             nonlocal reliable
-            entropies = binary_entropy(network(images)).flatten(1)
+            logits = network(images)
+            units = entropies(logits, network.activation).flatten(1)
             if self.options.unit == "image":
-                entropies = entropies.mean(1, keepdim=True)
-            reliable = reliable & (entropies.detach() < self.options.margin * math.log(2))
-            return masked_mean(entropies, reliable)
+                units = units.mean(1, keepdim=True)
+            limit = self.options.margin * most_entropy(logits.shape[CLASSES], network.activation)
+            reliable = reliable & (units.detach() < limit)
+            return masked_mean(units, reliable)
 
         def gradient_at(theta: Tensor) -> tuple[Tensor, Tensor]:
             losses, gradient = self.gradient(objective, theta)

@@ -1,23 +1,120 @@
-"""The adapted parameters of all streams and their optimiser, and how a method's state is taken down and restored."""
+"""What streams keep from image to image, saved by torch's own ``state_dict``; the adapted parameters among it."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import is_dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tta_bench.methods.optimizers import Optimizer
-from tta_bench.models.normalisation import Statistics
 
 FIRST_TABLE = 64
 """Steps that the first table of corrections is made for; every further one is twice as long."""
 
 
-class AffineState:
-    """One row of affine (or of all) parameters per stream, each with an optimiser state of its own.
+class State(nn.Module):
+    """A module whose attributes are state: what is assigned is what ``state_dict`` saves, without being declared.
+
+    Tensors become buffers, which may change their shape; modules and parameters are torch's. Plain values, lists,
+    tuples and dictionaries of them or of tensors, and what has a ``state_dict`` of its own, such as an optimiser, are
+    saved as extra state.
+
+    Args:
+        values: the first attributes.
+
+    Raises:
+        TypeError: at the assignment of anything else.
+    """
+
+    transient: ClassVar[frozenset[str]] = frozenset()
+    """Names of attributes that are no state: constants, and what the next image does not depend on.
+
+    A class lists its own; those of its bases are added.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.transient = cls.transient.union(*(getattr(base, "transient", ()) for base in cls.__bases__))
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__()
+        for name, value in values.items():
+            setattr(self, name, value)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Of any type, as in a class that is no module."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.transient or name in _OF_MODULES:
+            object.__setattr__(self, name, value)
+        elif isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            self.__dict__.pop(name, None)
+            self._buffers[name] = value
+        elif isinstance(value, nn.Module | nn.Parameter) or _has_state(value) or _is_plain(value):
+            self._buffers.pop(name, None)
+            super().__setattr__(name, value)
+        else:
+            raise TypeError(
+                f"{type(self).__name__}.{name} is a {type(value).__name__}, which cannot be saved: hold tensors, plain "
+                "values or modules, or name it in transient if it is no state"
+            )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """All state that is no tensor, by name."""
+        kept = {name: vars(self)[name] for name in sorted(vars(self).keys() - _OF_MODULES - self.transient)}
+        return {name: value.state_dict() if _has_state(value) else value for name, value in kept.items()}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Take over :meth:`get_extra_state`, which is left unchanged."""
+        for name, value in copy.deepcopy(dict(state)).items():
+            present: Any = vars(self).get(name)
+            if _has_state(present):
+                present.load_state_dict(value)
+            else:
+                setattr(self, name, value)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Buffers are what the saved ones were: others are gone, and shapes may differ."""
+        before = dict(self._buffers)
+        self._buffers.clear()
+        for key, value in state_dict.items():
+            name = key.removeprefix(prefix)
+            if (
+                key.startswith(prefix)
+                and "." not in name
+                and isinstance(value, Tensor)
+                and name not in self._parameters
+            ):
+                old = before.get(name)
+                setattr(self, name, value.clone() if old is None else value.to(old.device, copy=True))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+_OF_MODULES = vars(nn.Module()).keys()
+"""What torch keeps of every module."""
+
+
+def _has_state(value: Any) -> bool:
+    """Whether a value that is no module saves itself."""
+    return hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether ``torch.load`` reads a value with ``weights_only=True``, as what it was: a named tuple is none."""
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    if type(value) is dict:
+        return all(map(_is_plain, (*value, *value.values())))
+    return value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str)
+
+
+class AdaptedParameters(State):
+    """The adapted parameters of all streams, one row each, and an optimiser whose state every row has of its own.
 
     Args:
         source: ``[scalars]``, where every row starts.
@@ -30,7 +127,10 @@ class AffineState:
         steps: ``[streams]``, how many each row has made.
     """
 
+    transient = frozenset({"optimizer", "_corrections", "_latest"})
+
     def __init__(self, source: Tensor, streams: int, optimizer: Optimizer) -> None:
+        super().__init__()
         self.theta = source.detach().repeat(streams, 1)
         self.optimizer = optimizer
         self.moments = self.theta.new_zeros(optimizer.moments, *self.theta.shape)
@@ -84,76 +184,3 @@ class AffineState:
         self.theta[:count] = torch.where(rows, source, self.theta[:count])
         self.moments[:, :count].masked_fill_(rows, 0)
         self.steps[:count].masked_fill_(is_reset, 0)
-
-    def state_dict(self) -> dict[str, Any]:
-        """All rows, with the moments and step counters of each."""
-        return {"theta": self.theta, "moments": self.moments, "steps": self.steps}
-
-    @torch.no_grad()
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the rows and their optimiser state from as many streams."""
-        for name, value in state_dict.items():
-            getattr(self, name).copy_(value)
-        self._calls = int(self.steps.max())
-
-
-def pack(value: Any) -> Any:
-    """The same as tensors and plain values alone, which ``torch.load`` reads with ``weights_only=True``.
-
-    As in the ``state_dict`` of a module the tensors share their memory with those of the value.
-
-    Args:
-        value: a tensor, None, a bool, number or string, a list, tuple or dict of such, a dataclass or statistics
-            policy (packed by attribute), or anything with a ``state_dict`` of its own.
-
-    Raises:
-        TypeError: a value of another kind.
-    """
-    if isinstance(value, Tensor):
-        return value.detach()
-    # Exact types: a named tuple or a NumPy number would come back as something else.
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if type(value) in (list, tuple):
-        return type(value)(map(pack, value))
-    if type(value) is dict:
-        return {pack(key): pack(item) for key, item in value.items()}
-    if hasattr(value, "state_dict"):
-        return pack(dict(value.state_dict()))
-    if _has_attributes(value):
-        return pack(vars(value))
-    raise TypeError(f"a {type(value).__name__} cannot be kept: give the method a state_dict and load_state_dict")
-
-
-@torch.no_grad()
-def unpack(present: Any, packed: Any) -> Any:
-    """The value that was packed; objects are those that are present, with their content replaced.
-
-    Args:
-        present: what a fresh start has put in the place of the value.
-        packed: from :func:`pack`; left unchanged.
-
-    Raises:
-        TypeError: the content of an object that a fresh start does not make.
-    """
-    if hasattr(present, "load_state_dict"):
-        present.load_state_dict(packed)
-        return present
-    if isinstance(present, nn.Parameter):  # an optimiser holds it
-        present.copy_(packed)
-        return present
-    if _has_attributes(present):
-        vars(present).update({name: unpack(getattr(present, name, None), item) for name, item in packed.items()})
-        return present
-    if type(packed) in (list, tuple) and type(present) is type(packed) and len(present) == len(packed):
-        return type(packed)(map(unpack, present, packed))
-    if type(packed) is dict and type(present) is dict:
-        return {key: unpack(present.get(key), item) for key, item in packed.items()}
-    if type(packed) is dict:
-        raise TypeError("an object that start does not make cannot be restored")
-    return copy.deepcopy(packed)
-
-
-def _has_attributes(value: Any) -> bool:
-    """Whether an object is packed by attribute."""
-    return (is_dataclass(value) and not isinstance(value, type)) or isinstance(value, Statistics)

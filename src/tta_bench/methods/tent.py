@@ -20,7 +20,7 @@ class TentOptions(GradientOptions):
         entropy_form: ``positive`` as in the segmentation code of GraTa's authors, or ``binary``.
     """
 
-    entropy_form: EntropyForm = "positive"
+    entropy_form: EntropyForm
 
 
 @register_method("tent")

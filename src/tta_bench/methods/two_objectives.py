@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, field
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from tta_bench.methods.base import Diagnostics, GradientMethod, GradientOptions
+from tta_bench.methods.base import Diagnostics, GradientMethod, GradientOptions, MethodOptions
 from tta_bench.objectives.base import OBJECTIVES, bind_objective, branches_of, draws_at_random
-from tta_bench.objectives.denoising import NOISE_STD
 from tta_bench.objectives.entropy import EntropyForm
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.gradients import gradient_cosine
@@ -32,12 +31,12 @@ class TwoObjectivesOptions(GradientOptions):
         strong_augmentation: operations of the strong view.
     """
 
-    pseudo: str = "consistency"
-    auxiliary: str = "entropy"
-    entropy_form: EntropyForm = "positive"
-    noise_std: NonNegative = NOISE_STD
-    super_resolution_factor: Annotated[int, Range(2, 4)] = 2
-    strong_augmentation: StrongAugmentation = field(default_factory=StrongAugmentation)
+    pseudo: str
+    auxiliary: str
+    entropy_form: EntropyForm
+    noise_std: NonNegative
+    super_resolution_factor: Annotated[int, Range(2, 4)]
+    strong_augmentation: StrongAugmentation
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,7 +51,7 @@ class TwoObjectivesOptions(GradientOptions):
 class TwoObjectivesMethod(GradientMethod):
     """Base of methods with two objectives."""
 
-    Options = TwoObjectivesOptions
+    Options: ClassVar[type[MethodOptions]] = TwoObjectivesOptions
 
     @classmethod
     def branches(cls, options: TwoObjectivesOptions) -> tuple[str, ...]:

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.methods.optimizers import make_optimizer
-from tta_bench.methods.state import AffineState
-from tta_bench.models.normalisation import AlignedStatistics
+from tta_bench.methods.state import AdaptedParameters
+from tta_bench.models.normalisation import AlignedStatistics, Statistics
 from tta_bench.ops.draws import Draws
 from tta_bench.runtime.ranges import Decay, NonNegative, Positive, Range
-
-COLOURS = 3
 
 
 @dataclass(frozen=True)
@@ -34,13 +33,13 @@ class VPTTAOptions(MethodOptions):
         attention_temperature: of the softmax over their cosine similarities, positive.
     """
 
-    learning_rate: NonNegative = 0.05
-    betas: tuple[Decay, Decay] = (0.9, 0.99)
-    prompt_size: Annotated[int, Range(1, 64)] = 5
-    warm_up: Positive = 5.0
-    memory: Annotated[int, Range(1, 10**6)] = 40
-    neighbours: Annotated[int, Range(1, 10**6)] = 16
-    attention_temperature: Positive = 0.2
+    learning_rate: NonNegative
+    betas: tuple[Decay, Decay]
+    prompt_size: Annotated[int, Range(1, 64)]
+    warm_up: Positive
+    memory: Annotated[int, Range(1, 10**6)]
+    neighbours: Annotated[int, Range(1, 10**6)]
+    attention_temperature: Positive
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,24 +60,26 @@ class VPTTA(Method):
         paper="Chen et al., CVPR 2024",
         licence="MIT",
         needs_batch_norm=True,
+        needs_unit_range=True,
     )
     Options = VPTTAOptions
 
     @property
     def source_theta(self) -> Tensor:
-        """The prompt that changes nothing, ``[3 * prompt_size ** 2]``."""
-        return self.network.source_theta.new_ones(COLOURS * self.options.prompt_size**2)
+        """The prompt that changes nothing, ``[channels * prompt_size ** 2]``."""
+        return self.network.source_theta.new_ones(self.network.model.in_channels * self.options.prompt_size**2)
 
     def start(self, streams: int) -> None:
         """A prompt of ones, a fresh optimiser, an empty memory and no image seen, for every stream."""
-        self.state = AffineState(self.source_theta, streams, make_optimizer("adam", betas=self.options.betas))
-        self.memories = [MemoryBank(self.options.memory) for _ in range(streams)]
+        super().start(streams)
+        self.state = AdaptedParameters(self.source_theta, streams, make_optimizer("adam", betas=self.options.betas))
+        self.memories: Any = nn.ModuleList(MemoryBank(self.options.memory) for _ in range(streams))
         self.seen = torch.zeros(streams, dtype=torch.long)
         self._is_counted = torch.zeros(streams, dtype=torch.bool)
         self._keys = self.theta(streams).clone()
 
     def theta(self, streams: int) -> Tensor:
-        """The prompts of the first streams, ``[A, 3 * prompt_size ** 2]``."""
+        """The prompts of the first streams, ``[A, channels * prompt_size ** 2]``."""
         return self.state.theta[:streams]
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
@@ -102,6 +103,13 @@ class VPTTA(Method):
         """Logits of the prompted images, with statistics mixed as for the latest image."""
         statistics = self._statistics(self.seen[: len(images)])
         return self.network(prompted(images, self.theta(len(images))), self._affine(len(images)), statistics)
+
+    def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
+        """See the base class: there is none."""
+        raise UserError(
+            "vptta predicts the prompted image, so that no plain network predicts alike: keep the adapter, "
+            "and its state with state_dict()"
+        )
 
     def describe(self) -> str:
         """See the base class."""
@@ -145,7 +153,7 @@ def image_weight(number: Tensor, warm_up: float) -> Tensor:
 
 
 def low_frequencies(images: Tensor, size: int) -> Tensor:
-    """The part of the spectrum that a prompt scales, complex ``[A, 3, size, size]``, of ``[A, 3, H, W]`` images."""
+    """The part of the spectrum that a prompt scales, complex ``[A, C, size, size]``, of ``[A, C, H, W]`` images."""
     return torch.fft.fft2(images)[_window(images, size)]
 
 
@@ -153,18 +161,19 @@ def prompted(images: Tensor, prompts: Tensor) -> Tensor:
     """Images whose low-frequency amplitudes are multiplied by a prompt; the phases stay.
 
     Args:
-        images: ``[A, 3, H, W]``; left unchanged.
-        prompts: ``[A, 3 * size * size]``.
+        images: ``[A, C, H, W]``; left unchanged.
+        prompts: ``[A, C * size * size]``.
 
     Returns:
-        ``[A, 3, H, W]``, differentiable in the prompts; not confined to [0, 1].
+        ``[A, C, H, W]``, differentiable in the prompts; not confined to [0, 1].
     """
-    size = math.isqrt(prompts.shape[1] // COLOURS)
+    channels = images.shape[1]
+    size = math.isqrt(prompts.shape[1] // channels)
     spectrum = torch.fft.fft2(images)
     window = _window(images, size)
     # Only what changes is transformed back, so that a prompt of ones gives the very same image.
     change = torch.zeros_like(spectrum)
-    change[window] = (prompts.view(-1, COLOURS, size, size) - 1) * spectrum[window]
+    change[window] = (prompts.view(-1, channels, size, size) - 1) * spectrum[window]
     return images + torch.fft.ifft2(change).real
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +23,8 @@ class Metric:
     """A registered metric; called, it checks what every metric takes for granted.
 
     Attributes:
-        name: in ``metrics=``, and of its columns.
-        unit: ``%`` or ``px``, for instance.
+        name: in ``metrics=``, and of its columns ``<name>_<class>…,<name>``.
+        unit: ``%`` or ``px``, for instance; empty where the values have none.
         higher_is_better: which way it is read.
         function: see :func:`register_metric`.
     """
@@ -55,6 +55,20 @@ class Metric:
         if values.dtype != torch.float64 or values.shape != truth.shape[:-2]:
             raise ValueError(f"{self.name} returns {values.dtype} {list(values.shape)} of masks {list(truth.shape)}")
         return values
+
+    @property
+    def title(self) -> str:
+        """As in a sentence; other metrics than Dice are called by their initials."""
+        return "Dice" if self.name == PRIMARY else self.name.upper()
+
+    @property
+    def in_unit(self) -> str:
+        """The title with the unit in a word, as in ``Dice in percent``."""
+        return self.title + (f" in {'percent' if self.unit == '%' else self.unit}" if self.unit else "")
+
+    def best(self, values: Iterable[float]) -> list[float]:
+        """Different values, the best first."""
+        return sorted(set(values), reverse=self.higher_is_better)
 
 
 METRICS: Registry[Metric] = Registry("metric", "tta_bench.metrics")

@@ -11,31 +11,21 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import NamedTuple
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tta_bench.errors import UserError
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
 from tta_bench.models.probe import check_probe, take_probe
-from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.models.wrapping import OwnStatisticsLayer, wrap_normalisation
-
-
-class Activations(NamedTuple):
-    """What one pass through the segmentation path yields, for ``N`` images."""
-
-    bottleneck: Tensor
-    """``[N, C, H/32, W/32]``, the encoder's output."""
-    head_input: Tensor
-    """``[N, C, H, W]``, the input of the classifier."""
-    logits: Tensor
-    """``[N, classes, H, W]``."""
+from tta_bench.models.segmentation import Activations, SegmentationModel
+from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, wrap_normalisation
+from tta_bench.ops.preprocessing import Preprocessing
+from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
 
 
 class AdaptableNetwork(nn.Module):
@@ -51,7 +41,7 @@ class AdaptableNetwork(nn.Module):
 
     Raises:
         UserError: no normalisation layer that can be adapted, a branch that the source model does not have, a model
-            that takes no image, or one that the copy is not equal to.
+            that takes no image, an activation that there is not, or a model that the copy is not equal to.
 
     Attributes:
         layers: adapted normalisation layers by name, in module order within the segmentation path and each branch.
@@ -69,6 +59,7 @@ class AdaptableNetwork(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         probe = take_probe(self.model, image_size)
+        _check_activation(self.activation, probe.expected.shape[CLASSES])
         wrapped = wrap_normalisation(self.model)
         self._all_layers, self.left = wrapped.layers, wrapped.left
         self.layers = self._adapted(branches)
@@ -99,6 +90,20 @@ class AdaptableNetwork(nn.Module):
         for branch in branches:
             layers |= {name: layer for name, layer in affine.items() if name.startswith(f"branches.{branch}.")}
         return layers
+
+    @property
+    def activation(self) -> Activation:
+        """What the logits stand for, as the source model says."""
+        return self.model.activation
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Probability of every class, in the shape of the logits ``[..., classes, H, W]``."""
+        return probabilities(logits, self.activation)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of the source model: the images given here are in [0, 1], what follows is done at the network's border."""
+        return self.model.preprocessing
 
     @property
     def batch_norm_layers(self) -> dict[str, NormalisationLayer]:
@@ -135,6 +140,14 @@ class AdaptableNetwork(nn.Module):
         named = self.model.named_parameters(prefix="model")
         return {name: value for name, value in named if not name.startswith("model.branches.")}
 
+    def named_values(self, row: Tensor) -> dict[str, Tensor]:
+        """A row of theta (or of all parameters) by the names in the source model, each flat."""
+        affine = [f"{layer}.{name}" for layer in self.layers for name in AFFINE]
+        others = self._other_parameters() if len(row) > len(self.source_theta) else {}
+        sizes = [*self._sizes, *(value.numel() for value in others.values())]
+        names = [*affine, *(name.removeprefix("model.") for name in others)]
+        return dict(zip(names, row.split(sizes), strict=True))
+
     def tensor_slices(self) -> list[slice]:
         """Where each affine tensor (scale or shift of one layer) lies in a row of theta."""
         return [slice(end - size, end) for end, size in zip(accumulate(self._sizes), self._sizes, strict=True)]
@@ -153,13 +166,12 @@ class AdaptableNetwork(nn.Module):
             return self._stream_by_stream(images, theta, statistics)
         limit = self.images_per_pass
         if limit is None or len(images) <= limit or torch.is_grad_enabled() or not statistics.per_image:
-            return self.activations(images, theta, statistics).logits
+            return self._logits(images, theta, statistics)
         # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time.
         rows = theta.repeat_interleave(len(images) // len(theta), dim=0)
         before = self.forwards
         parts = [
-            self.activations(images[i : i + limit], rows[i : i + limit], statistics).logits
-            for i in range(0, len(images), limit)
+            self._logits(images[i : i + limit], rows[i : i + limit], statistics) for i in range(0, len(images), limit)
         ]
         self.forwards = before + len(images) // len(theta)
         return torch.cat(parts)
@@ -171,17 +183,20 @@ class AdaptableNetwork(nn.Module):
         before, logits = self.forwards, []
         for row, views in zip(rows.unbind(), images.unflatten(0, (len(rows), -1)).unbind(), strict=True):
             theta, *values = row.split(sizes)
-            parameters = {name: value.view(others[name].shape) for name, value in zip(others, values, strict=True)}
-            logits.append(functional_call(self, parameters, (views, theta[None], statistics)))
+            parameters = [value.view(other.shape) for value, other in zip(values, others.values(), strict=True)]
+            with _standing_in(self.model, dict(zip(others.values(), parameters, strict=True))):
+                logits.append(self(views, theta[None], statistics))
         self.forwards = before + len(images) // len(rows)
         return torch.cat(logits)
 
     def activations(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Activations:
         """Logits together with the intermediate feature maps that some methods use; arguments as above."""
         with self._in_force(len(images), theta, statistics):
-            features = self.model.encode(images)
-            head_input = self.model.decode(features)
-            return Activations(features[-1], head_input, self.model.classify(head_input))
+            return self.model.activations(images)
+
+    def _logits(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Tensor:
+        with self._in_force(len(images), theta, statistics):
+            return self.model(images)
 
     def branch(self, name: str, images: Tensor, theta: Tensor, statistics: Statistics | None = None) -> Tensor:
         """Output of an auxiliary branch; arguments as in :meth:`forward`.
@@ -197,9 +212,8 @@ class AdaptableNetwork(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Output of an auxiliary branch and logits, from one pass of the encoder; arguments as in :meth:`branch`."""
         with self._in_force(len(images), theta, statistics):
-            features = self.model.encode(images)
-            logits = self.model.classify(self.model.decode(features))
-            return self.model.branch_of(name, features), logits
+            activations = self.model.activations(images)
+            return self.model.branch_of(name, [activations.bottleneck]), activations.logits
 
     @contextmanager
     def _in_force(self, images: int, theta: Tensor, statistics: Statistics) -> Iterator[None]:
@@ -218,6 +232,39 @@ class AdaptableNetwork(nn.Module):
                 layer.statistics = SourceStatistics()
                 layer.weight_rows = layer.bias_rows = None
             self.forwards += images // len(theta)
+
+
+def _check_activation(activation: str, channels: int) -> None:
+    """Refuse what the logits of a network cannot stand for."""
+    if activation not in get_args(Activation):
+        raise UserError(f"the network's activation is '{activation}': give one of {', '.join(get_args(Activation))}")
+    if activation == "softmax" and channels < 2:
+        raise UserError(
+            "the network has one channel, which a softmax makes 1 everywhere: give the background a channel of its "
+            "own, or use the activation sigmoid"
+        )
+
+
+@contextmanager
+def _standing_in(model: nn.Module, values: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """Let tensors stand in for parameters, wherever a network has them.
+
+    ``torch.func.functional_call`` does not take them out again where a module has several names.
+    """
+    modules = [module._parameters for module in model.modules()]
+    places = [
+        (owned, name, value)
+        for owned in modules
+        for name, value in owned.items()
+        if value is not None and value in values
+    ]
+    for owned, name, value in places:
+        owned[name] = values[value]  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for owned, name, value in places:
+            owned[name] = value
 
 
 def listed(left: dict[str, tuple[str, str]]) -> str:

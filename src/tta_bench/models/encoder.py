@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 """The library's default widths of the five decoder blocks, one for each scale of the encoder."""
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+"""Encoders that are known without the library, which takes seconds to import; the paper's is among them."""
 
 
 def check_encoder_section(config: ModelConfig) -> None:
@@ -39,6 +42,8 @@ def check_encoder(name: str) -> None:
 
     ``tu-NAME`` is the model NAME of timm, with or without the tag of its weights.
     """
+    if name in RESNETS:
+        return
     import timm
     from segmentation_models_pytorch.encoders import encoders, is_equivalent_to_timm_universal
 
@@ -81,6 +86,11 @@ def build_encoder(name: str, weights: str | None) -> nn.Module:
         ) from None
     if path is not None:
         load_weights_file(encoder, path, name)
+    return faster_stem(encoder)
+
+
+def faster_stem(encoder: Any) -> Any:
+    """The encoder itself, with :class:`StemMaxPool` where it has such a layer."""
     if isinstance(getattr(encoder, "maxpool", None), nn.MaxPool2d):
         encoder.maxpool = StemMaxPool(encoder.maxpool)
     return encoder

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tta_bench.errors import UserError
 from tta_bench.models.normalisation import SourceStatistics
+from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.wrapping import calls_of, is_normalisation
 
 PROBE_SIZE = 64
@@ -26,7 +27,7 @@ class Probe:
     """What the source model says.
 
     Attributes:
-        images: ``[2, 3, H, W]`` in [0, 1].
+        images: ``[2, C, H, W]`` in [0, 1].
         expected: ``[1, classes, H, W]``, its output for the first image.
         dtype: that it had before it was converted to float64; None if it was not converted.
     """
@@ -36,7 +37,7 @@ class Probe:
     dtype: torch.dtype | None
 
 
-def take_probe(model: nn.Module, image_size: int | None) -> Probe:
+def take_probe(model: SegmentationModel, image_size: int | None) -> Probe:
     """Run the source model in eval mode; it is left in float64 where it and its device have that.
 
     Args:
@@ -57,7 +58,7 @@ def take_probe(model: nn.Module, image_size: int | None) -> Probe:
         if len(dtypes) == 1:
             model.to(dtype)
         for size in dict.fromkeys((PROBE_SIZE, image_size or PROBE_SIZE)):
-            images = probe_images(size).to(device, dtype)
+            images = probe_images(size, model.in_channels).to(device, dtype)
             try:
                 expected = _undisturbed(partial(model, images[:1]))
                 if not isinstance(expected, Tensor) or expected.dim() != 4:
@@ -127,10 +128,10 @@ def check_probe(probe: Probe, network: nn.Module, theta: Tensor) -> Counter[nn.M
     return calls
 
 
-def probe_images(size: int) -> Tensor:
-    """Two different images with edges and gradients, the same at every call: ``[2, 3, size, size]`` in [0, 1]."""
+def probe_images(size: int, channels: int = 3) -> Tensor:
+    """Two different images with edges and gradients, the same at every call: ``[2, C, size, size]`` in [0, 1]."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(2, 3, size, size, generator=generator, dtype=torch.float64)
+    noise = torch.rand(2, channels, size, size, generator=generator, dtype=torch.float64)
     ramp = torch.linspace(0, 1, size, dtype=torch.float64)
     disc = (ramp[:, None] - 0.5).square() + (ramp - 0.5).square() < torch.tensor([0.04, 0.1])[:, None, None]
     return 0.5 * disc[:, None] + 0.3 * ramp + 0.2 * noise

@@ -4,36 +4,72 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_bench.models.pretext import PRETEXT_TASKS
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
+from tta_bench.ops.probabilities import Activation
 from tta_bench.registry import Registry
 
 if TYPE_CHECKING:
     from tta_bench.schema import ModelConfig
 
 
+class Activations(NamedTuple):
+    """What one pass through the segmentation path yields, for ``N`` images."""
+
+    bottleneck: Tensor
+    """``[N, C, H/32, W/32]``, the encoder's output."""
+    head_input: Tensor
+    """``[N, C, H, W]``, the input of the classifier."""
+    logits: Tensor
+    """``[N, classes, H, W]``."""
+
+
 class SegmentationModel(nn.Module):
     """A network with named intermediate outputs.
 
     Subclasses implement :meth:`encode`, :meth:`decode` and :meth:`classify`; those that are chosen by name also
-    :meth:`configured`. Logits have one sigmoid channel per class, at the resolution of the input. Under one random
+    :meth:`configured`. Logits have one channel per class, at the resolution of the input. Under one random
     seed, the rest of the network starts from the same weights with branches and without.
 
     Args:
         bottleneck_channels: channels of the deepest feature map, the input of every branch.
         branches: auxiliary branches to build, each by the name of its pretext task.
+
+    Attributes:
+        activation: what the logits stand for: ``sigmoid``, a class on its own in each channel; or ``softmax``, classes
+            that exclude each other. One object's own, to be set on the object.
+        in_channels: of its images.
+        preprocessing: of the images it is trained on; set by :meth:`expect`. All that is called with images takes them
+            in [0, 1], except :meth:`encode`, which is behind the border.
     """
+
+    activation: Activation = "sigmoid"
+    in_channels: int = 3
+    preprocessing = PAPER
+    _mean: Tensor | None
+    _std: Tensor | None
 
     def __init__(self, bottleneck_channels: int, branches: Sequence[str] = ()) -> None:
         super().__init__()
         tasks = {name: PRETEXT_TASKS.get(name) for name in branches}
         with torch.random.fork_rng(devices=[]):
             self.branches = nn.ModuleDict({name: task.head(bottleneck_channels) for name, task in tasks.items()})
+        self.expect(PAPER)
+
+    def expect(self, preprocessing: Preprocessing) -> Self:
+        """Take images of this preprocessing from now on; returns itself."""
+        self.preprocessing = preprocessing
+        like = next(self.parameters(), torch.empty(()))
+        for name, values in (("_mean", preprocessing.mean), ("_std", preprocessing.std)):
+            tensor = None if values is None else like.new_tensor(values)[:, None, None]
+            self.register_buffer(name, tensor, persistent=False)  # the checkpoint has the numbers themselves
+        return self
 
     @classmethod
     def configured(cls, config: ModelConfig, classes: int, encoder_weights: str | None) -> Self:
@@ -41,7 +77,7 @@ class SegmentationModel(nn.Module):
 
         Args:
             config: the model section.
-            classes: sigmoid channels of the output.
+            classes: channels of the output.
             encoder_weights: those of ``config``, or None where a checkpoint will overwrite them.
         """
         raise NotImplementedError(f"{cls.__name__} is not built from a configuration")
@@ -72,9 +108,14 @@ class SegmentationModel(nn.Module):
             if stored.get(key) != asked.get(key)
         ]
 
+    @classmethod
+    def name_elsewhere(cls, key: str) -> str:
+        """What the library that the network comes from calls one of its weights; default: the same."""
+        return key
+
     @abstractmethod
     def encode(self, images: Tensor) -> list[Tensor]:
-        """Feature maps of ``[N, 3, H, W]`` images, finest first; the last is the bottleneck, after ReLU."""
+        """Feature maps of ``[N, 3, H, W]`` network inputs, finest first; the last is the bottleneck, after ReLU."""
 
     @abstractmethod
     def decode(self, features: list[Tensor]) -> Tensor:
@@ -85,8 +126,24 @@ class SegmentationModel(nn.Module):
         """Logits ``[N, classes, H, W]`` from the input of the classifier."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``[N, classes, H, W]`` of images ``[N, 3, H, W]``; H and W are multiples of 32."""
-        return self.classify(self.decode(self.encode(images)))
+        """Logits ``[N, classes, H, W]`` of images ``[N, 3, H, W]`` in [0, 1]; H and W are multiples of 32."""
+        return self.classify(self.decode(self.features(images)))
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The encoder's feature maps of images ``[N, 3, H, W]`` in [0, 1]."""
+        return self.encode(self.network_input(images))
+
+    def network_input(self, images: Tensor) -> Tensor:
+        """What the network is shown of images ``[N, 3, H, W]`` in [0, 1]: its border."""
+        if self._mean is None or self._std is None:
+            return images
+        return (images - self._mean) / self._std
+
+    def activations(self, images: Tensor) -> Activations:
+        """As :meth:`forward`, with the feature maps on the way."""
+        features = self.features(images)
+        head_input = self.decode(features)
+        return Activations(features[-1], head_input, self.classify(head_input))
 
     def branch(self, name: str, images: Tensor) -> Tensor:
         """Output of an auxiliary branch; the decoder does not run.
@@ -94,12 +151,17 @@ class SegmentationModel(nn.Module):
         Raises:
             KeyError: the model was built without this branch.
         """
-        return self.branch_of(name, self.encode(images))
+        return self.branch_of(name, self.features(images))
 
     def branch_of(self, name: str, features: list[Tensor]) -> Tensor:
-        """As :meth:`branch`, from the encoder's feature maps."""
+        """As :meth:`branch`, from the encoder's feature maps, of which it takes the last."""
         return self.branches[name](F.relu(features[-1]))
 
 
 NETWORKS: Registry[type[SegmentationModel]] = Registry("network", "tta_bench.models.networks")
 register_network = NETWORKS.register
+"""Class decorator: make a :class:`SegmentationModel` available by name, ``@register_network("unet")``.
+
+Raises:
+    ValueError: the name is taken.
+"""

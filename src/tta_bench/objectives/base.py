@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import Statistics
 from tta_bench.models.pretext import PRETEXT_TASKS, PretextTask
+from tta_bench.ops.probabilities import Activation
 from tta_bench.registry import Registry
 
 Objective = Callable[..., Tensor]
@@ -88,6 +89,11 @@ class BoundNetwork:
     network: AdaptableNetwork
     theta: Tensor
     statistics: Statistics
+
+    @property
+    def activation(self) -> Activation:
+        """What the logits stand for."""
+        return self.network.activation
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits ``[S * V, classes, H, W]`` of ``[S * V, 3, H, W]`` images."""

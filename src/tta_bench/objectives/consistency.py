@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.objectives.base import BoundNetwork, register_objective
 from tta_bench.ops.draws import Draws
-from tta_bench.ops.views import WEAK_VIEWS, StrongAugmentation, strong_views, undo_weak_views, weak_views
+from tta_bench.ops.probabilities import cross_entropies, probabilities
+from tta_bench.ops.views import WEAK_VIEWS, StrongAugmentation, fitting_views, strong_views, undo_weak_views, weak_views
 
 
 @register_objective("consistency", stochastic=lambda strong_augmentation: strong_augmentation.is_random)
@@ -19,7 +19,7 @@ def consistency(
     images: Tensor,
     draws: Draws,
     *,
-    strong_augmentation: StrongAugmentation | None = None,
+    strong_augmentation: StrongAugmentation,
     views: Sequence[str] = tuple(WEAK_VIEWS),
 ) -> Tensor:
     """Cross-entropy of the strong view's prediction against the pseudo-label: ``[S]``.
@@ -28,23 +28,20 @@ def consistency(
 
     Args:
         network: the network with its state.
-        images: ``[S, 3, H, W]`` in [0, 1], square.
+        images: ``[S, 3, H, W]`` in [0, 1].
         draws: the strong view's random draws.
-        strong_augmentation: operations of the strong view; None for the official ones.
-        views: weak views averaged in the pseudo-label.
+        strong_augmentation: operations of the strong view.
+        views: weak views averaged in the pseudo-label, those of them that fit the images.
     """
     target = pseudo_label(network, images, views)
-    strong = strong_views(images, draws.generators("strong view"), strong_augmentation or StrongAugmentation())
-    return soft_cross_entropy(network(strong), target).flatten(1).mean(1)
+    back_in_range = network.network.preprocessing.back_in_range
+    strong = strong_views(images, draws.generators("strong view"), strong_augmentation, back_in_range)
+    return cross_entropies(network(strong), target, network.activation).flatten(1).mean(1)
 
 
 @torch.no_grad()
 def pseudo_label(network: BoundNetwork, images: Tensor, views: Sequence[str] = tuple(WEAK_VIEWS)) -> Tensor:
     """Mean of the probabilities over weak views, mapped back: ``[S, classes, H, W]`` in [0, 1]."""
-    probabilities = torch.sigmoid(network(weak_views(images, views)))
-    return undo_weak_views(probabilities, views).mean(dim=1)
-
-
-def soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Binary cross-entropy of each logit against a probability, stable: ``softplus(s) - s q``."""
-    return F.softplus(logits) - logits * target
+    views = fitting_views(images, views)
+    of_views = probabilities(network(weak_views(images, views)), network.activation)
+    return undo_weak_views(of_views, views).mean(dim=1)

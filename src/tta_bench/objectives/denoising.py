@@ -13,7 +13,7 @@ from tta_bench.objectives.reconstruction import rebuilding_error
 from tta_bench.ops.draws import Draws
 
 NOISE_STD = 0.1
-"""Of the noise on the [0, 1] image; from the GraTa authors' code, where the paper says standard normal (1.0)."""
+"""Of the noise on the [0, 1] image in training; from the GraTa authors' code, the paper says standard normal (1.0)."""
 
 
 def training_loss(branch: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def training_loss(branch: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 @register_pretext_task(
     "denoising", head=ImageBranch, training_loss=training_loss, stochastic=lambda noise_std: noise_std > 0
 )
-def denoising(network: BoundNetwork, images: Tensor, draws: Draws, *, noise_std: float = NOISE_STD) -> Tensor:
+def denoising(network: BoundNetwork, images: Tensor, draws: Draws, *, noise_std: float) -> Tensor:
     """Error of the image rebuilt from a noisy copy: ``[S]``, in [0, 1].
 
     Args:

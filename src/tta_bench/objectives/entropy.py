@@ -5,35 +5,58 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from tta_bench.errors import UserError
 from tta_bench.objectives.base import BoundNetwork, register_objective
 from tta_bench.ops.draws import Draws
+from tta_bench.ops.probabilities import Activation, entropies
 
 EntropyForm = Literal["positive", "binary"]
 
 
 @register_objective("entropy", stochastic=False)
-def entropy(network: BoundNetwork, images: Tensor, draws: Draws, *, entropy_form: EntropyForm = "positive") -> Tensor:
+def entropy(network: BoundNetwork, images: Tensor, draws: Draws, *, entropy_form: EntropyForm) -> Tensor:
     """Entropy of the logits of ``images`` ``[S, 3, H, W]``: ``[S]``.
 
     Args:
         network: the network with its state.
         images: in [0, 1].
         draws: not used; part of every objective's signature.
-        entropy_form: ``positive`` as in the official code of GraTa, or ``binary``.
+        entropy_form: see :func:`mean_entropy`.
     """
-    return mean_entropy(network(images), entropy_form)
+    return mean_entropy(network(images), entropy_form, network.activation)
 
 
-def mean_entropy(logits: Tensor, entropy_form: EntropyForm) -> Tensor:
+def mean_entropy(logits: Tensor, entropy_form: EntropyForm, activation: Activation) -> Tensor:
     """Entropy of logits ``[S, classes, H, W]``, the mean over pixels: ``[S]``.
 
-    ``positive`` sums over the classes, ``binary`` averages over them.
+    Args:
+        logits: of the network.
+        entropy_form: ``positive`` sums ``-p log p`` over the classes: of a softmax that is the entropy, of sigmoids
+            the official code's form. ``binary``, of sigmoids alone, averages their entropies over the classes.
+        activation: what the logits stand for.
+
+    Raises:
+        UserError: ``binary`` for a softmax.
     """
-    per_pixel = positive_entropy(logits).sum(1) if entropy_form == "positive" else binary_entropy(logits)
-    return per_pixel.flatten(1).mean(1)
+    check_form(entropy_form, activation)
+    if activation == "sigmoid" and entropy_form == "positive":
+        return positive_entropy(logits).sum(1).flatten(1).mean(1)
+    return entropies(logits, activation).flatten(1).mean(1)
+
+
+def check_form(entropy_form: EntropyForm, activation: Activation) -> None:
+    """Refuse a form that the activation does not have.
+
+    Raises:
+        UserError: ``binary`` for a softmax.
+    """
+    if activation == "softmax" and entropy_form == "binary":
+        raise UserError(
+            "entropy_form=binary takes every class on its own, and the classes of this network exclude each other "
+            "(softmax): leave entropy_form at positive, the sum of -p log p over the classes"
+        )
 
 
 def positive_entropy(logits: Tensor) -> Tensor:
@@ -44,8 +67,3 @@ def positive_entropy(logits: Tensor) -> Tensor:
     """
     p = torch.sigmoid(logits)
     return -p * torch.log(p + 1e-6)
-
-
-def binary_entropy(logits: Tensor) -> Tensor:
-    """Bernoulli entropy of each sigmoid in nats, in [0, ln 2], stable for large logits."""
-    return F.softplus(logits) - logits * torch.sigmoid(logits)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tta_bench.objectives.base import BoundNetwork, register_pretext_task
 from tta_bench.ops.draws import Draws
-from tta_bench.ops.views import WEAK_VIEWS
+from tta_bench.ops.views import WEAK_VIEWS, fitting_views
 
 ROTATION_CLASSES = ("horizontal_flip", "vertical_flip", "rotate_90", "rotate_180", "rotate_270", "identity")
 """What each output of the rotation branch stands for, in the GraTa authors' order; the paper names rotations only."""
@@ -43,16 +43,17 @@ def rotation(network: BoundNetwork, images: Tensor, draws: Draws) -> Tensor:
 
     Args:
         network: the network with its state; its source model has the branch ``rotation``.
-        images: ``[S, 3, H, W]`` in [0, 1], square.
-        draws: the transform of each image, one of :data:`ROTATION_CLASSES` with equal probability.
+        images: ``[S, 3, H, W]`` in [0, 1].
+        draws: the transform of each image, one of :data:`ROTATION_CLASSES` that fit it with equal probability.
     """
     generators = draws.generators("rotation")
-    labels = torch.cat([torch.randint(len(ROTATION_CLASSES), (1,), generator=generator) for generator in generators])
+    fitting = torch.tensor([ROTATION_CLASSES.index(name) for name in fitting_views(images, ROTATION_CLASSES)])
+    labels = torch.cat([fitting[torch.randint(len(fitting), (1,), generator=generator)] for generator in generators])
     logits = network.branch("rotation", rotated(images, labels))
     return F.cross_entropy(logits, labels.to(images.device), reduction="none")
 
 
 def rotated(images: Tensor, labels: Tensor) -> Tensor:
-    """Each of the square images ``[N, C, H, W]`` under the transform of its label ``[N]``."""
+    """Each of the images ``[N, C, H, W]`` under the transform of its label ``[N]``."""
     transforms = [WEAK_VIEWS[ROTATION_CLASSES[label]][0] for label in labels.tolist()]
     return torch.stack([transform(image) for transform, image in zip(transforms, images, strict=True)])

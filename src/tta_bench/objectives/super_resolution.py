@@ -28,13 +28,11 @@ def head(bottleneck_channels: int) -> ImageBranch:
 
 def training_loss(branch: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Mean error of the images rebuilt from shrunk copies: a scalar."""
-    return rebuilding_error(branch(shrink(images)), images).mean()
+    return rebuilding_error(branch(shrink(images, 2)), images).mean()
 
 
 @register_pretext_task("super_resolution", head=head, training_loss=training_loss, stochastic=False)
-def super_resolution(
-    network: BoundNetwork, images: Tensor, draws: Draws, *, super_resolution_factor: int = 2
-) -> Tensor:
+def super_resolution(network: BoundNetwork, images: Tensor, draws: Draws, *, super_resolution_factor: int) -> Tensor:
     """Error of the image rebuilt from a shrunk copy: ``[S]``, in [0, 1].
 
     Args:
@@ -46,7 +44,7 @@ def super_resolution(
     return rebuilding_error(network.branch("super_resolution", shrink(images, super_resolution_factor)), images)
 
 
-def shrink(images: Tensor, factor: int = 2) -> Tensor:
+def shrink(images: Tensor, factor: int) -> Tensor:
     """What the branch sees, ``[S, 3, H / 2, W / 2]``, since it doubles each side: bilinear with aligned corners.
 
     The paper's factor of four is, in the authors' code, one of the number of pixels: 2 per side. Read as 4 per

@@ -1,6 +1,10 @@
-"""What a source model expects of its images: their size and the range of their values."""
+"""What a source model expects of its images: their size, the range of their values, and what follows at its border."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -34,3 +38,79 @@ def min_max(image: Tensor) -> Tensor:
     low = image.amin(dim=(-3, -2, -1), keepdim=True)
     span = image.amax(dim=(-3, -2, -1), keepdim=True) - low
     return (image - low) / torch.where(span > 0, span, torch.ones_like(span))
+
+
+def unit(image: Tensor) -> Tensor:
+    """Scale grey levels of 8 bits to [0, 1], ``[..., 3, H, W]``; every image alike."""
+    return image / 255
+
+
+def between_percentiles(image: Tensor, low: float, high: float) -> Tensor:
+    """Scale each image of ``[..., 3, H, W]`` so that two percentiles become 0 and 1, and clip what lies beyond.
+
+    Percentiles are taken over all channels and pixels jointly, interpolated linearly as NumPy does. An image without a
+    span between them becomes zero.
+
+    Args:
+        image: grey levels.
+        low: percentile that becomes 0, in [0, 100].
+        high: percentile that becomes 1, above ``low``.
+    """
+    ordered = image.flatten(-3).sort(dim=-1).values
+
+    def percentile(q: float) -> Tensor:
+        place = q / 100 * (ordered.shape[-1] - 1)
+        below = int(place)
+        above = min(below + 1, ordered.shape[-1] - 1)
+        return torch.lerp(ordered[..., below], ordered[..., above], place - below)[..., None, None, None]
+
+    start = percentile(low)
+    span = percentile(high) - start
+    scaled = (image - start) / torch.where(span > 0, span, torch.ones_like(span))
+    return torch.where(span > 0, scaled.clamp(0, 1), torch.zeros_like(scaled))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What becomes of an image before a source model sees it, in two steps.
+
+    Grey levels first become values in [0, 1]: methods, views and objectives work on these. Then comes what the network
+    was trained with, ``(x - mean) / std`` per channel, at its border
+    (:meth:`~tta_bench.models.segmentation.SegmentationModel.features`). The default is the paper's.
+
+    Attributes:
+        range: how grey levels become [0, 1]: ``min_max`` of each image, ``unit`` (divided by 255) or ``percentile``.
+        percentiles: of each image that become 0 and 1, for ``percentile`` alone.
+        mean: of each channel, or one of all, in [0, 1]; None for none.
+        std: likewise; above 0.
+    """
+
+    range: Literal["min_max", "unit", "percentile"] = "min_max"
+    percentiles: tuple[float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def unit_range(self, image: Tensor) -> Tensor:
+        """Grey levels ``[..., 3, H, W]``, floating, as values in [0, 1]."""
+        if self.percentiles is not None:
+            return between_percentiles(image, *self.percentiles)
+        return min_max(image) if self.range == "min_max" else unit(image)
+
+    @property
+    def back_in_range(self) -> Callable[[Tensor], Tensor]:
+        """What brings an image whose values an operation has changed back to [0, 1], as a new image would come."""
+        return min_max if self.range == "min_max" else clip
+
+    def __str__(self) -> str:
+        """For people: ``unit, mean [0.5], std [0.25]``."""
+        values = {"percentiles": self.percentiles, "mean": self.mean, "std": self.std}
+        return ", ".join([self.range, *(f"{key} {list(value)}" for key, value in values.items() if value is not None)])
+
+
+PAPER = Preprocessing()
+"""Min-max of each image."""
+
+
+def clip(images: Tensor) -> Tensor:
+    """Values below 0 become 0, above 1 become 1."""
+    return images.clamp(0, 1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -40,8 +40,15 @@ WEAK_VIEWS: dict[str, tuple[Transform, Transform]] = {
 """Name -> (transform, its inverse), exact permutations of the pixels of square images."""
 
 
+def fitting_views(images: Tensor, names: Sequence[str] = tuple(WEAK_VIEWS)) -> tuple[str, ...]:
+    """Those of the weak views that keep the shape of images ``[..., H, W]``: of oblong ones no quarter turns."""
+    shape = images.shape[-2:]
+    probe = images.new_empty(shape)
+    return tuple(name for name in names if WEAK_VIEWS[name][0](probe).shape == shape)
+
+
 def weak_views(images: Tensor, names: Sequence[str] = tuple(WEAK_VIEWS)) -> Tensor:
-    """Views ``[S * V, C, H, W]`` of square images ``[S, C, H, W]``, the views of one image next to each other."""
+    """Views ``[S * V, C, H, W]`` of images ``[S, C, H, W]`` that they fit, those of one image side by side."""
     return torch.stack([WEAK_VIEWS[name][0](images) for name in names], dim=1).flatten(0, 1)
 
 
@@ -77,21 +84,21 @@ class Operation:
 
 @dataclass(frozen=True)
 class StrongAugmentation:
-    """The strong view: operations in this order, then min-max over the whole image.
+    """The strong view: operations in this order, then what brings an image into [0, 1]: in the paper min-max.
 
-    Defaults are those of the official code. ``contrast`` and ``gamma`` draw from below and above 1 with equal
+    ``contrast`` and ``gamma`` draw from below and above 1 with equal
     probability; ``noise`` is the standard deviation on the [0, 1] image (the code calls it a variance); ``blur``
     is in pixels and hits each channel with probability ``blur_channel_p``.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
-    brightness: Operation = field(default_factory=lambda: Operation(0.75, (0.5, 1.5)))
-    contrast: Operation = field(default_factory=lambda: Operation(0.75, (0.5, 1.5)))
-    gamma: Operation = field(default_factory=lambda: Operation(0.75, (0.5, 2.0)))
-    noise: Operation = field(default_factory=lambda: Operation(0.5, (0.0, 0.05)))
-    blur: Operation = field(default_factory=lambda: Operation(0.5, (0.5, 1.5)))
-    blur_channel_p: Fraction = 0.5
+    brightness: Operation
+    contrast: Operation
+    gamma: Operation
+    noise: Operation
+    blur: Operation
+    blur_channel_p: Fraction
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -124,22 +131,28 @@ def _varies(p: float, range: tuple[float, float], *, constant_from: float = 0, i
     return p < 1 or low < max(high, constant_from)
 
 
-def strong_views(images: Tensor, generators: Sequence[torch.Generator], settings: StrongAugmentation) -> Tensor:
+def strong_views(
+    images: Tensor,
+    generators: Sequence[torch.Generator],
+    settings: StrongAugmentation,
+    back_in_range: Callable[[Tensor], Tensor] = min_max,
+) -> Tensor:
     """One strong view of each image.
 
     Args:
         images: ``[S, 3, H, W]`` in [0, 1]; left unchanged.
         generators: one CPU generator per image, so that an image's view depends on no neighbour.
         settings: probabilities and ranges.
+        back_in_range: what follows the operations, see :class:`~tta_bench.ops.preprocessing.Preprocessing`.
 
     Returns:
         ``[S, 3, H, W]`` in [0, 1].
     """
-    return min_max(_operated(images, generators, settings))
+    return back_in_range(_operated(images, generators, settings))
 
 
 def _operated(images: Tensor, generators: Sequence[torch.Generator], settings: StrongAugmentation) -> Tensor:
-    """The operations on images ``[S, 3, H, W]``, before min-max.
+    """The operations on images ``[S, 3, H, W]``, before they are back in range.
 
     What is applied to which image is known to the host, which draws it; each operation then runs on all images at
     once, so that their number costs no kernels.

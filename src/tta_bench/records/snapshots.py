@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 
@@ -25,6 +25,20 @@ SNAPSHOT_SECONDS = 10.0
 
 SNAPSHOT_SHARE = 0.02
 """Largest part of a run's time that its snapshots take, beyond the first."""
+
+
+class Content(Protocol):
+    """What tells how far something has come."""
+
+    def content(self) -> dict[str, Any]:
+        """The same as tensors and plain values."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """The one with this content."""
+
+
+Kept = TypeVar("Kept", bound=Content)
 
 
 @dataclass(frozen=True)
@@ -64,20 +78,22 @@ class Snapshot:
         return cls(records=records, **parts)
 
 
-class SnapshotFile:
-    """The latest snapshot of a run, on disk.
+class ProgressFile(Generic[Kept]):
+    """How far something has come, on disk.
 
     Args:
         path: the file, replaced each time.
         key: all that two runs must have in common for one to go on where the other stopped; plain values.
+        kind: of what is kept.
     """
 
-    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, key: Mapping[str, Any], kind: type[Kept]) -> None:
         self.path = path
         self.key = dict(key)
+        self._kind = kind
         self._due = monotonic() + SNAPSHOT_SECONDS
 
-    def read(self) -> Snapshot | None:
+    def read(self) -> Kept | None:
         """The snapshot; None if there is none, and with a warning if it is broken or of another key."""
         if not self.path.exists():
             return None
@@ -86,7 +102,7 @@ class SnapshotFile:
             key = content.pop("key")
             others = sorted(name for name in self.key | key if self.key.get(name) != key.get(name))
             if not others:
-                return Snapshot.of(content)
+                return self._kind.of(content)
             reason = f"it differs in {', '.join(others)}"
         except TorchFileError as error:
             reason = f"it cannot be read: it {error.reason}"
@@ -95,7 +111,7 @@ class SnapshotFile:
         log.warning("ignoring the snapshot %s (%s): adapting from the first image", self.path, reason)
         return None
 
-    def keep(self, snapshot: Callable[[], Snapshot]) -> None:
+    def keep(self, snapshot: Callable[[], Kept]) -> None:
         """Write a snapshot if it is time; where that is not possible the run goes on without."""
         begin = monotonic()
         if begin < self._due:
@@ -109,3 +125,10 @@ class SnapshotFile:
             return
         end = monotonic()
         self._due = end + max(SNAPSHOT_SECONDS, (end - begin) / SNAPSHOT_SHARE)
+
+
+class SnapshotFile(ProgressFile[Snapshot]):
+    """The latest snapshot of a run; see :class:`ProgressFile`."""
+
+    def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
+        super().__init__(path, key, Snapshot)

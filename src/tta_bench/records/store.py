@@ -111,16 +111,6 @@ class CellFolder:
             return None
         return summary, rows
 
-    def summary(self) -> dict[str, Any] | None:
-        """The summary of a finished cell, see :meth:`finished`; None for any other."""
-        finished = self.finished()
-        return None if finished is None else finished[0]
-
-    def rows(self) -> list[dict[str, str]]:
-        """The rows of a finished cell, see :meth:`finished`; none of any other."""
-        finished = self.finished()
-        return [] if finished is None else finished[1]
-
     def _status(self) -> dict[str, str]:
         """The content of ``status.json``; empty where there is none, and with a warning where it is broken."""
         path = self.path / "status.json"

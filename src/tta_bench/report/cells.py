@@ -8,7 +8,8 @@ from typing import NamedTuple
 from tta_bench.adaptation.provenance import staleness
 from tta_bench.cell import Cell, Result
 from tta_bench.launch.experiments import Plan
-from tta_bench.report.model import FinishedCell, Metric, MissingCell, Seed
+from tta_bench.metrics.base import Metric
+from tta_bench.report.model import FinishedCell, MissingCell, Seed
 
 STATES = ("done", "stale", "running", "interrupted", "killed", "failed", "missing")
 """Of a cell, see :class:`Reading`."""

@@ -11,9 +11,10 @@ import yaml
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
-from tta_bench.launch.paths import CONFIG_DIR
+from tta_bench.metrics.base import Metric
 from tta_bench.report.cells import name_of, seed_of
-from tta_bench.report.model import FinishedCell, Metric, Seed, Table
+from tta_bench.report.model import FinishedCell, Seed, Table
+from tta_bench.runtime.paths import CONFIG_DIR
 from tta_bench.schema import DataConfig
 
 

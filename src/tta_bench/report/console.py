@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tta_bench.cell import Cell, Result
+from tta_bench.metrics.base import METRICS, Metric
 from tta_bench.report import text
 from tta_bench.report.statistics import paired_difference
 from tta_bench.runtime.names import distinct, literal
@@ -20,26 +21,28 @@ CLASSES_SHOWN = 2
 
 
 def show(console: Console, cell: Cell, result: Result, reference: Result | None) -> None:
-    """Print the cell's table and the folder of its results."""
-    console.print(cell_table(result, reference))
+    """Print the cell's table of each metric that was asked for, and the folder of its results."""
+    for name in cell.config.metrics:
+        console.print(cell_table(METRICS.get(name), result, reference))
     console.print(f"results: {cell.folder().path}", soft_wrap=True, markup=False, highlight=False)
 
 
-def cell_table(result: Result, reference: Result | None) -> Table:
-    """Per target and on average: Dice per class with and without adaptation, their difference, and the time.
+def cell_table(metric: Metric, result: Result, reference: Result | None) -> Table:
+    """Per target and on average: a metric per class with and without adaptation, their difference, and the time.
 
     Args:
+        metric: what is shown.
         result: of the cell.
         reference: of ``no_adapt`` with the same source model; None if the cell is that itself.
     """
     summary, _ = result
-    classes = [key for key in next(iter(summary["targets"].values())) if key.startswith("dice_")]
+    classes = [key for key in next(iter(summary["targets"].values())) if key.startswith(f"{metric.name}_")]
     shown = classes if 1 < len(classes) <= CLASSES_SHOWN else []
-    columns = [*shown, "dice"]
-    headings = [*(key.removeprefix("dice_") for key in shown), "Dice" if len(classes) == 1 else "mean"]
+    columns = [*shown, metric.name]
+    headings = [*(key.removeprefix(f"{metric.name}_") for key in shown), metric.title if len(classes) == 1 else "mean"]
 
     caption = f"mean of {len(classes)} classes; each of them: summary.json" if len(classes) > CLASSES_SHOWN else None
-    table = narrow_table(f"Dice in percent, source {summary['source']}, seed {summary['seed']}", caption)
+    table = narrow_table(f"{metric.in_unit}, source {summary['source']}, seed {summary['seed']}", caption)
     table.add_column("target", overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)
@@ -57,10 +60,12 @@ def cell_table(result: Result, reference: Result | None) -> Table:
         label: list[Text | str] = [literal(mean if place is None else place), str(count)]
         for printed in [*([reference] if reference else []), result]:
             numbers = printed[0]
-            dice = [[target[column] for target in _targets(numbers, place)] for column in columns]
-            means = (f"{sum(values) / len(values):.2f}" for values in dice)
+            values_of = [[target[column] for target in _targets(numbers, place)] for column in columns]
+            means = (f"{sum(values) / len(values):.2f}" for values in values_of)
             seconds = (numbers if place is None else numbers["targets"][place])["seconds_per_image"]
-            gain = [_difference(result, reference, place) if printed is result else ""] if reference else []
+            gain: list[Text | str] = []
+            if reference is not None:
+                gain = [_difference(metric.name, result, reference, place) if printed is result else ""]
             table.add_row(*label, numbers["method"], *means, *gain, f"{seconds:.3f}")
             label = ["", ""]
     return table
@@ -83,12 +88,12 @@ def _targets(summary: Mapping[str, Any], place: str | None) -> list[Mapping[str,
     return [target for name, target in summary["targets"].items() if place in (None, name)]
 
 
-def _difference(result: Result, reference: Result, place: str | None) -> Text:
+def _difference(metric: str, result: Result, reference: Result, place: str | None) -> Text:
     """The paired difference on one target, or on all."""
-    before = {(row["target"], row["index"]): float(row["dice"] or "nan") for row in reference[1]}
+    before = {(row["target"], row["index"]): float(row[metric] or "nan") for row in reference[1]}
     pairs: dict[str, list[float]] = {}
     for row in result[1]:
         if place in (None, row["target"]):
-            gain = float(row["dice"] or "nan") - before[row["target"], row["index"]]
+            gain = float(row[metric] or "nan") - before[row["target"], row["index"]]
             pairs.setdefault(row["target"], []).append(gain)
     return literal(text.difference(paired_difference(list(pairs.values()))))

@@ -21,7 +21,7 @@ from matplotlib.rcsetup import cycler
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from tta_bench.report.model import Metric
+from tta_bench.metrics.base import Metric
 from tta_bench.report.statistics import Estimate, by_part, running_mean
 
 PALETTE: Final = ("#0a7abf", "#d55e00", "#00946c", "#c2569a", "#a67c00", "#3c93cc", "#8273e6", "#808080")

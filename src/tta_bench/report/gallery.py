@@ -10,23 +10,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from scipy import ndimage
 
-COLOURS: Final[tuple[tuple[int, int, int], ...]] = (
-    (0, 230, 90),
-    (40, 120, 255),
-    (230, 159, 0),
-    (240, 228, 66),
-    (204, 121, 167),
-    (86, 180, 233),
-    (213, 94, 0),
-)
-"""Contour colours by class: green, blue, then the colour-blind-safe palette of Okabe and Ito."""
+from tta_bench.ops.painting import COLOURS, paint
 
 _BACKGROUND: Final = (255, 255, 255)
 _INK: Final = (30, 30, 30)
 _GAP: Final = 4  # pixels between tiles
-_SUPERSAMPLING: Final = 3  # for smooth contours
 
 
 def draw_gallery(
@@ -85,23 +74,3 @@ def draw_gallery(
             canvas.paste(tile, (label + column * (width + _GAP), top))
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.save(path, quality=85, optimize=True)  # of which a PNG has no quality
-
-
-def paint(
-    tile: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int], *, contour: float, fill: float
-) -> None:
-    """Paint a class onto a tile: a smooth contour inside its border, and a translucent area.
-
-    Args:
-        tile: RGB, changed in place.
-        mask: bool ``[height, width]`` of any size.
-        colour: RGB.
-        contour: its width, pixels of the tile.
-        fill: opacity of the area, in [0, 1].
-    """
-    fine = (tile.width * _SUPERSAMPLING, tile.height * _SUPERSAMPLING)
-    smooth = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(fine, Image.Resampling.BICUBIC)) > 0.5
-    ring = smooth & ~ndimage.binary_erosion(smooth, iterations=round(contour * _SUPERSAMPLING), border_value=1)
-    opacity = np.where(ring, 1.0, fill * smooth)
-    alpha = Image.fromarray((255 * opacity).astype(np.uint8)).resize(tile.size, Image.Resampling.BOX)
-    tile.paste(colour, mask=alpha)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from PIL import Image
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
+from tta_bench.metrics.base import Metric
 from tta_bench.runtime.names import distinct
 
 AVERAGE = "average"
@@ -21,33 +22,6 @@ AVERAGE = "average"
 
 BN_ONLY = "bn_only"
 """The row that shows what test-image statistics gain alone; methods that use them are compared with it too."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What a table's numbers are."""
-
-    name: str  # of its columns ``<name>_<class>…,<name>`` in ``per_image.csv`` and ``summary.json``
-    unit: str  # of its values; empty where they have none
-    higher_is_better: bool  # which end of the scale is the best
-
-    @property
-    def title(self) -> str:
-        """As in a sentence; other metrics than Dice are called by their initials."""
-        return "Dice" if self == DICE else self.name.upper()
-
-    @property
-    def in_unit(self) -> str:
-        """The title with the unit in a word, as in ``Dice in percent``."""
-        return self.title + (f" in {'percent' if self.unit == '%' else self.unit}" if self.unit else "")
-
-    def best(self, values: Iterable[float]) -> list[float]:
-        """Different values, the best first."""
-        return sorted(set(values), reverse=self.higher_is_better)
-
-
-DICE = Metric("dice", "%", higher_is_better=True)
-"""What a table shows unless another metric is asked for, and the only one that the paper prints."""
 
 
 class Seed(NamedTuple):

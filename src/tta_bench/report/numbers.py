@@ -11,15 +11,14 @@ from typing import Any
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
+from tta_bench.metrics.base import PRIMARY, Metric
 from tta_bench.report.cells import seed_of
 from tta_bench.report.model import (
     AVERAGE,
-    DICE,
     Comparison,
     Costs,
     FinishedCell,
     ImageKey,
-    Metric,
     Row,
     Seed,
     SourceResult,
@@ -49,7 +48,7 @@ def row_of(
     }
     average = _average(results, done, metric)
     mean = distinct(AVERAGE, sources)
-    paper = plan.experiment.paper.get(label, {}) if metric == DICE else {}
+    paper = plan.experiment.paper.get(label, {}) if metric.name == PRIMARY else {}
     printed = {mean if key == AVERAGE else key: value for key, value in paper.items()}
     same_sources = {*printed} == {*sources, mean}
     paper = {column: value for column, value in printed.items() if column in sources or same_sources}

@@ -16,9 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepare
 from tta_bench.errors import UserError, nearest
+from tta_bench.metrics.base import Metric
+from tta_bench.metrics.dice import dice_score
+from tta_bench.ops.painting import COLOURS, paint
 from tta_bench.records.predictions import read_predictions
-from tta_bench.report.gallery import COLOURS, paint
-from tta_bench.report.model import DICE, FinishedCell, Metric, Panels, Table
+from tta_bench.report.model import FinishedCell, Panels, Table
 from tta_bench.runtime.names import find
 
 DIFFICULTIES: Final = {"easy": 90, "median": 50, "hard": 10}
@@ -108,7 +110,7 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
     return Panels(draw(lines, list(config.data.classes)), caption, alt)
 
 
-def choose(values: Mapping[str, Sequence[float]], metric: Metric = DICE) -> list[Choice]:
+def choose(values: Mapping[str, Sequence[float]], metric: Metric = dice_score) -> list[Choice]:
     """An easy, a median and a hard image, from different targets where possible.
 
     Of all targets' images together, those whose value is nearest to the 90th, 50th and 10th percentile, counted from

@@ -11,14 +11,16 @@ from typing import Any
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.launch.experiments import Plan
+from tta_bench.metrics.base import Metric
+from tta_bench.metrics.dice import dice_score
 from tta_bench.report.cells import distinct_cells, read_cells, seed_of
 from tta_bench.report.checks import config_faults, repeat_faults, summary_faults
-from tta_bench.report.model import BN_ONLY, DICE, FinishedCell, Metric, Seed, SourceModelRecord, Table
+from tta_bench.report.model import BN_ONLY, FinishedCell, Seed, SourceModelRecord, Table
 from tta_bench.report.numbers import comparisons, row_of
 from tta_bench.source.train import branch_cost, branchless_twin, lacks_twin, read_if_sound
 
 
-def build_table(plan: Plan, reference: str | None = None, metric: Metric = DICE) -> Table:
+def build_table(plan: Plan, reference: str | None = None, metric: Metric = dice_score) -> Table:
     """Read the cells of a plan, finished or not, and compute all numbers of its table.
 
     Args:

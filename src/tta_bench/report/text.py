@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from tta_bench.metrics.base import Metric
 from tta_bench.report.checks import comparable_with_paper
-from tta_bench.report.model import BN_ONLY, Comparison, Metric, Row, SourceResult, Table
+from tta_bench.report.model import BN_ONLY, Comparison, Row, SourceResult, Table
 from tta_bench.report.statistics import Estimate
 
 DASH = "\N{EN DASH}"

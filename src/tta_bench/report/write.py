@@ -10,7 +10,9 @@ from typing import NamedTuple
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
+from tta_bench.records.store import CellFolder
 from tta_bench.report.cells import STATES, read_cell
 from tta_bench.report.console import narrow_table
 from tta_bench.report.model import Table
@@ -71,14 +73,24 @@ class State(NamedTuple):
     """Where a planned cell stands."""
 
     row: str  # its label
+    cell: Cell  # what is planned
+    folder: CellFolder  # of its results
     status: str  # of :data:`STATES`
-    seconds: float | None  # see :attr:`tta_bench.report.cells.Reading.seconds`
+    error: str  # see :class:`tta_bench.report.cells.Reading`
+    seconds: float | None  # likewise
 
 
 def states(plan: Plan) -> list[State]:
-    """Where every cell of a plan stands."""
-    readings = [read_cell(planned.cell) for planned in plan.cells]
-    return [State(cell.row, read.status, read.seconds) for cell, read in zip(plan.cells, readings, strict=True)]
+    """Where every cell of a plan stands; one that stands for several seeds or rows is read once."""
+    read: dict[CellFolder, tuple[str, str, float | None]] = {}
+    reached = []
+    for planned in plan.cells:
+        folder = planned.cell.folder()
+        if folder not in read:
+            reading = read_cell(planned.cell)
+            read[folder] = reading.status, reading.error, reading.seconds
+        reached.append(State(planned.row, planned.cell, folder, *read[folder]))
+    return reached
 
 
 def plan_table(plan: Plan) -> RichTable:
@@ -91,10 +103,10 @@ def plan_table(plan: Plan) -> RichTable:
     for heading in ("training\nseed", "order", "seed"):
         printed.add_column(heading, justify="right", no_wrap=True)
     printed.add_column("status", no_wrap=True)
-    for planned, state in zip(plan.cells, reached, strict=True):
-        cell, config = planned.cell, planned.cell.config
-        seeds = map(str, (config.training.seed, config.protocol.order, cell.seed))
-        printed.add_row(*map(literal, (cell.folder().hash, planned.row, config.source, *seeds, state.status)))
+    for state in reached:
+        config = state.cell.config
+        seeds = map(str, (config.training.seed, config.protocol.order, state.cell.seed))
+        printed.add_row(*map(literal, (state.folder.hash, state.row, config.source, *seeds, state.status)))
     return printed
 
 
@@ -125,10 +137,10 @@ def duration(seconds: float) -> str:
     return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{number(seconds / 3600, 1)} h"
 
 
-def status_table(plan: Plan) -> RichTable:
+def status_table(plan: Plan, reached: Sequence[State]) -> RichTable:
     """How many cells of every row are in each of the states."""
     counts: dict[str, dict[str, int]] = {}
-    for state in states(plan):
+    for state in reached:
         counts.setdefault(state.row, dict.fromkeys(STATES, 0))[state.status] += 1
     printed = narrow_table(f"{plan.experiment.name}: {len(plan.cells)} cells")
     printed.add_column("row", overflow="fold")
@@ -141,13 +153,11 @@ def status_table(plan: Plan) -> RichTable:
     return printed
 
 
-def failures(plan: Plan) -> list[str]:
+def failures(reached: Sequence[State]) -> list[str]:
     """A sentence per failed cell, with its error and its log."""
-    sentences = []
-    for planned in plan.cells:
-        status, error, _ = read_cell(planned.cell)
-        if status == "failed":
-            config = planned.cell.config
-            log = planned.cell.folder().path / "run.log"
-            sentences.append(f"{planned.row}, source {config.source}, seed {planned.cell.seed}: {error} ({log})")
-    return sentences
+    return [
+        f"{state.row}, source {state.cell.config.source}, seed {state.cell.seed}: {state.error} "
+        f"({state.folder.path / 'run.log'})"
+        for state in reached
+        if state.status == "failed"
+    ]

@@ -18,6 +18,9 @@ from tta_bench.errors import UserError
 
 log = logging.getLogger(__name__)
 
+RESULTS = "with results_root=DIR"
+"""How another folder of results is chosen."""
+
 LARGEST_INDEX = 8 * 2**20
 """Bytes of an archive's list of entries: 20 times that of a checkpoint of a large network."""
 
@@ -54,13 +57,18 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, key: str = RESULTS) -> None:
     """Write a file so that it is whole or absent, also after a crash.
+
+    Args:
+        path: the file; its folder is made.
+        content: all of it.
+        key: how another place is chosen, for the message.
 
     Raises:
         UserError: no space, no permission, or no such place.
     """
-    with translate_os_errors(path.parent), replacing(path) as temporary:
+    with translate_os_errors(path.parent, key), replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -135,8 +143,8 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 @contextmanager
-def translate_os_errors(folder: Path) -> Iterator[None]:
-    """Turn a failing file system into a sentence that names the folder and the remedy."""
+def translate_os_errors(folder: Path, key: str = RESULTS) -> Iterator[None]:
+    """Turn a failing file system into a sentence that names the folder and the remedy, another one by ``key``."""
     reasons = {
         errno.ENOSPC: "no space is left on its disk: free some",
         errno.EDQUOT: "the disk quota is used up: free some space",
@@ -156,6 +164,4 @@ def translate_os_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in reasons:
             raise
-        raise UserError(
-            f"cannot write to {folder}: {reasons[error.errno]}, or choose another folder with results_root=DIR"
-        ) from None
+        raise UserError(f"cannot write to {folder}: {reasons[error.errno]}, or choose another folder {key}") from None

@@ -71,7 +71,7 @@ def unsent_sentences(cells: Iterable[tuple[LoggerConfig, CellFolder]], words: Se
     """
     waiting: dict[tuple[str, str], list[CellFolder]] = {}
     for config, cell in cells:
-        if config.name != "none" and cell.summary() is not None and (why := unsent(config, cell)) is not None:
+        if config.name != "none" and cell.finished() is not None and (why := unsent(config, cell)) is not None:
             waiting.setdefault((SINKS.get(config.name).title, why), []).append(cell)
     command = shlex.join(["python", "-m", "tta_bench", *(word for word in words if not word.startswith("force="))])
     return [

@@ -17,10 +17,10 @@ class WandbOptions(LoggerConfig):
 
     model_config = ConfigDict(extra="forbid")
 
-    project: str = "tta_bench"
-    entity: str | None = None
-    group: str | None = Field(default=None, exclude=True, description="no other destination: one project has it all")
-    mode: Literal["online", "offline"] = "online"
+    project: str
+    entity: str | None
+    group: str | None = Field(exclude=True, description="no other destination: one project has it all")
+    mode: Literal["online", "offline"]
 
 
 @register_sink("wandb", "W&B", WandbOptions)
@@ -39,8 +39,9 @@ def send_to_wandb(config: WandbOptions, cell: CellFolder, patience: float) -> No
     """
     import wandb  # two seconds, only where asked for
 
-    summary = cell.summary()
-    assert summary is not None
+    finished = cell.finished()
+    assert finished is not None
+    summary, rows = finished
     run = wandb.init(
         project=config.project,
         entity=config.entity,
@@ -58,7 +59,7 @@ def send_to_wandb(config: WandbOptions, cell: CellFolder, patience: float) -> No
             config.mode == "online" and getattr(run, "offline", False) is True
         ):
             raise ConnectionError("it has opened no online run: log in with 'wandb login'")
-        for row in cell.rows():
+        for row in rows:
             values = {f"{row['target']}/{name}": float(value) for name, value in row.items() if _is_number(value)}
             run.log(values)
         for name, target in summary["targets"].items():

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tta_bench.data.domain import Domain, class_channels
 from tta_bench.ops.draws import seed_of
-from tta_bench.ops.preprocessing import min_max
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.schema import TrainingConfig
 from tta_bench.source.augmentation import Augmentation
 
@@ -22,11 +22,13 @@ class SourceImages(Dataset[tuple[Tensor, Tensor]]):
     Args:
         domain: images and masks.
         training: augmentation and seed.
+        preprocessing: of the network.
     """
 
-    def __init__(self, domain: Domain, training: TrainingConfig) -> None:
+    def __init__(self, domain: Domain, training: TrainingConfig, preprocessing: Preprocessing = PAPER) -> None:
         self.domain = domain
         self.seed = training.seed
+        self.preprocessing = preprocessing
         self.augmentation = Augmentation(training.augmentation, domain.images.shape[1], training.legacy_unaligned_mask)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -37,7 +39,7 @@ class SourceImages(Dataset[tuple[Tensor, Tensor]]):
             self.domain.mask(index),
             seed=seed_of(self.seed, "augmentation", epoch, index),
         )
-        scaled = min_max(torch.from_numpy(image).permute(2, 0, 1).float())
+        scaled = self.preprocessing.unit_range(torch.from_numpy(image).permute(2, 0, 1).float())
         return scaled, class_channels(torch.from_numpy(mask), self.domain.classes)
 
 
@@ -70,7 +72,13 @@ class EpochOrder(Sampler[tuple[int, int]]):
 
 
 def training_batches(
-    domain: Domain, indices: Sequence[int], training: TrainingConfig, *, workers: int, pin_memory: bool = False
+    domain: Domain,
+    indices: Sequence[int],
+    training: TrainingConfig,
+    *,
+    workers: int,
+    pin_memory: bool = False,
+    preprocessing: Preprocessing = PAPER,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches of augmented images; a last batch of one image is dropped, for batch normalisation needs two.
 
@@ -80,25 +88,13 @@ def training_batches(
         training: batch size, seed and augmentation.
         workers: processes that augment; changes speed only.
         pin_memory: for copies to a GPU.
+        preprocessing: of the network.
     """
     return DataLoader(
-        SourceImages(domain, training),
+        SourceImages(domain, training, preprocessing),
         batch_size=training.batch_size,
         sampler=EpochOrder(indices, training.seed),
         num_workers=workers,
         drop_last=len(indices) % training.batch_size == 1,
         pin_memory=pin_memory,
     )
-
-
-def split(count: int, holdout: float, seed: int) -> tuple[list[int], list[int]]:
-    """Divide ``count`` images into those to train on and those held out, each in ascending order.
-
-    Args:
-        count: number of images.
-        holdout: fraction to hold out; above 0, at least one image is.
-        seed: of the permutation.
-    """
-    held = max(1, round(holdout * count)) if holdout > 0 else 0
-    order = np.random.default_rng(seed_of(seed, "holdout")).permutation(count).tolist()
-    return sorted(order[held:]), sorted(order[:held])

@@ -13,27 +13,36 @@ from torch import Tensor, nn
 
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.probabilities import Activation, cross_entropies, probabilities, targets
 
 SMOOTH = 1.0
 """Pixels added to numerator and denominator of the soft Dice."""
 
 
-def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy plus soft Dice loss.
+def segmentation_loss(logits: Tensor, labels: Tensor, activation: Activation = "sigmoid") -> Tensor:
+    """Cross-entropy plus soft Dice loss: binary and pooled, or of classes that exclude each other.
+
+    Of the latter, all classes weigh the same in the Dice loss, the background among them, however small they are.
 
     Args:
-        logits: float ``[N, classes, H, W]``.
-        labels: bool or float ``[N, classes, H, W]``.
+        logits: float ``[N, channels, H, W]``.
+        labels: bool ``[N, classes, H, W]``, also float under a sigmoid.
+        activation: what the logits stand for.
 
     Returns:
         Scalar, at least 0.
     """
+    if activation == "softmax":
+        truth = targets(labels, activation).to(logits.dtype)
+        classes = zip(probabilities(logits, activation).unbind(1), truth.unbind(1), strict=True)
+        dice = torch.stack([soft_dice_loss(predicted, true) for predicted, true in classes]).mean()
+        return cross_entropies(logits, truth, activation).mean() + dice
     labels = labels.to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, labels) + soft_dice_loss(torch.sigmoid(logits), labels)
 
 
 def soft_dice_loss(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """``1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1)``, pooled over batch and channels.
+    """``1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1)``, pooled over all that it is given: a batch, its channels.
 
     Pooling, from the script that trained the paper's models, weighs images and classes by their area.
     """

@@ -40,7 +40,7 @@ class SourceTraining(pl.LightningModule):
         # Noise and rotation labels depend on epoch and batch alone, so that a resumed run draws the same.
         torch.manual_seed(seed_of(self.training_config.seed, "batch", self.current_epoch, batch_idx))
         images, labels = batch
-        loss = segmentation_loss(self(images), labels)
+        loss = segmentation_loss(self(images), labels, self.model.activation)
         weights = self.training_config.branch_weights
         for name in self.model.branches:
             weight = weights.get(name, 1.0)  # of a plug-in's branch that of the segmentation loss

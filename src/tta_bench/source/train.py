@@ -9,16 +9,13 @@ import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tta_bench.data.domain import Domain
 from tta_bench.errors import UserError
@@ -34,16 +31,15 @@ from tta_bench.models.checkpoint import (
 )
 from tta_bench.models.encoder_weights import digest, weights_file
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.draws import seed_of
+from tta_bench.ops.probabilities import Activation, masks
 from tta_bench.runtime.device import resolve_device
-from tta_bench.runtime.files import move_aside, replacing, temporaries, warn_once
-from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
+from tta_bench.runtime.files import move_aside, temporaries, warn_once
 from tta_bench.runtime.locks import acquire_lock
 from tta_bench.runtime.memory import refuse_impossible
 from tta_bench.runtime.signals import at_stake
 from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 from tta_bench.schema import ModelConfig, RunConfig, TrainingConfig
-from tta_bench.source.dataset import split, training_batches
-from tta_bench.source.module import SourceTraining
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +51,6 @@ THRESHOLD = 0.5
 
 LARGEST_BRANCH_COST = 1.0
 """Points of in-domain Dice that auxiliary branches may cost before there is a warning."""
-
-_PARTIAL_SECONDS = 10.0  # between two partial checkpoints: at most this much work is lost
 
 
 def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
@@ -77,8 +71,7 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
     """
     path = model_path(config, domain, root)
     folder = path.parent
-    source = _cached(path, config)
-    if source is not None:
+    if (source := _cached(path, config)) is not None:
         _remove_leftovers(folder)
     else:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,13 +108,15 @@ def model_path(config: RunConfig, domain: Domain, root: Path) -> Path:
 
 def cache_key(config: RunConfig, domain: Domain) -> str:
     """Hash of all that determines the weights: data, network, training and this code's version."""
-    return _key(domain.fingerprint, domain.images.shape[1], domain.classes, config.model, config.training)
+    size, activation = domain.images.shape[1], config.data.activation
+    return _key(domain.fingerprint, size, domain.classes, activation, config.model, config.training)
 
 
 def _key(
     fingerprint: str | None,
     image_size: int | None,
     classes: Mapping[str, Sequence[int]],
+    activation: Activation,
     model: ModelConfig,
     training: TrainingConfig,
 ) -> str:
@@ -135,6 +130,7 @@ def _key(
         "classes": [[name, list(values)] for name, values in classes.items()],
         "model": network,
         "training": training.content(model.branches),
+        **({"activation": activation} if activation != "sigmoid" else {}),  # younger than many models and their keys
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -170,11 +166,14 @@ def branchless_path(checkpoint: Description, root: Path) -> Path | None:
     if checkpoint.training is None:
         return None
     try:
-        model = ModelConfig.model_validate({**checkpoint.architecture, "branches": ()})
+        model = ModelConfig.model_validate(
+            {**checkpoint.architecture, "branches": (), "preprocessing": asdict(checkpoint.preprocessing)}
+        )
         training = TrainingConfig.model_validate(checkpoint.training)
     except ValidationError:  # also where a file of encoder weights is gone: the key cannot be known any more
         return None
-    key = _key(checkpoint.fingerprint, checkpoint.image_size, checkpoint.classes, model, training)
+    size, classes, activation = checkpoint.image_size, checkpoint.classes, checkpoint.activation
+    key = _key(checkpoint.fingerprint, size, classes, activation, model, training)
     return root / "source_models" / key / "model.ckpt"
 
 
@@ -229,21 +228,49 @@ def in_domain_dice(
     scores = []
     with torch.no_grad():
         for index in indices:
-            logits = model(domain.image(index)[None].to(device))[0].cpu()
-            scores.append(dice_score(torch.sigmoid(logits) >= THRESHOLD, domain.label(index)))
-    means = torch.stack(scores).mean(dim=0).tolist()
-    return dict(zip(domain.classes, means, strict=True))
+            logits = model(domain.image(index, model.preprocessing)[None].to(device))[0].cpu()
+            scores.append(dice_score(masks(logits, model.activation, THRESHOLD), domain.label(index)))
+    return dict(zip(domain.classes, torch.stack(scores).mean(dim=0).tolist(), strict=True))
+
+
+def split(count: int, holdout: float, seed: int) -> tuple[list[int], list[int]]:
+    """Divide ``count`` images into those to train on and those held out, each in ascending order.
+
+    Args:
+        count: number of images.
+        holdout: fraction to hold out; above 0, at least one image is.
+        seed: of the permutation.
+    """
+    held = max(1, round(holdout * count)) if holdout > 0 else 0
+    order = np.random.default_rng(seed_of(seed, "holdout")).permutation(count).tolist()
+    return sorted(order[held:]), sorted(order[:held])
+
+
+def divide(name: str, count: int, training: TrainingConfig) -> tuple[list[int], list[int]]:
+    """:func:`split` the images of a source domain.
+
+    Raises:
+        UserError: too few are left to train on.
+    """
+    train, held_out = split(count, training.holdout, training.seed)
+    if len(train) < 2:
+        raise UserError(
+            f"source={name} has {count} images, {len(held_out)} of them held out: training needs at least 2; add "
+            "images, raise data.limit or set training.holdout=0"
+        )
+    return train, held_out
 
 
 def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
     """Train and write ``folder/model.ckpt``; the last epoch counts."""
+    # Lightning takes seconds to import: only where something is trained.
+    from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
+    from tta_bench.source.callbacks import PartialCheckpoint, ProgressBar
+    from tta_bench.source.dataset import training_batches
+    from tta_bench.source.module import SourceTraining
+
     training = config.training
-    train, held_out = split(len(domain), training.holdout, training.seed)
-    if len(train) < 2:
-        raise UserError(
-            f"source={domain.name} has {len(domain)} images, {len(held_out)} of them held out: training needs at "
-            "least 2; add images, raise data.limit or set training.holdout=0"
-        )
+    train, held_out = divide(domain.name, len(domain), training)
     if not any(domain.label(index).any() for index in train):
         raise UserError(
             f"source={domain.name} has no foreground in any of the {len(train)} masks to train on (classes: "
@@ -256,13 +283,15 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
     for path in (partial, folder / "model.ckpt"):
         move_aside(path)
     with _isolated_random_state(training.seed), quiet_lightning():
-        module = SourceTraining(build_model(config.model, len(domain.classes)), training)
+        model = build_model(config.model, len(domain.classes), activation=config.data.activation)
+        module = SourceTraining(model, training)
         batches = training_batches(
             domain,
             train,
             training,
             workers=min(training.workers, os.cpu_count() or 1),
             pin_memory=device.type == "cuda",
+            preprocessing=module.model.preprocessing,
         )
         callbacks = [ProgressBar(domain.name), PartialCheckpoint(partial)]
         trainer = one_device_trainer(device, callbacks, max_epochs=training.epochs, default_root_dir=folder)
@@ -271,13 +300,14 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
             log.info("resuming the training of source model %s from %s", domain.name, partial)
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
             trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
-        model = module.model.to(device)
-        dice = in_domain_dice(model, domain, held_out, device) if held_out else None
+        dice = in_domain_dice(model.to(device), domain, held_out, device) if held_out else None
     save_checkpoint(
         folder / "model.ckpt",
         model.state_dict(),
-        architecture=config.model.model_dump(mode="json"),
+        architecture=config.model.model_dump(mode="json", exclude={"preprocessing"}),
+        preprocessing=model.preprocessing,
         classes=domain.classes,
+        activation=model.activation,
         image_size=domain.images.shape[1],
         domain=domain.name,
         fingerprint=domain.fingerprint,
@@ -300,70 +330,6 @@ def _remove_leftovers(folder: Path) -> None:
             with FileLock(folder / "lock", timeout=0):
                 for path in _leftovers(folder):
                     path.unlink(missing_ok=True)
-
-
-class PartialCheckpoint(pl.Callback):
-    """Keeps the state after a finished epoch, at most every few seconds, to resume a killed training.
-
-    Args:
-        path: the file, replaced each time.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._saved = monotonic()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save if it is time; after the last epoch the finished model follows at once."""
-        if monotonic() - self._saved < _PARTIAL_SECONDS or trainer.current_epoch + 1 == trainer.max_epochs:
-            return
-        with replacing(self.path) as temporary:
-            trainer.save_checkpoint(temporary)
-        self._saved = monotonic()
-
-
-class ProgressBar(pl.Callback):
-    """One bar for the whole training, with epoch and loss.
-
-    Args:
-        domain: named in front of the bar.
-    """
-
-    def __init__(self, domain: str) -> None:
-        self._bar = Progress(
-            TextColumn(f"source model {domain}: epoch {{task.fields[epoch]}}, loss {{task.fields[loss]}}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self._task = TaskID(0)
-        self._losses: list[float] = []
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar, at the step that a resumed training has reached."""
-        steps = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
-        self._task = self._bar.add_task("", total=steps, completed=trainer.global_step, epoch="-", loss="-")
-        self._bar.start()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Advance, with the mean loss of the epoch so far."""
-        self._losses = [*self._losses, float(outputs["loss"])] if batch_idx else [float(outputs["loss"])]
-        self._bar.update(
-            self._task,
-            completed=trainer.global_step,
-            epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
-            loss=f"{np.mean(self._losses):.3f}",
-        )
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave the terminal as it was."""
-        self._bar.stop()
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """The same, for Lightning tears down nothing then."""
-        self._bar.stop()
 
 
 def _is_resumable(partial: Path) -> bool:

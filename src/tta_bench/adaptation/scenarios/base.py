@@ -36,6 +36,11 @@ class Scenario(ABC):
 
 SCENARIOS: Registry[type[Scenario]] = Registry("scenario", "tta_bench.adaptation.scenarios")
 register_scenario = SCENARIOS.register
+"""Class decorator: make a :class:`Scenario` available by name, ``@register_scenario("episodic")``.
+
+Raises:
+    ValueError: the name is taken.
+"""
 
 RESETS = {"target": "online", "image": "episodic", "never": "continual"}
 """Words of ``protocol.reset`` -> the scenario they stand for."""

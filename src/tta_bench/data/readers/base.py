@@ -103,6 +103,11 @@ class Reader(ABC):
 READERS: Registry[type[Reader]] = Registry("reader", "tta_bench.data.readers")
 
 register_reader = READERS.register
+"""Class decorator: make a reader of data sets available by name, ``@register_reader("folder")``.
+
+Raises:
+    ValueError: the name is taken.
+"""
 """Class decorator: make a reader available as ``data.name``, which its YAML in ``conf/data`` sets."""
 
 

@@ -8,8 +8,7 @@ from typing import Self
 
 from tta_bench.data.images import value_counts
 from tta_bench.data.readers.base import Reader, Record, Sample, register_reader, require_known
-from tta_bench.data.synthetic.centres import CENTRES
-from tta_bench.data.synthetic.render import VERSION, render
+from tta_bench.data.synthetic.centres import CENTRES, VERSION
 from tta_bench.schema import DataConfig
 
 _BYTES_PER_RENDERED_PIXEL = 400  # the layers of a generated eye, in double precision
@@ -48,6 +47,8 @@ class SyntheticRecord:
 
     def read(self, size: int) -> Sample:
         """Generate the pair at the asked-for size."""
+        from tta_bench.data.synthetic.render import render  # SciPy, only where something is rendered
+
         image, mask = render(self.centre, self.index, seed=self.seed, size=size)
         return Sample(image, mask, size, size, value_counts(mask))
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+VERSION: Final = 2
+"""Version of the rendered pixels; part of every seed."""
+
 SENSOR_PIXELS: Final = 256
 """Sensor samples across the field at which a centre's noise is specified."""
 

@@ -6,12 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tta_bench.data.synthetic.camera import add_noise, compress, develop, expose, optics
-from tta_bench.data.synthetic.centres import CENTRES
+from tta_bench.data.synthetic.centres import CENTRES, VERSION
 from tta_bench.data.synthetic.eye import disc_coordinates, fundus, sample_eye
 from tta_bench.data.synthetic.vessels import add_vessels
-
-VERSION: Final = 2
-"""Version of the rendered pixels; part of every seed."""
 
 MIN_SIZE: Final = 32
 """Smallest image width in pixels in which disc and cup can still be told apart."""

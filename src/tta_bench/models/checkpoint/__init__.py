@@ -1,10 +1,11 @@
-"""Source models on disk: the workbench's own checkpoint and the GraTa authors' state dict.
+"""Source models on disk: the workbench's own checkpoint, the GraTa authors' state dict, and those of others.
 
-Both are read with ``weights_only=True``: a file that would execute code is refused, never executed.
+All are read with ``weights_only=True``: a file that would execute code is refused, never executed.
 """
 
 from tta_bench.models.checkpoint.content import Checkpoint, Description, SourceModel, mean_dice
-from tta_bench.models.checkpoint.load import load_checkpoint, read_checkpoint, read_description
+from tta_bench.models.checkpoint.foreign import Fitted, fit, read_foreign
+from tta_bench.models.checkpoint.load import file_sha256, load_checkpoint, read_checkpoint, read_description
 from tta_bench.models.checkpoint.official import OFFICIAL, OFFICIAL_IMAGE_SIZE, from_official, to_official
 from tta_bench.models.checkpoint.own import save_checkpoint
 
@@ -13,12 +14,16 @@ __all__ = [
     "OFFICIAL_IMAGE_SIZE",
     "Checkpoint",
     "Description",
+    "Fitted",
     "SourceModel",
+    "file_sha256",
+    "fit",
     "from_official",
     "load_checkpoint",
     "mean_dice",
     "read_checkpoint",
     "read_description",
+    "read_foreign",
     "save_checkpoint",
     "to_official",
 ]

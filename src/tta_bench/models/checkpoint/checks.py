@@ -6,12 +6,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tta_bench.models.build import preprocessing_of
 from tta_bench.models.checkpoint.content import Description
 from tta_bench.models.checkpoint.official import OFFICIAL_IMAGE_SIZE
 from tta_bench.models.segmentation import NETWORKS
+from tta_bench.ops.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from tta_bench.schema import ModelConfig, RunConfig
+    from tta_bench.runtime.sections import PreprocessingConfig
+    from tta_bench.schema import DataConfig, ModelConfig, RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +23,9 @@ def misfits(checkpoint: Description, config: RunConfig) -> list[str]:
     """All that does not fit, as ends of sentences with the field, both values and the remedy."""
     faults = [
         *_architecture_faults(checkpoint, config.model),
+        *_preprocessing_faults(checkpoint.preprocessing, config.model.preprocessing),
         *_class_faults(checkpoint, config.data.classes),
+        *_activation_faults(checkpoint, config.data),
         *_image_size_faults(checkpoint, config.data.image_size),
     ]
     if checkpoint.domain is not None and checkpoint.domain != config.source:
@@ -49,6 +54,17 @@ def _architecture_faults(checkpoint: Description, model: ModelConfig) -> list[st
     return faults
 
 
+def _preprocessing_faults(stored: Preprocessing, config: PreprocessingConfig | None) -> list[str]:
+    """A checkpoint brings its own: only one that was asked for can be another."""
+    asked = preprocessing_of(config)
+    if config is None or asked == stored:
+        return []
+    return [
+        f"its preprocessing is {stored}, but model.preprocessing is {asked}: leave preprocessing out, which takes the "
+        "checkpoint's, or use a checkpoint of that preprocessing"
+    ]
+
+
 def _class_faults(checkpoint: Description, classes: Mapping[str, Sequence[int]]) -> list[str]:
     if list(checkpoint.classes) != list(classes):
         stored, asked = ", ".join(checkpoint.classes), ", ".join(classes)
@@ -69,6 +85,17 @@ def _class_faults(checkpoint: Description, classes: Mapping[str, Sequence[int]])
                 list(classes[name]),
             )
     return []
+
+
+def _activation_faults(checkpoint: Description, data: DataConfig) -> list[str]:
+    if checkpoint.activation == data.activation:
+        return []
+    stored = {"sigmoid": "are each on their own", "softmax": "exclude each other"}[checkpoint.activation]
+    exclusive = str(data.exclusive).lower()
+    return [
+        f"its classes {stored} ({checkpoint.activation}), but data.exclusive={exclusive}: "
+        f"use data.exclusive={str(not data.exclusive).lower()}, or a checkpoint trained with data.exclusive={exclusive}"
+    ]
 
 
 def _image_size_faults(checkpoint: Description, image_size: int) -> list[str]:

@@ -10,6 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
+from tta_bench.ops.probabilities import Activation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,24 +23,30 @@ class Description:
         format: of the file, for people.
         architecture: fields of ``ModelConfig``.
         classes: class name -> mask values that belong to it; no values where the file records none.
+        activation: what the logits stand for.
         image_size: side of the square input, pixels.
+        preprocessing: of its images.
         domain: name of the domain it was trained on.
         fingerprint: of that domain's images and masks.
         training: fields of ``TrainingConfig``.
         dice_in_domain_per_class: percent on held-out images of the domain.
         version: of tta_bench, when the file was written.
+        origin: ``file`` and ``sha256`` of what it was imported from; None where it was trained here.
     """
 
     path: Path
     format: str
     architecture: Mapping[str, Any]
     classes: Mapping[str, tuple[int, ...]]
+    activation: Activation = "sigmoid"
     image_size: int | None = None
+    preprocessing: Preprocessing = PAPER
     domain: str | None = None
     fingerprint: str | None = None
     training: Mapping[str, Any] | None = None
     dice_in_domain_per_class: Mapping[str, float] | None = None
     version: str | None = None
+    origin: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +67,11 @@ class SourceModel:
     """A source model, ready to adapt.
 
     Attributes:
-        model: the network, in eval mode on the CPU.
+        model: the network, in eval mode on the CPU, with its preprocessing.
         path: the file it came from.
         sha256: of that file.
         domain: name of the domain it was trained on.
-        classes: class name -> mask values, one output channel each.
+        classes: class name -> mask values, one output channel each, behind that of the background of a softmax.
         image_size: side of the square input, pixels.
         dice_in_domain_per_class: percent on held-out images of the domain; None where not measured.
         training: how it was trained, fields of ``TrainingConfig``; None where not recorded.

@@ -30,7 +30,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             not the authors' network, not the network that it says, or weights that no network can have.
     """
     content = _content(path)
-    sha256 = _sha256(path)
+    sha256 = file_sha256(path)
     file_format = own if _is_own(content) else official
     description = file_format.describe(path, content)
     state = file_format.weights(path, content)
@@ -73,9 +73,9 @@ def load_checkpoint(path: Path, config: RunConfig) -> SourceModel:
     if faults:
         raise UserError([f"checkpoint {path}: {fault}" for fault in faults])
     with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state
-        model = build_model(config.model, len(config.data.classes), pretrained=False)
+        model = build_model(config.model, len(config.data.classes), activation=config.data.activation, pretrained=False)
     model.load_state_dict(without_branches(checkpoint.state, keep=config.model.branches))
-    model.eval()
+    model.expect(checkpoint.preprocessing).eval()
     return SourceModel(
         model=model,
         path=path,
@@ -105,6 +105,7 @@ def _is_own(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == own.FORMAT
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Of all bytes of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

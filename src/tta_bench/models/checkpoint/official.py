@@ -70,7 +70,7 @@ def weights(path: Path, content: Any) -> dict[str, Tensor]:
             content = content[wrapper]
     neither = UserError(
         f"checkpoint {path} is neither a checkpoint of tta_bench nor the GraTa authors' ResUNet-34: "
-        "other state dicts cannot be used; without checkpoint= a source model is trained"
+        "for any other state dict see tta-bench checkpoint import; without checkpoint= a source model is trained"
     )
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise neither

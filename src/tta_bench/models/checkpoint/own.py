@@ -6,23 +6,27 @@ import io
 import reprlib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from tta_bench.errors import UserError
-from tta_bench.models.build import build_model
+from tta_bench.models.build import build_model, preprocessing_of
 from tta_bench.models.checkpoint.content import Description
 from tta_bench.models.checkpoint.schema import description_faults
 from tta_bench.models.weights import shapes_of, state_faults
+from tta_bench.ops.preprocessing import PAPER, Preprocessing
+from tta_bench.ops.probabilities import Activation
 from tta_bench.runtime.files import write_atomically
 
 FORMAT = "tta_bench source model"
 FORMAT_VERSION = 1
-PREPROCESSING = "min-max per image"
-"""What every model of the workbench expects: see :func:`tta_bench.ops.preprocessing.min_max`."""
+PAPERS = "min-max per image"
+"""How a file says that its preprocessing is the paper's; any other stands there field by field."""
 
 
 def save_checkpoint(
@@ -30,25 +34,31 @@ def save_checkpoint(
     state: Mapping[str, Tensor],
     *,
     architecture: Mapping[str, Any],
+    preprocessing: Preprocessing,
     classes: Mapping[str, Sequence[int]],
+    activation: Activation = "sigmoid",
     image_size: int,
-    domain: str,
+    domain: str | None,
     fingerprint: str | None,
     training: Mapping[str, Any] | None,
     dice_in_domain_per_class: Mapping[str, float] | None,
+    origin: Mapping[str, str] | None = None,
 ) -> None:
     """Write the workbench's own format under a temporary name, then rename: never half a file.
 
     Args:
         path: the file to write; its folder is made.
         state: ``model.state_dict()``.
-        architecture: fields of ``ModelConfig``, plain values.
+        architecture: fields of ``ModelConfig``, plain values, without the preprocessing.
+        preprocessing: of the images.
         classes: class name -> mask values.
+        activation: what the logits stand for.
         image_size: side of the square input, pixels.
-        domain: name of the source domain.
+        domain: name of the source domain, or None where unknown.
         fingerprint: of its data, or None where unknown.
         training: fields of ``TrainingConfig``, plain values, or None where unknown.
         dice_in_domain_per_class: percent, or None where not measured.
+        origin: ``file`` and ``sha256`` of what it was imported from, if it was.
     """
     from tta_bench import __version__
 
@@ -58,12 +68,15 @@ def save_checkpoint(
         "tta_bench": __version__,
         "architecture": _interned(dict(architecture)),
         "classes": {name: list(values) for name, values in classes.items()},
+        # Younger than many files, whose bytes stay what they are.
+        **({"activation": activation} if activation != "sigmoid" else {}),
         "image_size": image_size,
-        "preprocessing": PREPROCESSING,
+        "preprocessing": _stored(preprocessing),
         "domain": domain,
         "fingerprint": fingerprint,
         "training": None if training is None else dict(training),
         "dice_in_domain": None if dice_in_domain_per_class is None else dict(dice_in_domain_per_class),
+        **({} if origin is None else {"origin": dict(origin)}),
         "state": {key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
     }
     # Through memory, because torch.save writes the file's name into the archive: equal models, equal bytes.
@@ -93,11 +106,7 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
             f"checkpoint {path}: its format_version is {reprlib.repr(version)}, this tta_bench reads {FORMAT_VERSION}: "
             "use the tta_bench that wrote it, or train it again"
         )
-    if content.get("preprocessing") != PREPROCESSING:
-        raise UserError(
-            f"checkpoint {path}: its preprocessing is {reprlib.repr(content.get('preprocessing'))}, this tta_bench has "
-            f"'{PREPROCESSING}': use the tta_bench that wrote it"
-        )
+    preprocessing = _read(path, content.get("preprocessing"))
     faults = description_faults(content)
     if faults:
         raise UserError([f"checkpoint {path} {fault}: it was edited or damaged; train it again" for fault in faults])
@@ -106,13 +115,44 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
         format=FORMAT,
         architecture=content["architecture"],
         classes={name: tuple(values) for name, values in content["classes"].items()},
+        activation=content.get("activation", "sigmoid"),
         image_size=content["image_size"],
+        preprocessing=preprocessing,
         domain=content["domain"],
         fingerprint=content["fingerprint"],
         training=content["training"],
         dice_in_domain_per_class=content["dice_in_domain"],
         version=content["tta_bench"],
+        origin=content.get("origin"),
     )
+
+
+def _stored(preprocessing: Preprocessing) -> Any:
+    """As plain values, none of which is at its default."""
+    given = {key: value for key, value in asdict(preprocessing).items() if value is not None}
+    return PAPERS if preprocessing == PAPER else {key: _plain(value) for key, value in given.items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read(path: Path, stored: Any) -> Preprocessing:
+    """The preprocessing that a file names.
+
+    Raises:
+        UserError: none that is known here.
+    """
+    from tta_bench.runtime.sections import PreprocessingConfig
+
+    try:
+        config = None if stored == PAPERS else PreprocessingConfig.model_validate(stored)
+    except ValidationError:
+        raise UserError(
+            f"checkpoint {path}: its preprocessing is {reprlib.repr(stored)}, which this tta_bench does not have: "
+            "use the tta_bench that wrote it"
+        ) from None
+    return preprocessing_of(config)
 
 
 def weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
@@ -122,20 +162,21 @@ def weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
         UserError: it is not that of the network that the file describes.
     """
     state = content["state"]
-    faults = state_faults(state, _shapes(path, content["architecture"], len(content["classes"])))
+    activation = content.get("activation", "sigmoid")
+    faults = state_faults(state, _shapes(path, content["architecture"], len(content["classes"]), activation))
     if faults:
         raise UserError([f"checkpoint {path}: {fault}: the file is damaged; train it again" for fault in faults])
     return state
 
 
-def _shapes(path: Path, architecture: Mapping[str, Any], classes: int) -> dict[str, Tensor]:
+def _shapes(path: Path, architecture: Mapping[str, Any], classes: int, activation: Activation) -> dict[str, Tensor]:
     """The weights of the network that a checkpoint of ours describes, without their values."""
     from tta_bench.schema import ModelConfig
 
     # Taken as it is: whether encoder weights can be had on this machine does not matter any more.
     config = ModelConfig.model_construct(**architecture)
     try:
-        return shapes_of(lambda: build_model(config, classes, pretrained=False))
+        return shapes_of(lambda: build_model(config, classes, activation=activation, pretrained=False))
     except UserError as error:
         raise UserError([f"checkpoint {path}: {fault}" for fault in error.faults]) from None
     except Exception as error:  # of a plug-in's network, of any kind

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
+from tta_bench.ops.probabilities import Activation
 from tta_bench.registry import Registry
 
 Percent = Annotated[float, Field(ge=0, le=100 + 1e-6)]  # a whole overlap may be rounded to a little more
@@ -36,6 +37,7 @@ class Architecture(_Part):
     """The fields of ``ModelConfig``, on any machine: nothing outside the file is asked."""
 
     name: Annotated[str, AfterValidator(_known(NETWORKS))]
+    architecture: str | None = None
     encoder: str | None
     encoder_weights: str | None
     decoder_channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=5, max_length=5)] | None
@@ -50,17 +52,26 @@ class Training(_Part):
     epochs: Annotated[int, Field(ge=1)]
 
 
+class Origin(_Part):
+    """The file that a checkpoint was imported from."""
+
+    file: str
+    sha256: str
+
+
 class Description(_Part):
     """A whole checkpoint."""
 
     tta_bench: str
     architecture: Architecture
     classes: Annotated[dict[str, list[MaskValue]], Field(min_length=1)]
+    activation: Activation = "sigmoid"
     image_size: Annotated[int, Field(ge=1, le=65536)]
-    domain: Annotated[str, Field(min_length=1)]
+    domain: Annotated[str, Field(min_length=1)] | None
     fingerprint: str | None
     training: Training | None
     dice_in_domain: dict[str, Percent] | None
+    origin: Origin | None = None
     state: dict[str, Any]
 
     @model_validator(mode="after")

@@ -50,7 +50,7 @@ class ResUNet(SegmentationModel):
     image branches.
 
     Args:
-        classes: sigmoid channels of the output.
+        classes: channels of the output.
         encoder_weights: ``"imagenet"`` or None for random weights.
         branches: auxiliary branches, see :class:`SegmentationModel`.
     """

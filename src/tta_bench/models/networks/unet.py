@@ -20,7 +20,7 @@ class UNet(SegmentationModel):
 
     Args:
         encoder: encoder name, for instance ``resnet18``.
-        classes: sigmoid channels of the output.
+        classes: channels of the output.
         encoder_weights: ``"imagenet"`` or None for random weights.
         decoder_channels: widths of the five decoder blocks, coarse to fine.
         branches: auxiliary branches, see :class:`SegmentationModel`.
@@ -79,6 +79,11 @@ class UNet(SegmentationModel):
                 f"use model.decoder_channels={str(stored).replace(' ', '')}"
             )
         return faults
+
+    @classmethod
+    def name_elsewhere(cls, key: str) -> str:
+        """See :class:`SegmentationModel`."""
+        return f"segmentation_{key}" if key.startswith("head.") else key
 
     def encode(self, images: Tensor) -> list[Tensor]:
         """The image itself, then features at 1/2 to 1/32 of its resolution."""

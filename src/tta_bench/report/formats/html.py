@@ -10,10 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tta_bench.adaptation.scenarios.base import scenario_of
+from tta_bench.metrics.base import Metric
 from tta_bench.report import text
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.drawings import draw
-from tta_bench.report.model import BN_ONLY, Metric, Table
+from tta_bench.report.model import BN_ONLY, Table
 from tta_bench.report.notes import branch_notes, planned_cells
 
 FILE = "index.html"
@@ -60,6 +61,9 @@ def best_rows(table: Table) -> dict[str, set[str]]:
     return best
 
 
+_EXCLUSIVE = "Classes exclude each other: each pixel belongs to the most probable of them, or to the background."
+
+
 def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], metric: Metric) -> list[str]:
     """The protocol in words; of a value that rows vary, all that occur.
 
@@ -76,6 +80,7 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], met
         return f"Rows differ: {' / '.join(map(sentence, values))}" if isinstance(values, tuple) else sentence(values)
 
     classes = data["classes"]
+    threshold = f"A probability counts as the class from {alternatives(protocol['threshold'])}."
     images = f"Images: {alternatives(data['name'])}, {alternatives(data['image_size'])} pixels square"
     limit = "" if data["limit"] is None else f", the first {alternatives(data['limit'])} of each domain"
     names = f"; classes: {', '.join(classes)}." if isinstance(classes, Mapping) else "; classes differ between rows."
@@ -85,7 +90,7 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], met
         each(protocol["steps"], lambda value: f"{value} update{'s' * (value != 1)} per image, one image at a time."),
         each(protocol["predict"], lambda value: f"An image is predicted {value} the update that it causes."),
         each(protocol["order"], lambda value: f"Images come in {f'random order {value}' if value else 'file order'}."),
-        f"A probability counts as the class from {alternatives(protocol['threshold'])}.",
+        each(data.get("exclusive", False), lambda exclusive: _EXCLUSIVE if exclusive else threshold),
         f"{metric.in_unit}: mean over the images of a target, then over classes, then over targets; the average is the "
         "unweighted mean over the sources.",
     ]

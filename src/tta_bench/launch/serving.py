@@ -1,0 +1,115 @@
+"""The configuration of a prediction: the method is chosen as for a run, all else comes from the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tta_bench.errors import UserError
+from tta_bench.launch.check import find_jobs
+from tta_bench.launch.grammar import quote_lists
+from tta_bench.launch.validation import validate
+from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import method_options
+from tta_bench.models.checkpoint import OFFICIAL_IMAGE_SIZE, read_description
+from tta_bench.schema import RunConfig
+
+TAKEN = ("method", "protocol", "seed", "device", "checkpoint", "data.max_pixels")
+"""Keys and groups that a prediction takes."""
+
+OF_THE_CHECKPOINT = (
+    "model",
+    "preprocessing",
+    "branches",
+    "data.classes",
+    "data.exclusive",
+    "data.image_size",
+    "source",
+)
+"""Those that the checkpoint decides, where it records them."""
+
+
+def compose_serving(overrides: Sequence[str]) -> RunConfig:
+    """The run that a prediction is, without domains: they are names of data sets, and there is none.
+
+    Args:
+        overrides: as for a run, the checkpoint among them.
+
+    Raises:
+        UserError: every fault found.
+    """
+    words = quote_lists(overrides, multirun=False)
+    keys = [word.partition("=")[0].lstrip("+~") for word in words]
+    faults = [
+        f"'{key}' is for runs: predict takes {', '.join(TAKEN)} and what belongs to a method or a protocol"
+        for key in keys
+        if not _below(key, (*TAKEN, *OF_THE_CHECKPOINT))
+    ]
+    sound = [word for word, key in zip(words, keys, strict=True) if _below(key, (*TAKEN, *OF_THE_CHECKPOINT))]
+    if "checkpoint" not in keys:
+        faults.append("no checkpoint is given: add checkpoint=FILE, which 'tta-bench checkpoint verify FILE' describes")
+    try:
+        (job,) = find_jobs(sound, multirun=False, resolve=lambda section: _resolved(section, keys))
+    except UserError as error:
+        raise UserError([*faults, *error.faults]) from None
+    if len(job.config.seed) > 1:
+        faults.append("seed lists several numbers: give one, because each image is predicted once")
+    if faults:
+        raise UserError(faults)
+    return job.config
+
+
+def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
+    """The run of a composed configuration, with what its checkpoint records.
+
+    Args:
+        section: composed.
+        keys: that the user has given.
+
+    Raises:
+        UserError: every fault found.
+    """
+    if section["checkpoint"] is None:
+        return validate(section)
+    described = read_description(Path(section["checkpoint"]))
+    data = dict(section["data"])
+    data["exclusive"] = described.activation == "softmax"
+    recorded = {"model", "preprocessing", "branches", "data.exclusive"}
+    if described.domain is not None:
+        recorded.add("source")
+    if all(described.classes.values()):
+        recorded.add("data.classes")
+        data["classes"] = {name: list(values) for name, values in described.classes.items()}
+    if described.image_size is not None:
+        recorded.add("data.image_size")
+        data["image_size"] = described.image_size
+    elif "data.image_size" not in keys:
+        data["image_size"] = OFFICIAL_IMAGE_SIZE
+    needed: Sequence[str] = ()
+    with suppress(UserError):  # told by the validation
+        options = method_options(section["method"])
+        needed = METHODS.get(section["method"]["name"]).branches(options)
+    # Branches that the method does not need stay in the file.
+    architecture = dict(described.architecture)
+    architecture["branches"] = [branch for branch in architecture["branches"] if branch in needed]
+    faults = [f"'{key}' comes from the checkpoint: leave it out" for key in keys if _below(key, tuple(recorded))]
+    known: Mapping[str, Any] = {
+        "data": data,
+        "model": {**section["model"], **architecture, "encoder_weights": None},
+        "source": described.domain or section["source"],
+        "target": None,
+    }
+    try:
+        config = validate({**section, **known})
+    except UserError as error:
+        raise UserError([*faults, *error.faults]) from None
+    if faults:
+        raise UserError(faults)
+    return config
+
+
+def _below(key: str, places: Sequence[str]) -> bool:
+    """Whether a key is one of some, or below one."""
+    return any(key == place or key.startswith(f"{place}.") for place in places)

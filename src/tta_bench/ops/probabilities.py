@@ -1,0 +1,80 @@
+"""What logits stand for: a sigmoid per class, for classes that may overlap, or a softmax over exclusive classes.
+
+Logits ``[..., classes, H, W]`` are, per pixel, one Bernoulli distribution for each class or one categorical
+distribution over all of them. What is computed of each distribution has the shape ``[..., distributions, H, W]``, with
+one per class under a sigmoid and one in all under a softmax: a mean over it is a mean over distributions either way.
+The softmax over the two logits ``(0, s)`` is the sigmoid of ``s``, in every function below.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Activation = Literal["sigmoid", "softmax"]
+
+CLASSES = -3
+"""The dimension of the classes."""
+
+
+def probabilities(logits: Tensor, activation: Activation) -> Tensor:
+    """Probability of every class: the shape of ``logits`` ``[..., classes, H, W]``, in [0, 1]."""
+    return torch.softmax(logits, CLASSES) if activation == "softmax" else torch.sigmoid(logits)
+
+
+def entropies(logits: Tensor, activation: Activation) -> Tensor:
+    """Entropy of every distribution in nats, ``[..., distributions, H, W]``, stable for large logits.
+
+    In [0, ln 2] under a sigmoid, in [0, ln classes] under a softmax.
+    """
+    if activation == "softmax":
+        return cross_entropies(logits, torch.softmax(logits, CLASSES), activation)
+    return F.softplus(logits) - logits * torch.sigmoid(logits)
+
+
+def cross_entropies(logits: Tensor, target: Tensor, activation: Activation) -> Tensor:
+    """Cross-entropy of every distribution against probabilities, ``[..., distributions, H, W]``, stable.
+
+    Args:
+        logits: ``[..., classes, H, W]``.
+        target: probabilities of the same shape; under a softmax they sum to 1.
+        activation: what the logits stand for.
+    """
+    if activation == "softmax":
+        return -(target * torch.log_softmax(logits, CLASSES)).sum(CLASSES, keepdim=True)
+    return F.softplus(logits) - logits * target
+
+
+def targets(labels: Tensor, activation: Activation) -> Tensor:
+    """What every logit is to be, bool ``[..., channels, H, W]``, from bool labels ``[..., classes, H, W]``.
+
+    Under a softmax the first channel is the background, where none of the classes is; they exclude each other.
+    """
+    if activation == "softmax":
+        return torch.cat([~labels.any(CLASSES, keepdim=True), labels], CLASSES)
+    return labels
+
+
+def masks(logits: Tensor, activation: Activation, threshold: float) -> Tensor:
+    """The pixels of every class, bool ``[..., classes, H, W]``, from logits as :func:`targets` orders them.
+
+    Under a softmax those where it is the most probable one, the background included: no pixel has two classes.
+
+    Args:
+        logits: ``[..., channels, H, W]``.
+        activation: what they stand for.
+        threshold: probability from which a pixel belongs to a class, under a sigmoid.
+    """
+    if activation == "softmax":
+        classes = torch.arange(1, logits.shape[CLASSES], device=logits.device)[:, None, None]
+        return logits.argmax(CLASSES, keepdim=True) == classes
+    return torch.sigmoid(logits) >= threshold
+
+
+def most_entropy(classes: int, activation: Activation) -> float:
+    """The largest that :func:`entropies` can be with this many classes."""
+    return math.log(classes if activation == "softmax" else 2)

@@ -1,0 +1,68 @@
+"""Parts of the configuration: what all of them share, and the one that checkpoints store, too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from tta_bench.runtime.ranges import LARGE, Positive, Range
+
+
+def ascending(key: str) -> AfterValidator:
+    """Refuse a range whose ends are reversed."""
+
+    def check(ends: tuple[float, float]) -> tuple[float, float]:
+        if ends[0] > ends[1]:
+            raise ValueError(f"{key}={list(ends)} is reversed: give the lower end first")
+        return ends
+
+    return AfterValidator(check)
+
+
+Percentile = Annotated[float, Range(0, 100)]
+Intensity = Annotated[float, Range(-LARGE, LARGE)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are refused, values do not change.
+
+    Keys without which there is something to say may be left out, and are None or empty then; values stand in ``conf/``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
+
+
+class PreprocessingConfig(Section):
+    """What a source model expects of its images (``conf/preprocessing``); the defaults are the paper's."""
+
+    range: Literal["min_max", "unit", "percentile"] = Field(
+        default="min_max", description="how grey levels become [0, 1]: of each image, divided by 255, or between two"
+    )
+    percentiles: Annotated[tuple[Percentile, Percentile], ascending("model.preprocessing.percentiles")] | None = Field(
+        default=None, description="percentile: of each image that become 0 and 1"
+    )
+    mean: tuple[Intensity, ...] | None = Field(default=None, description="of each channel, or one of all, in [0, 1]")
+    std: tuple[Positive, ...] | None = Field(default=None, description="likewise; the network sees (x - mean) / std")
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> PreprocessingConfig:
+        if (self.range == "percentile") != (self.percentiles is not None):
+            needs = "needs model.preprocessing.percentiles, [1, 99] for instance"
+            remedy = needs if self.percentiles is None else "has no model.preprocessing.percentiles: leave them out"
+            raise ValueError(f"model.preprocessing.range={self.range} {remedy}")
+        if self.percentiles is not None and self.percentiles[0] == self.percentiles[1]:
+            raise ValueError("model.preprocessing.percentiles are equal: give the lower and the higher one")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("model.preprocessing.mean and model.preprocessing.std belong together: give both, or none")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) not in (1, 3):
+                raise ValueError(f"model.preprocessing.{key} has {len(values)} values: give three, or one for all")
+        return self
+
+    @model_validator(mode="after")
+    def _without_identity(self) -> PreprocessingConfig:
+        """Mean 0 and standard deviation 1 change nothing, and are none."""
+        if set(self.mean or ()) == {0.0} and set(self.std or ()) == {1.0}:
+            return PreprocessingConfig(range=self.range, percentiles=self.percentiles)
+        return self

@@ -1,0 +1,509 @@
+"""``tta-bench predict``: a user's own unlabelled images, through real runs at 64 pixels, to masks on disk."""
+
+import csv
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import tta_bench.records.snapshots as snapshots
+from tta_bench.cell import Cell, run
+from tta_bench.cli import main
+from tta_bench.data.domain import class_channels
+from tta_bench.data.synthetic.render import render
+from tta_bench.launch.check import check
+from tta_bench.launch.grammar import quote_lists
+from tta_bench.methods.base import METHODS, Method
+from tta_bench.models.checkpoint import to_official
+from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.records.predictions import read_predictions
+from tta_bench.runtime.names import unguarded
+from tta_bench.serving.images import file_stems, find_images
+from tta_bench.serving.masks import mask_values, memberships, vertical_ratio
+
+CLASSES = {"disc": (1, 2), "cup": (2,)}
+N = 6
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two domains in the layout of ``data=folder`` at 64 px, and a finished cell of GraTa from D to A."""
+    root = tmp_path_factory.mktemp("world")
+    for name, count in (("D", 6), ("A", N)):
+        for kind in ("image", "mask"):
+            (root / "data" / name / kind).mkdir(parents=True)
+        for k in range(count):
+            image, mask = render(name, k, size=64)
+            Image.fromarray(image).save(root / f"data/{name}/image/{name}{k}.png")
+            Image.fromarray(mask).save(root / f"data/{name}/mask/{name}{k}.png")
+    classes = ("data.classes={disc: [1,2], cup: [2]}", "training.epochs=12")
+    config, checkpoint = finished(root, root / "results", "+method=grata", *classes)
+    return {"config": config, "images": root / "data/A/image", "data": root / "data", "checkpoint": checkpoint}
+
+
+def finished(root, results, *words):
+    """A finished cell from D to A, and its source model."""
+    words += ("data=folder", f"data.root={root / 'data'}", "data.image_size=64", "model.decoder_channels=[16,16,8,8,8]")
+    words += ("source=D", f"results_root={results}", "device=cpu")
+    (config,) = check(quote_lists(words, False), multirun=False)
+    list(run(config))
+    (checkpoint,) = (results / "source_models").glob("*/model.ckpt")
+    return config, checkpoint
+
+
+@pytest.fixture
+def predict(world, tmp_path, capsys, monkeypatch):
+    """The subcommand in this process: a function from words to exit code and errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def typed(images, out, *words, method="grata"):
+        code = 0
+        try:
+            main(["predict", str(images), str(out), f"checkpoint={world['checkpoint']}", f"+method={method}", *words])
+        except SystemExit as left:
+            code = left.code
+        captured = capsys.readouterr()
+        typed.out = captured.out
+        return code, captured.err
+
+    return typed
+
+
+@pytest.fixture
+def stepped(monkeypatch):
+    """Names of the images that are adapted to, in order."""
+    seen, step = [], Method.step
+
+    def spy(self, images, keys):
+        if type(self) is not METHODS.get("no_adapt"):
+            seen.extend(key.image for key in keys)
+        return step(self, images, keys)
+
+    monkeypatch.setattr(Method, "step", spy)
+    return seen
+
+
+def table(out, name="predictions.csv"):
+    with (out / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def files(out):
+    """All that is in a folder but what depends on time or place."""
+    left_out = ("seconds", "config.yaml", ".lock")
+    contents = {}
+    for path in sorted(out.rglob("*")):
+        if path.is_file() and path.name not in left_out:
+            contents[path.relative_to(out).as_posix()] = path.read_bytes()
+    rows = [{key: cell for key, cell in row.items() if key != "seconds"} for row in table(out)]
+    contents["predictions.csv"] = rows
+    return contents
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+# What is deployed is what was benchmarked
+
+
+def test_the_masks_are_the_predictions_of_the_cell_bit_for_bit(world, predict, tmp_path):
+    cell = Cell.all_of(world["config"])[0]
+    there = read_predictions(cell.folder().predictions, "A", (N, 2, 64, 64))
+    assert predict(world["images"], "out", "--domain", "A") == (0, "")
+    assert predict(world["images"], "apart", "--domain", "A", "--per-class", "--no-change") == (0, "")
+    found = 0
+    for k in range(N):
+        for number, name in enumerate(CLASSES):
+            mask = pixels(tmp_path / f"apart/masks/{name}/A{k}.png")
+            assert set(np.unique(mask)) <= {0, 255}
+            assert np.array_equal(mask == 255, there.mask(k)[number])
+            found += (mask == 255).sum()
+        told = class_channels(torch.from_numpy(pixels(tmp_path / f"out/masks/A{k}.png").copy()), CLASSES).numpy()
+        disc, cup = there.mask(k)
+        same = disc | ~cup  # a cup outside the disc has no value
+        assert np.array_equal(told[:, same], there.mask(k)[:, same])
+    assert found > 0
+    scored = list(csv.DictReader((cell.folder().path / "per_image.csv").open(newline="")))
+    for mine, theirs in zip(table(tmp_path / "out"), scored, strict=True):
+        assert mine["image"] == f"{theirs['image']}.png"
+        assert all(mine[name] == theirs[name] for name in ("cosine", "loss_auxiliary", "loss_pseudo", "lr"))
+    # The draws depend on the domain's name, so this equality is not one of any two runs.
+    assert predict(world["images"], "other", "--domain", "B") == (0, "")
+    assert [row["lr"] for row in table(tmp_path / "other")] != [row["lr"] for row in scored]
+
+
+def test_classes_that_exclude_each_other_are_those_of_the_cell(world, tmp_path):
+    words = ("+method=tent", "data.classes={rim: [1], cup: [2]}", "data.exclusive=true", "training.epochs=4")
+    config, checkpoint = finished(world["data"].parent, tmp_path / "results", *words)
+    there = read_predictions(Cell.all_of(config)[0].folder().predictions, "A", (N, 2, 64, 64))
+    words = [f"checkpoint={checkpoint}", "+method=tent", "--probabilities"]
+    main(["predict", str(world["images"]), str(tmp_path / "out"), *words])
+    for k in range(N):
+        rim, cup = there.mask(k)
+        assert np.array_equal(pixels(tmp_path / f"out/masks/A{k}.png"), rim + 2 * cup)
+        levels = [pixels(tmp_path / f"out/probabilities/{name}/A{k}.png") for name in ("rim", "cup")]
+        assert np.array_equal(levels[0][rim] >= levels[1][rim], np.ones(rim.sum(), bool))
+    assert there.bits.any()
+
+
+def test_masks_beside_the_images_are_never_opened(world, predict, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(world["data"] / "A", copy / "A")
+    for mask in (copy / "A/mask").iterdir():
+        mask.write_bytes(b"no image")
+    assert predict(copy, "out", method="no_adapt") == (0, "")
+    assert [row["image"] for row in table(tmp_path / "out")] == [f"A/image/A{k}.png" for k in range(N)]
+
+
+# What is written
+
+
+def test_every_kind_of_file_and_size_gets_a_mask_of_its_own_size(predict, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "left").mkdir(parents=True)
+    sizes = {"a.png": (90, 70), "a.jpg": (64, 64), "left/b.tif": (33, 120), "left/c.bmp": (130, 90)}
+    for k, (name, size) in enumerate(sizes.items()):
+        Image.fromarray(render("C", k, size=130)[0]).resize(size).convert("L" if k == 2 else "RGB").save(photos / name)
+    (photos / "damaged.png").write_bytes((photos / "a.png").read_bytes()[:200])
+    (photos / "notes.txt").write_text("no image")
+    (photos / ".hidden.png").write_text("no image")
+    code, errors = predict(photos, "out", "--overlay", "--probabilities", "--compare", method="tent")
+    assert code == 2
+    assert errors.count("\n") == 1
+    assert "skipped damaged.png" in errors
+    out = tmp_path / "out"
+    stems = {"a.png": "a.png", "a.jpg": "a.jpg", "left/b.tif": "left/b", "left/c.bmp": "left/c"}
+    masks = {path.relative_to(out / "masks").as_posix() for path in (out / "masks").rglob("*.png")}
+    assert masks == {f"{stem}.png" for stem in stems.values()}
+    rows = {row["image"]: row for row in table(out)}
+    assert list(rows) == ["a.jpg", "a.png", "damaged.png", "left/b.tif", "left/c.bmp"]
+    for name, stem in stems.items():
+        width, height = sizes[name]
+        mask = pixels(out / f"masks/{stem}.png")
+        assert mask.shape == (height, width)
+        assert set(np.unique(mask)) <= {0, 1, 2}
+        assert pixels(out / f"overlays/{stem}.jpg").shape == (height, width, 3)
+        row = rows[name]
+        assert (int(row["width"]), int(row["height"]), row["method"], row["skipped"]) == (width, height, "tent", "")
+        before = pixels(out / f"unadapted/{stem}.png")
+        for label, values in CLASSES.items():
+            now, then = np.isin(mask, values), np.isin(before, values)
+            assert float(row[f"area_{label}"]) == pytest.approx(now.mean())
+            assert float(row[f"unadapted_area_{label}"]) == pytest.approx(then.mean())
+            dice = 100 * (2 * (now & then).sum() + 1e-6) / (now.sum() + then.sum() + 1e-6)
+            assert float(row[f"unadapted_dice_{label}"]) == pytest.approx(dice)
+        disc, cup = (pixels(out / f"probabilities/{label}/{stem}.png") for label in CLASSES)
+        assert disc.dtype == np.uint16
+        told = (disc > 32800) | (cup < 32700)  # a cup outside the disc has no value
+        for label, level in (("disc", disc), ("cup", cup)):
+            now = np.isin(mask, CLASSES[label])
+            assert now[told & (level > 32800)].all()
+            assert not now[told & (level < 32700)].any()
+        assert 0 <= float(row["entropy"]) <= np.log(2)
+        assert float(row["loss_entropy"]) > 0
+        assert row["update_skipped"] == "0.0"
+    assert rows["damaged.png"]["skipped"]
+    assert rows["damaged.png"]["area_disc"] == ""
+    compared = [float(row["unadapted_dice"]) for row in table(out, "comparison.csv")]
+    assert compared == sorted(compared)
+    assert len(compared) == 4
+    assert "Changed most" in predict.out
+
+
+def test_the_official_checkpoint_needs_no_more_words(predict, world, tmp_path):
+    torch.manual_seed(0)
+    model = ResUNet(2, branches=("reconstruction", "denoising", "super_resolution", "rotation"))
+    state = {to_official(key): value for key, value in model.state_dict().items()}
+    state |= {"res.fc.weight": torch.zeros(1000, 512), "res.fc.bias": torch.zeros(1000)}
+    torch.save(state, tmp_path / "last-Res_Unet.pth")
+    words = ["checkpoint=last-Res_Unet.pth", "data.image_size=64", "+method=no_adapt"]
+    main(["predict", str(world["images"] / "A0.png"), str(tmp_path / "out"), *words])
+    config = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
+    assert (config["model"]["name"], config["image_size"]) == ("resunet34", 64)
+    assert pixels(tmp_path / "out/masks/A0.png").shape == (64, 64)
+
+
+def test_a_method_that_looks_ahead_sees_the_images_that_can_be_read(world, predict, monkeypatch, tmp_path):
+    shutil.copytree(world["images"], tmp_path / "photos")
+    (tmp_path / "photos/A1.png").write_bytes(b"damaged")
+    seen = []
+
+    def look(self, streams):
+        seen.extend([tuple(image.shape) for image in (stream[k] for k in range(len(stream)))] for stream in streams)
+
+    monkeypatch.setattr(METHODS.get("bn_only"), "before_stream", look)
+    code, errors = predict("photos", "out", method="bn_only")
+    assert (code, "skipped A1.png" in errors) == (2, True)
+    assert seen == [[(3, 64, 64)] * (N - 1)]
+    assert [bool(row["skipped"]) for row in table(tmp_path / "out")] == [k == 1 for k in range(N)]
+
+
+# Order, streams, state
+
+
+def test_the_order_and_the_streams_are_those_asked_for_and_written_down(world, predict, stepped, tmp_path):
+    names = [f"A{k}.png" for k in (3, 0, 5, 1, 2, 4)]
+    (tmp_path / "order.txt").write_text("\n".join(names))
+    assert predict(world["images"], "out", "--order", "order.txt", method="tent") == (0, "")
+    assert [f"{name}.png" for name in stepped] == names == [row["image"] for row in table(tmp_path / "out")]
+    assert [image["image"] for image in yaml.safe_load((tmp_path / "out/config.yaml").read_text())["images"]] == names
+
+    place = os.path.relpath(world["images"], tmp_path)
+    lines = [f"{place}/A{k}.png,{'LR'[k % 2]},x" for k in range(N)]
+    (tmp_path / "list.csv").write_text("\n".join(["image,eye,note", *lines]))
+    stepped.clear()
+    assert predict("list.csv", "by_eye", "--stream-by", "eye", method="tent") == (0, "")
+    assert [name[-1] for name in stepped] == ["0", "2", "4", "1", "3", "5"], "one stream after the other"
+    rows = table(tmp_path / "by_eye")
+    assert [row["stream"] for row in rows] == list("LRLRLR")
+    assert [Path(row["image"]).stem for row in rows] == [f"A{k}" for k in range(N)], "rows keep the order of the list"
+    # A stream is what its images alone would be.
+    for k in (1, 3, 5):
+        (tmp_path / "right").mkdir(exist_ok=True)
+        shutil.copy(world["images"] / f"A{k}.png", tmp_path / "right")
+    assert predict("right", "alone", method="tent") == (0, "")
+    assert [r["loss_entropy"] for r in table(tmp_path / "alone")] == [r["loss_entropy"] for r in rows[1::2]]
+    assert predict("list.csv", "together", method="tent") == (0, "")
+    assert [r["loss_entropy"] for r in table(tmp_path / "together")[1::2]] != [r["loss_entropy"] for r in rows[1::2]]
+
+
+def test_tomorrows_images_go_on_where_todays_ended(world, predict, tmp_path):
+    for day, numbers in (("today", (0, 1, 2)), ("tomorrow", (3, 4, 5))):
+        (tmp_path / day).mkdir()
+        for k in numbers:
+            shutil.copy(world["images"] / f"A{k}.png", tmp_path / day)
+    assert predict(world["images"], "whole") == (0, "")
+    states = []
+    for day in ("today", "tomorrow", "tomorrow"):
+        assert predict(day, f"out_{day}", "--state", "grata.state") == (0, "")
+        states.append((tmp_path / "grata.state").read_bytes())
+    assert states[0] != states[1] == states[2], "what is finished is not added to the state again"
+    parts = [row for day in ("today", "tomorrow") for row in table(tmp_path / f"out_{day}")]
+    for part, whole in zip(parts, table(tmp_path / "whole"), strict=True):
+        assert {**part, "seconds": ""} == {**whole, "seconds": ""}
+    content = torch.load(tmp_path / "grata.state", weights_only=True)
+    assert content["identity"]["method"]["name"] == "grata"
+    code, errors = predict("today", "elsewhere", "--state", "grata.state", method="tent")
+    assert code == 2
+    assert "--state grata.state was saved with method=name=grata" in errors
+    (tmp_path / "damaged.state").write_bytes(b"nothing")
+    assert "--state damaged.state is not a PyTorch file" in predict("today", "again", "--state", "damaged.state")[1]
+
+
+# Stopped, and run again
+
+KILLED = """
+import os, signal, sys
+import tta_bench.records.snapshots as snapshots
+snapshots.SNAPSHOT_SECONDS, snapshots.SNAPSHOT_SHARE = 0, float("inf")
+keep, calls = snapshots.ProgressFile.keep, []
+def kill(self, snapshot):
+    keep(self, snapshot)
+    calls.append(snapshot)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.{signal})
+snapshots.ProgressFile.keep = kill
+sys.argv[1:] = {words!r}
+from tta_bench.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_stopped_prediction_goes_on_to_the_same_bits(world, predict, stepped, tmp_path, name, code):
+    more = ["--state", "s", "--compare", "seed=3"]
+    words = ["predict", str(world["images"]), "out", f"checkpoint={world['checkpoint']}", "+method=grata", *more]
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED.format(signal=name, words=words)],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == code, done.stderr
+    assert not (tmp_path / "out/predictions.csv").exists()
+    assert not (tmp_path / "s").exists()
+    assert predict(world["images"], "out", *more) == (0, "")
+    assert stepped == ["A3", "A4", "A5"]
+    (tmp_path / "s").rename(tmp_path / "first")
+    assert predict(world["images"], "whole", *more) == (0, "")
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    states = [torch.load(tmp_path / each, weights_only=True)["state"] for each in ("first", "s")]
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+def test_a_finished_folder_stays_and_takes_nothing_else(world, predict, stepped, tmp_path):
+    assert predict(world["images"], "out", method="tent") == (0, "")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
+    stepped.clear()
+    assert predict(world["images"], "out", method="tent") == (0, "")
+    assert stepped == []
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.name != ".lock"} == {
+        path: time for path, time in before.items() if path.name != ".lock"
+    }
+    for words, key in (
+        (["method.learning_rate=1"], "method"),
+        (["seed=1"], "seed"),
+        (["--per-class"], "outputs"),
+        (["protocol.reset=image"], "protocol"),
+    ):
+        code, errors = predict(world["images"], "out", *words, method="tent")
+        assert (code, f"made with another {key} (" in errors) == (2, True), errors
+    code, errors = predict(world["images"] / "A1.png", "out", method="tent")
+    assert "made with another images" in errors
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("mine")
+    assert "full holds other things (thesis.txt)" in predict(world["images"], "full")[1]
+
+
+# Refusals, all at once
+
+
+def test_all_faults_of_a_command_line_come_at_once(predict, tmp_path):
+    words = ("data.image_size=128", "training.epochs=2", "seed=1,2", "--stream-by", "eye", "--compare", "--no-change")
+    code, errors = predict("nowhere", "out", *words, method="grta")
+    assert code == 2
+    assert "Traceback" not in errors
+    for part in ("grta: did you mean 'grata'?", "'data.image_size' comes from", "'training.epochs' is for runs"):
+        assert part in errors
+    assert "--stream-by eye is a column of a CSV list" in errors
+    assert "--compare needs what --no-change leaves out" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_checkpoint_or_images_the_remedy_is_named(world, predict, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", str(world["images"]), "out", "+method=tent"])
+    assert "no checkpoint is given: add checkpoint=FILE" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no image" in predict("empty", "out")[1]
+    assert "no file is called *.png" in predict("*.png", "out")[1]
+    (tmp_path / "list.csv").write_text("image,eye\ngone.png,L\n,R\n")
+    errors = predict("list.csv", "out", "--stream-by", "eye")[1]
+    assert "line 2: gone.png does not exist" in errors
+    assert "line 3: column 'image' is empty" in errors
+    assert "where results go" in predict(world["images"], world["images"].parent)[1]
+    words = ("--state", "s", "protocol.reset=image")
+    assert "--state keeps what protocol.reset=image throws away" in predict(world["images"], "out", *words)[1]
+    (tmp_path / "order").write_text("A0.png\nA0.png\nB.png\n")
+    errors = predict(world["images"], "out", "--order", "order")[1]
+    assert "B.png is no image here" in errors
+    assert "A0.png stands 2 times" in errors
+    assert "lacks A5.png" in errors
+
+
+def test_the_page_of_the_docs_works_as_printed(world, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/predict.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], {})
+    line = re.search(r"^tta-bench (predict photographs .*)$", page, re.MULTILINE)[1]
+    main(shlex.split(line.replace("MODEL", str(world["checkpoint"]))))
+    listing = re.search(r"```\nmasks/\n(.*?)```", page, re.DOTALL)[1]
+    for name in re.findall(r"^  (\S+)", listing, re.MULTILINE):
+        assert (tmp_path / "masks" / name).is_file()
+    assert pixels(tmp_path / "masks/masks/11.png").shape == (300, 300)
+
+
+# Memory
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from tta_bench.serving.files import ImageWriter
+write, peaks = ImageWriter.write, []
+def spy(self, image, prediction):
+    text = Path("/proc/self/status").read_text()
+    peaks.append(int(text.split("VmHWM:")[1].split()[0]) / 1024)
+    return write(self, image, prediction)
+ImageWriter.write = spy
+sys.argv[1:] = {words!r}
+from tta_bench.cli import main
+main()
+print("grown", peaks[-1] - peaks[40])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_does_not_grow_with_the_images(world, tmp_path):
+    (tmp_path / "many").mkdir()
+    image = Image.fromarray(render("A", 0, size=256)[0])
+    for k in range(200):
+        image.save(tmp_path / f"many/{k}.png", compress_level=1)
+    words = ["predict", "many", "out", f"checkpoint={world['checkpoint']}", "+method=bn_only"]
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY.format(words=words)], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    # 160 further images are 31 MiB as pixels, and their logits 5 MiB.
+    assert float(done.stdout.split("grown")[1]) < 10
+
+
+# Pure parts
+
+
+def test_no_two_images_share_the_name_of_a_file():
+    names = ["a.png", "a.jpg", "a.jpg.png", "A.PNG", "b.tif", "x/a.png", "/x/b.png", "../x/b.png", "x.y/c.png", "x.png"]
+    stems = file_stems(names)
+    assert len({stem.casefold() for stem in stems}) == len(names)
+    assert stems[4] == "b"
+    assert stems[-2] == "x.y/c"
+    assert not any(stem.startswith("/") or ".." in stem for stem in stems)
+
+
+def test_images_are_found_by_pattern_and_through_links_without_end(tmp_path):
+    for name in ("p1/l.png", "p1/r.PNG", "p2/l.jpg", "p2/readme.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "p1/again").symlink_to(tmp_path)
+    found = find_images(str(tmp_path), stream_by="folder")
+    assert [(image.name, image.stream) for image in found] == [
+        ("p1/l.png", "p1"),
+        ("p1/r.PNG", "p1"),
+        ("p2/l.jpg", "p2"),
+    ]
+    assert [image.name for image in find_images(f"{tmp_path}/*/l.*")] == ["p1/l.png", "p2/l.jpg"]
+
+
+def test_a_mask_says_what_its_values_can_and_the_most_probable_else():
+    assert memberships(CLASSES) == {0: (False, False), 1: (True, False), 2: (True, True)}
+    # background, rim, cup in disc, a weak cup and a strong one outside the disc
+    logits = torch.tensor([[-3.0, 2.0, 2.0, -2.0, -1.0], [-3.0, -1.0, 1.0, 1.0, 2.0]])[:, None]
+    assert mask_values(logits >= 0, logits, 0.5, CLASSES).tolist() == [[0, 1, 2, 0, 2]]
+    exclusive = {"left": (3,), "right": (7,)}
+    logits = torch.tensor([[1.0, 1.0, -1.0], [-1.0, 2.0, -1.0]])[:, None]
+    assert mask_values(logits >= 0, logits, 0.5, exclusive).tolist() == [[3, 7, 0]]
+    with pytest.raises(ValueError, match=r"classes a and b have the same mask values.*--per-class"):
+        memberships({"a": (1,), "b": (1,)})
+
+
+def test_the_cup_to_disc_ratio_is_one_of_heights():
+    disc, cup = torch.zeros(2, 20, 20, dtype=torch.bool)
+    assert vertical_ratio(disc, cup) is None
+    disc[5:15, 3:5] = True
+    assert vertical_ratio(disc, cup) == 0
+    cup[6:10, 3:9] = True
+    assert vertical_ratio(disc, cup) == 0.4
+
+
+def test_names_in_the_table_are_no_formulas(world, predict, tmp_path):
+    (tmp_path / "odd").mkdir()
+    shutil.copy(world["images"] / "A0.png", tmp_path / "odd/=1+1.png")
+    assert predict("odd", "out", method="no_adapt") == (0, "")
+    (row,) = table(tmp_path / "out")
+    assert row["image"].startswith("'=")
+    assert unguarded(row["image"]) == "=1+1.png"
+    assert "unadapted_dice" not in row, "there is nothing to compare with"
+    assert snapshots.SNAPSHOT_SECONDS > 0
