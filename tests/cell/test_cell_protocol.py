@@ -1,7 +1,7 @@
 """What the protocol says is what is done, and its hash tells cells apart."""
 
 import shutil
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 
@@ -12,6 +12,7 @@ from tta_bench.data.streams import passes
 from tta_bench.launch.check import check
 from tta_bench.launch.targets import with_targets
 from tta_bench.methods.base import METHODS
+from tta_bench.methods.options import default_options
 
 
 def test_a_list_of_seeds_makes_a_cell_each_whose_draws_differ(root):
@@ -25,16 +26,17 @@ def test_a_list_of_seeds_makes_a_cell_each_whose_draws_differ(root):
 def test_an_option_that_came_later_leaves_the_cells_at_its_default_as_they_were(root):
     config = with_targets(configure(root))
 
-    def identified(**method):
+    def identified(name, **changes):
+        method = {"name": name, **asdict(default_options(name, **changes))}
         return Cell.of(config.model_copy(update={"method": method}), 0).identity()["method"]
 
     for name in METHODS.names():
         options = fields(METHODS.get(name).Options)
         later = {field.name: field.default for field in options if "later" in field.metadata}
-        assert identified(name=name, **later).keys() == {"name", *(field.name for field in options)} - later.keys()
+        assert identified(name, **later).keys() == {"name", *(field.name for field in options)} - later.keys()
     changes = {"optimizer": "sgd", "momentum": 0.9, "nesterov": True}
-    assert identified(name="tent", **changes)["nesterov"] is True
-    assert identified(name="dltta", compared_network="source")["compared_network"] == "source"
+    assert identified("tent", **changes)["nesterov"] is True
+    assert identified("dltta", compared_network="source")["compared_network"] == "source"
 
 
 def test_a_method_that_draws_nothing_has_one_cell_for_all_seeds(root, computed):
