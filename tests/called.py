@@ -12,20 +12,20 @@ PACKAGE = Path(tta_bench.__file__).parent
 
 def ran(function):
     """Call it, and get what of the package was called: functions and classes at the top of their modules."""
-    found = set()
+    called = set()
 
     def note(frame, event, _):
         path = Path(frame.f_code.co_filename)
         if event == "call" and path.is_relative_to(PACKAGE):
             module = ".".join(("tta_bench", *path.relative_to(PACKAGE).with_suffix("").parts))
-            found.add(Definition(module, frame.f_code.co_qualname.partition(".")[0]))
+            called.add(Definition(module, frame.f_code.co_qualname.partition(".")[0]))
 
     sys.setprofile(note)
     try:
         function()
     finally:
         sys.setprofile(None)
-    return {each for each in found if each not in ACCOMPANIES and Definition(each.module) not in ACCOMPANIES}
+    return {each for each in called if each not in ACCOMPANIES and Definition(each.module) not in ACCOMPANIES}
 
 
 def covered(config, monkeypatch):

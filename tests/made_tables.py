@@ -114,7 +114,7 @@ def summary_of(cell, targets, **more):
 
 def made_plan(cells, *, name="made", rows=None, controls=(), sweep=(), paper=None, reference="no_adapt", overrides=()):
     """A plan of given cells; ``rows`` default to what the labels say."""
-    labels = dict.fromkeys(one.row for one in cells)
+    labels = dict.fromkeys(entry.row for entry in cells)
     experiment = Experiment(
         name=name,
         description="What a table of made-up numbers shows.",
@@ -141,14 +141,14 @@ def simple_plan(root, gains, sources=("A", "B"), **options):
     for label, gain in gains.items():
         for source in sources:
             for seed in seeds:
-                one = planned(root, label, {"method": label}, source, seed)
-                if one in cells:
+                entry = planned(root, label, {"method": label}, source, seed)
+                if entry in cells:
                     continue
-                cells.append(one)
+                cells.append(entry)
 
-                def dice(target, index, gain=gain, source=source, seed=one.cell.seed):
+                def dice(target, index, gain=gain, source=source, seed=entry.cell.seed):
                     extra = gain(source, seed, target, index) if callable(gain) else gain
                     return 50 + extra + 10 * (target == "D") + math.sqrt(index)
 
-                finish(one.cell, dice)
+                finish(entry.cell, dice)
     return made_plan(cells, **options)

@@ -13,7 +13,7 @@ import torch
 
 import tta_bench.cell as cell_module
 import tta_bench.records.snapshots as snapshots
-from test_cell import configure, execute, folder, numbers, status, summary
+from tiny_cells import configure, execute, folder, numbers, status, summary
 from tta_bench.data.streams import StreamImage
 from tta_bench.methods.base import METHODS
 from tta_bench.records.predictions import Predictions
@@ -23,7 +23,7 @@ from tta_bench.records.snapshots import Snapshot, SnapshotFile
 RUN = """
 import os, signal, sys
 sys.path[:0] = {path!r}
-import test_cell
+import tiny_cells
 import tta_bench.records.snapshots as snapshots
 from tta_bench.records.snapshots import SnapshotFile
 snapshots.SNAPSHOT_SECONDS = 0
@@ -35,7 +35,7 @@ def kill(self, snapshot):
     if len(calls) == {kill_after}:
         os.kill(os.getpid(), signal.SIGKILL)
 SnapshotFile.keep = kill
-test_cell.execute(test_cell.configure({root!r}, *{words!r}))
+tiny_cells.execute(tiny_cells.configure({root!r}, *{words!r}))
 """
 
 

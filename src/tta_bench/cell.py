@@ -138,8 +138,8 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     device = resolve_device(config.device)
     code_of(config)  # read now, while the files are those that run
     assert config.target is not None
-    one = config.lockstep == "auto" or config.protocol.reset == "never"
-    width = 1 if one else min(int(config.lockstep), len(config.target))
+    single = config.lockstep == "auto" or config.protocol.reset == "never"
+    width = 1 if single else min(int(config.lockstep), len(config.target))
     gradients = METHODS.get(config.method["name"]).card.needs_gradients
     refuse_impossible(width, config.data.image_size, gradients, device, "lower data.image_size or lockstep")
     given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
@@ -310,10 +310,10 @@ def summarise(
     """The content of ``summary.json``; averages as in the paper: over images, then classes, then targets."""
     targets = {}
     for name in cell.targets:
-        own = [row for row in rows if row["target"] == name]
-        scores = target_scores(own, cell.config.metrics, domains[name].classes)
-        seconds = sum(row["seconds"] for row in own) / len(own)
-        targets[name] = {"n": len(own), **scores, "seconds_per_image": round(seconds, 4)}
+        images = [row for row in rows if row["target"] == name]
+        scores = target_scores(images, cell.config.metrics, domains[name].classes)
+        seconds = sum(row["seconds"] for row in images) / len(images)
+        targets[name] = {"n": len(images), **scores, "seconds_per_image": round(seconds, 4)}
     return {
         "cell": cell.folder().hash,
         "method": cell.config.method["name"],

@@ -175,7 +175,7 @@ class DataConfig(Section):
                 raise ValueError(f"data.shades.{name} lists no grey code; {example}")
         if "background" not in self.shades or len(self.shades) == 1:
             raise ValueError(f"data.shades names the codes of background and of rim, cup or both; {example}")
-        listed = [code for one in self.shades.values() for code in set(one)]
+        listed = [code for codes in self.shades.values() for code in set(codes)]
         twice = next((code for code in listed if listed.count(code) > 1), None)
         if twice is not None:
             raise ValueError(f"data.shades gives code {twice} two meanings: list it once; {example}")

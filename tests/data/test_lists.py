@@ -48,6 +48,8 @@ def faults(path):
         (b"image,mask\na,1.png,b.png\n", "line 2: 3 fields where the header has 2"),
         (b"image,mask\n" + b"a" * 200_000 + b",b.png\n", "line 2: this row cannot be read (field larger"),
         (b"\n\n", "no column 'image' (columns found: none)"),
+        (b"", "no column 'image' (columns found: none)"),
+        (b"image,mask\n", "lists no image"),
     ],
 )
 def test_the_cause_is_named(tmp_path, content, cause):

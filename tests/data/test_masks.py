@@ -265,6 +265,17 @@ class TestConfiguration:
         assert "data.classes" in sentence
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "I", "I;16"])
+def test_class_numbers_are_kept_in_any_depth_and_in_equal_channels(tmp_path, mode):
+    indices = np.random.default_rng(1).integers(0, 3, SIZE, dtype=np.uint8)
+    path = tmp_path / "mask.tif"
+    deep = {"I": np.int32, "I;16": np.uint16}.get(mode)
+    Image.fromarray(indices.astype(deep)).save(path) if deep else Image.fromarray(indices).convert(mode).save(path)
+    mask = read_mask(path)
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, indices)
+
+
 @pytest.mark.parametrize("shades", [None, SHADES])
 @pytest.mark.parametrize("mode", ["L", "1", "RGB", "RGBA", "LA", "P", "I", "I;16"])
 def test_every_reader_reads_every_way_to_store_a_mask_alike(tmp_path, shades, mode):

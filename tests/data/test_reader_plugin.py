@@ -141,19 +141,19 @@ class TestEveryReader:
     def test_asks_for_what_it_needs(self, name, tmp_path):
         needs = READERS.get(name).needs
         assert set(needs) <= set(DataConfig.model_fields)
-        found = section_faults(configure(name))
-        assert len(found) == len(needs)
-        assert all(sentence.startswith(f"data={name} needs ") for sentence in found)
+        sentences = section_faults(configure(name))
+        assert len(sentences) == len(needs)
+        assert all(sentence.startswith(f"data={name} needs ") for sentence in sentences)
         assert section_faults(configure(name, root=tmp_path, domains={"A": "a"})) == []
         if needs:
             with pytest.raises(UserError) as caught:
                 open_reader(configure(name))
-            assert list(caught.value.faults) == found
+            assert list(caught.value.faults) == sentences
 
     def test_says_whether_shades_mean_something(self, name, tmp_path):
         shades = {"background": (0,), "cup": (1,)}
-        found = section_faults(configure(name, root=tmp_path, domains={"A": "a"}, shades=shades))
-        assert len(found) == (not READERS.get(name).decodes_shades)
+        sentences = section_faults(configure(name, root=tmp_path, domains={"A": "a"}, shades=shades))
+        assert len(sentences) == (not READERS.get(name).decodes_shades)
 
     def test_refuses_a_domain_that_is_not_there(self, name, tmp_path):
         (tmp_path / "A/image").mkdir(parents=True)

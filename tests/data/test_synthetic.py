@@ -26,16 +26,6 @@ def small():
     return {centre: samples(centre, 12) for centre in CENTRES}
 
 
-def test_image_and_mask_have_the_documented_form():
-    image, mask = render("D", 3)
-    assert image.shape == (128, 128, 3)
-    assert image.dtype == np.uint8
-    assert image.flags.c_contiguous
-    assert mask.shape == (128, 128)
-    assert mask.dtype == np.uint8
-    assert set(np.unique(mask)) == {0, 1, 2}
-
-
 def test_the_five_centres_and_their_default_sizes():
     assert {name: centre.count for name, centre in CENTRES.items()} == {"A": 60, "B": 50, "C": 55, "D": 100, "E": 55}
     assert all(centre.description.endswith(".") for centre in CENTRES.values())
@@ -92,10 +82,10 @@ def test_the_cup_lies_in_the_disc_and_areas_are_sane():
 
 
 @pytest.mark.parametrize("size", [32, 64, 96, 101, 128, 200])
-def test_any_size(size):
+def test_image_and_mask_have_the_documented_form_at_any_size(size):
     image, mask = render("B", 1, size=size)
-    assert image.shape == (size, size, 3)
-    assert mask.shape == (size, size)
+    assert (image.shape, image.dtype, image.flags.c_contiguous) == ((size, size, 3), np.uint8, True)
+    assert (mask.shape, mask.dtype) == ((size, size), np.uint8)
     assert set(np.unique(mask)) == {0, 1, 2}
 
 
@@ -116,29 +106,8 @@ def test_the_same_eye_at_every_size(centre):
             assert abs(a.mean() - b.mean()) < 4
 
 
-# Mean R, G, B of the first four images and the pixels of rim and cup in their masks. A change here is a
+# SHA-256 of images and masks 0, 1 and 2 of each centre at the size that ``data=synthetic`` has. A change here is a
 # change of the data set: raise VERSION, and measure the published numbers again.
-FINGERPRINTS = {
-    "A": ((230.64, 136.22, 77.11), 2125, 2145),
-    "B": ((188.48, 53.47, 13.73), 2316, 554),
-    "C": ((130.59, 86.33, 47.12), 3527, 1093),
-    "D": ((171.78, 98.49, 61.09), 1898, 732),
-    "E": ((153.70, 111.29, 94.15), 2041, 1049),
-}
-
-
-def test_pixels_change_only_with_the_version():
-    assert VERSION == 2
-    assert set(FINGERPRINTS) == set(CENTRES)
-    for centre, (colour, rim, cup) in FINGERPRINTS.items():
-        pairs = samples(centre, 4, size=96)
-        assert np.mean([image for image, _ in pairs], axis=(0, 1, 2)) == pytest.approx(colour, abs=0.5)
-        masks = np.stack([mask for _, mask in pairs])
-        assert int((masks == 1).sum()) == pytest.approx(rim, abs=4)
-        assert int((masks == 2).sum()) == pytest.approx(cup, abs=4)
-
-
-# SHA-256 of images and masks 0, 1 and 2 of each centre at the size that ``data=synthetic`` has.
 PIXELS = {
     "A": "542ecd5ec5449cf8264709c240bef7da122686a5a09e2bb7aaca34031b3a1511",
     "B": "51ea3ce74b21f41c4c8356d590bb5dac05369f476e259b57782f10b71aefecca",
@@ -150,6 +119,7 @@ PIXELS = {
 
 @pytest.mark.parametrize("centre", list(CENTRES))
 def test_the_pixels_are_the_published_ones_bit_for_bit(centre):
+    assert VERSION == 2
     pairs = samples(centre, 3, size=128)
     assert hashlib.sha256(b"".join(array.tobytes() for pair in pairs for array in pair)).hexdigest() == PIXELS[centre]
 
@@ -217,10 +187,6 @@ def test_gallery_tells_what_is_wrong(tmp_path: Path):
         draw_gallery(good, CLASSES, tmp_path / "gallery.gif")
     with pytest.raises(ValueError, match="at least one image"):
         draw_gallery([("one", [])], CLASSES, tmp_path / "gallery.png")
-    with pytest.raises(ValueError, match="uint8"):
-        draw_gallery([("one", [(image.astype(float), mask)])], CLASSES, tmp_path / "gallery.png")
-    with pytest.raises(ValueError, match="does not fit"):
-        draw_gallery([("one", [(image, mask[:4])])], CLASSES, tmp_path / "gallery.png")
     with pytest.raises(ValueError, match="at most 7 classes"):
         draw_gallery(good, {str(i): [i] for i in range(8)}, tmp_path / "gallery.png")
     assert not list(tmp_path.iterdir())

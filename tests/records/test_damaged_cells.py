@@ -92,19 +92,15 @@ DAMAGES = (
     }
     | {
         f"summary.json: {text}": edited("summary.json", lambda _, text=text: text)
-        for text in ("{}", "[]", "NaN", "null", '"done"', "[" * 100_000, '{"dice": NaN}')
+        for text in ("{", "{}", "[]", "3", "NaN", "null", '"done"', "[" * 100_000, '{"dice": NaN}')
     }
     | {
         f"status.json: {text}": edited("status.json", lambda _, text=text: text)
-        for text in (
-            "{}",
-            "[]",
-            "null",
-            '{"status": 3}',
-            '{"status": ["done"]}',
-            '{"status": ""}',
-            '{"status": "stale"}',
-        )
+        for text in ("{", "{}", "[]", "null", '"done"', '{"state": "done"}')
+    }
+    | {
+        f"status.json: status {text}": edited("status.json", lambda _, text=text: f'{{"status": {text}}}')
+        for text in ("3", '["done"]', '""', '"stale"')
     }
     | {
         "per_image.csv: gone": lambda folder: (folder / "per_image.csv").unlink(),
@@ -158,8 +154,8 @@ DAMAGES = (
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_every_damage_makes_the_cell_missing_for_every_reader(tmp_path, caplog, damage):
     plan = made_plan([planned(tmp_path, "no_adapt", {}), planned(tmp_path, "tent", {"method": "tent"})])
-    for one in plan.cells:
-        finish(one.cell, lambda target, index: 50.0 + index)
+    for entry in plan.cells:
+        finish(entry.cell, lambda target, index: 50.0 + index)
     cell = plan.cells[1].cell
     DAMAGES[damage](cell.folder().path)
 
@@ -183,22 +179,22 @@ def test_every_damage_makes_the_cell_missing_for_every_reader(tmp_path, caplog, 
 
 
 def test_a_cell_without_predictions_is_finished(tmp_path):
-    one = planned(tmp_path, "no_adapt", {})
-    finish(one.cell, lambda *_: 50.0)
-    (one.cell.folder().path / "predictions.npz").unlink()
-    assert one.cell.folder().finished() is not None
+    entry = planned(tmp_path, "no_adapt", {})
+    finish(entry.cell, lambda *_: 50.0)
+    (entry.cell.folder().path / "predictions.npz").unlink()
+    assert entry.cell.folder().finished() is not None
 
 
 def test_changed_bits_of_predictions_are_found_where_they_are_decoded(tmp_path):
-    one = planned(tmp_path, "no_adapt", {})
-    finish(one.cell, lambda *_: 50.0)
-    path = one.cell.folder().path / "predictions.npz"
+    entry = planned(tmp_path, "no_adapt", {})
+    finish(entry.cell, lambda *_: 50.0)
+    path = entry.cell.folder().path / "predictions.npz"
     with zipfile.ZipFile(path) as file:
         place = file.getinfo("C/bits.npy").header_offset + 60
     content = bytearray(path.read_bytes())
     content[place] ^= 255
     path.write_bytes(content)
-    assert one.cell.folder().finished(thoroughly=True) is None
+    assert entry.cell.folder().finished(thoroughly=True) is None
 
 
 def test_a_cell_that_was_never_started_is_missing_without_a_warning(tmp_path, caplog):

@@ -113,30 +113,6 @@ def test_the_old_results_do_not_count_while_a_cell_is_computed_again(cell):
     assert cell.finished() is None
 
 
-@pytest.mark.parametrize("spoilt", ["", "{", "[]", "null", '{"state": "done"}', '"done"'])
-def test_a_broken_status_is_no_status(cell, spoilt):
-    cell.start({})
-    cell.finish(ROWS, PREDICTIONS, SUMMARY)
-    (cell.path / "status.json").write_text(spoilt)
-    assert (cell.status(), cell.finished()) == (None, None)
-
-
-@pytest.mark.parametrize("name", ["per_image.csv", "summary.json"])
-def test_a_done_cell_without_its_files_is_not_done(cell, name):
-    cell.start({})
-    cell.finish(ROWS, PREDICTIONS, SUMMARY)
-    (cell.path / name).unlink()
-    assert cell.finished() is None
-
-
-@pytest.mark.parametrize("spoilt", ["", "{", "null", "3"])
-def test_a_broken_summary_is_none(cell, spoilt):
-    cell.start({})
-    cell.finish(ROWS, PREDICTIONS, SUMMARY)
-    (cell.path / "summary.json").write_text(spoilt)
-    assert cell.finished() is None
-
-
 def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
     path = tmp_path / "new" / "file.json"
     write_atomically(path, "one")

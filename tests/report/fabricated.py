@@ -30,11 +30,11 @@ def finish(planned, shift=None, **more):
         domain = domains[name]
         masks = [np.roll(domain.label(i).numpy(), shift + i % 3, axis=-1) for i in range(len(domain))]
         predictions[name] = Predictions.of(masks)
-        own = []
+        images = []
         for index, mask in enumerate(masks):
             dice = dict(zip(domain.classes, dice_of(mask, domain.label(index).numpy()), strict=True))
             place = {"target": name, "index": index, "image": domain.image_names[index], "position": index}
-            own.append(
+            images.append(
                 {"source": cell.config.source, **place, "method": method, "seed": cell.seed}
                 | {f"dice_{label}": value for label, value in dice.items()}
                 | {"dice": sum(dice.values()) / len(dice)}
@@ -42,10 +42,10 @@ def finish(planned, shift=None, **more):
                 | {"seconds": 0.01}
             )
         columns = [*(f"dice_{label}" for label in domain.classes), "dice"]
-        targets[name] = {"n": len(own), "seconds_per_image": 0.01} | {
-            column: sum(row[column] for row in own) / len(own) for column in columns
+        targets[name] = {"n": len(images), "seconds_per_image": 0.01} | {
+            column: sum(row[column] for row in images) / len(images) for column in columns
         }
-        rows += own
+        rows += images
     folder = cell.folder()
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.start({"hash": folder.hash, **cell.identity()})
@@ -65,9 +65,10 @@ def dice_of(prediction, truth):
 def fabricated_table(root, *overrides, leave_out=()):
     """A table of which all cells but those of ``leave_out`` ((row, source) pairs) are finished."""
     planned = fabricated_plan(root, *overrides)
-    for one in planned.cells:
-        if (one.row, one.cell.config.source) not in leave_out:
-            rate = {"lr": lambda i: 1e-4 * (i + 1)} if one.row in ("tent", "grata") else {}
-            cosine = {"cosine": lambda i: 0.1 * i, "cosine_empirical": lambda i: 0.05 * i} if one.row == "grata" else {}
-            finish(one, **rate, **cosine)
+    for entry in planned.cells:
+        if (entry.row, entry.cell.config.source) not in leave_out:
+            more = {"lr": lambda i: 1e-4 * (i + 1)} if entry.row in ("tent", "grata") else {}
+            if entry.row == "grata":
+                more |= {"cosine": lambda i: 0.1 * i, "cosine_empirical": lambda i: 0.05 * i}
+            finish(entry, **more)
     return build_table(planned)

@@ -21,7 +21,7 @@ from tta_bench.report.formats.html import write as html_page
 from tta_bench.report.formats.latex import latex_text
 from tta_bench.report.formats.latex import write as latex
 from tta_bench.report.formats.markdown import write as markdown
-from tta_bench.report.pictures import Drawings
+from tta_bench.report.model import Drawings
 from tta_bench.report.tables import build_table
 from tta_bench.report.write import plan_table, states, status_table, summary_table
 from tta_bench.runtime.names import normal
@@ -76,20 +76,20 @@ def test_a_source_called_average_is_not_the_mean(tmp_path, names):
 
 def test_targets_called_like_the_mean_or_like_markup_are_printed_as_they_are(tmp_path):
     names = ("mean", "[red]x", ":smile:", "a\\", "${x}")
-    one = planned(tmp_path, "tent", {"method": "tent", "target": names}, "[bold]s")
-    finish_made(one.cell, lambda *_: 50.0)
-    summary, rows = one.cell.folder().finished()
+    entry = planned(tmp_path, "tent", {"method": "tent", "target": names}, "[bold]s")
+    finish_made(entry.cell, lambda *_: 50.0)
+    summary, rows = entry.cell.folder().finished()
     for target in summary["targets"].values():
         target["seconds_per_image"] = 0.5
     text = printed(cell_table(dice_score, (summary, rows), None))
     assert "source [bold]s, seed 0" in text
     assert [line.split()[0] for line in text.splitlines()[-2 * len(names) - 1 :: 2]] == [*names, "(mean)"]
-    assert json.loads((one.cell.folder().path / "summary.json").read_text())["targets"].keys() == set(names)
+    assert json.loads((entry.cell.folder().path / "summary.json").read_text())["targets"].keys() == set(names)
 
 
 def test_an_experiment_plan_is_made_of_the_same_names(tmp_path):
-    one = planned(tmp_path, "no_adapt", {"method": "no_adapt"}, "=cmd|'calc'!A0")
-    finish_made(one.cell, lambda *_: 50.0)
-    text = csv_text(build_table(made_plan([one])))
+    entry = planned(tmp_path, "no_adapt", {"method": "no_adapt"}, "=cmd|'calc'!A0")
+    finish_made(entry.cell, lambda *_: 50.0)
+    text = csv_text(build_table(made_plan([entry])))
     assert ",'=cmd|'calc'!A0," in text
-    assert one.cell.folder().finished()[1][0]["source"] == "=cmd|'calc'!A0"
+    assert entry.cell.folder().finished()[1][0]["source"] == "=cmd|'calc'!A0"

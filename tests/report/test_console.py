@@ -18,15 +18,15 @@ def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seco
     """A summary and rows with made-up numbers that depend on target, index and class alone."""
     rows, summaries = [], {}
     for name, count in targets.items():
-        own = []
+        images = []
         for index in range(count):
             draw = random.Random(f"{name}{index}")
             dice = {f"dice_{label}": min(100.0, draw.uniform(40, 90) + shift) for label in classes}
-            own.append({"target": name, "index": str(index), **dice, "dice": sum(dice.values()) / len(dice)})
+            images.append({"target": name, "index": str(index), **dice, "dice": sum(dice.values()) / len(dice)})
         keys = [*(f"dice_{label}" for label in classes), "dice"]
-        means = {key: sum(row[key] for row in own) / count for key in keys}
+        means = {key: sum(row[key] for row in images) / count for key in keys}
         summaries[name] = {"n": count, **means, "seconds_per_image": seconds}
-        rows += [{key: str(value) for key, value in row.items()} for row in own]
+        rows += [{key: str(value) for key, value in row.items()} for row in images]
     return {
         "source": source,
         "seed": 0,
@@ -36,16 +36,16 @@ def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seco
     }, rows
 
 
-def printed(one, reference=None, width=80, metric=dice_score):
+def printed(adapted, reference=None, width=80, metric=dice_score):
     console = Console(file=io.StringIO(), width=width)
-    console.print(cell_table(metric, one, reference))
+    console.print(cell_table(metric, adapted, reference))
     return console.file.getvalue().rstrip("\n").split("\n")
 
 
 def test_the_papers_targets_fit_into_80_columns_with_a_row_per_line():
     targets = {"A": 159, "B": 400, "C": 650, "E": 101}
-    one, reference = result("no_adapt", targets, shift=10, seconds=12.345), result("no_adapt", targets)
-    lines = printed(one, reference)
+    adapted, reference = result("no_adapt", targets, shift=10, seconds=12.345), result("no_adapt", targets)
+    lines = printed(adapted, reference)
     assert max(map(len, lines)) <= 80
     assert len(lines) == 4 + 5 * 2 + 4, "title, two lines of headings, a rule; two rows per target and mean; gaps"
     assert not any("…" in line for line in lines)
@@ -54,31 +54,31 @@ def test_the_papers_targets_fit_into_80_columns_with_a_row_per_line():
 
 
 def test_each_metric_that_was_asked_for_has_its_table():
-    one, reference = result("tent", {"A": 3}, shift=5), result("no_adapt", {"A": 3})
-    for summary, rows in (one, reference):
+    adapted, reference = result("tent", {"A": 3}, shift=5), result("no_adapt", {"A": 3})
+    for summary, rows in (adapted, reference):
         for each in (*rows, *summary["targets"].values()):
             halves = {key.replace("dice", "iou"): value for key, value in each.items() if key.startswith("dice")}
             each |= {key: type(value)(float(value) / 2) for key, value in halves.items()}
-    lines = [line.split() for line in printed(one, reference, metric=iou_score)]
+    lines = [line.split() for line in printed(adapted, reference, metric=iou_score)]
     assert " ".join(lines[0]) == "IOU in percent, source D, seed 0"
     row = next(line for line in lines if line[:1] == ["tent"])
     assert row[1:5] == [
-        *(f"{one[0]['targets']['A'][key] / 2:.2f}" for key in ("dice_disc", "dice_cup", "dice")),
+        *(f"{adapted[0]['targets']['A'][key] / 2:.2f}" for key in ("dice_disc", "dice_cup", "dice")),
         "+2.50",
     ]
     asked = SimpleNamespace(config=SimpleNamespace(metrics=("dice", "iou")), folder=lambda: CellFolder(Path("cells/x")))
     console = Console(file=io.StringIO(), width=80)
-    show(console, asked, one, reference)
+    show(console, asked, adapted, reference)
     text = console.file.getvalue()
     assert text.index("Dice in percent") < text.index("IOU in percent") < text.index("results: cells/x")
 
 
 def test_the_numbers_are_those_of_the_summary_and_the_mean_is_over_targets():
     targets = {"A": 2, "B": 6}
-    one, reference = result("tent", targets, shift=5), result("no_adapt", targets)
-    lines = [line.split() for line in printed(one, reference)]
+    adapted, reference = result("tent", targets, shift=5), result("no_adapt", targets)
+    lines = [line.split() for line in printed(adapted, reference)]
     row = next(line for line in lines if line[:1] == ["tent"])
-    a = one[0]["targets"]["A"]
+    a = adapted[0]["targets"]["A"]
     assert row[1:4] == [f"{a[key]:.2f}" for key in ("dice_disc", "dice_cup", "dice")]
     assert row[4] == "+5.00"
     assert row[-1] == "0.123"
@@ -122,9 +122,9 @@ def test_names_are_printed_whole_and_never_as_markup(name):
 
 def test_a_long_name_is_folded_and_no_number_is_cut():
     name = "a_very_long_name_of_a_hospital_in_the_north"
-    one, reference = (result(method, {name: 1000}, shift=9 * (method == "tent")) for method in ("tent", "no_adapt"))
-    lines = printed(one, reference)
+    adapted, reference = (result(method, {name: 1000}, shift=9 * (method == "tent")) for method in ("tent", "no_adapt"))
+    lines = printed(adapted, reference)
     assert max(map(len, lines)) <= 80
     text = "\n".join(lines)
     assert "…" not in text
-    assert all(f"{one[0]['targets'][name][key]:.2f}" in text for key in ("dice_disc", "dice_cup", "dice"))
+    assert all(f"{adapted[0]['targets'][name][key]:.2f}" in text for key in ("dice_disc", "dice_cup", "dice"))

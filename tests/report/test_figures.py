@@ -91,8 +91,8 @@ def test_a_file_of_its_own_has_colours_of_its_own_on_light_and_dark_pages(figure
 
 def test_identifiers_are_unique_over_all_figures_of_a_page_and_every_reference_is_kept():
     svgs = figures()
-    found = [identifier for svg in svgs.values() for identifier in re.findall(r'\bid="([^"]+)"', svg)]
-    assert len(found) == len(set(found))
+    identifiers = [identifier for svg in svgs.values() for identifier in re.findall(r'\bid="([^"]+)"', svg)]
+    assert len(identifiers) == len(set(identifiers))
     for name, svg in svgs.items():
         used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', svg)
         assert {a or b for a, b in used} <= set(re.findall(r'\bid="([^"]+)"', svg))

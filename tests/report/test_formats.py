@@ -20,15 +20,15 @@ from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import PlannedCell
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
-from tta_bench.report.columns import ranks
+from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.formats import formats
 from tta_bench.report.formats.csv import write as csv_text
 from tta_bench.report.formats.latex import latex_text
 from tta_bench.report.formats.latex import write as latex
 from tta_bench.report.formats.markdown import write as markdown
-from tta_bench.report.notes import comparable_with_paper, notes, planned_cells
+from tta_bench.report.notes import notes
 from tta_bench.report.tables import build_table
-from tta_bench.report.text import DASH, number, p_value
+from tta_bench.report.text import DASH, number, p_value, ranks
 
 HARD = r"100% of a_b & $x^2$ #1 {~} \ relu max(0,x) | η<β> é 日 [1]"
 
@@ -113,7 +113,7 @@ def hard(tmp_path):
     cells.append(planned(tmp_path, "lost", {"method": "grata"}))
     finish(cells[0].cell, lambda *_: 50.0)
     finish(cells[1].cell, lambda target, index: 51.0 + index, skipped_updates=4)
-    return build_table(made_plan(cells, rows={one.row: {"method": "tent"} for one in cells}, name="hard_1"))
+    return build_table(made_plan(cells, rows={entry.row: {"method": "tent"} for entry in cells}, name="hard_1"))
 
 
 def test_a_label_breaks_no_row_of_markdown(hard):
@@ -129,12 +129,6 @@ def test_missing_and_skipped_are_said_in_the_notes(hard):
     assert f"Updates skipped because a loss or gradient was not finite: {HARD} 4." in text
     assert "1 of 3 cells have no results yet: lost (1 missing)." in text
     assert f"| lost | {DASH} |" in markdown(hard)
-
-
-def test_a_cell_that_serves_several_seeds_is_planned_once(table):
-    cells = table.plan.cells
-    twice = replace(table, plan=replace(table.plan, cells=(*cells, cells[0])))
-    assert planned_cells(twice) == planned_cells(table) == len(cells)
 
 
 def test_the_notes_say_how_to_read_the_numbers(table):
@@ -308,8 +302,8 @@ def test_latex_has_a_table_per_group_of_columns_and_the_notes_below(wide):
 
 def compile_latex(text, folder):
     """The output of pdflatex."""
-    found = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True)
-    if not found.stdout.strip():
+    located = subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, text=True)
+    if not located.stdout.strip():
         pytest.skip("booktabs is not installed")
     source = "\\documentclass{article}\n\\usepackage{booktabs,longtable}\n\\begin{document}\n" + text
     (folder / "table.tex").write_text(source + "\\end{document}\n", encoding="utf-8")
@@ -344,8 +338,8 @@ def test_a_table_of_another_metric_says_so_in_every_format_and_has_no_paper(tmp_
     plan = simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0}, ("A",), paper=paper)
     with pytest.raises(UserError, match="has no hd95: run it again with metrics=hd95"):
         build_table(plan, metric=metric)
-    for one in plan.cells:
-        folder = one.cell.folder().path
+    for entry in plan.cells:
+        folder = entry.cell.folder().path
         summary = json.loads((folder / "summary.json").read_text())
         for part in (summary, *summary["targets"].values()):
             part |= {key.replace("dice", "hd95"): value for key, value in part.items() if key.startswith("dice")}

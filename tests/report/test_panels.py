@@ -12,8 +12,8 @@ from PIL import Image
 from tta_bench.errors import UserError
 from tta_bench.ops.painting import COLOURS
 from tta_bench.report.formats.html import write as page
+from tta_bench.report.model import Drawings
 from tta_bench.report.panels import Choice, Panel, bounding_box, choose, class_colours, draw, panels
-from tta_bench.report.pictures import Drawings
 from tta_bench.report.tables import build_table
 
 GREEN, BLUE = COLOURS[:2]
@@ -43,24 +43,24 @@ def close(picture, colour, tolerance=40):
 def test_the_choice_is_easy_median_and_hard_from_different_targets():
     dice = {"A": [10.0, 50.0, 90.0], "B": [11.0, 51.0, 89.0], "C": [12.0, 49.0, 88.0]}
     chosen = choose(dice)
-    assert [one.note for one in chosen] == ["easy", "median", "hard"]
-    assert len({one.target for one in chosen}) == 3
-    values = [dice[one.target][one.index] for one in chosen]
+    assert [choice.note for choice in chosen] == ["easy", "median", "hard"]
+    assert len({choice.target for choice in chosen}) == 3
+    values = [dice[choice.target][choice.index] for choice in chosen]
     assert values[0] > 85
     assert 45 < values[1] < 55
     assert values[2] < 15
 
 
 def test_of_a_single_target_three_different_images_are_chosen_and_ties_go_to_the_first():
-    assert [one.index for one in choose({"A": [50.0] * 5})] == [0, 1, 2]
+    assert [choice.index for choice in choose({"A": [50.0] * 5})] == [0, 1, 2]
     assert choose({"A": [70.0]}) == [Choice("A", 0, "easy")]
 
 
 def test_the_choice_depends_on_the_reference_row_alone(table, tmp_path):
     titles = panels(table, "B").alt
     other = fabricated_plan(tmp_path)
-    for one in other.cells:
-        finish(one, shift=None if one.row == "no_adapt" else 9)
+    for entry in other.cells:
+        finish(entry, shift=None if entry.row == "no_adapt" else 9)
     again = panels(build_table(other), "B").alt
     assert [part.split(": no_adapt")[0] for part in titles.split(";")] == [
         part.split(": no_adapt")[0] for part in again.split(";")
@@ -85,9 +85,9 @@ def test_all_rows_of_a_picture_start_from_the_same_source_model(tmp_path):
     gone = {("no_adapt", 1), ("tent", 0), ("grata", 0)}
 
     def finished(*left_out):
-        for one in planned.cells:
-            if (one.row, one.cell.config.training.seed) not in left_out:
-                finish(one, shift=2 + 8 * one.cell.config.training.seed)
+        for entry in planned.cells:
+            if (entry.row, entry.cell.config.training.seed) not in left_out:
+                finish(entry, shift=2 + 8 * entry.cell.config.training.seed)
         return panels(build_table(planned))
 
     shown = finished(*gone)
@@ -105,7 +105,7 @@ def test_images_can_be_named_and_the_dice_told_are_those_of_the_files(table):
     name = f"C-{IMAGES - 1:04d}"
     shown = panels(table, "B", [("C", name)])
     assert "Images chosen by name." in shown.caption
-    cell = next(one.cell for one in table.plan.cells if (one.row, one.cell.config.source) == ("tent", "B"))
+    cell = next(entry.cell for entry in table.plan.cells if (entry.row, entry.cell.config.source) == ("tent", "B"))
     value = next(float(row["dice"]) for row in cell.folder().finished()[1] if row["image"] == name)
     assert f"C: {name}: no_adapt" in shown.alt
     assert f"tent {value:.1f}" in shown.alt
@@ -132,7 +132,7 @@ def test_predictions_of_other_images_are_refused(tmp_path):
     table = fabricated_table(tmp_path)
     first, *others = table.finished
     cell, fingerprints = first.cell, {**first.summary["data"], "C": "0" * 32}
-    first = replace(first, summary={**first.summary, "data": fingerprints})
+    first = first._replace(summary={**first.summary, "data": fingerprints})
     table = replace(table, finished=(first, *others))
     with pytest.raises(UserError, match=r"row 'no_adapt': the images of C have changed .* force=true"):
         panels(table, cell.config.source, [("C", "C-0000")])
@@ -187,7 +187,7 @@ def test_long_labels_are_wrapped_and_never_widen_the_figure():
     truth = square(20, 20, 40)
     plain = draw([panel(truth, truth)], ["disc"])
     label = "consistency aligned with entropy and_a_word_without_any_end_whatsoever_in_it"
-    long = replace(panel(truth, truth), predictions={label: truth}, values={label: 50.0})
+    long = panel(truth, truth)._replace(predictions={label: truth}, values={label: 50.0})
     drawn = draw([long], ["disc"])
     assert drawn.shape[1] == plain.shape[1]
     assert drawn.shape[0] > plain.shape[0]

@@ -69,27 +69,25 @@ def test_the_global_random_state_is_left_alone():
     assert np.random.rand() == expected
 
 
-@pytest.mark.parametrize("value", [0.0, -3.5])
-def test_equal_differences_have_an_interval_of_no_width(value):
-    assert paired_difference([[value] * 6, [value] * 2]) == (value, value, value)
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([[0.0] * 6, [0.0] * 2], (0, 0, 0)),
+        ([[-3.5] * 6, [-3.5] * 2], (-3.5, -3.5, -3.5)),
+        ([[1.0, 3.0]], (2, 1, 3)),  # two images are enough for an interval
+        ([[2.0]], (2, math.nan, math.nan)),
+        ([[2.0], [1.0, 3.0]], (2, math.nan, math.nan)),
+    ],
+)
+def test_the_interval_of_few_or_equal_images(values, expected):
+    assert paired_difference(values) == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize("values", [[[2.0]], [[2.0], [1.0, 3.0]]])
-def test_of_one_image_there_is_a_mean_but_no_interval(values):
-    difference = paired_difference(values)
-    assert difference.mean == pytest.approx(2)
-    assert math.isnan(difference.low)
-    assert math.isnan(difference.high)
-
-
-def test_two_images_are_enough_for_an_interval():
-    assert paired_difference([[1.0, 3.0]]) == (2.0, 1.0, 3.0)
-
-
+@pytest.mark.parametrize("function", [paired_difference, mean_of_targets])
 @pytest.mark.parametrize("values", [[], [[]], [[1.0], []]])
-def test_nothing_to_average_is_an_error(values):
+def test_nothing_to_average_is_an_error(function, values):
     with pytest.raises(ValueError, match="at least one image"):
-        paired_difference(values)
+        function(values)
 
 
 def exact_p(differences):
@@ -101,7 +99,7 @@ def exact_p(differences):
         sum(rank for rank, sign in zip(ranks, signs, strict=True) if sign)
         for signs in product((0, 1), repeat=len(ranks))
     ]
-    return np.mean([abs(one - middle) >= abs(observed - middle) for one in sums])
+    return np.mean([abs(total - middle) >= abs(observed - middle) for total in sums])
 
 
 @pytest.mark.parametrize(
@@ -111,17 +109,18 @@ def test_the_signed_rank_test_of_few_images_is_that_of_every_possible_sign(diffe
     assert signed_rank_p(differences) == pytest.approx(exact_p(differences))
 
 
-def test_five_gains_out_of_five_are_the_smallest_p_that_five_images_allow():
-    assert signed_rank_p([0.1, 0.2, 0.3, 0.4, 0.5]) == pytest.approx(2 / 2**5)
-
-
-def test_zero_differences_say_nothing():
-    assert signed_rank_p([0.0, 1.0, 0.0, -2.0, 3.0, 4.0, 0.0]) == pytest.approx(signed_rank_p([1.0, -2.0, 3.0, 4.0]))
-
-
-@pytest.mark.parametrize("differences", [[], [0.0], [0.0] * 30])
-def test_without_any_difference_p_is_one(differences):
-    assert signed_rank_p(differences) == 1.0
+@pytest.mark.parametrize(
+    ("differences", "p"),
+    [
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 2 / 2**5),  # the smallest that five images allow
+        ([0.0, 1.0, 0.0, -2.0, 3.0, 4.0, 0.0], exact_p([1.0, -2.0, 3.0, 4.0])),  # zero differences say nothing
+        ([], 1),
+        ([0.0], 1),
+        ([0.0] * 30, 1),
+    ],
+)
+def test_the_signed_rank_test_at_its_ends(differences, p):
+    assert signed_rank_p(differences) == pytest.approx(p)
 
 
 def test_p_is_the_same_for_a_loss_as_for_a_gain():
@@ -130,19 +129,19 @@ def test_p_is_the_same_for_a_loss_as_for_a_gain():
     assert 0 < signed_rank_p(values) < 1
 
 
-def test_holm_multiplies_the_smallest_p_by_the_number_of_methods_and_the_largest_by_one():
-    # sorted: 0.005 * 4, 0.01 * 3, 0.03 * 2, 0.04 * 1, the last raised to its predecessor
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-
-
-def test_holm_never_exceeds_one_and_leaves_a_single_p_alone():
-    assert holm([0.6, 0.9, 0.7]) == [1.0, 1.0, 1.0]
-    assert holm([0.03]) == [0.03]
-    assert holm([]) == []
-
-
-def test_equal_p_values_get_the_same_correction():
-    assert holm([0.02, 0.02]) == pytest.approx([0.04, 0.04])
+@pytest.mark.parametrize(
+    ("p", "corrected"),
+    [
+        # sorted: 0.005 * 4, 0.01 * 3, 0.03 * 2, 0.04 * 1, the last raised to its predecessor
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.6, 0.9, 0.7], [1.0, 1.0, 1.0]),
+        ([0.02, 0.02], [0.04, 0.04]),
+        ([0.03], [0.03]),
+        ([], []),
+    ],
+)
+def test_holm_multiplies_the_smallest_p_by_the_number_of_methods_and_the_largest_by_one(p, corrected):
+    assert holm(p) == pytest.approx(corrected)
 
 
 def test_the_standard_deviation_over_seeds_is_that_of_a_sample():
@@ -176,8 +175,5 @@ def test_an_estimate_counts_targets_equally_and_its_interval_covers_the_truth_as
     assert 0.93 < covered < 0.97
 
 
-def test_of_one_image_there_is_no_interval_and_of_none_no_estimate():
+def test_of_one_image_there_is_no_interval():
     assert np.isnan(mean_of_targets([[1.0], [1.0, 2.0]]).low)
-    for nothing in ([], [[1.0], []]):
-        with pytest.raises(ValueError, match="at least one image"):
-            mean_of_targets(nothing)

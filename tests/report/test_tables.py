@@ -18,7 +18,6 @@ from tta_bench.report.model import AVERAGE, Seed
 from tta_bench.report.streams import streams_of
 from tta_bench.report.tables import build_table
 from tta_bench.report.write import remaining_time, states
-from tta_bench.runtime.files import write_atomically
 from tta_bench.source.train import branchless_path
 
 LEVEL = (0 + 1 + math.sqrt(2)) / 3 + 5
@@ -26,7 +25,7 @@ LEVEL = (0 + 1 + math.sqrt(2)) / 3 + 5
 
 
 def row(table, label):
-    return next(one for one in table.rows if one.label == label)
+    return next(line for line in table.rows if line.label == label)
 
 
 def refuse(plan, **options):
@@ -41,12 +40,12 @@ def refuse(plan, **options):
 def test_the_average_is_the_unweighted_mean_over_the_sources(tmp_path):
     plan = simple_plan(tmp_path, {"no_adapt": lambda source, *_: 4.0 if source == "A" else 10.0})
     table = build_table(plan)
-    (one,) = table.rows
-    assert one.results["A"].value == pytest.approx(54 + LEVEL)
-    assert one.results["B"].value == pytest.approx(60 + LEVEL)
-    assert one.average.value == pytest.approx(57 + LEVEL)
-    assert one.results["A"].classes == {"disc": pytest.approx(54 + LEVEL), "cup": pytest.approx(54 + LEVEL)}
-    assert (one.results["A"].n, one.average.n) == (2 * IMAGES, 4 * IMAGES)
+    (line,) = table.rows
+    assert line.results["A"].value == pytest.approx(54 + LEVEL)
+    assert line.results["B"].value == pytest.approx(60 + LEVEL)
+    assert line.average.value == pytest.approx(57 + LEVEL)
+    assert line.results["A"].classes == {"disc": pytest.approx(54 + LEVEL), "cup": pytest.approx(54 + LEVEL)}
+    assert (line.results["A"].n, line.average.n) == (2 * IMAGES, 4 * IMAGES)
     assert table.columns == ("A", "B", AVERAGE)
     assert (table.classes, table.targets) == (("disc", "cup"), {"A": ("C", "D"), "B": ("C", "D")})
     assert not table.missing
@@ -90,17 +89,18 @@ def test_p_of_six_gains_of_different_size_is_the_smallest_possible(tmp_path):
 def test_an_image_counts_once_however_many_source_models_predict_it(tmp_path):
     """Two models that gain 1 less and 1 more than the image's own gain: n, p and interval are those of the images."""
 
-    def own(source, seed, target, index):
+    def gain(source, seed, target, index):
         return 1 + index + 0.1 * (target == "D")
 
     def shifted(source, *place):
-        return own(source, *place) + {"A": -1, "B": 1}[source]
+        return gain(source, *place) + {"A": -1, "B": 1}[source]
 
     (tmp_path / "one").mkdir()
-    one = row(build_table(simple_plan(tmp_path / "one", {"no_adapt": 0.0, "tent": own}, ("A",))), "tent").vs_reference
+    plan = simple_plan(tmp_path / "one", {"no_adapt": 0.0, "tent": gain}, ("A",))
+    single = row(build_table(plan), "tent").vs_reference
     two = row(build_table(simple_plan(tmp_path, {"no_adapt": 0.0, "tent": shifted})), "tent").vs_reference
     assert (two.n, two.excluded, two.sources) == (2 * IMAGES, 0, ("A", "B"))
-    assert (two.mean, two.low, two.high, two.p) == pytest.approx((one.mean, one.low, one.high, one.p))
+    assert (two.mean, two.low, two.high, two.p) == pytest.approx((single.mean, single.low, single.high, single.p))
 
 
 def test_pairs_of_source_and_target_count_equally(tmp_path):
@@ -111,9 +111,9 @@ def test_pairs_of_source_and_target_count_equally(tmp_path):
         for source, targets in (("A", ("C", "D")), ("B", ("D",)))
     ]
     gains = {("A", "C"): 1, ("A", "D"): 2, ("B", "D"): 6}
-    for one in cells:
-        source = one.cell.config.source if one.row == "tent" else None
-        finish(one.cell, lambda target, index, source=source: 50 + index + gains.get((source, target), 0))
+    for entry in cells:
+        source = entry.cell.config.source if entry.row == "tent" else None
+        finish(entry.cell, lambda target, index, source=source: 50 + index + gains.get((source, target), 0))
     comparison = row(build_table(made_plan(cells)), "tent").vs_reference
     assert (comparison.mean, comparison.n) == (pytest.approx(3), 2 * IMAGES)
 
@@ -177,24 +177,24 @@ def test_the_papers_numbers_stand_beside_the_measured_ones(tmp_path):
 
 def test_the_papers_average_is_of_its_own_sources_alone(tmp_path):
     printed = {"A": 50.0, "B": 60.0, "average": 55.0}
-    one = build_table(simple_plan(tmp_path, {"no_adapt": 0.0}, ("A",), paper={"no_adapt": printed})).rows[0]
-    assert one.paper == {"A": 50.0}
-    assert set(one.minus_paper) == {"A"}
+    line = build_table(simple_plan(tmp_path, {"no_adapt": 0.0}, ("A",), paper={"no_adapt": printed})).rows[0]
+    assert line.paper == {"A": 50.0}
+    assert set(line.minus_paper) == {"A"}
 
 
 def test_costs_are_means_over_cells_and_the_largest_memory(tmp_path):
     cells = [planned(tmp_path, "no_adapt", {}, source) for source in "AB"]
     finish(cells[0].cell, lambda *_: 50.0, seconds_per_image=0.1, peak_memory_mb=300.0, skipped_updates=2)
     finish(cells[1].cell, lambda *_: 50.0, seconds_per_image=0.2, peak_memory_mb=200.0, skipped_updates=3)
-    (one,) = build_table(made_plan(cells)).rows
-    assert one.costs.ms_per_image == pytest.approx(150)
-    assert (one.costs.peak_memory_mb, one.costs.forwards_per_image, one.costs.backwards_per_image) == (300.0, 2.0, 1.0)
-    assert one.skipped_updates == 5
+    (line,) = build_table(made_plan(cells)).rows
+    assert line.costs.ms_per_image == pytest.approx(150)
+    assert line.costs[1:] == (300.0, 2.0, 1.0)
+    assert line.skipped_updates == 5
 
 
 def test_source_models_and_versions_are_listed_once(tmp_path):
     table = build_table(simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 0.0}))
-    assert [(one.source, one.training_seed, one.dice_in_domain) for one in table.source_models] == [
+    assert [(model.source, model.training_seed, model.dice_in_domain) for model in table.source_models] == [
         ("A", 0, 90.0),
         ("B", 0, 90.0),
     ]
@@ -206,10 +206,10 @@ def test_source_models_and_versions_are_listed_once(tmp_path):
     [(90.0, 91.5, 1.5, False), (90.0, None, None, True), (None, None, None, False)],
 )
 def test_what_branches_cost_is_known_once_the_model_without_them_is_there(tmp_path, dice, twin, cost, lacks):
-    one = planned(tmp_path, "no_adapt", {"method": "no_adapt", "model.branches": ("rotation",)})
+    entry = planned(tmp_path, "no_adapt", {"method": "no_adapt", "model.branches": ("rotation",)})
 
     def keep(path, branches, in_domain):
-        model = one.cell.config.model.model_copy(update={"branches": tuple(branches)})
+        model = entry.cell.config.model.model_copy(update={"branches": tuple(branches)})
         save_checkpoint(
             path,
             build_model(model, 2).state_dict(),
@@ -219,7 +219,7 @@ def test_what_branches_cost_is_known_once_the_model_without_them_is_there(tmp_pa
             image_size=64,
             domain="A",
             fingerprint="aa",
-            training=one.cell.config.training.model_dump(mode="json"),
+            training=entry.cell.config.training.model_dump(mode="json"),
             dice_in_domain_per_class=None if in_domain is None else {"disc": in_domain, "cup": in_domain},
         )
         return read_checkpoint(path)
@@ -230,9 +230,9 @@ def test_what_branches_cost_is_known_once_the_model_without_them_is_there(tmp_pa
         path.parent.mkdir(parents=True)
         keep(path, [], twin)
     record = {"path": str(branched.path), "sha256": branched.sha256, "dice_in_domain": dice}
-    finish(one.cell, lambda *_: 50.0, source_checkpoint=record)
-    (found,) = build_table(made_plan([one])).source_models
-    assert (found.branch_cost, found.lacks_twin) == (cost, lacks)
+    finish(entry.cell, lambda *_: 50.0, source_checkpoint=record)
+    (record_of_model,) = build_table(made_plan([entry])).source_models
+    assert (record_of_model.branch_cost, record_of_model.lacks_twin) == (cost, lacks)
 
 
 # unfinished tables
@@ -264,7 +264,7 @@ def test_without_a_source_there_is_no_average(tmp_path):
 
 def test_a_missing_seed_is_named_and_the_others_count(tmp_path):
     plan = simple_plan(tmp_path, {"no_adapt": 0.0, "grata": lambda _, seed, *__: 2.0 * seed}, seeds=(0, 1))
-    lost = next(one.cell for one in plan.cells if one.row == "grata" and one.cell.seed == 1)
+    lost = next(entry.cell for entry in plan.cells if entry.row == "grata" and entry.cell.seed == 1)
     lost.folder().start({})
     table = build_table(plan)
     grata = row(table, "grata")
@@ -272,16 +272,16 @@ def test_a_missing_seed_is_named_and_the_others_count(tmp_path):
     assert grata.results["A"].value == pytest.approx(50 + LEVEL)
     assert grata.average.value == pytest.approx((50 + 51) / 2 + LEVEL)
     assert (grata.average.seeds, grata.average.missing) == ((Seed(0, 0, 0),), (Seed(0, 0, 1),))
-    assert [one.status for one in table.missing] == ["killed"]
+    assert [entry.status for entry in table.missing] == ["killed"]
     with lost.folder().locked():
-        assert [one.status for one in build_table(plan).missing] == ["running"]
+        assert [entry.status for entry in build_table(plan).missing] == ["running"]
 
 
 def test_a_table_without_any_result_has_rows_and_no_numbers(tmp_path):
     table = build_table(made_plan([planned(tmp_path, label, {"method": label}) for label in ("no_adapt", "tent")]))
-    assert [one.label for one in table.rows] == ["no_adapt", "tent"]
-    assert all(one.average.value is None and one.vs_reference is None for one in table.rows)
-    assert [one.status for one in table.missing] == ["missing", "missing"]
+    assert [entry.label for entry in table.rows] == ["no_adapt", "tent"]
+    assert all(entry.average.value is None and entry.vs_reference is None for entry in table.rows)
+    assert [entry.status for entry in table.missing] == ["missing", "missing"]
     assert (table.source_models, table.versions) == ((), ())
 
 
@@ -317,8 +317,8 @@ def test_only_repeats_that_both_rows_have_are_compared(tmp_path):
 def test_a_row_may_vary_the_protocol_on_purpose(tmp_path):
     rows = {"no_adapt": {"method": "no_adapt"}, "two": {"method": "tent", "protocol.steps": 2}}
     cells = [planned(tmp_path, label, values) for label, values in rows.items()]
-    for one in cells:
-        finish(one.cell, lambda *_: 50.0)
+    for entry in cells:
+        finish(entry.cell, lambda *_: 50.0)
     assert build_table(made_plan(cells, rows=rows)).protocol["steps"] == (1, 2)
 
 
@@ -333,42 +333,38 @@ def test_cells_of_other_rules_images_or_training_are_refused_by_name(tmp_path, k
     assert build_table(made_plan(cells, overrides=[f"{key}={value}"])), "said on the command line"
 
 
-def test_cells_of_other_targets_are_refused(tmp_path):
-    cells = [planned(tmp_path, "no_adapt", {}), planned(tmp_path, "tent", {"method": "tent", "target": ("C",)})]
-    (sentence,) = refuse(made_plan(cells))
-    assert "has target=C, but row 'no_adapt'" in sentence
-
-
 def test_two_cells_of_one_row_source_and_seed_are_refused(tmp_path):
     values = [{"method": "tent", "method.learning_rate": rate} for rate in (1e-3, 1e-4)]
-    plan = made_plan([planned(tmp_path, "tent", one) for one in values], reference="tent")
-    (sentence,) = refuse(plan)
+    (sentence,) = refuse(made_plan([planned(tmp_path, "tent", each) for each in values], reference="tent"))
     assert "differ in method.learning_rate alone" in sentence
 
 
-def test_cells_of_different_source_models_are_refused(tmp_path):
-    cells = [planned(tmp_path, "no_adapt", {}), planned(tmp_path, "tent", {"method": "tent"})]
+OTHER_MODEL = {"path": "x", "sha256": "f" * 64, "dice_in_domain": None}
+
+
+@pytest.mark.parametrize(
+    ("values", "summary", "words"),
+    [
+        ({"target": ("C",)}, None, "has target=C, but row 'no_adapt'"),
+        ({}, {"source_checkpoint": OTHER_MODEL}, f"used the source model with sha256 {'f' * 12}, but row 'no_adapt'"),
+        (
+            {"source": "B"},
+            {"data": {"C": "C" * 32, "D": "other" * 8}},
+            "saw other images of D (fingerprint otherotherot) than row 'no_adapt', source A",
+        ),
+        ({}, {"protocol": {"steps": 3}}, "was computed with protocol.steps=3, not 1: compute it again with force=true"),
+    ],
+)
+def test_cells_of_other_targets_models_images_or_rules_are_refused(tmp_path, values, summary, words):
+    cells = [planned(tmp_path, "no_adapt", {}), planned(tmp_path, "tent", {"method": "tent"} | values)]
     finish(cells[0].cell, lambda *_: 50.0)
-    finish(cells[1].cell, lambda *_: 50.0, source_checkpoint={"path": "x", "sha256": "f" * 64, "dice_in_domain": None})
+    if summary is not None:
+        protocol = cells[1].cell.config.protocol.model_dump() | summary.get("protocol", {})
+        finish(cells[1].cell, lambda *_: 50.0, **summary | {"protocol": protocol})
     (sentence,) = refuse(made_plan(cells))
-    assert f"used the source model with sha256 {'f' * 12}, but row 'no_adapt'" in sentence
-    assert sentence.endswith("compute one of them again with force=true")
-
-
-def test_cells_of_different_images_are_refused_target_by_target(tmp_path):
-    cells = [planned(tmp_path, "no_adapt", {}), planned(tmp_path, "tent", {"method": "tent"}, source="B")]
-    finish(cells[0].cell, lambda *_: 50.0)
-    finish(cells[1].cell, lambda *_: 50.0, data={"C": "C" * 32, "D": "other" * 8})
-    (sentence,) = refuse(made_plan(cells))
-    assert "row 'tent', source B" in sentence
-    assert "saw other images of D (fingerprint otherotherot) than row 'no_adapt', source A" in sentence
-
-
-def test_a_summary_of_other_rules_than_its_configuration_is_refused(tmp_path):
-    one = planned(tmp_path, "no_adapt", {})
-    finish(one.cell, lambda *_: 50.0, protocol=one.cell.config.protocol.model_dump() | {"steps": 3})
-    (sentence,) = refuse(made_plan([one]))
-    assert "was computed with protocol.steps=3, not 1: compute it again with force=true" in sentence
+    assert sentence.startswith(f"row 'tent', source {values.get('source', 'A')}")
+    assert words in sentence
+    assert sentence.endswith(("give target one value", "again with force=true"))
 
 
 def test_an_unknown_reference_is_refused_with_the_nearest_row(tmp_path):
@@ -391,13 +387,6 @@ def test_the_hash_is_of_the_rules_and_the_images_wherever_they_lie(tmp_path):
     assert with_values(**{"data.root": tmp_path, "results_root": tmp_path / "other"}) == expected
 
 
-def test_a_finished_cell_whose_files_are_broken_is_missing(tmp_path):
-    plan = simple_plan(tmp_path, {"no_adapt": 0.0}, ("A",))
-    write_atomically(plan.cells[0].cell.folder().path / "summary.json", "{")
-    (missing,) = build_table(plan).missing
-    assert missing.status == "missing"
-
-
 def test_a_table_can_be_changed_by_nobody(tmp_path):
     table = build_table(simple_plan(tmp_path, {"no_adapt": 0.0}, ("A",)))
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -406,7 +395,7 @@ def test_a_table_can_be_changed_by_nobody(tmp_path):
 
 def test_a_cell_of_other_code_is_stale_and_does_not_count(tmp_path):
     plan = simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0})
-    spoilt, unknown = (one.cell for one in plan.cells if one.cell.config.source == "A")
+    spoilt, unknown = (entry.cell for entry in plan.cells if entry.cell.config.source == "A")
     for cell, change in ((spoilt, {"code": "other"}), (unknown, {"code": None, "code_modules": None})):
         path = cell.folder().path / "summary.json"
         content = json.loads(path.read_text())
@@ -414,13 +403,13 @@ def test_a_cell_of_other_code_is_stale_and_does_not_count(tmp_path):
             change["code_modules"] = content["code_modules"] | {"tta_bench.metrics.dice": "other"}
         path.write_text(json.dumps(content | change))
     table = build_table(plan)
-    assert [(one.status, one.source, one.error) for one in table.missing] == [
+    assert [(entry.status, entry.source, entry.error) for entry in table.missing] == [
         ("stale", "A", "the code of tta_bench.metrics.dice changed since"),
         ("stale", "A", "it is not known which code made it"),
     ]
-    assert [one.results["A"].value for one in table.rows] == [None, None]
+    assert [entry.results["A"].value for entry in table.rows] == [None, None]
     assert "no_adapt (1 stale); tent (1 stale). Stale ones were computed by other code" in markdown(table)
     assert set(streams_of(table)["tent"][0].key) >= {"B"}
     assert len(streams_of(table)["tent"]) == len(plan.cells[0].cell.targets)
     assert "2 cells remain: about 1 min" in remaining_time(states(plan))
-    assert len({one.cell.folder().hash for one in plan.cells}) == 4, "the hash of a cell does not know the code"
+    assert len({entry.cell.folder().hash for entry in plan.cells}) == 4, "the hash of a cell does not know the code"

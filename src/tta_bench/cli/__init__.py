@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
             groups[group] = within.add_subparsers(required=True, metavar="ACTION")
         text = str(module.__doc__).partition("\n")[0].rstrip(".")
         words: Any = {"help": text[0].lower() + text[1:], "description": f"{text}."}
-        own = groups[group].add_parser(action, **words) if action else commands.add_parser(name, **words)
-        module.add_arguments(own)
-        own.set_defaults(run=module.run)
+        command = groups[group].add_parser(action, **words) if action else commands.add_parser(name, **words)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser

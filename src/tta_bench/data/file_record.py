@@ -22,25 +22,16 @@ _BYTES_PER_STORED_PIXEL = 16  # Pillow's image, its array and what a conversion 
 
 @dataclass(frozen=True)
 class FileRecord:
-    """An image file and its mask file.
+    """An image file and its mask file."""
 
-    Attributes:
-        name: identifier of the image within its domain.
-        image: path of the image.
-        mask: path of the mask, or of the one that would have to be there.
-        labelled: whether the image has a mask.
-        shades: grey codes of the mask, see :func:`tta_bench.data.shades.class_numbers`; None: class numbers.
-        listed: another name under which a list has the mask, for the message if it is not there.
-        max_pixels: refuse larger files.
-    """
-
-    name: str
-    image: Path
-    mask: Path
-    labelled: bool = True
+    name: str  # identifier of the image within its domain
+    image: Path  # path of the image
+    mask: Path  # path of the mask, or of the one that would have to be there
+    labelled: bool = True  # whether the image has a mask
+    # Grey codes of the mask, see :func:`tta_bench.data.shades.class_numbers`; None: class numbers.
     shades: Mapping[str, Sequence[int]] | None = None
-    listed: Path | None = None
-    max_pixels: int = MAX_PIXELS
+    listed: Path | None = None  # another name under which a list has the mask, for the message if it is not there
+    max_pixels: int = MAX_PIXELS  # refuse larger files
 
     @property
     def origin(self) -> str:

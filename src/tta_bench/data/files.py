@@ -19,7 +19,7 @@ _KINDS = {
 
 
 def require_file(path: Path) -> int:
-    """Refuse what is no regular file before it is opened: opening a pipe would wait for ever.
+    """Refuse what is no regular file before it is opened: opening a pipe would block.
 
     Returns:
         Its size in bytes.
@@ -37,11 +37,6 @@ def require_file(path: Path) -> int:
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise UserError(f"{path} cannot be read (it is {kind}, not a file): put a file in its place or remove it")
     return status.st_size
-
-
-def name_key(name: str) -> str:
-    """What two names have in common that look alike: macOS decomposes ``é``, other systems keep it composed."""
-    return unicodedata.normalize("NFC", name)
 
 
 def on_disk(root: Path, entry: str) -> Path:

@@ -212,6 +212,6 @@ def require_opaque(path: Path, image: Image.Image) -> None:
         raise UserError(f"{path} has transparent pixels: flatten it onto its background and save without alpha")
 
 
-def _too_deep(path: Path, found: str) -> str:
+def _too_deep(path: Path, values: str) -> str:
     """The refusal of values beyond 8 bits: which range holds the picture is not recorded in the file."""
-    return f"{path} has {found}, 8-bit images are expected: scale its values to 0-255 and save an 8-bit PNG"
+    return f"{path} has {values}, 8-bit images are expected: scale its values to 0-255 and save an 8-bit PNG"

@@ -8,8 +8,8 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import NamedTuple
 
 from tta_bench.data.files import on_disk, require_file
 from tta_bench.errors import UserError, nearest
@@ -19,32 +19,19 @@ _DELIMITERS = {";": "';'", "\t": "tabs", "|": "'|'", " ": "spaces"}
 _LARGEST = 64 * 2**20  # bytes; a list of a million pairs is smaller
 
 
-@dataclass(frozen=True)
-class ListedPair:
-    """A row of a list.
-
-    Attributes:
-        image: the entry of column ``image``, relative to the folder of the list.
-        mask: likewise.
-    """
+class ListedPair(NamedTuple):
+    """A row of a list: two paths relative to its folder."""
 
     image: str
     mask: str
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row of a table.
+class Row(NamedTuple):
+    """A row of a table."""
 
-    Attributes:
-        where: file and line, for messages.
-        fields: as they stand there.
-        entries: column -> field, without the blanks around it unless they are part of a file's name.
-    """
-
-    where: str
-    fields: Sequence[str]
-    entries: Mapping[str, str]
+    where: str  # file and line, for messages
+    fields: Sequence[str]  # as they stand there
+    entries: Mapping[str, str]  # column -> field, without the blanks around it unless they are part of a file's name
 
 
 def read_list(path: Path) -> list[ListedPair]:
@@ -93,8 +80,8 @@ def read_table(path: Path, required: Sequence[str]) -> tuple[list[Row], list[str
                 "double quotes"
             )
             continue
-        found = dict(zip(columns, fields, strict=False))
-        read.append(Row(where, fields, {column: _entry(path.parent, found.get(column, "")) for column in columns}))
+        row = dict(zip(columns, fields, strict=False))
+        read.append(Row(where, fields, {column: _entry(path.parent, row.get(column, "")) for column in columns}))
     return read, faults
 
 
@@ -162,11 +149,11 @@ def _require_columns(path: Path, columns: list[str], required: Sequence[str]) ->
         for column, count in Counter(columns).items()
         if count > 1 and column in required
     ]
-    missing = [column for column in required if column not in columns]
-    found = ", ".join(columns) or "none"
+    there = ", ".join(columns) or "none"
     faults += [
-        f"{path} has no column '{column}' (columns found: {found}): rename the right one, {nearest(column, columns)}"
-        for column in missing
+        f"{path} has no column '{column}' (columns found: {there}): rename the right one, {nearest(column, columns)}"
+        for column in required
+        if column not in columns
     ]
     if faults:
         raise UserError(faults)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -29,14 +29,8 @@ FAULTS_SHOWN = 20
 """Further faults are only counted."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A domain and what its files told while they were decoded.
-
-    Attributes:
-        domain: the prepared images.
-        sizes: ``(height, width)`` of each image as stored, pixels.
-    """
+class Prepared(NamedTuple):
+    """A domain and the ``(height, width)`` in pixels of its images as stored."""
 
     domain: Domain
     sizes: tuple[tuple[int, int], ...]
@@ -146,23 +140,25 @@ def _require_masks(name: str, records: Sequence[Record]) -> None:
         )
 
 
-def _check_values(config: DataConfig, name: str, records: Sequence[Record], found: Sequence[Mapping[int, int]]) -> None:
+def _check_values(
+    config: DataConfig, name: str, records: Sequence[Record], counts: Sequence[Mapping[int, int]]
+) -> None:
     """Refuse mask values that have no meaning; 0 is always background.
 
     Args:
         config: with the classes.
         name: of the domain.
         records: its images.
-        found: pixels of each mask value of each of them.
+        counts: pixels of each mask value of each of them.
 
     Raises:
         UserError: naming the values, the first mask that has them and the key to set.
     """
     known = {0}.union(*config.classes.values())
-    odd = [record.origin for record, counts in zip(records, found, strict=True) if not known.issuperset(counts)]
+    odd = [record.origin for record, values in zip(records, counts, strict=True) if not known.issuperset(values)]
     if not odd:
         return
-    together = sum(map(Counter, found), Counter())
+    together = sum(map(Counter, counts), Counter())
     values = sorted(together)
     if len(values) > MANY:
         remedy = "so many values come from smoothing or compression, so export the class numbers anew as PNG"

@@ -77,10 +77,10 @@ def matching(pattern: str, names: Iterable[str]) -> list[str]:
     Raises:
         UserError: none does.
     """
-    found = [name for name in names if fnmatchcase(name, pattern)]
-    if not found:
+    matches = [name for name in names if fnmatchcase(name, pattern)]
+    if not matches:
         raise UserError(f"no name matches '{pattern}': {nearest(pattern.strip('*?'), names)}")
-    return found
+    return matches
 
 
 @cache
@@ -95,11 +95,11 @@ def catalogue(registry: str) -> Catalogue:
     broken: dict[str, str] = {}
     for plugin in entry_points(group=f"tta_bench.{registry}"):
         try:
-            found = {entry.name: entry for path in plugin_files(plugin) for entry in _entries(path, *decorators)}
-            twice = found.keys() & entries.keys()
-            if twice or not found:
+            added = {entry.name: entry for path in plugin_files(plugin) for entry in _entries(path, *decorators)}
+            twice = added.keys() & entries.keys()
+            if twice or not added:
                 raise ImportError(f"'{min(twice)}' exists: rename it" if twice else f"it has no @{decorators[0]}(NAME)")
-            entries |= found
+            entries |= added
         except (ImportError, OSError, SyntaxError, ValueError) as error:
             broken[plugin.name] = f"{plugin.value}: {type(error).__name__}: {error}"
     return Catalogue(dict(sorted(entries.items())), broken)

@@ -100,9 +100,9 @@ def find_jobs(
         groups = [o for o in parsed if hydra.options(o.key_or_group)]
         sound = []
         for override in groups:
-            found = _group_faults(override, hydra)
-            faults += found
-            sound += [] if found else [override]
+            unsound = _group_faults(override, hydra)
+            faults += unsound
+            sound += [] if unsound else [override]
         has_method = any(o.key_or_group in ("method", "row") for o in groups)
         if not has_method and all(o in sound for o in experiments):
             faults.append(f"no method is chosen: add +method=NAME, {nearest('', hydra.options('method'))}")
@@ -223,13 +223,13 @@ def _group_hint(group: str, value: str, options: Sequence[str]) -> str:
 
 def _sweep_of(experiments: Sequence[Override], hydra: Composer) -> list[Override]:
     """The overrides that an experiment sweeps over, as if they stood on the command line."""
-    found: list[Override] = []
+    swept: list[Override] = []
     for override in experiments:
         for name in sweep_values(override):
             if name in hydra.options("experiment"):
                 params: Any = OmegaConf.to_container(hydra.experiment(name).hydra.sweeper.params or {}, resolve=True)
-                found += OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
-    return found
+                swept += OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    return swept
 
 
 def _overruled_rows(experiments: Sequence[Override], parsed: Sequence[Override]) -> list[str]:
@@ -307,9 +307,9 @@ def _validate_jobs(
     is_group = [bool(hydra.options(key)) for key in latest]
     for job in product(*values):
         groups = tuple(text for text, group in zip(job, is_group, strict=True) if group)
-        own = [parse_once(text) for text, group in zip(job, is_group, strict=True) if not group]
+        settings = [parse_once(text) for text, group in zip(job, is_group, strict=True) if not group]
         try:
-            composed = hydra.compose(groups, own)
+            composed = hydra.compose(groups, settings)
             container: Any = OmegaConf.to_container(composed, resolve=True)
             container["source"] = str(container["source"])
         except (HydraException, OmegaConfBaseException) as error:

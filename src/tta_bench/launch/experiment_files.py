@@ -86,18 +86,18 @@ def read_experiments() -> Mapping[str, Experiment]:
 def _read(path: Path) -> Experiment:
     text = path.read_text(encoding="utf-8")
     content = yaml.safe_load(text)
-    own: dict[str, Any] = {}
+    rows: dict[str, Any] = {}
     for label, values in content["rows"].items():
         if values["method"] == EVERY_METHOD:
-            own |= {name: values | {"method": name} for name in catalogue("methods").entries}
+            rows |= {name: values | {"method": name} for name in catalogue("methods").entries}
         else:
-            own[label] = values
-    present = [list(values.items()) for values in own.values()]
+            rows[label] = values
+    present = [list(values.items()) for values in rows.values()]
     controls = {label: values for label, values in CONTROLS.items() if list(values.items()) not in present}
     return Experiment(
         name=path.stem,
         description=heading(text),
-        rows=MappingProxyType(own | controls),
+        rows=MappingProxyType(rows | controls),
         controls=tuple(controls),
         # As text: a name such as 1_1 would be read as a number.
         sweep=MappingProxyType(dict(yaml.load(text, Loader=yaml.BaseLoader).get("sweep") or {})),

@@ -85,6 +85,6 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{mark.name}, line {mark.line + 1} is no YAML: {error.problem}"
-    told = [str(each).strip().splitlines() for each in (error, error.__cause__) if each is not None]
-    text = ": ".join(dict.fromkeys(lines[0].rstrip(".:") for lines in told if lines)) or type(error).__name__
+    messages = [str(each).strip().splitlines() for each in (error, error.__cause__) if each is not None]
+    text = ": ".join(dict.fromkeys(lines[0].rstrip(".:") for lines in messages if lines)) or type(error).__name__
     return f"the configuration cannot be composed: {text}"

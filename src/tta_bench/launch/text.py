@@ -33,15 +33,15 @@ _REFERENCE = re.compile(rf"\$\{{(?:oc\.env:\w|(?:{'|'.join(RunConfig.model_field
 
 def _texts(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[type, bool]]:
     """Dotted keys whose values are names or paths -> ``str`` or ``Path``, and whether they may be null."""
-    found: dict[str, tuple[type, bool]] = {}
+    texts: dict[str, tuple[type, bool]] = {}
     for key, field in model.model_fields.items():
         kind: Any = field.annotation
         kinds = {*_leaves(kind)}
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            found |= _texts(kind, f"{prefix}{key}.")
+            texts |= _texts(kind, f"{prefix}{key}.")
         elif kinds <= {str, Path, type(None)}:
-            found[f"{prefix}{key}"] = (Path if Path in kinds else str, type(None) in kinds)
-    return found
+            texts[f"{prefix}{key}"] = (Path if Path in kinds else str, type(None) in kinds)
+    return texts
 
 
 def _leaves(kind: Any) -> list[Any]:
@@ -101,7 +101,9 @@ def quote_lists_of_names(key: str, text: str, known: Known = unknown) -> str:
         if names == [None]:
             return f"{key}=null"
         lists = [[name for name in names if name != ""]]
-    values = ",".join(f"[{','.join(hydra_text('null' if name is None else name) for name in one)}]" for one in lists)
+    values = ",".join(
+        f"[{','.join(hydra_text('null' if name is None else name) for name in group)}]" for group in lists
+    )
     return f"{key}={function}({values})" if function else f"{key}={values}"
 
 
@@ -132,7 +134,7 @@ def quoted(text: str) -> str:
 
 def escaped(text: str) -> str:
     """Text that OmegaConf resolves to this one."""
-    return re.sub(r"(\\*)\$\{", lambda found: rf"{found[1] * 2}\${{", text)
+    return re.sub(r"(\\*)\$\{", lambda marks: rf"{marks[1] * 2}\${{", text)
 
 
 def split(text: str, known: Known = unknown) -> list[str | None]:
@@ -147,8 +149,8 @@ def split(text: str, known: Known = unknown) -> list[str | None]:
 
 def _swept(text: str, known: Known) -> tuple[str, str]:
     """The function of a sweep and its arguments; no function where there is none."""
-    found = None if known(text) else _SWEEP.fullmatch(text)
-    return (found[1], found[2]) if found else ("", text)
+    sweep = None if known(text) else _SWEEP.fullmatch(text)
+    return (sweep[1], sweep[2]) if sweep else ("", text)
 
 
 class _Scanner:
@@ -213,9 +215,9 @@ class _Scanner:
     def scalar(self, stops: str) -> str | None:
         """Text up to one of the marks, or to the end; None for an unquoted ``null``."""
         rest = self._text[self._at :]
-        found = self._known_to(stops)
-        if found is not None:
-            name, length = found
+        known = self._known_to(stops)
+        if known is not None:
+            name, length = known
             self._at += length
             return name
         end = rf"\s*(?=[{re.escape(stops)}]|\Z)" if stops else r"\s*\Z"

@@ -239,18 +239,18 @@ def gaussian_blur(channels: Tensor, sigmas: Sequence[float]) -> Tensor:
     if not any(sigmas):
         return channels
     radius = max(radii)
-    kernels = torch.stack([_kernel(sigma, own, radius) for sigma, own in zip(sigmas, radii, strict=True)])
+    kernels = torch.stack([_kernel(sigma, reach, radius) for sigma, reach in zip(sigmas, radii, strict=True)])
     kernels = kernels.to(channels.dtype).to(channels.device, non_blocking=True)
     padded, groups = _mirrored(channels, radius)[None], len(channels)
     columns, rows = kernels[:, None, :, None], kernels[:, None, None, :]
     return F.conv2d(F.conv2d(padded, columns, groups=groups), rows, groups=groups)[0]
 
 
-def _kernel(sigma: float, own: int, radius: int) -> Tensor:
-    """A Gaussian of float64 that sums to 1 within its ``own`` radius, with zeros up to ``radius``."""
-    offsets = torch.arange(-own, own + 1, dtype=torch.float64)
+def _kernel(sigma: float, reach: int, radius: int) -> Tensor:
+    """A Gaussian of float64 that sums to 1 within ``reach``, with zeros up to ``radius``."""
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2) if sigma else torch.ones(1, dtype=torch.float64)
-    return F.pad(kernel / kernel.sum(), (radius - own, radius - own))
+    return F.pad(kernel / kernel.sum(), (radius - reach, radius - reach))
 
 
 def _mirrored(channels: Tensor, width: int) -> Tensor:

@@ -48,10 +48,10 @@ class _Target(_Part):
 
     @model_validator(mode="after")
     def _classes_have_a_dice(self) -> _Target:
-        found = [value for key, value in (self.model_extra or {}).items() if key.startswith("dice_")]
-        if not found:
+        classes = [value for key, value in (self.model_extra or {}).items() if key.startswith("dice_")]
+        if not classes:
             raise ValueError("no class has a Dice")
-        for value in found:
+        for value in classes:
             _PERCENT.validate_python(value)
         return self
 
@@ -140,10 +140,10 @@ def read_rows(path: Path, summary: Mapping[str, Any]) -> list[dict[str, str]]:
     except (csv.Error, ValueError) as error:
         raise DamagedError(f"{path} ({error})") from None
     for target, entry in summary["targets"].items():
-        own = [row for row in rows if row["target"] == target]
-        if {row["index"] for row in own} != {str(index) for index in range(entry["n"])}:
-            raise DamagedError(f"{path} (it has {len(own)} images of {target}, summary.json {entry['n']})")
-        mean = sum(float(row["dice"] or math.nan) for row in own) / len(own)
+        images = [row for row in rows if row["target"] == target]
+        if {row["index"] for row in images} != {str(index) for index in range(entry["n"])}:
+            raise DamagedError(f"{path} (it has {len(images)} images of {target}, summary.json {entry['n']})")
+        mean = sum(float(row["dice"] or math.nan) for row in images) / len(images)
         if math.isfinite(mean) and abs(mean - entry["dice"]) > TOLERANCE:
             raise DamagedError(f"{path} (its mean Dice of {target} is not that of summary.json)")
     if len(rows) != sum(entry["n"] for entry in summary["targets"].values()):

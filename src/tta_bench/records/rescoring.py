@@ -43,14 +43,14 @@ def with_metrics(
     targets = {}
     for name, entry in summary["targets"].items():
         domain = domains[name]
-        own = [_typed(row) for row in rows if row["target"] == name]
-        masks = read_predictions(predictions, name, (len(own), len(domain.classes), *domain.images.shape[1:3]))
+        images = [_typed(row) for row in rows if row["target"] == name]
+        masks = read_predictions(predictions, name, (len(images), len(domain.classes), *domain.images.shape[1:3]))
         added = []
-        for row in own:
+        for row in images:
             prediction, truth = torch.from_numpy(masks.mask(row["index"])), domain.label(row["index"])
             scores = {metric: METRICS.get(metric)(prediction, truth).tolist() for metric in codes}
             added.append(image_scores(scores, domain.classes))
-        scored += [_after(last, row, new, codes) for row, new in zip(own, added, strict=True)]
+        scored += [_after(last, row, new, codes) for row, new in zip(images, added, strict=True)]
         targets[name] = _after(last, entry, target_scores(added, codes, domain.classes), codes)
     changed = _after(last, summary, overall_scores(targets, codes), codes)
     return scored, changed | {"targets": targets, "metrics": {**kept, **codes}}

@@ -43,21 +43,13 @@ Kept = TypeVar("Kept", bound=Content)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """How far a run has come.
+    """How far a run has come."""
 
-    Attributes:
-        group: number of the present group of streams.
-        steps: images that each stream of the group has seen, unless it has ended.
-        records: of all images so far.
-        state: of the method, from :meth:`Method.state_dict`.
-        forwards: of the network so far.
-    """
-
-    group: int
-    steps: int
-    records: list[ImageRecord]
-    state: dict[str, Any]
-    forwards: int
+    group: int  # number of the present group of streams
+    steps: int  # images that each stream of the group has seen, unless it has ended
+    records: list[ImageRecord]  # of all images so far
+    state: dict[str, Any]  # of the method, from :meth:`Method.state_dict`
+    forwards: int  # of the network so far
 
     def content(self) -> dict[str, Any]:
         """The same as tensors and plain values."""

@@ -67,7 +67,7 @@ class CellFolder:
         return self.path / "predictions.npz"
 
     def delete_leftovers(self) -> None:
-        """Remove what a killed run has left of a cell that is finished now; for who holds the cell."""
+        """Remove what a killed run has left of a cell that is finished now; the caller holds its lock."""
         with suppress(OSError):  # a folder that only may be read keeps it
             self.delete_snapshot()
             for path in temporaries(self.path):
@@ -161,7 +161,7 @@ class CellFolder:
         self._set_status("done")
 
     def rewrite(self, rows: Sequence[dict[str, Any]], summary: dict[str, Any]) -> None:
-        """Write what is told of the predictions; a finished cell that is left between the files lacks nothing."""
+        """Write the scores of the predictions; killed between the two files, the cell is still complete."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
         write_atomically(self.path / "per_image.csv", csv_file(columns, rows))
         write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")

@@ -16,18 +16,13 @@ STATES = ("done", "stale", "running", "interrupted", "killed", "failed", "missin
 
 
 class Reading(NamedTuple):
-    """What there is of a cell.
+    """What there is of a cell."""
 
-    Attributes:
-        status: of :data:`STATES`. A cell that says ``done`` is ``stale`` if the code that decides its numbers has
-            changed since, and ``missing`` if its results cannot be read: the next run computes it again.
-        error: of a failed cell, or why a cell is stale; else empty.
-        results: of a cell that is done or stale.
-    """
-
+    # Of :data:`STATES`. A cell that says ``done`` is ``stale`` if the code that decides its numbers has changed since,
+    # and ``missing`` if its results cannot be read: the next run computes it again.
     status: str
-    error: str
-    results: Result | None
+    error: str  # of a failed cell, or why a cell is stale; else empty
+    results: Result | None  # of a cell that is done or stale
 
     @property
     def seconds(self) -> float | None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
+
+import yaml
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.metrics.base import Metric
 from tta_bench.report.cells import name_of, seed_of
-from tta_bench.report.model import FinishedCell, Seed
+from tta_bench.report.model import FinishedCell, Seed, Table
+from tta_bench.runtime.paths import CONFIG_DIR
+from tta_bench.schema import DataConfig
 
 
 def repeat_faults(cells: Sequence[tuple[str, Cell]]) -> list[str]:
@@ -30,24 +35,23 @@ def repeat_faults(cells: Sequence[tuple[str, Cell]]) -> list[str]:
 
 def config_faults(plan: Plan, cells: Sequence[tuple[str, Cell]]) -> list[str]:
     """Keys of protocol, data, network and training that differ without being a choice of the experiment."""
-    row, first = cells[0]
-    expected = _comparable(first)
+    expected = _comparable(cells[0][1])
     faults = []
-    for other_row, cell in cells[1:]:
-        found = _comparable(cell)
-        for key in _differing(expected, found):
-            if not _on_purpose(key, plan):
-                faults.append(
-                    f"{name_of(other_row, cell)} has {key}={found.get(key)}, but {name_of(row, first)} has "
-                    f"{key}={expected.get(key)}: give {key} one value, their numbers cannot be compared"
-                )
+    for row, cell in cells[1:]:
+        settings = _comparable(cell)
+        faults += [
+            f"{name_of(row, cell)} has {key}={settings.get(key)}, but {name_of(*cells[0])} has "
+            f"{key}={expected.get(key)}: give {key} one value, their numbers cannot be compared"
+            for key in _differing(expected, settings)
+            if not _on_purpose(key, plan)
+        ]
     targets: dict[str, tuple[str, Cell]] = {}
-    for other_row, cell in cells:
-        row, first = targets.setdefault(cell.config.source, (other_row, cell))
-        if cell.targets != first.targets:
+    for row, cell in cells:
+        first = targets.setdefault(cell.config.source, (row, cell))
+        if cell.targets != first[1].targets:
             faults.append(
-                f"{name_of(other_row, cell)} has target={','.join(cell.targets)}, but {name_of(row, first)} has "
-                f"target={','.join(first.targets)}: give target one value"
+                f"{name_of(row, cell)} has target={','.join(cell.targets)}, but {name_of(*first)} has "
+                f"target={','.join(first[1].targets)}: give target one value"
             )
     return faults
 
@@ -66,7 +70,7 @@ def _on_purpose(key: str, plan: Plan) -> bool:
     experiment = plan.experiment
     chosen = {key for row in experiment.rows.values() for key in row} | {*experiment.sweep, "checkpoint"}
     chosen |= {text.partition("=")[0] for text in plan.overrides}
-    return any(key == one or key.startswith(f"{one}.") for one in (text.lstrip("+") for text in chosen))
+    return any(f"{key}.".startswith(f"{text.lstrip('+')}.") for text in chosen)
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -86,27 +90,26 @@ def summary_faults(finished: Sequence[FinishedCell], metric: Metric) -> list[str
     faults = []
     models: dict[str, FinishedCell] = {}
     images: dict[str, FinishedCell] = {}
-    for one in finished:
-        config, name = one.cell.config, name_of(one.row, one.cell)
-        again = "compute one of them again with force=true"
-        if metric.name not in one.summary:
+    again = "compute one of them again with force=true"
+    for result in finished:
+        summary, config, name = result.summary, result.cell.config, name_of(result.row, result.cell)
+        if metric.name not in summary:
             faults.append(f"{name} has no {metric.name}: run it again with metrics={metric.name}")
-        changed = _differing(one.summary["protocol"], config.protocol.model_dump(mode="json"))
         faults += [
-            f"{name} was computed with protocol.{key}={one.summary['protocol'].get(key)}, not "
+            f"{name} was computed with protocol.{key}={summary['protocol'].get(key)}, not "
             f"{getattr(config.protocol, key, None)}: compute it again with force=true"
-            for key in changed
+            for key in _differing(summary["protocol"], config.protocol.model_dump(mode="json"))
         ]
-        other = models.setdefault(_key(one.cell, "source", "model", "training", "checkpoint", "data"), one)
-        sha256, expected = (each.summary["source_checkpoint"]["sha256"] for each in (one, other))
+        other = models.setdefault(_key(result.cell, "source", "model", "training", "checkpoint", "data"), result)
+        sha256, expected = (each.summary["source_checkpoint"]["sha256"] for each in (result, other))
         if sha256 != expected:
             faults.append(
                 f"{name} used the source model with sha256 {sha256[:12]}, but {name_of(other.row, other.cell)} the one "
                 f"with {expected[:12]}: {again}"
             )
-        data = _key(one.cell, "data")
-        for target, fingerprint in one.summary["data"].items():
-            other = images.setdefault(f"{target} of {data}", one)
+        data = _key(result.cell, "data")
+        for target, fingerprint in summary["data"].items():
+            other = images.setdefault(f"{target} of {data}", result)
             if other.summary["data"][target] != fingerprint:
                 faults.append(
                     f"{name} saw other images of {target} (fingerprint {fingerprint[:12]}) than "
@@ -119,3 +122,25 @@ def _key(cell: Cell, *parts: str) -> str:
     """Parts of a cell's identity as text."""
     identity = cell.identity()
     return json.dumps({part: identity.get(part) for part in parts}, sort_keys=True)
+
+
+def comparable_with_paper(table: Table) -> bool:
+    """Whether images, targets, network and protocol are the paper's; else its numbers show the order of rows alone.
+
+    How the source models were trained is left open: that is what a difference to the paper may be due to.
+    """
+    data = DataConfig.model_validate(_defaults("data/fundus", "defaults") | {"root": "."}).model_dump(mode="json")
+    domains = {*data["domains"]}
+    return (
+        {*_differing(data, table.data)} <= {"root", "seed"}  # the seed is that of generated images
+        and all(table.protocol[key] == value for key, value in _defaults("protocol/online", "name").items())
+        and all({*targets} == domains - {source} for source, targets in table.targets.items())
+        and all(planned.cell.config.model.name == "resunet34" for planned in table.plan.cells)
+    )
+
+
+@cache
+def _defaults(path: str, without: str) -> dict[str, Any]:
+    """What a file of ``conf/`` sets, without a key that changes no number; those shipped are the paper's settings."""
+    content = yaml.safe_load((CONFIG_DIR / f"{path}.yaml").read_text(encoding="utf-8"))
+    return {key: value for key, value in content.items() if key != without}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich import box
@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tta_bench.cell import Cell, Result
 from tta_bench.metrics.base import METRICS, Metric
+from tta_bench.report import text
 from tta_bench.report.statistics import paired_difference
 from tta_bench.runtime.names import distinct, literal
 
@@ -40,14 +41,8 @@ def cell_table(metric: Metric, result: Result, reference: Result | None) -> Tabl
     columns = [*shown, metric.name]
     headings = [*(key.removeprefix(f"{metric.name}_") for key in shown), metric.title if len(classes) == 1 else "mean"]
 
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=literal(f"{metric.in_unit}, source {summary['source']}, seed {summary['seed']}"),
-        caption=f"mean of {len(classes)} classes; each of them: summary.json" if len(classes) > CLASSES_SHOWN else None,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-    )
+    caption = f"mean of {len(classes)} classes; each of them: summary.json" if len(classes) > CLASSES_SHOWN else None
+    table = narrow_table(f"{metric.in_unit}, source {summary['source']}, seed {summary['seed']}", caption)
     table.add_column("target", overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)
@@ -61,19 +56,31 @@ def cell_table(metric: Metric, result: Result, reference: Result | None) -> Tabl
     places = [*summary["targets"], None] if len(summary["targets"]) > 1 else [*summary["targets"]]
     for place in places:
         table.add_section()
-        label: list[Text | str] = [
-            literal(mean if place is None else place),
-            str(sum(target["n"] for target in _targets(summary, place))),
-        ]
-        for one in [*([reference] if reference else []), result]:
-            values = [_mean([target[column] for target in _targets(one[0], place)]) for column in columns]
-            seconds = one[0]["seconds_per_image"] if place is None else one[0]["targets"][place]["seconds_per_image"]
-            numbers: list[Text | str] = [f"{value:.2f}" for value in values]
+        count = sum(target["n"] for target in _targets(summary, place))
+        label: list[Text | str] = [literal(mean if place is None else place), str(count)]
+        for printed in [*([reference] if reference else []), result]:
+            numbers = printed[0]
+            values_of = [[target[column] for target in _targets(numbers, place)] for column in columns]
+            means = (f"{sum(values) / len(values):.2f}" for values in values_of)
+            seconds = (numbers if place is None else numbers["targets"][place])["seconds_per_image"]
+            gain: list[Text | str] = []
             if reference is not None:
-                numbers.append(literal(_difference(metric.name, result, reference, place) if one is result else ""))
-            table.add_row(*label, one[0]["method"], *numbers, f"{seconds:.3f}")
+                gain = [_difference(metric.name, result, reference, place) if printed is result else ""]
+            table.add_row(*label, numbers["method"], *means, *gain, f"{seconds:.3f}")
             label = ["", ""]
     return table
+
+
+def narrow_table(title: str, caption: str | Text | None = None) -> Table:
+    """An empty table for a terminal of 80 columns."""
+    return Table(
+        box=box.SIMPLE_HEAD,
+        title=literal(title),
+        caption=caption,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )
 
 
 def _targets(summary: Mapping[str, Any], place: str | None) -> list[Mapping[str, Any]]:
@@ -81,19 +88,12 @@ def _targets(summary: Mapping[str, Any], place: str | None) -> list[Mapping[str,
     return [target for name, target in summary["targets"].items() if place in (None, name)]
 
 
-def _difference(metric: str, result: Result, reference: Result, place: str | None) -> str:
+def _difference(metric: str, result: Result, reference: Result, place: str | None) -> Text:
     """The paired difference on one target, or on all."""
     before = {(row["target"], row["index"]): float(row[metric] or "nan") for row in reference[1]}
     pairs: dict[str, list[float]] = {}
     for row in result[1]:
         if place in (None, row["target"]):
-            value = float(row[metric] or "nan")
-            pairs.setdefault(row["target"], []).append(value - before[row["target"], row["index"]])
-    difference = paired_difference(list(pairs.values()))
-    if difference.low != difference.low:  # NaN: too few images to resample
-        return f"{difference.mean:+.2f}"
-    return f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+            gain = float(row[metric] or "nan") - before[row["target"], row["index"]]
+            pairs.setdefault(row["target"], []).append(gain)
+    return literal(text.difference(paired_difference(list(pairs.values()))))

@@ -9,9 +9,8 @@ import numpy as np
 
 from tta_bench.errors import UserError
 from tta_bench.report.figures import distributions, empirical_cosine, running_means, standalone, traces
-from tta_bench.report.model import Table
+from tta_bench.report.model import Drawings, Figure, Panels, Table
 from tta_bench.report.panels import panels
-from tta_bench.report.pictures import Drawings, Figure, Panels
 from tta_bench.report.statistics import Estimate, mean_of_targets
 from tta_bench.report.streams import Stream, has_values, left_out, mean_over_seeds, shared_streams, streams_of
 
@@ -51,13 +50,13 @@ def figures(table: Table, streams: Mapping[str, Sequence[Stream]]) -> list[Figur
         return []
     metric = table.metric
     shared = shared_streams(streams, table.reference)
-    values = {label: [mean_over_seeds(seeds, metric.name) for seeds in own] for label, own in shared.items()}
+    values = {label: [mean_over_seeds(seeds, metric.name) for seeds in row] for label, row in shared.items()}
     gaps = left_out(table, shared)
     dashed = f" Dashed: {table.reference}." if table.reference in shared else ""
     drawn = [
         Figure(
             f"{metric.title} of every image",
-            distributions({label: np.concatenate(own) for label, own in values.items()}, metric),
+            distributions({label: np.concatenate(row) for label, row in values.items()}, metric),
             "All images of the streams that every row drawn has finished, each at its mean over adaptation seeds. "
             "Shade: density; bar: the middle half; line: median; ring: mean over images, which differs from the "
             f"table's mean where targets differ in size.{gaps}",
@@ -71,9 +70,9 @@ def figures(table: Table, streams: Mapping[str, Sequence[Stream]]) -> list[Figur
     ]
     for column, (name, quantity, title) in _TRACES.items():
         traced = {
-            label: [stream.column(column) for stream in own]
-            for label, own in streams.items()
-            if any(has_values(stream, column) for stream in own)
+            label: [stream.column(column) for stream in row]
+            for label, row in streams.items()
+            if any(has_values(stream, column) for stream in row)
         }
         if traced:
             caption = (
@@ -83,15 +82,12 @@ def figures(table: Table, streams: Mapping[str, Sequence[Stream]]) -> list[Figur
             drawn.append(Figure(title, traces(traced, name, quantity), caption))
     cosines = _empirical_cosines(table, streams)
     if cosines:
-        drawn.append(
-            Figure(
-                "Cosine with the supervised gradient",
-                empirical_cosine(cosines),
-                "Cosine between the gradient that a row follows and that of the supervised cross-entropy, which no "
-                "method sees: mean over targets with its 95\N{NO-BREAK SPACE}% interval, images as independent. Bars "
-                "of a source are of the same streams. As Figure 4 of the GraTa paper.",
-            )
+        caption = (
+            "Cosine between the gradient that a row follows and that of the supervised cross-entropy, which no "
+            "method sees: mean over targets with its 95\N{NO-BREAK SPACE}% interval, images as independent. Bars "
+            "of a source are of the same streams. As Figure 4 of the GraTa paper."
         )
+        drawn.append(Figure("Cosine with the supervised gradient", empirical_cosine(cosines), caption))
     return drawn
 
 
@@ -100,14 +96,14 @@ def _empirical_cosines(table: Table, streams: Mapping[str, Sequence[Stream]]) ->
     rows: dict[str, dict[str, Estimate]] = {}
     for source in table.sources:
         measured = {
-            label: [each for each in own if each.key.source == source and has_values(each, "cosine_empirical")]
-            for label, own in streams.items()
+            label: [each for each in row if each.key.source == source and has_values(each, "cosine_empirical")]
+            for label, row in streams.items()
         }
         for label, shared in shared_streams(measured, table.reference).items():
             values = [mean_over_seeds(seeds, "cosine_empirical") for seeds in shared]
-            finite = [each[np.isfinite(each)] for each in values]
-            if any(len(each) for each in finite):
-                rows.setdefault(label, {})[source] = mean_of_targets([each for each in finite if len(each)])
+            finite = [each[np.isfinite(each)] for each in values if np.isfinite(each).any()]
+            if finite:
+                rows.setdefault(label, {})[source] = mean_of_targets(finite)
     return {label: rows[label] for label in streams if label in rows}
 
 
@@ -115,13 +111,11 @@ def _panels(table: Table, source: str | None, images: Sequence[tuple[str, str]] 
     """The panels, or why there are none; what was asked for by name has to be there."""
     try:
         return panels(table, source, images), ""
-    except UserError as error:
-        if source is not None or images is not None:
-            raise
-        return None, " ".join(f"{fault[0].upper()}{fault[1:]}." for fault in error.faults)
     except Exception as error:
         if source is not None or images is not None:
             raise
+        if isinstance(error, UserError):
+            return None, " ".join(f"{fault[0].upper()}{fault[1:]}." for fault in error.faults)
         log.warning("the report has no segmentations, because drawing them failed: %s: %s", type(error).__name__, error)
         return None, f"Drawing them failed ({type(error).__name__}: {error})."
 

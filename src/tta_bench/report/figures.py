@@ -71,22 +71,19 @@ def distributions(values: Mapping[str, ArrayLike], metric: Metric) -> str:
     with _style():
         figure = Figure(figsize=(_WIDTH, 0.75 + 0.42 * len(values)), layout="constrained")
         axes = figure.add_subplot()
-        samples = {label: np.asarray(own, dtype=float) for label, own in values.items()}
-        finite = np.concatenate([own[np.isfinite(own)] for own in samples.values()])
+        samples = {label: np.asarray(row, dtype=float) for label, row in values.items()}
+        finite = np.concatenate([row[np.isfinite(row)] for row in samples.values()])
         limits = (0.0, 100.0) if metric.unit == "%" else (min(0.0, finite.min()), finite.max() or 1.0)
-        for number, own in enumerate(samples.values()):
-            _distribution(axes, own, number, PALETTE[0], limits)
+        for place, row in enumerate(samples.values()):
+            _distribution(axes, row, place, limits)
         axes.set_yticks(range(len(values)), list(values))
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xlim(limits)
         axes.set_xlabel(_axis(f"{metric.title} of an image", metric))
         _grid(axes, "x")
-        parts = ", ".join(
-            f"{label}: median {np.median(own):.1f}, mean {np.mean(own):.1f}" for label, own in samples.items()
-        )
-        return _svg(
-            figure, f"{metric.name}-distributions", f"{metric.title} per image", f"Distribution for each row. {parts}."
-        )
+        parts = [f"{label}: median {np.median(row):.1f}, mean {np.mean(row):.1f}" for label, row in samples.items()]
+        description = f"Distribution for each row. {', '.join(parts)}."
+        return _svg(figure, f"{metric.name}-distributions", f"{metric.title} per image", description)
 
 
 def running_means(streams: Mapping[str, Sequence[ArrayLike]], metric: Metric, reference: str | None = None) -> str:
@@ -104,9 +101,8 @@ def running_means(streams: Mapping[str, Sequence[ArrayLike]], metric: Metric, re
     positions = np.unique(np.linspace(0, longest - 1, _CURVE_POINTS).round().astype(int))
     curves = {label: running_mean(row, positions) for label, row in streams.items()}
     with _style():
-        figure, panels = _small_multiples(
-            list(curves), "images of the stream so far", _axis(f"mean {metric.title}", metric)
-        )
+        quantity = _axis(f"mean {metric.title}", metric)
+        figure, panels = _small_multiples(list(curves), "images of the stream so far", quantity)
         for label, axes in panels.items():
             if reference in curves and label != reference:
                 axes.plot(positions + 1, curves[reference], color=_INK, alpha=0.6, linewidth=0.9, linestyle="--")
@@ -176,11 +172,11 @@ def empirical_cosine(rows: Mapping[str, Mapping[str, Estimate]]) -> str:
         _grid(axes, "y")
         columns = _legend_columns(list(rows), figure.get_figwidth())
         figure.legend(loc="outside upper center", ncols=columns, frameon=False)
-        told = "; ".join(
+        description = "; ".join(
             f"{label}: " + ", ".join(f"{source} {each.mean:.3f}" for source, each in row.items())
             for label, row in rows.items()
         )
-        return _svg(figure, "empirical-cosine", "Cosine between followed and supervised gradient", f"{told}.")
+        return _svg(figure, "empirical-cosine", "Cosine between followed and supervised gradient", f"{description}.")
 
 
 def _legend_columns(labels: Sequence[str], inches: float) -> int:
@@ -212,17 +208,15 @@ def _axis(quantity: str, metric: Metric) -> str:
     return f"{quantity} in {metric.unit}" if metric.unit else quantity
 
 
-def _distribution(
-    axes: Axes, values: NDArray[np.float64], place: int, colour: str, limits: tuple[float, float]
-) -> None:
+def _distribution(axes: Axes, values: NDArray[np.float64], place: int, limits: tuple[float, float]) -> None:
     """A horizontal violin with the quartiles, the median (line) and the mean (ring)."""
     grid = np.linspace(*limits, 201)
     counts, _ = np.histogram(values, bins=len(grid), range=limits)
     density = gaussian_filter1d(counts.astype(float), 3, mode="constant")  # a standard deviation of 1.5 % of the axis
     density *= 0.4 / density.max() if density.max() > 0 else 0
-    axes.fill_between(grid, place - density, place + density, color=colour, alpha=0.3, linewidth=0)
+    axes.fill_between(grid, place - density, place + density, color=PALETTE[0], alpha=0.3, linewidth=0)
     lower, median, upper = np.percentile(values, (25, 50, 75))
-    axes.plot([lower, upper], [place, place], color=colour, linewidth=5, solid_capstyle="butt")
+    axes.plot([lower, upper], [place, place], color=PALETTE[0], linewidth=5, solid_capstyle="butt")
     axes.plot([median, median], [place - 0.2, place + 0.2], color=_INK, linewidth=1.6)
     axes.plot([values.mean()], [place], linestyle="", marker="o", markersize=5, color=_INK, markerfacecolor="none")
 

@@ -36,8 +36,7 @@ def draw_gallery(
         path: file to write, ".png", ".jpg" or ".jpeg"; missing folders are created.
 
     Raises:
-        ValueError: no image at all, an image that is not uint8 RGB, a mask of another shape than its image,
-            more classes than colours, or another file suffix.
+        ValueError: no image at all, more classes than colours, or another file suffix.
     """
     suffix = path.suffix.lower()
     if suffix not in (".png", ".jpg", ".jpeg"):
@@ -47,12 +46,6 @@ def draw_gallery(
     pairs = [pair for _, row in rows for pair in row]
     if not pairs:
         raise ValueError("a gallery needs at least one image")
-    for image, mask in pairs:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"images must be uint8 [height, width, 3], got {image.dtype} {image.shape}")
-        if mask.shape != image.shape[:2]:
-            raise ValueError(f"mask {mask.shape} does not fit image {image.shape[:2]}")
-
     height = max(image.shape[0] for image, _ in pairs)
     width = max(image.shape[1] for image, _ in pairs)
     letters = max(12, height // 11)
@@ -61,13 +54,15 @@ def draw_gallery(
     label = round(max(font.getlength(title) for title, _ in rows)) + 2 * line // 3
     columns = max(len(row) for _, row in rows)
     legend = sum(round(font.getlength(name)) + 2 * line + line // 4 for name in class_values)
-    canvas = Image.new(
-        "RGB",
-        (label + max(columns * (width + _GAP), legend), line + len(rows) * (height + _GAP)),
-        _BACKGROUND,
-    )
+    size = (label + max(columns * (width + _GAP), legend), line + len(rows) * (height + _GAP))
+    canvas = Image.new("RGB", size, _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
-    _draw_legend(draw, list(class_values), font, label, line)
+    left = label
+    for name, colour in zip(class_values, COLOURS, strict=False):
+        draw.line([(left, line // 2), (left + line, line // 2)], colour, max(2, line // 10))
+        left += line + line // 4
+        draw.text((left, line // 2), name, _INK, font, anchor="lm")
+        left += round(font.getlength(name)) + line
     for number, (title, row) in enumerate(rows):
         top = line + number * (height + _GAP)
         draw.text((line // 3, top + height // 2), title, _INK, font, anchor="lm")
@@ -78,22 +73,4 @@ def draw_gallery(
                     paint(tile, np.isin(mask, np.asarray(values)), colour, contour=max(1.5, height / 170), fill=0)
             canvas.paste(tile, (label + column * (width + _GAP), top))
     path.parent.mkdir(parents=True, exist_ok=True)
-    if suffix == ".png":
-        canvas.save(path, optimize=True)
-    else:
-        canvas.save(path, quality=85, optimize=True)
-
-
-def _draw_legend(
-    draw: ImageDraw.ImageDraw,
-    names: Sequence[str],
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    left: int,
-    line: int,
-) -> None:
-    """Write the class names with their colours into the first line."""
-    for name, colour in zip(names, COLOURS, strict=False):
-        draw.line([(left, line // 2), (left + line, line // 2)], colour, max(2, line // 10))
-        left += line + line // 4
-        draw.text((left, line // 2), name, _INK, font, anchor="lm")
-        left += round(font.getlength(name)) + line
+    canvas.save(path, quality=85, optimize=True)  # of which a PNG has no quality

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.metrics.base import Metric
-from tta_bench.report.pictures import Drawings
 from tta_bench.runtime.names import distinct
 
 AVERAGE = "average"
@@ -21,16 +25,11 @@ BN_ONLY = "bn_only"
 
 
 class Seed(NamedTuple):
-    """What repeats of a cell differ in.
+    """What repeats of a cell differ in."""
 
-    Attributes:
-        training: seed of the source model.
-        order: of the images in the stream, as ``protocol.order``.
-        adaptation: seed of the method's random draws; None if it draws nothing, and its cell serves every seed.
-    """
-
-    training: int
-    order: int
+    training: int  # seed of the source model
+    order: int  # of the images in the stream, as ``protocol.order``
+    # Seed of the method's random draws; None if it draws nothing, and its cell serves every seed.
     adaptation: int | None
 
     def __str__(self) -> str:
@@ -40,64 +39,37 @@ class Seed(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceResult:
-    """A row's result for one source, or on average over the sources.
+    """A row's result for one source, or on average over the sources."""
 
-    Attributes:
-        value: of the metric, mean over the finished seeds; None while there is none, and for the average
-            while any source has none.
-        std: sample standard deviation over the seeds; None for fewer than two. That of the average is over the
-            seeds that all sources have.
-        n: images of one seed; 0 while there is no result.
-        seeds: that are finished; for the average, of all sources.
-        missing: seeds that are planned and not finished; for the average, of any source.
-        classes: value per class, mean over targets and seeds; empty while ``value`` is None.
-    """
-
+    # Of the metric, mean over the finished seeds; None while there is none, and for the average while any source has
+    # none.
     value: float | None
+    # Sample standard deviation over the seeds; None for fewer than two. That of the average is over the seeds that all
+    # sources have.
     std: float | None
-    n: int
-    seeds: tuple[Seed, ...]
-    missing: tuple[Seed, ...]
-    classes: Mapping[str, float]
+    n: int  # images of one seed; 0 while there is no result
+    seeds: tuple[Seed, ...]  # that are finished; for the average, of all sources
+    missing: tuple[Seed, ...]  # seeds that are planned and not finished; for the average, of any source
+    classes: Mapping[str, float]  # value per class, mean over targets and seeds; empty while ``value`` is None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row minus another on the same images, in the unit of the metric.
+    """A row minus another on the same images, in the unit of the metric."""
 
-    Attributes:
-        against: label of the other row.
-        mean: of the means per source and target.
-        low: end of the 95 % bootstrap interval; NaN where there is nothing to resample.
-        high: its other end.
-        p: Wilcoxon signed-rank test over the images, two-sided.
-        p_holm: ``p`` corrected for all rows compared with ``against`` (Holm).
-        n: images compared; one that several source models predict counts once, with its mean over them.
-        excluded: images left out because their value is missing or not finite in either row.
-        sources: that both rows have results of.
-    """
-
-    against: str
-    mean: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
-    n: int
-    excluded: int
-    sources: tuple[str, ...]
+    against: str  # label of the other row
+    mean: float  # of the means per source and target
+    low: float  # end of the 95 % bootstrap interval; NaN where there is nothing to resample
+    high: float  # its other end
+    p: float  # Wilcoxon signed-rank test over the images, two-sided
+    p_holm: float  # ``p`` corrected for all rows compared with ``against`` (Holm)
+    n: int  # images compared; one that several source models predict counts once, with its mean over them
+    excluded: int  # images left out because their value is missing or not finite in either row
+    sources: tuple[str, ...]  # that both rows have results of
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What an image costs; None while no cell is finished.
-
-    Attributes:
-        ms_per_image: milliseconds, mean over cells.
-        peak_memory_mb: megabytes, largest of the cells.
-        forwards_per_image: images through the network, mean over cells.
-        backwards_per_image: backward passes, mean over cells.
-    """
+class Costs(NamedTuple):
+    """What an image costs, mean over cells, and the memory of the largest; None while no cell is finished."""
 
     ms_per_image: float | None
     peak_memory_mb: float | None
@@ -107,51 +79,34 @@ class Costs:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table.
+    """One line of a table."""
 
-    Attributes:
-        label: as in the experiment.
-        method: name of the method.
-        control: whether the row is there for comparison alone, and not in the paper's table.
-        results: per source, in the table's order.
-        average: unweighted mean over the sources.
-        paper: Dice in percent per source and, if the table has the paper's sources, for the average; empty where
-            the paper has none, or the table shows another metric.
-        minus_paper: measured minus paper, for all that both have.
-        vs_reference: difference to the reference row; None for that row itself, and while no cell is in common.
-        vs_bn_only: the same for the row ``bn_only``; None too for the reference, and if ``bn_only`` is it.
-        costs: time, memory and passes.
-        skipped_updates: over all finished cells, because a loss or gradient was not finite.
-    """
-
-    label: str
-    method: str
-    control: bool
-    results: Mapping[str, SourceResult]
-    average: SourceResult
+    label: str  # as in the experiment
+    method: str  # name of the method
+    control: bool  # whether the row is there for comparison alone, and not in the paper's table
+    results: Mapping[str, SourceResult]  # per source, in the table's order
+    average: SourceResult  # unweighted mean over the sources
+    # Dice in percent per source and, if the table has the paper's sources, for the average; empty where the paper has
+    # none, or the table shows another metric.
     paper: Mapping[str, float]
-    minus_paper: Mapping[str, float]
+    minus_paper: Mapping[str, float]  # measured minus paper, for all that both have
+    # Difference to the reference row; None for that row itself, and while no cell is in common.
     vs_reference: Comparison | None
+    # The same for the row ``bn_only``; None too for the reference, and if ``bn_only`` is it.
     vs_bn_only: Comparison | None
-    costs: Costs
-    skipped_updates: int
+    costs: Costs  # time, memory and passes
+    skipped_updates: int  # over all finished cells, because a loss or gradient was not finite
 
     def result(self, column: str) -> SourceResult:
         """The result of a column of the table: of a source, or the average."""
         return self.results.get(column, self.average)
 
 
-@dataclass(frozen=True)
-class MissingCell:
+class MissingCell(NamedTuple):
     """A planned cell without results.
 
-    Attributes:
-        row: its label.
-        source: name of the source domain.
-        seed: of the repeat.
-        hash: name of its folder.
-        status: of :data:`STATES`, but not ``done``; ``missing`` was never started, or its files are gone.
-        error: of a failed cell, or why it is stale; else empty.
+    Its status is one of ``STATES``, but not ``done``; ``missing`` was never started, or its files are gone. A failed or
+    stale one says why in ``error``, which else is empty.
     """
 
     row: str
@@ -162,98 +117,89 @@ class MissingCell:
     error: str
 
 
-@dataclass(frozen=True)
-class SourceModelRecord:
-    """A source model that finished cells used.
+class SourceModelRecord(NamedTuple):
+    """A source model that finished cells used."""
 
-    Attributes:
-        source: name of the domain it was trained on.
-        training_seed: of its training.
-        path: of the checkpoint.
-        sha256: of the file.
-        dice_in_domain: percent on held-out source images; None if not measured.
-        branch_cost: points of it that auxiliary branches cost; None if there is no model without them to compare
-            with in the results folder, see :func:`tta_bench.source.train.branch_cost`.
-        lacks_twin: whether training that model would tell.
-    """
-
-    source: str
-    training_seed: int
-    path: str
-    sha256: str
-    dice_in_domain: float | None
+    source: str  # name of the domain it was trained on
+    training_seed: int  # of its training
+    path: str  # of the checkpoint
+    sha256: str  # of the file
+    dice_in_domain: float | None  # percent on held-out source images; None if not measured
+    # Points of it that auxiliary branches cost; None if there is no model without them to compare with in the results
+    # folder, see :func:`tta_bench.source.train.branch_cost`.
     branch_cost: float | None
-    lacks_twin: bool
+    lacks_twin: bool  # whether training that model would tell
 
 
 ImageKey = tuple[str, str]
 """Target domain and index of an image."""
 
 
-@dataclass(frozen=True)
-class FinishedCell:
-    """A planned cell with its results, as they were read once.
+class FinishedCell(NamedTuple):
+    """A planned cell with its results, as they were read once."""
 
-    Attributes:
-        row: its label.
-        cell: that was computed.
-        seed: of the repeat.
-        summary: content of ``summary.json``.
-        rows: of ``per_image.csv``, in file order.
-        values: of the table's metric per image, mean over classes; NaN where there is none.
-    """
+    row: str  # its label
+    cell: Cell  # that was computed
+    seed: Seed  # of the repeat
+    summary: Mapping[str, Any]  # content of ``summary.json``
+    rows: Sequence[Mapping[str, str]]  # of ``per_image.csv``, in file order
+    values: Mapping[ImageKey, float]  # of the table's metric per image, mean over classes; NaN where there is none
 
-    row: str
-    cell: Cell
-    seed: Seed
-    summary: Mapping[str, Any]
-    rows: Sequence[Mapping[str, str]]
-    values: Mapping[ImageKey, float]
+
+class Figure(NamedTuple):
+    """A figure with its heading and what is written below it; ``svg`` is an SVG element."""
+
+    title: str
+    svg: str
+    caption: str
+
+
+class Panels(NamedTuple):
+    """Segmentations of some images in one picture."""
+
+    picture: NDArray[np.uint8]  # uint8 ``[height, width, 3]``, RGB
+    caption: str  # what is shown, and how its images were chosen
+    alt: str  # the same for readers who cannot see it, with the value of every tile
+
+    def webp(self) -> bytes:
+        """The picture as a WebP file."""
+        file = BytesIO()
+        Image.fromarray(self.picture).save(file, "WEBP", quality=85, method=4)
+        return file.getvalue()
+
+
+class Drawings(NamedTuple):
+    """All that is drawn of a table; ``panels_fault`` says why there are no panels."""
+
+    figures: Sequence[Figure]
+    panels: Panels | None
+    panels_fault: str
 
 
 @dataclass(frozen=True)
 class Table:
-    """Everything that a report of an experiment shows.
+    """Everything that a report of an experiment shows."""
 
-    Attributes:
-        name: of the experiment.
-        description: what it shows, in a sentence.
-        metric: what its numbers are.
-        rows: in the experiment's order.
-        reference: label of the row that others are compared with.
-        sources: names of the source domains, the columns.
-        seeds: of all planned cells; a method that draws nothing does not add to those of the others.
-        targets: target domains per source.
-        classes: names, in order.
-        missing: planned cells without results.
-        protocol: the protocol section; a value that the experiment varies is a tuple of all its values.
-        data: the data section, in the same way.
-        protocol_hash: 12 hexadecimal digits of both without the folder of the images and the protocol's name, the
-            same on any machine. Tables compare if hash, target domains and source models are the same.
-        source_models: that finished cells used.
-        versions: distinct records of software and device over the finished cells.
-        plan: the cells behind it all.
-        finished: those of them that have results, each once.
-        drawings: what is drawn of it; None until somebody does, see :func:`tta_bench.report.drawings.draw`.
-    """
-
-    name: str
-    description: str
-    metric: Metric
-    rows: tuple[Row, ...]
-    reference: str
-    sources: tuple[str, ...]
-    seeds: tuple[Seed, ...]
-    targets: Mapping[str, tuple[str, ...]]
-    classes: tuple[str, ...]
-    missing: tuple[MissingCell, ...]
-    protocol: Mapping[str, Any]
-    data: Mapping[str, Any]
+    name: str  # of the experiment
+    description: str  # what it shows, in a sentence
+    metric: Metric  # what its numbers are
+    rows: tuple[Row, ...]  # in the experiment's order
+    reference: str  # label of the row that others are compared with
+    sources: tuple[str, ...]  # names of the source domains, the columns
+    seeds: tuple[Seed, ...]  # of all planned cells; a method that draws nothing does not add to those of the others
+    targets: Mapping[str, tuple[str, ...]]  # target domains per source
+    classes: tuple[str, ...]  # names, in order
+    missing: tuple[MissingCell, ...]  # planned cells without results
+    protocol: Mapping[str, Any]  # the protocol section; a value that the experiment varies is a tuple of all its values
+    data: Mapping[str, Any]  # the data section, in the same way
+    # 12 hexadecimal digits of both without the folder of the images and the protocol's name, the same on any machine.
+    # Tables compare if hash, target domains and source models are the same.
     protocol_hash: str
-    source_models: tuple[SourceModelRecord, ...]
-    versions: tuple[Mapping[str, Any], ...]
-    plan: Plan
-    finished: tuple[FinishedCell, ...]
+    source_models: tuple[SourceModelRecord, ...]  # that finished cells used
+    versions: tuple[Mapping[str, Any], ...]  # distinct records of software and device over the finished cells
+    plan: Plan  # the cells behind it all
+    finished: tuple[FinishedCell, ...]  # those of them that have results, each once
+    # Its figures and panels; None before :func:`tta_bench.report.drawings.draw`.
     drawings: Drawings | None = None
 
     @property

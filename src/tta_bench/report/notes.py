@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from typing import Any
-
-import yaml
 
 from tta_bench.report.cells import STATES, distinct_cells
+from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.model import Comparison, Table
-from tta_bench.report.text import DASH, INCOMPLETE, number
-from tta_bench.runtime.paths import CONFIG_DIR
-from tta_bench.schema import DataConfig
+from tta_bench.report.text import DASH, INCOMPLETE, joined, number
 
 
 def notes(table: Table) -> list[str]:
@@ -27,8 +22,9 @@ def notes(table: Table) -> list[str]:
     ]
     if any(row.result(name).missing and row.result(name).value for row in table.rows for name in table.columns):
         lines.append(f"{INCOMPLETE}: some repeats are missing.")
-    for against, comparisons in _comparisons(table).items():
-        lines += _comparison_notes(against, comparisons, table)
+    for kind in ("vs_reference", "vs_bn_only"):
+        compared = {row.label: getattr(row, kind) for row in table.rows if getattr(row, kind) is not None}
+        lines += _comparison_notes(compared, table) if compared else []
     skipped = [f"{row.label} {row.skipped_updates}" for row in table.rows if row.skipped_updates]
     if skipped:
         lines.append(f"Updates skipped because a loss or gradient was not finite: {', '.join(skipped)}.")
@@ -39,12 +35,10 @@ def notes(table: Table) -> list[str]:
             "The paper's numbers are of other images or settings, its own network and protocol on five whole sets of "
             "fundus photographs: only the order of the rows can be compared."
         )
-    settings = ", ".join(f"{key} {_values(value)}" for key, value in table.protocol.items() if key != "name")
+    settings = ", ".join(f"{key} {joined(value, ', ')}" for key, value in table.protocol.items() if key != "name")
     limit = table.data["limit"]
-    images_used = f"images of {table.data['image_size']} pixels" + (
-        f", the first {limit} of each domain" if limit else ""
-    )
-    lines.append(f"Protocol {table.protocol_hash}: {settings}, {images_used}.")
+    first = f", the first {limit} of each domain" if limit else ""
+    lines.append(f"Protocol {table.protocol_hash}: {settings}, images of {table.data['image_size']} pixels{first}.")
     if table.source_models:
         lines += [source_models_note(table), *branch_notes(table)]
     return lines
@@ -72,33 +66,6 @@ def branch_notes(table: Table) -> list[str]:
     ]
 
 
-def comparable_with_paper(table: Table) -> bool:
-    """Whether images, targets, network and protocol are the paper's; else its numbers show the order of rows alone.
-
-    How the source models were trained is left open: that is what a difference to the paper may be due to.
-    """
-    data = DataConfig.model_validate(_defaults("data/fundus", "defaults") | {"root": "."}).model_dump(mode="json")
-    unlike = {key for key in {*data, *table.data} - {"root", "seed"} if table.data.get(key) != data.get(key)}
-    domains = {*data["domains"]}
-    return (
-        not unlike  # the seed is that of generated images
-        and _has(table.protocol, _defaults("protocol/online", "name"))
-        and all({*targets} == domains - {source} for source, targets in table.targets.items())
-        and all(planned.cell.config.model.name == "resunet34" for planned in table.plan.cells)
-    )
-
-
-@cache
-def _defaults(path: str, *without: str) -> dict[str, Any]:
-    """What a file of ``conf/`` sets, without keys that change no number; the shipped ones are the paper's settings."""
-    content = yaml.safe_load((CONFIG_DIR / f"{path}.yaml").read_text(encoding="utf-8"))
-    return {key: value for key, value in content.items() if key not in without}
-
-
-def _has(section: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
-    return all(section[key] == value for key, value in expected.items())
-
-
 def planned_cells(table: Table) -> int:
     """How many cells a table needs; one that stands for several seeds of a row counts once."""
     return len(distinct_cells(table.plan))
@@ -106,29 +73,20 @@ def planned_cells(table: Table) -> int:
 
 def missing_note(table: Table) -> str:
     """How many cells of which rows have no results, and why."""
-    rows = {row.label: [one for one in table.missing if one.row == row.label] for row in table.rows}
     parts = []
-    for label, cells in rows.items():
-        states = {state: sum(one.status == state for one in cells) for state in STATES}
-        text = ", ".join(f"{count} {state}" for state, count in states.items() if count)
-        parts += [f"{label} ({text})"] if cells else []
+    for row in table.rows:
+        states = [cell.status for cell in table.missing if cell.row == row.label]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+        parts += [f"{row.label} ({counts})"] if states else []
     note = f"{len(table.missing)} of {planned_cells(table)} cells have no results yet: {'; '.join(parts)}."
-    stale = any(one.status == "stale" for one in table.missing)
+    stale = any(cell.status == "stale" for cell in table.missing)
     return note + (" Stale ones were computed by other code and do not count: run them again." if stale else "")
 
 
-def _comparisons(table: Table) -> dict[str, dict[str, Comparison]]:
-    """Row compared with -> row -> comparison."""
-    found: dict[str, dict[str, Comparison]] = {}
-    for row in table.rows:
-        for comparison in (row.vs_reference, row.vs_bn_only):
-            if comparison is not None:
-                found.setdefault(comparison.against, {})[row.label] = comparison
-    return found
-
-
-def _comparison_notes(against: str, comparisons: dict[str, Comparison], table: Table) -> list[str]:
+def _comparison_notes(comparisons: Mapping[str, Comparison], table: Table) -> list[str]:
+    """How rows were compared with one of them, and where a comparison is unlike the others."""
     usual = max(comparisons.values(), key=lambda comparison: comparison.n)
+    against = usual.against
     of_sources = f" of the sources {', '.join(usual.sources)}" if len(usual.sources) < len(table.sources) else ""
     mean = ", each with its mean over the source models" if len(usual.sources) > 1 else ""
     lines = [
@@ -145,7 +103,3 @@ def _comparison_notes(against: str, comparisons: dict[str, Comparison], table: T
             parts.append(f"{comparison.excluded} excluded because a value is missing or not finite")
         lines += [f"{label} minus {against}: {', '.join(parts)}."] if parts else []
     return lines
-
-
-def _values(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from tta_bench.cell import Cell
@@ -36,16 +37,16 @@ def row_of(
 ) -> Row:
     """A row without its comparisons."""
     planned = [cell for row, cell in cells if row == label]
-    own = [one for one in finished if one.row == label]
+    done = [result for result in finished if result.row == label]
     results = {
         source: _source_result(
             [seed_of(cell) for cell in planned if cell.config.source == source],
-            [one for one in own if one.cell.config.source == source],
+            [result for result in done if result.cell.config.source == source],
             metric,
         )
         for source in sources
     }
-    average = _average(results, own, metric)
+    average = _average(results, done, metric)
     mean = distinct(AVERAGE, sources)
     paper = plan.experiment.paper.get(label, {}) if metric.name == PRIMARY else {}
     printed = {mean if key == AVERAGE else key: value for key, value in paper.items()}
@@ -64,26 +65,26 @@ def row_of(
         },
         vs_reference=None,
         vs_bn_only=None,
-        costs=_costs([one.summary for one in own]),
-        skipped_updates=sum(one.summary["skipped_updates"] for one in own),
+        costs=_costs([result.summary for result in done]),
+        skipped_updates=sum(result.summary["skipped_updates"] for result in done),
     )
 
 
 def _source_result(planned: Sequence[Seed], finished: Sequence[FinishedCell], metric: Metric) -> SourceResult:
-    done = {one.seed for one in finished}
-    missing = tuple(seed for seed in planned if seed not in done)
+    seeds = tuple(result.seed for result in finished)
+    missing = tuple(seed for seed in planned if seed not in seeds)
     if not finished:
         return SourceResult(None, None, 0, (), missing, {})
-    value, std = mean_and_std([one.summary[metric.name] for one in finished])
+    value, std = mean_and_std([result.summary[metric.name] for result in finished])
     prefix = f"{metric.name}_"
-    targets = [target for one in finished for target in one.summary["targets"].values()]
+    targets = [target for result in finished for target in result.summary["targets"].values()]
     classes = {
         key.removeprefix(prefix): _mean(target[key] for target in targets)
         for key in targets[0]
         if key.startswith(prefix)
     }
     images = sum(target["n"] for target in finished[0].summary["targets"].values())
-    return SourceResult(value, std, images, tuple(one.seed for one in finished), missing, classes)
+    return SourceResult(value, std, images, seeds, missing, classes)
 
 
 def _average(results: Mapping[str, SourceResult], finished: Sequence[FinishedCell], metric: Metric) -> SourceResult:
@@ -94,7 +95,7 @@ def _average(results: Mapping[str, SourceResult], finished: Sequence[FinishedCel
     known = [result.value for result in every if result.value is not None]
     if len(known) < len(every):
         return SourceResult(None, None, 0, common, missing, {})
-    by_seed = [_mean(one.summary[metric.name] for one in finished if one.seed == seed) for seed in common]
+    by_seed = [_mean(result.summary[metric.name] for result in finished if result.seed == seed) for seed in common]
     std = mean_and_std(by_seed)[1] if by_seed else None
     classes = {name: _mean(result.classes[name] for result in every) for name in every[0].classes}
     return SourceResult(_mean(known), std, sum(result.n for result in every), common, missing, classes)
@@ -117,16 +118,11 @@ def _mean(values: Iterable[float]) -> float:
 
 def comparisons(labels: Sequence[str], against: str, finished: Sequence[FinishedCell]) -> dict[str, Comparison]:
     """Every other row's difference to one of them where there is one, p-values corrected for all."""
-    other = [one for one in finished if one.row == against]
-    known = {}
-    for label in labels:
-        comparison = compare([one for one in finished if one.row == label], other) if label != against else None
-        if comparison is not None:
-            known[label] = comparison
+    rows = {label: [result for result in finished if result.row == label] for label in (*labels, against)}
+    compared = {label: compare(rows[label], rows[against]) for label in labels if label != against}
+    known = {label: comparison for label, comparison in compared.items() if comparison is not None}
     corrected = holm([comparison.p for comparison in known.values()])
-    return {
-        label: replace(comparison, p_holm=p) for (label, comparison), p in zip(known.items(), corrected, strict=True)
-    }
+    return {label: replace(known[label], p_holm=p) for label, p in zip(known, corrected, strict=True)}
 
 
 def compare(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -> Comparison | None:
@@ -140,12 +136,12 @@ def compare(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -
         None if no source, seed and image is in common.
     """
     differences: dict[ImageKey, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one in method:
-        for other in reference:
-            if one.cell.config.source == other.cell.config.source and _same_seed(one.seed, other.seed):
-                for image in dict.fromkeys((*one.values, *other.values)):
-                    difference = one.values.get(image, math.nan) - other.values.get(image, math.nan)
-                    differences[image][one.cell.config.source].append(difference)
+    for ours, theirs in product(method, reference):
+        source = ours.cell.config.source
+        if source == theirs.cell.config.source and _same_seed(ours.seed, theirs.seed):
+            for image in dict.fromkeys((*ours.values, *theirs.values)):
+                difference = ours.values.get(image, math.nan) - theirs.values.get(image, math.nan)
+                differences[image][source].append(difference)
     values: dict[str, list[float]] = defaultdict(list)
     models: dict[str, int] = {}
     for (target, _), by_source in differences.items():
@@ -172,6 +168,5 @@ def compare(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -
     )
 
 
-def _same_seed(one: Seed, other: Seed) -> bool:
-    drawn = None in (one.adaptation, other.adaptation) or one.adaptation == other.adaptation
-    return drawn and (one.training, one.order) == (other.training, other.order)
+def _same_seed(first: Seed, second: Seed) -> bool:
+    return first[:2] == second[:2] and (None in (first[2], second[2]) or first[2] == second[2])

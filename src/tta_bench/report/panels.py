@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -20,8 +20,7 @@ from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
 from tta_bench.ops.painting import COLOURS, paint
 from tta_bench.records.predictions import read_predictions
-from tta_bench.report.model import FinishedCell, Table
-from tta_bench.report.pictures import Panels
+from tta_bench.report.model import FinishedCell, Panels, Table
 from tta_bench.runtime.names import find
 
 DIFFICULTIES: Final = {"easy": 90, "median": 50, "hard": 10}
@@ -41,36 +40,21 @@ _FILL: Final = 0.28  # opacity
 
 @dataclass(frozen=True)
 class Choice:
-    """An image to show.
-
-    Attributes:
-        target: name of its domain.
-        index: in file order.
-        note: how it was chosen; empty if by name.
-    """
+    """An image to show: its target, index in file order, and how it was chosen, empty if by name."""
 
     target: str
     index: int
     note: str
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One image with its segmentations.
+class Panel(NamedTuple):
+    """One image with its segmentations."""
 
-    Attributes:
-        title: what to call it.
-        image: uint8 ``[H, W, 3]``, RGB.
-        truth: bool ``[classes, H, W]``.
-        predictions: row label -> bool ``[classes, H, W]``.
-        values: of the metric, row label -> mean over classes.
-    """
-
-    title: str
-    image: NDArray[np.uint8]
-    truth: NDArray[np.bool_]
-    predictions: Mapping[str, NDArray[np.bool_]]
-    values: Mapping[str, float]
+    title: str  # what to call it
+    image: NDArray[np.uint8]  # uint8 ``[H, W, 3]``, RGB
+    truth: NDArray[np.bool_]  # bool ``[classes, H, W]``
+    predictions: Mapping[str, NDArray[np.bool_]]  # row label -> bool ``[classes, H, W]``
+    values: Mapping[str, float]  # of the metric, row label -> mean over classes
 
 
 def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, str]] | None = None) -> Panels:
@@ -102,10 +86,10 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
     targets = table.targets[source]
     config, metric = cells[table.reference].cell.config, table.metric
     domains = prepare(config.data, targets, config.results_root / "data", labelled=True, progress=False)
-    rows = {label: _by_target(one) for label, one in cells.items()}
+    rows = {label: _by_target(cell) for label, cell in cells.items()}
     chosen = choose(rows[table.reference], metric) if images is None else _by_name(images, domains, targets)
     _check_unchanged(cells, domains, chosen)
-    lines = [_panel(one, domains[one.target], cells, rows) for one in chosen]
+    lines = [_panel(choice, domains[choice.target], cells, rows) for choice in chosen]
     absent = [row.label for row in table.rows if row.label not in cells]
     how = (
         f"Images chosen by the {metric.title} of the reference row '{table.reference}' alone: those nearest to its "
@@ -119,10 +103,10 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
         f"Source {shown}. Fill and contour: {', '.join(config.data.classes)}; boxes: the ground truth; number: "
         f"{metric.in_unit}. {how}" + (f" Without predictions yet: {', '.join(absent)}." if absent else "")
     )
-    told = "; ".join(
+    values = "; ".join(
         f"{line.title}: " + ", ".join(f"{label} {value:.1f}" for label, value in line.values.items()) for line in lines
     )
-    alt = f"Segmentations with source {shown}, beside image and ground truth. {metric.in_unit}: {told}."
+    alt = f"Segmentations with source {shown}, beside image and ground truth. {metric.in_unit}: {values}."
     return Panels(draw(lines, list(config.data.classes)), caption, alt)
 
 
@@ -136,20 +120,20 @@ def choose(values: Mapping[str, Sequence[float]], metric: Metric = dice_score) -
         values: target -> values of its images, in file order; those that are not finite are not chosen.
         metric: what they are values of.
     """
-    pooled = np.array([value for own in values.values() for value in own if np.isfinite(value)])
+    finite = {
+        (target, index): value
+        for target, row in values.items()
+        for index, value in enumerate(row)
+        if np.isfinite(value)
+    }
     chosen: list[Choice] = []
     for note, percentile in DIFFICULTIES.items():
-        level = np.percentile(pooled, percentile if metric.higher_is_better else 100 - percentile)
-        used = {one.target for one in chosen}
-        fresh = [target for target in values if target not in used] or list(values)
-        candidates = [
-            (abs(value - level), Choice(target, index, note))
-            for target in fresh
-            for index, value in enumerate(values[target])
-            if np.isfinite(value) and (target, index) not in {(one.target, one.index) for one in chosen}
-        ]
+        level = np.percentile([*finite.values()], percentile if metric.higher_is_better else 100 - percentile)
+        fresh = {*values} - {choice.target for choice in chosen} or {*values}
+        taken = {(choice.target, choice.index) for choice in chosen}
+        candidates = [image for image in finite if image[0] in fresh and image not in taken]
         if candidates:
-            chosen.append(min(candidates, key=lambda pair: pair[0])[1])
+            chosen.append(Choice(*min(candidates, key=lambda image: abs(finite[image] - level)), note))
     return chosen
 
 
@@ -208,26 +192,21 @@ def _finished(table: Table) -> dict[str, dict[str, FinishedCell]]:
     All cells of a source are of one training seed and order: those with most rows, among equals the first, and with
     the reference row, without which there are none.
     """
-    found: dict[str, dict[tuple[int, int], dict[str, FinishedCell]]] = {source: {} for source in table.sources}
+    cells: dict[str, dict[tuple[int, int], dict[str, FinishedCell]]] = {source: {} for source in table.sources}
     order = [row.label for row in table.rows]
-    for one in sorted(table.finished, key=lambda one: order.index(one.row)):
-        if _predictions(one).is_file():
-            found[one.cell.config.source].setdefault(one.seed[:2], {}).setdefault(one.row, one)
+    for cell in sorted(table.finished, key=lambda cell: order.index(cell.row)):
+        if cell.cell.folder().predictions.is_file():
+            cells[cell.cell.config.source].setdefault(cell.seed[:2], {}).setdefault(cell.row, cell)
     return {
         source: max((repeats[key] for key in sorted(repeats) if table.reference in repeats[key]), key=len, default={})
-        for source, repeats in found.items()
+        for source, repeats in cells.items()
     }
 
 
-def _predictions(one: FinishedCell) -> Path:
-    """The file of a cell's predictions."""
-    return one.cell.folder().path / "predictions.npz"
-
-
-def _by_target(one: FinishedCell) -> dict[str, list[float]]:
+def _by_target(finished: FinishedCell) -> dict[str, list[float]]:
     """Target -> values of its images, in file order."""
-    values: dict[str, list[float]] = {target: [] for target in one.cell.targets}
-    for (target, _), value in one.values.items():  # in file order
+    values: dict[str, list[float]] = {target: [] for target in finished.cell.targets}
+    for (target, _), value in finished.values.items():
         values[target].append(value)
     return values
 
@@ -256,37 +235,36 @@ def _check_unchanged(
     cells: Mapping[str, FinishedCell], domains: Mapping[str, Domain], chosen: Sequence[Choice]
 ) -> None:
     """Refuse predictions of images that are no longer those on disk."""
-    faults = []
-    for label, one in cells.items():
-        for target in dict.fromkeys(choice.target for choice in chosen):
-            if one.summary["data"].get(target) != domains[target].fingerprint:
-                faults.append(
-                    f"row '{label}': the images of {target} have changed since {one.cell.folder().path} was computed: "
-                    "compute it again with force=true"
-                )
+    faults = [
+        f"row '{label}': the images of {target} have changed since {finished.cell.folder().path} was computed: "
+        "compute it again with force=true"
+        for label, finished in cells.items()
+        for target in dict.fromkeys(choice.target for choice in chosen)
+        if finished.summary["data"].get(target) != domains[target].fingerprint
+    ]
     if faults:
         raise UserError(faults)
 
 
 def _panel(
-    one: Choice,
+    choice: Choice,
     domain: Domain,
     cells: Mapping[str, FinishedCell],
     values: Mapping[str, Mapping[str, Sequence[float]]],
 ) -> Panel:
     """Gather what is to be drawn of an image."""
-    note = f" ({one.note})" if one.note else ""
+    target, index = choice.target, choice.index
+    truth = domain.label(index).numpy()
+    shape = (len(domain), *truth.shape)
     return Panel(
-        title=f"{one.target}: {domain.image_names[one.index]}{note}",
-        image=np.array(domain.images[one.index]),
-        truth=domain.label(one.index).numpy(),
+        title=f"{target}: {domain.image_names[index]}{f' ({choice.note})' if choice.note else ''}",
+        image=np.array(domain.images[index]),
+        truth=truth,
         predictions={
-            label: read_predictions(
-                _predictions(finished), one.target, (len(domain), *domain.label(one.index).shape)
-            ).mask(one.index)
+            label: read_predictions(finished.cell.folder().predictions, target, shape).mask(index)
             for label, finished in cells.items()
         },
-        values={label: values[label][one.target][one.index] for label in cells},
+        values={label: values[label][target][index] for label in cells},
     )
 
 
@@ -303,7 +281,7 @@ def _tile(
         box = bounding_box(mask)
         if box is not None:
             x0, y0, x1, y1 = box
-            (height, width) = mask.shape
+            height, width = mask.shape
             corners = (x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height)
             pen.rectangle([min(round(end * _TILE), _TILE - 1) for end in corners], outline=colour)
     return tile

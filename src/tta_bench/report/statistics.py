@@ -79,7 +79,7 @@ def mean_of_targets(values: Sequence[ArrayLike]) -> Estimate:
 
 
 def _samples(targets: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
-    """One array per target; ValueError if there is no target or one without images."""
+    """One array per target."""
     samples = [np.asarray(values, dtype=float) for values in targets]
     if not samples or any(len(values) == 0 for values in samples):
         raise ValueError("every target needs at least one image")
@@ -109,12 +109,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     The k-th smallest of m, k from 0, is multiplied by m - k; the results never decrease and never exceed 1.
     """
-    corrected = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.maximum.accumulate(np.minimum(1.0, factors * np.asarray(p_values)[order]))
+    return [float(p) for p in corrected]
 
 
 def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
@@ -159,11 +158,8 @@ def by_part(streams: Sequence[ArrayLike], parts: int) -> NDArray[np.float64]:
     Returns:
         ``[3, parts]``: median, 10th and 90th percentile of all streams' images in a part; NaN in a part without.
     """
-    pools: list[list[float]] = [[] for _ in range(parts)]
-    for each in streams:
-        values = np.asarray(each, dtype=float)
-        for position, value in enumerate(values):
-            if np.isfinite(value):
-                pools[position * parts // len(values)].append(value)
-    columns = [np.percentile(pool, (50, 10, 90)) if pool else np.full(3, np.nan) for pool in pools]
+    values = np.concatenate([np.asarray(each, dtype=float) for each in streams])
+    part = np.concatenate([np.arange(len(each)) * parts // len(each) for each in map(np.asarray, streams)])
+    pools = [values[np.isfinite(values) & (part == number)] for number in range(parts)]
+    columns = [np.percentile(pool, (50, 10, 90)) if len(pool) else np.full(3, np.nan) for pool in pools]
     return np.stack(columns, axis=1)

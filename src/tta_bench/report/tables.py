@@ -43,7 +43,7 @@ def build_table(plan: Plan, reference: str | None = None, metric: Metric = dice_
         raise UserError(faults)
     sources = tuple(dict.fromkeys(cell.config.source for _, cell in cells))
     vs_reference = comparisons(labels, reference, finished)
-    # Without the reference: its difference to bn_only is among the others already, with the other sign.
+    # The reference is left out: bn_only minus the reference is in ``vs_reference`` already.
     methods = [label for label in labels if label != reference]
     vs_bn_only = comparisons(methods, BN_ONLY, finished) if reference != BN_ONLY else {}
     rows = []
@@ -70,7 +70,7 @@ def build_table(plan: Plan, reference: str | None = None, metric: Metric = dice_
         data=data,
         protocol_hash=_protocol_hash(protocol, data),
         source_models=_source_models(finished),
-        versions=_distinct(one.summary["versions"] for one in finished),
+        versions=_distinct(result.summary["versions"] for result in finished),
         plan=plan,
         finished=tuple(finished),
     )
@@ -105,18 +105,18 @@ def _protocol_hash(protocol: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 def _source_models(finished: Sequence[FinishedCell]) -> tuple[SourceModelRecord, ...]:
     """Each source model once, with what its branches cost where that is known."""
-    cells = {}
-    for one in finished:
-        checkpoint = one.summary["source_checkpoint"]
-        cells[one.cell.config.source, one.seed.training, checkpoint["path"]] = one
+    models = {}
+    for result in finished:
+        path = result.summary["source_checkpoint"]["path"]
+        models[result.cell.config.source, result.seed.training, path] = result
     records = []
-    for (source, training_seed, path), one in sorted(cells.items()):
-        cost, unknown = None, False
-        if one.cell.config.model.branches and Path(path).exists():
+    for (source, training_seed, path), result in sorted(models.items()):
+        checkpoint, cost, unknown = None, None, False
+        if result.cell.config.model.branches and Path(path).exists():
             checkpoint = read_if_sound(Path(path))
-            if checkpoint is not None:
-                twin = branchless_twin(checkpoint, one.cell.config.results_root)
-                cost, unknown = branch_cost(checkpoint, twin), lacks_twin(checkpoint, twin)
-        record = one.summary["source_checkpoint"]
-        records.append(SourceModelRecord(source, training_seed, **record, branch_cost=cost, lacks_twin=unknown))
+        if checkpoint is not None:
+            twin = branchless_twin(checkpoint, result.cell.config.results_root)
+            cost, unknown = branch_cost(checkpoint, twin), lacks_twin(checkpoint, twin)
+        file = result.summary["source_checkpoint"]
+        records.append(SourceModelRecord(source, training_seed, **file, branch_cost=cost, lacks_twin=unknown))
     return tuple(records)

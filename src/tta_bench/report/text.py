@@ -1,14 +1,18 @@
-"""Numbers as text, the same in every format."""
+"""Numbers and columns of a table as text, the same in every format."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from tta_bench.report.model import Comparison, SourceResult
+from tta_bench.metrics.base import Metric
+from tta_bench.report.checks import comparable_with_paper
+from tta_bench.report.model import BN_ONLY, Comparison, Row, SourceResult, Table
+from tta_bench.report.statistics import Estimate
 
 DASH = "\N{EN DASH}"
 """In the place of a number that is not there."""
-
 
 INCOMPLETE = "*"
 """Behind a mean over fewer seeds than planned."""
@@ -32,9 +36,92 @@ def mean(result: SourceResult) -> str:
     return text + ("" if result.std is None else f" ± {result.std:.2f}") + (INCOMPLETE if result.missing else "")
 
 
-def difference(comparison: Comparison | None) -> str:
-    """Mean and 95 % interval."""
-    if comparison is None:
+def difference(estimate: Comparison | Estimate | None) -> str:
+    """Mean and, if there is one, its 95 % interval."""
+    if estimate is None:
         return DASH
-    interval = f" [{comparison.low:+.2f}, {comparison.high:+.2f}]" if math.isfinite(comparison.low) else ""
-    return f"{comparison.mean:+.2f}{interval}"
+    interval = f" [{estimate.low:+.2f}, {estimate.high:+.2f}]" if math.isfinite(estimate.low) else ""
+    return f"{estimate.mean:+.2f}{interval}"
+
+
+def joined(values: Any, separator: str) -> str:
+    """A setting as text; all its values where the rows of a table vary it."""
+    return separator.join(map(str, values)) if isinstance(values, tuple) else str(values)
+
+
+class Column(NamedTuple):
+    """One column of text: its heading, a cell per row, and ranks as of :func:`ranks`; nothing is escaped."""
+
+    heading: str
+    cells: tuple[str, ...]
+    ranks: tuple[int, ...]
+
+
+def ranks(values: Sequence[float | None], metric: Metric) -> tuple[int, ...]:
+    """1 for the best, 2 for the second best, at two digits, else 0; of a single value nothing is best."""
+    shown = [None if value is None or not math.isfinite(value) else round(value, 2) for value in values]
+    if sum(value is not None for value in shown) < 2:
+        return (0,) * len(values)
+    order = metric.best(value for value in shown if value is not None)
+    return tuple(0 if value is None or value not in order[:2] else order.index(value) + 1 for value in shown)
+
+
+def mean_columns(table: Table) -> list[Column]:
+    """Per source and on average: measured, and the paper's number where it has one."""
+    columns = []
+    for name in table.columns:
+        measured = [row.result(name) for row in table.rows]
+        values = ranks([result.value for result in measured], table.metric)
+        columns.append(Column(name, tuple(map(mean, measured)), values))
+        printed = [row.paper.get(name) for row in table.rows]
+        if any(value is not None for value in printed):
+            columns.append(Column("paper", tuple(map(number, printed)), ranks(printed, table.metric)))
+    return columns
+
+
+def column_groups(table: Table) -> dict[str, list[Column]]:
+    """Means, differences and costs, each narrow enough for a page; without columns and groups that say nothing."""
+
+    def p_holm(comparison: Comparison | None) -> str:
+        return DASH if comparison is None else p_value(comparison.p_holm)
+
+    differences: list[tuple[str, Callable[[Row], str]]] = [
+        (f"minus {table.reference} [95 %]", lambda row: difference(row.vs_reference)),
+        ("p (Holm)", lambda row: p_holm(row.vs_reference)),
+        (f"minus {BN_ONLY} [95 %]", lambda row: difference(row.vs_bn_only)),
+        ("p (Holm)", lambda row: p_holm(row.vs_bn_only)),
+    ]
+    if comparable_with_paper(table):
+        last = table.columns[-1]
+        differences.append(("minus paper", lambda row: number(row.minus_paper.get(last), form="+")))
+    costs: list[tuple[str, Callable[[Row], str]]] = [
+        ("ms per image", lambda row: number(row.costs.ms_per_image, 1)),
+        ("peak MB", lambda row: number(row.costs.peak_memory_mb, 0)),
+        ("forwards", lambda row: number(row.costs.forwards_per_image, 1)),
+        ("backwards", lambda row: number(row.costs.backwards_per_image, 1)),
+    ]
+    groups = {table.metric.title: mean_columns(table)}
+    for name, texts in (("differences", differences), ("costs", costs)):
+        columns = [
+            Column(heading, tuple(text(row) for row in table.rows), (0,) * len(table.rows)) for heading, text in texts
+        ]
+        groups[name] = [column for column in columns if {*column.cells} != {DASH}]
+    return {name: group for name, group in groups.items() if group}
+
+
+def grids(table: Table, escape: Callable[[str], str], best: str, second: str) -> Iterator[tuple[str, list[list[str]]]]:
+    """Name and lines of every group of columns, headings first, in the words of a format.
+
+    Args:
+        table: to show.
+        escape: what makes plain text text of the format.
+        best: what the best value of a column is put into, at ``{}``.
+        second: likewise the second best.
+    """
+    marks = ("{}", best, second)
+    for name, columns in column_groups(table).items():
+        lines = [["row", *(escape(column.heading) for column in columns)]]
+        for index, row in enumerate(table.rows):
+            cells = [marks[column.ranks[index]].format(escape(column.cells[index])) for column in columns]
+            lines.append([escape(row.label), *cells])
+        yield name, lines

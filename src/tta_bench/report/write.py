@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -15,6 +14,7 @@ from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.records.store import CellFolder
 from tta_bench.report.cells import STATES, read_cell
+from tta_bench.report.console import narrow_table
 from tta_bench.report.model import Table
 from tta_bench.report.text import number, p_value
 from tta_bench.runtime.files import write_atomically
@@ -43,11 +43,8 @@ def write_report(
     from tta_bench.report.formats import formats
 
     drawn = draw(table, source, images)
-    table = replace(table, drawings=drawn)
-    files: dict[str, str | bytes] = {
-        **{name: write(table) for name, write in formats().items()},
-        **{f"figures/{name}": content for name, content in picture_files(drawn).items()},
-    }
+    files: dict[str, str | bytes] = {name: write(replace(table, drawings=drawn)) for name, write in formats().items()}
+    files |= {f"figures/{name}": content for name, content in picture_files(drawn).items()}
     for name, content in files.items():
         write_atomically(folder / name, content)
     return [folder / name for name in files]
@@ -56,7 +53,7 @@ def write_report(
 def summary_table(table: Table) -> RichTable:
     """Means per source and on average, and the difference to the reference, in 80 columns; the files say more."""
     gaps = f", {len(table.missing)} cells missing" if table.missing else ""
-    printed = _table(title=f"{table.name}: {table.metric.in_unit}{gaps}")
+    printed = narrow_table(f"{table.name}: {table.metric.in_unit}{gaps}")
     printed.add_column("row", overflow="fold")
     for column in table.columns:
         printed.add_column(literal(column), justify="right", min_width=5, overflow="fold")
@@ -73,62 +70,53 @@ def summary_table(table: Table) -> RichTable:
 
 
 class State(NamedTuple):
-    """Where a planned cell stands.
+    """Where a planned cell stands."""
 
-    Attributes:
-        row: its label.
-        cell: what is planned.
-        folder: of its results.
-        status: of :data:`STATES`.
-        error: see :class:`tta_bench.report.cells.Reading`.
-        seconds: likewise.
-    """
-
-    row: str
-    cell: Cell
-    folder: CellFolder
-    status: str
-    error: str
-    seconds: float | None
+    row: str  # its label
+    cell: Cell  # what is planned
+    folder: CellFolder  # of its results
+    status: str  # of :data:`STATES`
+    error: str  # see :class:`tta_bench.report.cells.Reading`
+    seconds: float | None  # likewise
 
 
 def states(plan: Plan) -> list[State]:
     """Where every cell of a plan stands; one that stands for several seeds or rows is read once."""
     read: dict[CellFolder, tuple[str, str, float | None]] = {}
-    found = []
+    reached = []
     for planned in plan.cells:
         folder = planned.cell.folder()
         if folder not in read:
             reading = read_cell(planned.cell)
             read[folder] = reading.status, reading.error, reading.seconds
-        found.append(State(planned.row, planned.cell, folder, *read[folder]))
-    return found
+        reached.append(State(planned.row, planned.cell, folder, *read[folder]))
+    return reached
 
 
 def plan_table(plan: Plan) -> RichTable:
     """Every cell of a plan with its status, and the time that the others will take."""
-    found = states(plan)
-    printed = _table(title=f"{plan.experiment.name}: {len(plan.cells)} cells", caption=remaining_time(found))
+    reached = states(plan)
+    printed = narrow_table(f"{plan.experiment.name}: {len(plan.cells)} cells", literal(remaining_time(reached)))
     printed.add_column("cell", no_wrap=True)
     printed.add_column("row", overflow="fold")
     printed.add_column("source", overflow="fold")
     for heading in ("training\nseed", "order", "seed"):
         printed.add_column(heading, justify="right", no_wrap=True)
     printed.add_column("status", no_wrap=True)
-    for state in found:
+    for state in reached:
         config = state.cell.config
         seeds = map(str, (config.training.seed, config.protocol.order, state.cell.seed))
         printed.add_row(*map(literal, (state.folder.hash, state.row, config.source, *seeds, state.status)))
     return printed
 
 
-def remaining_time(found: Sequence[State]) -> str:
+def remaining_time(cells: Sequence[State]) -> str:
     """The time that unfinished cells will take, from the finished ones of the same row; source training left out."""
     known: dict[str, list[float]] = {}
-    for state in found:
+    for state in cells:
         if state.seconds is not None:  # a stale cell has taken as long as it will again
             known.setdefault(state.row, []).append(state.seconds)
-    open_rows = [state.row for state in found if state.status != "done"]
+    open_rows = [state.row for state in cells if state.status != "done"]
     if not open_rows:
         return "all cells are finished"
     total = sum(sum(known[row]) / len(known[row]) for row in open_rows if row in known)
@@ -149,43 +137,27 @@ def duration(seconds: float) -> str:
     return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{number(seconds / 3600, 1)} h"
 
 
-def status_table(plan: Plan, found: Sequence[State]) -> RichTable:
+def status_table(plan: Plan, reached: Sequence[State]) -> RichTable:
     """How many cells of every row are in each of the states."""
     counts: dict[str, dict[str, int]] = {}
-    for state in found:
+    for state in reached:
         counts.setdefault(state.row, dict.fromkeys(STATES, 0))[state.status] += 1
-    printed = _table(title=f"{plan.experiment.name}: {len(plan.cells)} cells")
+    printed = narrow_table(f"{plan.experiment.name}: {len(plan.cells)} cells")
     printed.add_column("row", overflow="fold")
     for status in STATES:
         printed.add_column(status, justify="right", no_wrap=True)
     for label, row in counts.items():
-        printed.add_row(literal(label), *_counts(row))
+        printed.add_row(literal(label), *map(str, row.values()))
     printed.add_section()
-    printed.add_row("all", *_counts({status: sum(row[status] for row in counts.values()) for status in STATES}))
+    printed.add_row("all", *(str(sum(row[status] for row in counts.values())) for status in STATES))
     return printed
 
 
-def _counts(row: Mapping[str, int]) -> Iterable[str]:
-    return (str(row[status]) for status in STATES)
-
-
-def failures(found: Sequence[State]) -> list[str]:
+def failures(reached: Sequence[State]) -> list[str]:
     """A sentence per failed cell, with its error and its log."""
     return [
         f"{state.row}, source {state.cell.config.source}, seed {state.cell.seed}: {state.error} "
         f"({state.folder.path / 'run.log'})"
-        for state in found
+        for state in reached
         if state.status == "failed"
     ]
-
-
-def _table(title: str, caption: str | None = None) -> RichTable:
-    """A table for a terminal of 80 columns."""
-    return RichTable(
-        box=box.SIMPLE_HEAD,
-        title=literal(title),
-        caption=literal(caption) if caption else None,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-    )

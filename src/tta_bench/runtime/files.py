@@ -95,7 +95,7 @@ def temporaries(folder: Path) -> list[Path]:
 
 
 def move_aside(path: Path) -> None:
-    """Rename what lies where a file of ours belongs and is none, as a folder or a pipe, with a warning."""
+    """Rename a folder or pipe that lies where a file is about to be written, with a warning."""
     if os.path.lexists(path) and not path.is_file():
         other = path.with_name(f"{path.name}.aside")
         path.rename(other)

@@ -83,7 +83,7 @@ class _LeaveSignals(pl.Callback):
 
 @contextmanager
 def _let_interruptions_through() -> Iterator[None]:
-    """Lightning makes ``SystemExit(1)`` of Ctrl-C and has further ones ignored for ever: neither."""
+    """Undo that Lightning turns Ctrl-C into ``SystemExit(1)`` and ignores all later ones."""
     sigint = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -92,7 +92,7 @@ def _let_interruptions_through() -> Iterator[None]:
             raise error.__context__ from None
         raise
     except RuntimeError as error:
-        # Who ends a job signals all its processes, in any order: the death of a worker may be known before the signal.
+        # A job that is ended signals all its processes in any order: a worker may die before this one has its signal.
         if "DataLoader worker" in str(error):
             time.sleep(_WORKERS_DIE_FIRST)
         raise

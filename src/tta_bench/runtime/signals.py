@@ -48,7 +48,8 @@ def exit_code(number: signal.Signals) -> int:
 def install() -> None:
     """Take SIGINT and SIGTERM for this process, unless another library has; only a main thread can.
 
-    Also where they were ignored, as a shell script makes its background jobs ignore SIGINT: who sends one means it.
+    Also where they were ignored, as a shell script makes its background jobs ignore SIGINT: whoever sends one wants
+    the process to end.
     """
     global _owner
     for number in _WORDS:

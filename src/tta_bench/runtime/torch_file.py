@@ -74,8 +74,8 @@ def read_torch_file(path: Path, *, device: str | None = "cpu", tensors: bool = T
             warnings.simplefilter("ignore")
             return torch.load(path, map_location=device, weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"'{found[1]}'" if found else "Python objects"
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"'{named[1]}'" if named else "Python objects"
         raise TorchFileError(
             f"holds {what} besides tensors; loading that could execute code, so it is refused", _WEIGHTS_ALONE
         ) from None

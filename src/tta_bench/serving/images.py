@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from tta_bench.data.files import is_text, name_key, on_disk, printable
+from tta_bench.data.files import is_text, on_disk, printable
 from tta_bench.data.images import image_suffixes
 from tta_bench.data.lists import read_table
 from tta_bench.errors import UserError, nearest
+from tta_bench.runtime.names import normal
 
 FOLDER = "folder"
 """``--stream-by folder``: a stream for the images of each folder; a column of a list that is called so comes first."""
@@ -114,7 +115,7 @@ def file_stems(names: Sequence[str]) -> list[str]:
 
 def _folded(name: str) -> str:
     """What names have in common that some file system takes for one."""
-    return name_key(name).casefold()
+    return normal(name).casefold()
 
 
 def _of_list(path: Path, stream_by: str | None) -> list[ImageFile]:
@@ -185,8 +186,8 @@ def _ordered(images: Sequence[ImageFile], order: Path) -> list[ImageFile]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UserError(f"--order {order} cannot be read ({reason}): give a text file with a name per line") from None
-    known = {name_key(image.name): image for image in images}
-    keys = [name_key(name.strip() if name_key(name) not in known else name) for name in names]
+    known = {normal(image.name): image for image in images}
+    keys = [normal(name.strip() if normal(name) not in known else name) for name in names]
     counts = Counter(keys)
     faults = [f"--order {order}: {key} is no image here: {nearest(key, known)}" for key in counts if key not in known]
     faults += [f"--order {order}: {key} stands {n} times: name it once" for key, n in counts.items() if n > 1]

@@ -54,7 +54,7 @@ def send(config: LoggerConfig, cell: CellFolder) -> None:
 def unsent(config: LoggerConfig, cell: CellFolder) -> str | None:
     """Why the present results of a finished cell are not known to have arrived; None if they have."""
     try:
-        record = next((one for one in _records(cell) if _is_of(one, config)), {})
+        record = next((record for record in _records(cell) if _is_of(record, config)), {})
         if record.get("results") == _fingerprint(cell):
             return None
         return str(record.get("fault", f"no acknowledgement is written in the folder {cell.path}"))
@@ -115,12 +115,12 @@ def _records(cell: CellFolder) -> list[dict[str, Any]]:
         content = json.loads((cell.path / "sinks.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    return [one for one in content if isinstance(one, dict)] if isinstance(content, list) else []
+    return [record for record in content if isinstance(record, dict)] if isinstance(content, list) else []
 
 
 def _record(config: LoggerConfig, cell: CellFolder, outcome: dict[str, str]) -> None:
     record = {**_destination(config), **outcome, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-    records = [*(one for one in _records(cell) if not _is_of(one, config)), record]
+    records = [*(other for other in _records(cell) if not _is_of(other, config)), record]
     try:
         write_atomically(cell.path / "sinks.json", json.dumps(records, indent=2) + "\n")
     except (UserError, OSError):  # without a record they count as not sent, which is told at the end

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from tta_bench.data.file_record import FileRecord
-from tta_bench.data.files import is_text, name_key, printable
+from tta_bench.data.files import is_text, printable
 from tta_bench.data.readers.base import Reader, Record, existing_root, register_reader, require_known
 from tta_bench.errors import UserError
+from tta_bench.runtime.names import normal
 from tta_bench.schema import DataConfig
 
 
@@ -64,7 +65,9 @@ class FolderReader(Reader):
         folder = self._root / domain
         images, faults = _by_name(folder / "image")
         labelled = os.path.lexists(folder / "mask")
-        masks, mask_faults = _by_name(folder / "mask") if labelled else (_expected(folder / "mask", images), [])
+        # Without masks, where they would have to be.
+        expected = {key: folder / "mask" / f"{image.stem}.*" for key, image in images.items()}
+        masks, mask_faults = _by_name(folder / "mask") if labelled else (expected, [])
         faults += mask_faults
         faults += [
             f"{images[key]} has no mask: add {folder / 'mask' / images[key].stem}.* or remove the image"
@@ -95,18 +98,13 @@ def _name_faults(paths: Sequence[Path]) -> list[str]:
     return [f"the name of {printable(path)} is not UTF-8: rename it" for path in paths if not is_text(path.name)]
 
 
-def _expected(folder: Path, images: Mapping[str, Path]) -> dict[str, Path]:
-    """Where the masks of some images would have to be."""
-    return {key: folder / f"{image.stem}.*" for key, image in images.items()}
-
-
 def _by_name(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The files of a folder by their name without extension, and what is wrong with the listing."""
     files: dict[str, Path] = {}
     paths = _visible(folder)
     faults = _name_faults(paths)
     for path in filter(lambda path: is_text(path.name), paths):
-        key = name_key(path.stem)
+        key = normal(path.stem)  # macOS decomposes what other systems keep composed
         if os.path.isdir(path):
             faults.append(f"{path} is a folder: put the files directly into {folder}")
         elif key in files:

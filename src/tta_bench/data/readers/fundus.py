@@ -98,12 +98,8 @@ class FundusReader(Reader):
         return records
 
     def _lists(self, domain: str) -> tuple[Path, Path, Path]:
-        prefix = self._domains[domain]
-        return (
-            self._root / f"{prefix}_train.csv",
-            self._root / f"{prefix}_test.csv",
-            self._root / f"{prefix}.csv",
-        )
+        train, test, single = (f"{self._domains[domain]}{part}.csv" for part in ("_train", "_test", ""))
+        return self._root / train, self._root / test, self._root / single
 
     def _record(self, pair: ListedPair) -> FileRecord:
         """The files of a row; a mask ``NAME.tif`` is on disk as ``NAME-1.tif``."""

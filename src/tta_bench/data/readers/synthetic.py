@@ -16,17 +16,11 @@ _BYTES_PER_RENDERED_PIXEL = 400  # the layers of a generated eye, in double prec
 
 @dataclass(frozen=True)
 class SyntheticRecord:
-    """A generated fundus photograph.
+    """A generated fundus photograph."""
 
-    Attributes:
-        centre: name of the virtual centre.
-        index: number of the image within it.
-        seed: seed of the whole data set.
-    """
-
-    centre: str
-    index: int
-    seed: int
+    centre: str  # name of the virtual centre
+    index: int  # number of the image within it
+    seed: int  # seed of the whole data set
 
     @property
     def name(self) -> str:

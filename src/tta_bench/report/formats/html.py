@@ -12,20 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.metrics.base import Metric
 from tta_bench.report import text
+from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.drawings import draw
 from tta_bench.report.model import BN_ONLY, Table
-from tta_bench.report.notes import branch_notes, comparable_with_paper, planned_cells
-from tta_bench.report.text import DASH
+from tta_bench.report.notes import branch_notes, planned_cells
 
 FILE = "index.html"
 
 MINUS = "\N{MINUS SIGN}"
-
-
-_PREDICTS = {
-    "after": "An image is predicted after the update that it causes.",
-    "before": "An image is predicted before the update that it causes.",
-}
 
 
 def write(table: Table) -> str:
@@ -42,7 +36,7 @@ def write(table: Table) -> str:
     return environment.get_template("report.html").render(
         table=table,
         bn_only=BN_ONLY,
-        nothing=DASH,
+        nothing=text.DASH,
         best=best_rows(table),
         figures=drawn.figures,
         panels=drawn.panels,
@@ -79,43 +73,36 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], met
         metric: of the table.
     """
 
-    def told(values: Any, sentence: Callable[[Any], str]) -> str:
-        if isinstance(values, tuple):
-            return "Rows differ: " + " / ".join(sentence(value) for value in values)
-        return sentence(values)
+    def alternatives(values: Any) -> str:
+        return text.joined(values, " or ")
+
+    def each(values: Any, sentence: Callable[[Any], str]) -> str:
+        return f"Rows differ: {' / '.join(map(sentence, values))}" if isinstance(values, tuple) else sentence(values)
 
     classes = data["classes"]
-    threshold = f"A probability counts as the class from {_alternatives(protocol['threshold'])}."
-    images = f"Images: {_alternatives(data['name'])}, {_alternatives(data['image_size'])} pixels square"
-    limit = "" if data["limit"] is None else f", the first {_alternatives(data['limit'])} of each domain"
+    threshold = f"A probability counts as the class from {alternatives(protocol['threshold'])}."
+    images = f"Images: {alternatives(data['name'])}, {alternatives(data['image_size'])} pixels square"
+    limit = "" if data["limit"] is None else f", the first {alternatives(data['limit'])} of each domain"
     names = f"; classes: {', '.join(classes)}." if isinstance(classes, Mapping) else "; classes differ between rows."
     return [
         f"{images}{limit}{names}",
-        told(protocol["reset"], lambda value: scenario_of(value).sentence),
-        told(protocol["steps"], lambda value: f"{value} update{'s' * (value != 1)} per image, one image at a time."),
-        told(protocol["predict"], lambda value: _PREDICTS[value]),
-        told(
-            protocol["order"],
-            lambda value: f"Images come in random order {value}." if value else "Images come in file order.",
-        ),
-        told(data.get("exclusive", False), lambda exclusive: _EXCLUSIVE if exclusive else threshold),
+        each(protocol["reset"], lambda value: scenario_of(value).sentence),
+        each(protocol["steps"], lambda value: f"{value} update{'s' * (value != 1)} per image, one image at a time."),
+        each(protocol["predict"], lambda value: f"An image is predicted {value} the update that it causes."),
+        each(protocol["order"], lambda value: f"Images come in {f'random order {value}' if value else 'file order'}."),
+        each(data.get("exclusive", False), lambda exclusive: _EXCLUSIVE if exclusive else threshold),
         f"{metric.in_unit}: mean over the images of a target, then over classes, then over targets; the average is the "
         "unweighted mean over the sources.",
     ]
 
 
-def _alternatives(value: Any) -> str:
-    return " or ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def commands(table: Table) -> list[str]:
     """What to type to compute and to report the table again."""
-    name = table.plan.experiment.name
-    overrides = table.plan.overrides
-    reference = [] if table.reference == table.plan.experiment.reference else ["--reference", table.reference]
+    experiment, overrides = table.plan.experiment, table.plan.overrides
+    reference = [] if table.reference == experiment.reference else ["--reference", table.reference]
     return [
-        shlex.join(["python", "-m", "tta_bench", f"experiment={name}", *overrides]),
-        shlex.join(["tta-bench", "report", name, *overrides, *reference]),
+        shlex.join(["python", "-m", "tta_bench", f"experiment={experiment.name}", *overrides]),
+        shlex.join(["tta-bench", "report", experiment.name, *overrides, *reference]),
     ]
 
 
@@ -126,8 +113,8 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def signed(value: float, digits: int = 2) -> str:
     """With its sign, which zero has not."""
-    digits_of = text.number(value, digits, "+").replace("-", MINUS)
-    return digits_of if any(digit in digits_of for digit in "123456789") else digits_of[1:]
+    written = text.number(value, digits, "+").replace("-", MINUS)
+    return written if any(digit in written for digit in "123456789") else written[1:]
 
 
 def p_value(p: float) -> str:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
 
-from tta_bench.report.columns import Column, column_groups
 from tta_bench.report.model import Table
 from tta_bench.report.notes import notes
-from tta_bench.report.text import DASH
+from tta_bench.report.text import DASH, grids
 from tta_bench.runtime.names import normal, shown
 
 FILE = "table.tex"
@@ -19,54 +17,33 @@ _BEGIN = r"""\begingroup\scriptsize\setlength{\tabcolsep}{2pt}\setlength{\LTcapw
 
 
 def write(table: Table) -> str:
-    """A ``longtable`` per group of columns, which LaTeX breaks into pages, and the notes below the last."""
-    labels = [latex_text(row.label) for row in table.rows]
+    """A ``longtable`` per group of columns, which LaTeX breaks into pages, and the notes below the last.
+
+    A long label takes several lines; the head stands on every page; a rule comes before the rows that are there for
+    comparison alone.
+    """
     controls = [row.control for row in table.rows]
     caption, label = latex_text(table.description), re.sub(r"[^A-Za-z0-9]+", "-", table.name)
-    groups = column_groups(table)
-    tables = [
-        _longtable(
-            f"{caption} Part {part} of {len(groups)}: {latex_text(name)}.",
-            label if part == 1 else f"{label}-{name}",
-            _lines(labels, controls, columns),
-            len(columns),
-        )
-        for part, (name, columns) in enumerate(groups.items(), 1)
-    ]
-    below = [rf"\noindent {latex_text(note)}\par" for note in notes(table)]
-    return "\n".join([_BEGIN, *tables, *below, r"\endgroup", ""])
-
-
-def _longtable(caption: str, label: str, lines: Sequence[str], columns: int) -> str:
-    """A long label takes several lines; the head stands on every page."""
-    head, *body = lines
-    return "\n".join(
-        [
-            rf"\begin{{longtable}}{{p{{36mm}}{'r' * columns}}}",
-            rf"\caption{{{caption}}}\label{{tab:{label}}}\\",
-            rf"\toprule {head} \midrule\endfirsthead",
-            rf"\toprule {head} \midrule\endhead",
+    groups = list(grids(table, latex_text, r"\textbf{{{}}}", r"\underline{{{}}}"))
+    lines = [_BEGIN]
+    for part, (name, (head, *body)) in enumerate(groups, 1):
+        heading = rf"\toprule {' & '.join(head)} \\ \midrule"
+        lines += [
+            rf"\begin{{longtable}}{{p{{36mm}}{'r' * (len(head) - 1)}}}",
+            rf"\caption{{{caption} Part {part} of {len(groups)}: {latex_text(name)}.}}"
+            rf"\label{{tab:{label}{f'-{name}' if part > 1 else ''}}}\\",
+            rf"{heading}\endfirsthead",
+            rf"{heading}\endhead",
             r"\bottomrule\endfoot",
-            *body,
-            r"\end{longtable}",
         ]
-    )
-
-
-def _lines(labels: Sequence[str], controls: Sequence[bool], columns: Sequence[Column]) -> list[str]:
-    r"""Best ``\textbf``, second best ``\underline``; a rule before the rows that are there for comparison alone."""
-    marks = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}")
-    lines = [f"row & {' & '.join(latex_text(column.heading) for column in columns)} \\\\"]
-    for index, label in enumerate(labels):
-        if index and controls[index] and not controls[index - 1]:
-            lines.append(r"\midrule")
-        cells = [marks[column.ranks[index]].format(latex_text(column.cells[index])) for column in columns]
-        lines.append(f"\\raggedright {label} & {' & '.join(cells)} \\\\")
-    return lines
+        for index, cells in enumerate(body):
+            lines += [r"\midrule"] if index and controls[index] and not controls[index - 1] else []
+            lines.append(rf"\raggedright {' & '.join(cells)} \\")
+        lines.append(r"\end{longtable}")
+    return "\n".join([*lines, *(rf"\noindent {latex_text(note)}\par" for note in notes(table)), r"\endgroup", ""])
 
 
 _NOTHING = "\N{ZERO WIDTH NON-JOINER}"
-
 
 _LATEX = {
     _NOTHING: "{}",
@@ -90,9 +67,6 @@ _LATEX = {
 }
 
 
-_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi"
-
-
 def latex_text(text: str) -> str:
     """Text that LaTeX shows as it is, of Latin and small Greek letters; the code point in the place of others."""
     marks = re.sub("-(?=-)", f"-{_NOTHING}", normal(shown(text)))  # two in a row would be set as a dash
@@ -104,7 +78,7 @@ def _latex_letter(mark: str) -> str:
         return mark if mark.isprintable() else " "
     name = unicodedata.name(mark, "").lower()
     greek = name.removeprefix("greek small letter ").replace("lamda", "lambda")  # Unicode's spelling
-    if greek != name and greek in (*_GREEK.split(), "omega"):
+    if 0x3B1 <= ord(mark) <= 0x3C9 and greek not in ("omicron", "final sigma"):  # of which LaTeX has none
         return rf"\ensuremath{{\{greek}}}"
     accents = ("with grave", "with acute", "with circumflex", "with tilde", "with diaeresis", "with caron")
     plain = name.startswith("latin ") and name.endswith(accents)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from test_cell import computed, configure, execute, folder, root, rows, summary, trained  # noqa: F401
+from tiny_cells import configure, execute, folder, rows, summary
 from tta_bench.cell import Cell
 from tta_bench.launch.targets import with_targets
 from tta_bench.metrics.base import METRICS
@@ -43,7 +43,7 @@ def untimed(config):
 
 
 @pytest.mark.usefixtures("missed")
-def test_a_metric_of_one_file_is_in_all_results_of_a_cell_new_or_finished(root, computed, caplog):  # noqa: F811
+def test_a_metric_of_one_file_is_in_all_results_of_a_cell_new_or_finished(root, computed, caplog):
     caplog.set_level("INFO", logger="tta_bench")
     plain = configure(root, "+method=bn_only", "target=A")
     config = configure(root, "+method=bn_only", "target=A", "metrics=[missed]")
@@ -77,7 +77,7 @@ def test_a_metric_of_one_file_is_in_all_results_of_a_cell_new_or_finished(root, 
 
 
 @pytest.mark.usefixtures("missed")
-def test_without_predictions_a_cell_is_computed_again_for_a_metric(root, computed):  # noqa: F811
+def test_without_predictions_a_cell_is_computed_again_for_a_metric(root, computed):
     execute(configure(root, "+method=no_adapt", "target=A"))
     config = configure(root, "+method=no_adapt", "target=A", "metrics=[missed]")
     (folder(config) / "predictions.npz").unlink()

@@ -1,0 +1,142 @@
+"""A cell that is run again: shared, kept, or computed anew."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import tta_bench.cell as cell_module
+from called import covered, ran
+from tiny_cells import configure, execute, folder, numbers, random_pairs, status, summary
+from tta_bench.adaptation.provenance import Definition
+from tta_bench.launch.targets import with_targets
+
+
+def test_a_finished_cell_is_not_computed_again_and_prints_the_same(finished, computed):
+    config, printed = finished
+    before = {path: path.stat().st_mtime_ns for path in config.results_root.rglob("*") if path.name != ".lock"}
+    assert execute(config) == printed
+    assert computed == []
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_force_computes_again_with_the_same_numbers(root, computed):
+    config = configure(root, "+method=tent")
+    execute(config)
+    first = numbers(config)
+    del computed[:]
+    execute(configure(root, "+method=tent", "force=true"))
+    assert computed == ["no_adapt", "tent"]
+    assert numbers(config) == first
+
+
+def test_a_cell_whose_files_are_gone_or_broken_is_computed_again(root, computed):
+    config = configure(root, "+method=no_adapt")
+    execute(config)
+    for spoil in (
+        lambda path: (path / "per_image.csv").unlink(),
+        lambda path: (path / "summary.json").write_text('{"cell"'),
+        lambda path: (path / "status.json").write_text("[]"),
+        lambda path: (path / "status.json").write_bytes(b"\xff\x00"),
+        lambda path: flip(path / "predictions.npz"),
+        lambda path: in_its_place(path / "per_image.csv", Path.mkdir),
+        lambda path: in_its_place(path / "run.log", os.mkfifo, spoilt=path / "summary.json"),
+    ):
+        spoil(folder(config))
+        execute(config)
+        assert status(config)["status"] == "done"
+    assert len(computed) == 8
+
+
+def flip(path):
+    """Change a byte in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+
+
+def in_its_place(path, make, spoilt=None):
+    """Put a folder or pipe in the place of a file."""
+    path.unlink()
+    make(path)
+    if spoilt is not None:
+        spoilt.unlink()
+
+
+def test_changed_images_are_computed_again(root, tmp_path, computed, caplog):
+    images = random_pairs(tmp_path / "images", {"D": 3, "A": 3})
+    config = configure(root, "data=folder", f"data.root={images}", "+method=no_adapt", "target=A")
+    execute(config)
+    execute(config)
+    assert len(computed) == 1
+    Image.fromarray(np.random.default_rng(9).integers(0, 2, (64, 64), np.uint8)).save(images / "A/mask/1.png")
+    with caplog.at_level("INFO", logger="tta_bench"):
+        execute(config)
+    assert len(computed) == 2
+    assert "the images of A changed since" in caplog.text
+
+
+def test_a_changed_checkpoint_is_computed_again(root, tmp_path, computed, caplog):
+    (model,) = root.glob("source_models/*/model.ckpt")
+    given = tmp_path / "given.ckpt"
+    shutil.copy(model, given)
+    config = configure(root, "+method=no_adapt", f"checkpoint={given}", "target=A")
+    execute(config)
+    execute(config)
+    assert len(computed) == 1
+    content = torch.load(given, weights_only=True)
+    content["state"]["head.0.bias"] += 1
+    torch.save(content, given)
+    with caplog.at_level("INFO", logger="tta_bench"):
+        execute(config)
+    assert len(computed) == 2
+    assert "the source model changed since" in caplog.text
+
+
+def test_all_that_runs_while_a_cell_is_computed_counts_in_its_code(root, monkeypatch):
+    config = with_targets(configure(root, "target=A", "diagnostics.empirical_gradient=true"))
+    compute, called = cell_module.compute, set()
+
+    def watched(*given):
+        results = []
+        called.update(ran(lambda: results.append(compute(*given))))
+        return results[0]
+
+    monkeypatch.setattr(cell_module, "compute", watched)
+    execute(config)
+    reached = covered(config, monkeypatch) | covered(configure(root, "+method=no_adapt"), monkeypatch)
+    only_told = {
+        *(Definition("tta_bench.cell", name) for name in ("Cell", "code_digest")),
+        *(Definition("tta_bench.models.checkpoint.content", name) for name in ("SourceModel", "mean_dice")),
+        Definition("tta_bench.methods.base", "Card"),
+        Definition("tta_bench.runtime.numerics", "device_name"),
+        # They check values that are in the hash of the cell.
+        *(Definition("tta_bench.ops.views", name) for name in ("Operation", "StrongAugmentation")),
+        Definition("tta_bench.runtime.sections", "PreprocessingConfig"),
+    }
+    assert {each for each in called - reached - only_told if each.name != "<lambda>"} == set()
+
+
+def test_a_cell_of_other_code_is_computed_again_and_its_module_named(root, computed, caplog):
+    config = configure(root, "+method=no_adapt", "target=A")
+    execute(config)
+    before = numbers(config)
+    content = summary(config)
+    for old, said in (
+        (
+            {"code": "x", "code_modules": content["code_modules"] | {"tta_bench.metrics.dice": "x"}},
+            "code of tta_bench.metrics.dice",
+        ),
+        ({"code": None, "code_modules": None}, "because it is not known which code made it"),
+    ):
+        (folder(config) / "summary.json").write_text(json.dumps(content | old))
+        with caplog.at_level("INFO", logger="tta_bench"):
+            execute(config)
+        assert said in caplog.text
+        assert summary(config)["code_modules"] == content["code_modules"]
+    assert len(computed) == 3
+    assert numbers(config) == before
