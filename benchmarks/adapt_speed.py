@@ -75,8 +75,8 @@ def measure(task: Task) -> Measurement:
         import tta_bench.__main__  # noqa: F401 -- sets the environment of the product, which torch reads on import
     import torch
 
-    from tta_bench.runtime.device import resolve_device
     from tta_bench.runtime.memory import PeakMemory, keep_freed_memory
+    from tta_bench.runtime.numerics import numerics, resolve_device
 
     if task.method != PLAIN:
         keep_freed_memory()
@@ -87,7 +87,8 @@ def measure(task: Task) -> Measurement:
     device = resolve_device(task.device)
     memory = PeakMemory(device)
     timed = time_plain_loop if task.method == PLAIN else time_method
-    seconds, forwards, backwards = timed(task, device)
+    with numerics(device):
+        seconds, forwards, backwards = timed(task, device)
     return Measurement(
         1e3 * statistics.median(seconds[task.warmup :]),
         forwards / len(seconds),
@@ -212,7 +213,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--images", type=at_least(1), default=5, help="timed images per process (and stream)")
     result.add_argument("--warmup", type=at_least(0), default=1, help="images before them")
     result.add_argument("--repeat", type=at_least(1), default=3, help="turns of plain loop and methods")
-    result.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"])
+    result.add_argument("--device", default="auto", help="as device= of a run")
     result.add_argument("--threads", type=at_least(1), help="of torch, in every process; default: torch's own choice")
     result.add_argument(
         "--streams", type=at_least(1), default=1, help="adapted side by side by a method, to fill a GPU"

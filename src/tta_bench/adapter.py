@@ -18,11 +18,11 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import preprocessing_called
 from tta_bench.models.export import plain_copy
 from tta_bench.models.foreign import ForeignNetwork
-from tta_bench.models.placement import images_per_pass
 from tta_bench.models.probe import probe_images
 from tta_bench.ops.draws import ImageKey
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
+from tta_bench.runtime.numerics import numerics, placement
 
 ROUNDING = 1e-3
 """How far a pixel may lie outside its range, as a fraction of the range."""
@@ -163,14 +163,15 @@ class Adapter:
                 "before a larger batch, or make it smaller"
             )
         self._size = batch.shape[2], batch.shape[3]
-        self.method.network.images_per_pass = images_per_pass(batch.device, batch.shape[2] * batch.shape[3])
+        self.method.network.images_per_pass = placement(batch.device).images_per_pass(batch.shape[2] * batch.shape[3])
         if self._each:
             parts = [batch]
         elif self.method.card.takes_batches:
             parts = [batch[None]]
         else:
             parts = list(batch.split(1))
-        results = [self._step(part) for part in parts]
+        with numerics(batch.device):
+            results = [self._step(part) for part in parts]
         self.diagnostics = {
             name: [value for result in results for value in result.diagnostics[name]] for name in results[0].diagnostics
         }

@@ -36,9 +36,9 @@ from tta_bench.records.run_log import run_log
 from tta_bench.records.scores import ImageRecord, image_scores, overall_scores, target_scores
 from tta_bench.records.snapshots import SnapshotFile
 from tta_bench.records.store import CellFolder, cell_hash
-from tta_bench.runtime.device import resolve_device
 from tta_bench.runtime.files import translate_os_errors
 from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory, refuse_impossible
+from tta_bench.runtime.numerics import device_name, placement, resolve_device
 from tta_bench.runtime.signals import at_stake, stop_signal
 from tta_bench.schema import RunConfig
 from tta_bench.sinks.delivery import send
@@ -261,7 +261,7 @@ def lockstep_width(config: RunConfig, method: Method, device: torch.device) -> i
     if config.lockstep != "auto":
         return config.lockstep
     adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
-    if device.type == "cpu" or adapts_convolutions:
+    if adapts_convolutions or not placement(device).side_by_side:
         return 1
     per_stream = 3 * 2**30 * (config.data.image_size / 512) ** 2  # bytes, generous for the ResUNet-34 at 512 px
     free, _ = torch.cuda.mem_get_info(device)
@@ -344,7 +344,7 @@ def versions(method: Method) -> dict[str, Any]:
         "segmentation_models_pytorch": version("segmentation-models-pytorch"),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if _is_cuda(method) else platform.machine(),
+        "device": device_name(method.network.source_theta.device),
     }
 
 
@@ -392,7 +392,3 @@ def _changed_inputs(
         return "the source model changed since"
     changed = [name for name in cell.targets if summary["data"].get(name) != domains[name].fingerprint]
     return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, cell.config)
-
-
-def _is_cuda(method: Method) -> bool:
-    return method.network.source_theta.is_cuda

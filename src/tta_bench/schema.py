@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
-from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed
+from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed, check_device
 from tta_bench.runtime.sections import PreprocessingConfig, Section, ascending
 
 SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
@@ -310,7 +310,7 @@ class RunConfig(Section):
     logger: LoggerConfig
     results_root: UserPath
     force: bool
-    device: Literal["auto", "cpu", "cuda"]
+    device: Annotated[str, AfterValidator(check_device)]
     lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)]
 
     @model_validator(mode="after")

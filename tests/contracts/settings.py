@@ -8,6 +8,15 @@ from typing import Any
 
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.methods.options import default_options
+from tta_bench.models.normalisation import (
+    AlignedStatistics,
+    BatchStatistics,
+    MedianStatistics,
+    MixedStatistics,
+    RectifiedStatistics,
+    RunningStatistics,
+    SourceStatistics,
+)
 
 
 @dataclass(frozen=True)
@@ -68,3 +77,15 @@ def setting_of(name: str) -> Setting:
 def options_of(name: str, **overrides: Any) -> MethodOptions:
     """Those of the YAML, with what the table and then the overrides say."""
     return default_options(name, **{**setting_of(name).options, **overrides})
+
+
+POLICIES = {
+    "SourceStatistics": lambda mean, variance: SourceStatistics(),
+    "BatchStatistics": lambda mean, variance: BatchStatistics(pool_views=True),
+    "MixedStatistics": lambda mean, variance: MixedStatistics(0.5),
+    "AlignedStatistics": lambda mean, variance: AlignedStatistics(mean.new_full((2, 1), 0.5)),
+    "MedianStatistics": lambda mean, variance: MedianStatistics(),
+    "RunningStatistics": lambda mean, variance: RunningStatistics(mean, variance, 0.1),
+    "RectifiedStatistics": lambda mean, variance: RectifiedStatistics(0.5, mean.repeat(2, 1), variance.repeat(2, 1)),
+}
+"""Each policy for two streams with two views each, from mean and variance ``[2, channels]``."""

@@ -195,7 +195,7 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
         ("+method=tent protocol.steps=0", "protocol.steps=0: input should be greater than or equal to 1"),
         ("+method=tent protocol.threshold=1", "protocol.threshold=1: input should be less than 1"),
         ("+method=tent protocol.reset=tagret", "unknown protocol.reset=tagret: did you mean 'target'?"),
-        ("+method=tent device=gpu", "device='gpu': input should be 'auto', 'cpu' or 'cuda'"),
+        ("+method=tent device=gpu", "unknown device=gpu: choose auto, cpu, cuda or cuda:N, the GPU number N from 0"),
         ("+method=tent lockstep=0", "lockstep=0: give the number of streams, 1 to 65536, or auto"),
         ("+method=tent lockstep=all", "lockstep=all: give the number of streams, 1 to 65536, or auto"),
         ("+method=tent method.learning_rate=-1", "method.learning_rate=-1: input should be greater than or equal to 0"),
@@ -294,7 +294,7 @@ def test_all_faults_come_at_once_also_those_of_added_keys():
         "training.epochs=0",
         "unknown key 'training.augmentation.flp'",
         "unknown encoder model.encoder=resnet3",
-        "device='gpu'",
+        "unknown device=gpu",
         "unknown protocol.reset=tagret",
         "checkpoint=/none",
     )

@@ -170,7 +170,7 @@ def test_with_fewer_than_16_images_in_the_memory_the_prompt_starts_at_ones_v5(ne
     for k in range(18):
         method.step(stream[k : k + 1], [ImageKey(0, "B", f"image{k}")])
     assert [bool((prompt == 1).all()) for prompt in starts] == [True] * 16 + [False] * 2
-    assert len(method.memories[0]) == 17  # the last image enters when the next one comes
+    assert method.memory.lengths(1).item() == 17  # the last image enters when the next one comes
 
 
 def test_the_memory_keeps_the_latest_40_images(network, images):
@@ -178,7 +178,7 @@ def test_the_memory_keeps_the_latest_40_images(network, images):
     for k in range(43):
         method._begin(images[k % 12 : k % 12 + 1])
         method._is_counted.fill_(True)
-    assert len(method.memories[0]) == 40
+    assert method.memory.lengths(1).item() == 40
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -187,7 +187,7 @@ def test_an_image_counts_once_whatever_the_number_of_updates_v6(network, images,
     for k in range(3):
         method.step(images[k : k + 1], KEYS[k : k + 1])
         assert method.seen.tolist() == [k + 1]
-        assert len(method.memories[0]) == k
+        assert method.memory.lengths(1).item() == k
 
 
 def test_an_image_that_is_not_finite_is_neither_counted_nor_remembered(network, images):
@@ -196,7 +196,7 @@ def test_an_image_that_is_not_finite_is_neither_counted_nor_remembered(network, 
     method = start(network, memory=2, neighbours=1)
     run(method, stream)
     assert method.seen.tolist() == [2]
-    assert len(method.memories[0]) == 1
+    assert method.memory.lengths(1).item() == 1
     assert method.theta(1).isfinite().all()
 
 

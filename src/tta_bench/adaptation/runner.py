@@ -15,6 +15,7 @@ from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch, LockstepDataset, Stream, StreamImages
 from tta_bench.methods.base import Method, StepResult
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
+from tta_bench.runtime.numerics import numerics
 
 
 class AdaptationModule(pl.LightningModule):
@@ -64,15 +65,13 @@ def adapt_streams(
             :class:`~tta_bench.data.streams.ImageBatch` as ``batch``, ``on_test_epoch_start`` finds the method started.
     """
     first_group, first = begin
-    preprocessing = method.network.preprocessing
-    with quiet_lightning():
+    device, preprocessing = method.network.source_theta.device, method.network.preprocessing
+    with quiet_lightning(), numerics(device):
         for group in groups[first_group:]:
             ahead = [StreamImages(domains, stream, preprocessing) for stream in group]
             callback = TTACallback(method, streams=len(group), ahead=ahead)
             images = LockstepDataset(domains, group, seed, first, batch, preprocessing)
             loader = DataLoader(images, batch_size=None, shuffle=False)
-            trainer = one_device_trainer(
-                method.network.source_theta.device, [*observers, callback], inference_mode=False
-            )
+            trainer = one_device_trainer(device, [*observers, callback], inference_mode=False)
             trainer.test(AdaptationModule(callback), loader, verbose=False)
             first = 0

@@ -27,6 +27,7 @@ from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import check_form
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.registry import Registry
+from tta_bench.runtime.numerics import HOST, wait_for
 from tta_bench.runtime.ranges import Decay, NonNegative, check_ranges
 
 _EXTRA = "_extra_state"
@@ -241,7 +242,7 @@ class Method(State, ABC):
         with torch.enable_grad():
             rows = rows.detach().requires_grad_()
             losses = losses_at(rows)
-            (gradient,) = torch.autograd.grad(losses.sum(), rows)
+            (gradient,) = torch.autograd.grad(losses, rows, torch.ones_like(losses))
         self.backwards += 1
         return losses.detach(), gradient
 
@@ -258,7 +259,7 @@ class Method(State, ABC):
         """
         if torch.is_inference_mode_enabled():
             raise RuntimeError("adaptation needs gradients: create the trainer with inference_mode=False")
-        _synchronise(images)
+        wait_for(images.device)  # seconds are those of the work and not of its submission
         begin = time.perf_counter()
         if self.protocol.episodic:
             self.start(len(images))
@@ -271,7 +272,7 @@ class Method(State, ABC):
                 skipped.append(diagnostics["skipped"])
         if logits is None:
             logits = self.predict(images)
-        _synchronise(images)
+        wait_for(images.device)
         seconds = (time.perf_counter() - begin) / images.shape[:-3].numel()
         rows = _on_host([*diagnostics.values(), *skipped])
         self.skipped += int(sum(map(sum, rows[len(diagnostics) :])))
@@ -394,12 +395,6 @@ def _default_options(kind: type[Method]) -> MethodOptions:
 
 def _on_host(values: Sequence[Tensor]) -> list[list[float]]:
     """Values ``[A]`` of any types as numbers, those of a device in one transfer."""
-    on_device = [each.double() for each in values if each.device.type != "cpu"]
-    transferred = iter(torch.stack(on_device).tolist() if on_device else [])
-    return [each.double().tolist() if each.device.type == "cpu" else next(transferred) for each in values]
-
-
-def _synchronise(images: Tensor) -> None:
-    """Wait for the device, so that seconds are those of the work and not of its submission."""
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
+    on_device = [each for each in values if each.device != HOST]
+    transferred = iter(torch.stack(on_device).double().tolist() if on_device else [])
+    return [each.double().tolist() if each.device == HOST else next(transferred) for each in values]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, later, register_method
 from tta_bench.methods.memory_bank import MemoryBank
@@ -65,11 +65,11 @@ class _Latest(State):
     Args:
         images: ``[A, 3, H, W]``.
         keys: ``[A, d]``.
-        accepted: whether its update was carried out.
+        accepted: Bool ``[A]``, whether its update was carried out.
         logits: ``[A, classes, H, W]``, of the adapted network those after the update, once they have been computed.
     """
 
-    def __init__(self, images: Tensor, keys: Tensor, accepted: list[bool], logits: Tensor | None = None) -> None:
+    def __init__(self, images: Tensor, keys: Tensor, accepted: Tensor, logits: Tensor | None = None) -> None:
         super().__init__(images=images, keys=keys, accepted=accepted, logits=logits)
 
 
@@ -92,8 +92,8 @@ class DLTTA(GradientMethod):
     def start(self, streams: int) -> None:
         """Every row at the source model, with a fresh optimiser and an empty memory."""
         super().start(streams)
-        self.memories: Any = nn.ModuleList(MemoryBank(self.options.memory) for _ in range(streams))
-        self._latest = _Latest(torch.empty(0), torch.empty(0), [])
+        self.memory = MemoryBank(streams, self.options.memory, self.source_theta.device)
+        self._latest = _Latest(torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.bool))
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """A TENT step whose rate comes from the discrepancy to the memory, which lacks this image itself."""
@@ -114,7 +114,7 @@ class DLTTA(GradientMethod):
             keys, logits = source.bottleneck.mean(dim=(2, 3)), source.logits
         rate, discrepancies = self._compare(keys, logits)
         skipped = self.state.step(gradient, rate, losses)
-        self._latest = _Latest(images, keys, (~skipped).tolist(), logits if of_source else None)
+        self._latest = _Latest(images, keys, ~skipped, logits if of_source else None)
         return {"loss_entropy": losses, "discrepancy": discrepancies, "lr": rate, "skipped": skipped}
 
     def predict(self, images: Tensor) -> Tensor:
@@ -127,50 +127,44 @@ class DLTTA(GradientMethod):
     def _compare(self, keys: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Learning rates and discrepancies, each ``[A]``; 0 where the memory is too small to compare with."""
         options = self.options
-        rates, discrepancies = [], []
-        for key, present, memory in zip(keys, logits, self.memories, strict=False):  # ended streams have a memory too
-            if len(memory) < options.neighbours:
-                factor = len(memory) if options.warmup == "linear" else 1
-                rates.append(logits.new_full((), options.learning_rate * factor))
-                discrepancies.append(logits.new_zeros(()))
-                continue
-            past = memory.recall(key, options.neighbours, options.attention_temperature)
-            discrepancies.append(discrepancy(present / options.prediction_temperature, past, self.network.activation))
-            rates.append(learning_rate(discrepancies[-1], options))
-        return torch.stack(rates), torch.stack(discrepancies)
+        lengths = self.memory.lengths(len(keys))
+        factor = lengths.double() if options.warmup == "linear" else torch.ones_like(lengths, dtype=torch.float64)
+        rates = (options.learning_rate * factor).to(logits)
+        past = self.memory.recall(keys, options.neighbours, options.attention_temperature)
+        if past is None:
+            return rates, torch.zeros_like(rates)
+        discrepancies = discrepancy(logits / options.prediction_temperature, past, self.network.activation)
+        is_small = lengths < options.neighbours
+        rates = torch.where(is_small, rates, learning_rate(discrepancies, options))
+        return rates, discrepancies.masked_fill(is_small, 0)
 
     def _remember(self) -> None:
         """Put the image before, with its prediction after the update, into the memory."""
         latest = self._latest
-        if not latest.accepted:
+        if not len(latest.accepted):
             return
         # Usually it has been predicted; with protocol.predict=before, or none asked for, it has not.
         logits = super().predict(latest.images) if latest.logits is None else latest.logits
-        for row, accepted in enumerate(latest.accepted):
-            if accepted:
-                self.memories[row].push(latest.keys[row], logits[row])
+        self.memory.push(latest.keys, logits, latest.accepted)
 
 
 def discrepancy(logits: Tensor, past: Tensor, activation: Activation = "sigmoid") -> Tensor:
-    """Half the sum of both Kullback-Leibler divergences of two predictions, mean over all their distributions.
+    """Half the sum of both Kullback-Leibler divergences of two predictions, mean over all distributions: ``[A]``.
 
     The sum is ``(p - q) (logit p - logit q)`` for two Bernoulli distributions, and for two of several classes the sum
     over them of ``(p - q) (log p - log q)``: never negative, symmetric, and finite because the probabilities are kept
     away from 0 and 1.
 
     Args:
-        logits: ``[..., classes, H, W]``.
+        logits: ``[A, classes, H, W]``.
         past: the same shape.
         activation: what both stand for.
-
-    Returns:
-        Scalar.
     """
     low, high = SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY
     p, q = (probabilities(each, activation).clamp(low, high) for each in (logits, past))
     if activation == "softmax":
-        return ((p - q) * (p.log() - q.log())).sum(CLASSES).mean() / 2
-    return ((p - q) * (torch.logit(p) - torch.logit(q))).mean() / 2
+        return ((p - q) * (p.log() - q.log())).sum(CLASSES).flatten(1).mean(1) / 2
+    return ((p - q) * (torch.logit(p) - torch.logit(q))).flatten(1).mean(1) / 2
 
 
 def learning_rate(discrepancies: Tensor, options: DLTTAOptions) -> Tensor:

@@ -132,17 +132,33 @@ def augmented_copies(images: Tensor, generators: Sequence[torch.Generator], opti
     pad = round(options.padding * min(height, width)) if "crop" in options.augmentations else 0
     mode = "reflect" if options.pad_mode == "reflect" else "constant"
     padded = F.pad(images, (pad, pad, pad, pad), mode=mode)
-    copies = []
-    for image, generator in zip(padded, generators, strict=True):
-        # Drawn even where unused: leaving one augmentation out leaves the draws of the others as they are.
-        corners = torch.randint(2 * pad + 1, (options.copies, 2), generator=generator).tolist()
-        flips = (torch.rand(options.copies, generator=generator) < 0.5).tolist()
-        quarters = torch.randint(4, (options.copies,), generator=generator).tolist()
-        for (top, left), flip, quarter in zip(corners, flips, quarters, strict=True):
-            copy = image[:, top : top + height, left : left + width]
-            if flip and "flip" in options.augmentations:
-                copy = copy.flip(-1)
-            if "rotate" in options.augmentations:
-                copy = torch.rot90(copy, quarter if height == width else quarter // 2 * 2, dims=(-2, -1))
-            copies.append(copy)
-    return torch.stack(copies)
+    views = [_drawn(height, width, pad, generator, options) for generator in generators]
+    # Every copy is a walk through the padded image: all of them are gathered at once.
+    first, down, right = torch.cat(views).T[:, :, None, None].to(images.device, non_blocking=True)
+    rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
+    pixels = (first + down * rows[:, None] + right * columns).view(len(images), 1, -1)
+    channels = images.shape[1]
+    copies = padded.flatten(2).gather(2, pixels.expand(-1, channels, -1))
+    return copies.view(len(images), channels, -1, height, width).transpose(1, 2).flatten(0, 1)
+
+
+def _drawn(height: int, width: int, pad: int, generator: torch.Generator, options: DUAOptions) -> Tensor:
+    """Where each copy of an image begins in the padded one, and its steps down and to the right: ``[copies, 3]``.
+
+    Positions are those of pixels, counted along the rows.
+    """
+    # Drawn even where unused: leaving one augmentation out leaves the draws of the others as they are.
+    corners = torch.randint(2 * pad + 1, (options.copies, 2), generator=generator).tolist()
+    flips = (torch.rand(options.copies, generator=generator) < 0.5).tolist()
+    quarters = torch.randint(4, (options.copies,), generator=generator).tolist()
+    walks = []
+    for (top, left), flip, quarter in zip(corners, flips, quarters, strict=True):
+        rows, columns = torch.tensor([top, top + height - 1]), torch.tensor([left, left + width - 1])
+        ends = rows[:, None] * (width + 2 * pad) + columns  # the corners of the crop, turned as it is
+        if flip and "flip" in options.augmentations:
+            ends = ends.flip(-1)
+        if "rotate" in options.augmentations:
+            ends = torch.rot90(ends, quarter if height == width else quarter // 2 * 2, dims=(-2, -1))
+        down, right = (ends[1, 0] - ends[0, 0]) // max(1, height - 1), (ends[0, 1] - ends[0, 0]) // max(1, width - 1)
+        walks.append(torch.stack([ends[0, 0], down, right]))
+    return torch.stack(walks)

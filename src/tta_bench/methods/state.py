@@ -152,7 +152,8 @@ class AdaptedParameters(State):
         Returns:
             Bool ``[A]``: which rows were skipped.
         """
-        finite = gradient.isfinite().all(dim=1) & losses.isfinite() & learning_rate.isfinite()
+        largest = torch.linalg.vector_norm(gradient, torch.inf, dim=1)  # NaN, if there is one
+        finite = torch.stack([largest, losses, learning_rate]).isfinite().all(dim=0)
         count, kept = len(gradient), finite[:, None]
         theta, moments, steps = self.theta[:count], self.moments[:, :count], self.steps[:count]
         corrections = self._table()[:, steps, None]

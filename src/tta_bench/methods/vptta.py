@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
@@ -72,10 +72,11 @@ class VPTTA(Method):
     def start(self, streams: int) -> None:
         """A prompt of ones, a fresh optimiser, an empty memory and no image seen, for every stream."""
         super().start(streams)
+        device = self.source_theta.device
         self.state = AdaptedParameters(self.source_theta, streams, make_optimizer("adam", betas=self.options.betas))
-        self.memories: Any = nn.ModuleList(MemoryBank(self.options.memory) for _ in range(streams))
-        self.seen = torch.zeros(streams, dtype=torch.long)
-        self._is_counted = torch.zeros(streams, dtype=torch.bool)
+        self.memory = MemoryBank(streams, self.options.memory, device)
+        self.seen = torch.zeros(streams, dtype=torch.long, device=device)
+        self._is_counted = torch.zeros(streams, dtype=torch.bool, device=device)
         self._keys = self.theta(streams).clone()
 
     def theta(self, streams: int) -> Tensor:
@@ -94,7 +95,7 @@ class VPTTA(Method):
         rate = torch.full_like(losses, self.options.learning_rate)
         skipped = self.state.step(gradient, rate, losses)
         prompts.copy_(torch.where(skipped[:, None], before, prompts))
-        taken = ~skipped.cpu()
+        taken = ~skipped
         self.seen[: len(images)] = torch.where(taken, number, self.seen[: len(images)])
         is_counted |= taken
         return {"loss_alignment": losses, "lr": rate, "skipped": skipped}
@@ -121,13 +122,11 @@ class VPTTA(Method):
     def _begin(self, images: Tensor) -> None:
         """Put the image before into the memory, and start the prompt of the new one."""
         keys = low_frequencies(images, self.options.prompt_size).abs().flatten(1)
-        for row, (prompt, memory) in enumerate(zip(self.theta(len(images)), self.memories, strict=False)):
-            if self._is_counted[row]:
-                memory.push(self._keys[row].clone(), prompt.clone())
-            if len(memory) < self.options.neighbours:
-                prompt.fill_(1)
-            else:
-                prompt.copy_(memory.recall(keys[row], self.options.neighbours, self.options.attention_temperature))
+        prompts, options = self.theta(len(images)), self.options
+        self.memory.push(self._keys[: len(images)], prompts, self._is_counted[: len(images)])
+        recalled = self.memory.recall(keys, options.neighbours, options.attention_temperature)
+        is_small = self.memory.lengths(len(images)) < options.neighbours
+        prompts.copy_(torch.ones_like(prompts) if recalled is None else recalled.masked_fill(is_small[:, None], 1))
         self._keys[: len(images)] = keys
         self._is_counted[: len(images)] = False
 

@@ -26,6 +26,7 @@ from tta_bench.models.segmentation import Activations, SegmentationModel
 from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, wrap_normalisation
 from tta_bench.ops.preprocessing import Preprocessing
 from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
+from tta_bench.runtime.numerics import placement
 
 
 class AdaptableNetwork(nn.Module):
@@ -66,6 +67,7 @@ class AdaptableNetwork(nn.Module):
         affine = [value for layer in self.layers.values() for value in (layer.source_weight, layer.source_bias)]
         self._sizes = [value.numel() for value in affine]
         self.register_buffer("source_theta", torch.cat(affine))
+        self._layouts: dict[tuple[torch.device, int], Tensor] = {}
         self.images_per_pass: int | None = None
         self.forwards = 0
         calls = check_probe(probe, self, self.source_theta)
@@ -158,36 +160,43 @@ class AdaptableNetwork(nn.Module):
         Args:
             images: ``[S * V, 3, H, W]``, the views of one stream next to each other.
             theta: ``[S, scalars]``: affine rows, or longer rows of all parameters as in :attr:`source_parameters`,
-                for which one stream runs after the other and ``statistics`` may hold no rows of its own.
+                for which ``statistics`` may hold no rows of its own.
             statistics: normalisation policy; default :class:`BatchStatistics` (of each image on its own).
         """
         statistics = statistics or BatchStatistics()
         if theta.shape[1] > self.source_theta.numel():
-            return self._stream_by_stream(images, theta, statistics)
-        limit = self.images_per_pass
-        if limit is None or len(images) <= limit or torch.is_grad_enabled() or not statistics.per_image:
+            return self._with_all_parameters(images, theta, statistics)
+        if torch.is_grad_enabled() or not statistics.per_image:
             return self._logits(images, theta, statistics)
-        # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time.
-        rows = theta.repeat_interleave(len(images) // len(theta), dim=0)
+        # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time. One row per image
+        # spares each layer to make its own.
+        views, limit = len(images) // len(theta), self.images_per_pass or len(images)
+        rows = theta if views == 1 else theta.repeat_interleave(views, dim=0)
         before = self.forwards
         parts = [
             self._logits(images[i : i + limit], rows[i : i + limit], statistics) for i in range(0, len(images), limit)
         ]
-        self.forwards = before + len(images) // len(theta)
-        return torch.cat(parts)
+        self.forwards = before + views
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _stream_by_stream(self, images: Tensor, rows: Tensor, statistics: Statistics) -> Tensor:
-        """As :meth:`forward` for rows of all parameters: one kernel cannot hold the weights of several streams."""
+    def _with_all_parameters(self, images: Tensor, rows: Tensor, statistics: Statistics) -> Tensor:
+        """As :meth:`forward` for rows of all parameters."""
         others = self._other_parameters()
         sizes = [self.source_theta.numel(), *(value.numel() for value in others.values())]
-        before, logits = self.forwards, []
-        for row, views in zip(rows.unbind(), images.unflatten(0, (len(rows), -1)).unbind(), strict=True):
+
+        def logits_of(row: Tensor, views: Tensor) -> Tensor:
             theta, *values = row.split(sizes)
             parameters = [value.view(other.shape) for value, other in zip(values, others.values(), strict=True)]
             with _standing_in(self.model, dict(zip(others.values(), parameters, strict=True))):
-                logits.append(self(views, theta[None], statistics))
-        self.forwards = before + len(images) // len(rows)
-        return torch.cat(logits)
+                return self(views, theta[None], statistics)
+
+        before, per_stream = self.forwards, images.unflatten(0, (len(rows), -1))
+        if len(rows) > 1 and placement(images.device).side_by_side:
+            logits = torch.vmap(logits_of)(rows, per_stream)
+        else:
+            logits = torch.stack([logits_of(*each) for each in zip(rows.unbind(), per_stream.unbind(), strict=True)])
+        self.forwards = before + per_stream.shape[1]
+        return logits.flatten(0, 1)
 
     def activations(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Activations:
         """Logits together with the intermediate feature maps that some methods use; arguments as above."""
@@ -215,12 +224,24 @@ class AdaptableNetwork(nn.Module):
             activations = self.model.activations(images)
             return self.model.branch_of(name, [activations.bottleneck]), activations.logits
 
+    def _by_layer(self, theta: Tensor) -> Sequence[Tensor]:
+        """Scale and shift of each layer, ``[S, channels]`` and each contiguous, from affine rows ``[S, scalars]``."""
+        if len(theta) == 1:
+            return theta.split(self._sizes, dim=1)
+        key = theta.device, len(theta)
+        if key not in self._layouts:
+            places = torch.arange(theta.numel(), dtype=torch.int32).view(theta.shape).split(self._sizes, dim=1)
+            self._layouts[key] = torch.cat([each.flatten() for each in places]).to(theta.device)
+        # All are moved by one kernel, not each by its own.
+        parts = theta.flatten().index_select(0, self._layouts[key]).split([len(theta) * size for size in self._sizes])
+        return [part.view(len(theta), -1) for part in parts]
+
     @contextmanager
     def _in_force(self, images: int, theta: Tensor, statistics: Statistics) -> Iterator[None]:
         """Give every layer its policy and its rows of theta, and take them away afterwards."""
         if images % len(theta):
             raise ValueError(f"{images} images do not divide into {len(theta)} streams")
-        tensors = theta.split(self._sizes, dim=1)
+        tensors = self._by_layer(theta)
         for layer in self._all_layers.values():
             layer.statistics = statistics
         for adapted, weight, bias in zip(self.layers.values(), tensors[::2], tensors[1::2], strict=True):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.models.encoder_weights import check_weights_file, load_weights_file, once, weights_file
+from tta_bench.runtime.numerics import placement
 
 if TYPE_CHECKING:
     from tta_bench.schema import ModelConfig
@@ -113,7 +114,8 @@ class StemMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W]`` to ``[N, C, H/2, W/2]``."""
-        if torch.is_grad_enabled() or not self.is_usual or x.shape[2] % 2 or x.shape[3] % 2:
+        faster = placement(x.device).composed and not torch.is_grad_enabled()
+        if not faster or not self.is_usual or x.shape[2] % 2 or x.shape[3] % 2:
             return self.original(x)
         rows = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
         rows[:, :, 1:] = torch.maximum(rows[:, :, 1:], x[:, :, 1:-1:2])

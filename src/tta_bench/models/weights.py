@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from tta_bench.runtime.numerics import HOST
+
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 """What may stand for float32."""
 
@@ -95,7 +97,7 @@ def _oddity(value: Any) -> str | None:
         return _name(value.layout)
     if value.is_quantized:
         return "quantised"
-    if value.device.type != "cpu":
+    if value.device != HOST:
         return f"on the device {value.device}"
     repeats = any(stride == 0 and size > 1 for size, stride in zip(value.shape, value.stride(), strict=True))
     if repeats or value.untyped_storage().nbytes() < value.numel() * value.element_size():

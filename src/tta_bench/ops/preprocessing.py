@@ -37,7 +37,7 @@ def min_max(image: Tensor) -> Tensor:
     """
     low = image.amin(dim=(-3, -2, -1), keepdim=True)
     span = image.amax(dim=(-3, -2, -1), keepdim=True) - low
-    return (image - low) / torch.where(span > 0, span, torch.ones_like(span))
+    return (image - low) / span.masked_fill(span == 0, 1)
 
 
 def unit(image: Tensor) -> Tensor:
@@ -66,8 +66,8 @@ def between_percentiles(image: Tensor, low: float, high: float) -> Tensor:
 
     start = percentile(low)
     span = percentile(high) - start
-    scaled = (image - start) / torch.where(span > 0, span, torch.ones_like(span))
-    return torch.where(span > 0, scaled.clamp(0, 1), torch.zeros_like(scaled))
+    scaled = (image - start) / span.masked_fill(span == 0, 1)
+    return scaled.clamp(0, 1).masked_fill(span == 0, 0)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.ops.preprocessing import min_max
+from tta_bench.runtime.numerics import placement
 from tta_bench.runtime.ranges import Fraction, Range, check_ranges
 
 Transform = Callable[[Tensor], Tensor]
@@ -231,8 +232,8 @@ def gaussian_blur(channels: Tensor, sigmas: Sequence[float]) -> Tensor:
 
     Kernels are cut at four sigma, edges are mirrored (``scipy.ndimage.gaussian_filter``'s defaults).
     """
-    if channels.device.type == "cpu" and len(channels) > 1:
-        # The rounding of a convolution on a CPU depends on its shape: an image's view must not on its neighbours.
+    if placement(channels.device).image_by_image and len(channels) > 1:
+        # An image's view must not depend on its neighbours.
         return torch.cat([gaussian_blur(x[None], [sigma]) for x, sigma in zip(channels, sigmas, strict=True)])
     radii = [int(4 * sigma + 0.5) for sigma in sigmas]
     if not any(sigmas):
@@ -240,7 +241,7 @@ def gaussian_blur(channels: Tensor, sigmas: Sequence[float]) -> Tensor:
     radius = max(radii)
     kernels = torch.stack([_kernel(sigma, reach, radius) for sigma, reach in zip(sigmas, radii, strict=True)])
     kernels = kernels.to(channels.dtype).to(channels.device, non_blocking=True)
-    padded, groups = _mirror(_mirror(channels, radius, 1), radius, 2)[None], len(channels)
+    padded, groups = _mirrored(channels, radius)[None], len(channels)
     columns, rows = kernels[:, None, :, None], kernels[:, None, None, :]
     return F.conv2d(F.conv2d(padded, columns, groups=groups), rows, groups=groups)[0]
 
@@ -252,11 +253,17 @@ def _kernel(sigma: float, reach: int, radius: int) -> Tensor:
     return F.pad(kernel / kernel.sum(), (radius - reach, radius - reach))
 
 
-def _mirror(x: Tensor, width: int, dim: int) -> Tensor:
-    """Pad by mirror images that repeat the edge pixel (scipy's ``reflect``; torch's ``reflect`` does not)."""
-    size = x.shape[dim]
-    position = torch.arange(-width, size + width, device=x.device) % (2 * size)
-    return x.index_select(dim, torch.where(position < size, position, 2 * size - 1 - position))
+def _mirrored(channels: Tensor, width: int) -> Tensor:
+    """Pad ``[N, H, W]`` by mirror images that repeat the edge pixel (scipy's ``reflect``; torch's does not)."""
+
+    def places(size: int) -> Tensor:
+        position = torch.arange(-width, size + width) % (2 * size)
+        return torch.minimum(position, 2 * size - 1 - position).to(channels.device, non_blocking=True)
+
+    height, size = channels.shape[1:]
+    columns = places(size)
+    rows = columns if height == size else places(height)
+    return channels[:, rows[:, None], columns]
 
 
 _OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

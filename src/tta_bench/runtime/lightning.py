@@ -16,6 +16,7 @@ import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from tta_bench.runtime import signals
+from tta_bench.runtime.numerics import is_gpu
 
 _WORKERS_DIE_FIRST = 0.5  # seconds
 
@@ -29,8 +30,8 @@ def one_device_trainer(device: torch.device, callbacks: Sequence[pl.Callback], *
         options: further arguments of the trainer.
     """
     return pl.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        accelerator="gpu" if is_gpu(device) else "cpu",
+        devices=[device.index or 0] if is_gpu(device) else 1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from tta_bench.errors import UserError
+from tta_bench.runtime.numerics import is_gpu
 
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1  # parameters of glibc's mallopt
 
@@ -62,7 +63,7 @@ _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 def total_memory(device: torch.device) -> int:
     """Bytes of the GPU if ``device`` is one, else of the machine, or of its share that a container may use."""
-    if device.type == "cuda":
+    if is_gpu(device):
         return int(torch.cuda.mem_get_info(device)[1])
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in map(Path, _CGROUP_LIMITS):
@@ -88,7 +89,7 @@ def refuse_impossible(images: int, image_size: int, gradients: bool, device: tor
     if need > _BEYOND * there:
         raise UserError(
             f"{images} images of {image_size} pixels at once need at least {need / 2**30:,.0f} GiB of memory, and "
-            f"{'the GPU' if device.type == 'cuda' else 'this machine'} has {there / 2**30:,.1f}: {remedy}"
+            f"{'the GPU' if is_gpu(device) else 'this machine'} has {there / 2**30:,.1f}: {remedy}"
         )
 
 
@@ -101,7 +102,7 @@ class PeakMemory:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        if device.type == "cuda":
+        if is_gpu(device):
             torch.cuda.reset_peak_memory_stats(device)
         else:
             _give_back_freed_memory()
@@ -110,7 +111,7 @@ class PeakMemory:
 
     def megabytes(self) -> float:
         """The peak in MiB."""
-        if self.device.type == "cuda":
+        if is_gpu(self.device):
             return torch.cuda.max_memory_allocated(self.device) / 2**20
         with contextlib.suppress(OSError):
             for line in Path("/proc/self/status").read_text().splitlines():

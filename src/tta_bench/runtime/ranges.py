@@ -15,6 +15,8 @@ from dataclasses import dataclass, fields
 from functools import cache
 from typing import Annotated, Any, get_args, get_type_hints
 
+from tta_bench.errors import UserError
+
 _YAML_TEXT = re.compile(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+")
 """What YAML 1.1 takes for text although it is a number: ``1e-4``, without a point."""
 
@@ -119,3 +121,14 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _number_in_text(value: Any) -> Any:
     return float(value) if isinstance(value, str) and _YAML_TEXT.fullmatch(value) else value
+
+
+def check_device(name: str) -> str:
+    """Refuse the name of a device that no machine has; whether this one has it, ``resolve_device`` finds out.
+
+    Raises:
+        UserError: with the names there are.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", name):
+        raise UserError(f"unknown device={name}: choose auto, cpu, cuda or cuda:N, the GPU number N from 0")
+    return name

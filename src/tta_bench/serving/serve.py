@@ -34,8 +34,8 @@ from tta_bench.models.placement import place
 from tta_bench.ops.draws import ImageKey
 from tta_bench.records.snapshots import ProgressFile
 from tta_bench.runtime import signals
-from tta_bench.runtime.device import resolve_device
 from tta_bench.runtime.memory import keep_freed_memory, refuse_impossible
+from tta_bench.runtime.numerics import numerics, resolve_device
 from tta_bench.schema import RunConfig
 from tta_bench.serving.files import ImageWriter, Outputs, Prediction, WriteBehind
 from tta_bench.serving.folder import Results
@@ -148,7 +148,7 @@ def serve(request: Request) -> list[dict[str, str]]:
         belongs = _state_identity(config, source)
         state = None if start is None else read_state(start, str(request.state), belongs, device)
         results.start()
-        with signals.at_stake():
+        with signals.at_stake(), numerics(device):
             run = _Run(request, source, method, results, state)
             run.adapt()
         if request.state is not None:

@@ -33,10 +33,10 @@ from tta_bench.models.encoder_weights import digest, weights_file
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.ops.draws import seed_of
 from tta_bench.ops.probabilities import Activation, masks
-from tta_bench.runtime.device import resolve_device
 from tta_bench.runtime.files import move_aside, temporaries, warn_once
 from tta_bench.runtime.locks import acquire_lock
 from tta_bench.runtime.memory import refuse_impossible
+from tta_bench.runtime.numerics import is_gpu, numerics, resolve_device
 from tta_bench.runtime.signals import at_stake
 from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 from tta_bench.schema import ModelConfig, RunConfig, TrainingConfig
@@ -282,7 +282,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
     partial = folder / "last.ckpt"
     for path in (partial, folder / "model.ckpt"):
         move_aside(path)
-    with _isolated_random_state(training.seed), quiet_lightning():
+    with _isolated_random_state(training.seed), quiet_lightning(), numerics(device):
         model = build_model(config.model, len(domain.classes), activation=config.data.activation)
         module = SourceTraining(model, training)
         batches = training_batches(
@@ -290,7 +290,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
             train,
             training,
             workers=min(training.workers, os.cpu_count() or 1),
-            pin_memory=device.type == "cuda",
+            pin_memory=is_gpu(device),
             preprocessing=module.model.preprocessing,
         )
         callbacks = [ProgressBar(domain.name), PartialCheckpoint(partial)]
@@ -298,8 +298,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
         resume = partial if _is_resumable(partial) else None
         if resume is not None:
             log.info("resuming the training of source model %s from %s", domain.name, partial)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-            trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
+        trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
         dice = in_domain_dice(model.to(device), domain, held_out, device) if held_out else None
     save_checkpoint(
         folder / "model.ckpt",

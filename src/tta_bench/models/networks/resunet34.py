@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tta_bench.models.encoder import build_encoder, check_encoder_section
 from tta_bench.models.segmentation import SegmentationModel, register_network
+from tta_bench.runtime.numerics import placement
 
 if TYPE_CHECKING:
     from tta_bench.schema import ModelConfig
@@ -36,6 +37,8 @@ def double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     It writes every output pixel once, so it is a 1x1 convolution to four times the channels and a rearrangement; on a
     CPU the kernels for that are much faster, forwards and backwards.
     """
+    if not placement(x.device).composed:
+        return layer(x)
     inputs, outputs = layer.weight.shape[:2]
     weight = layer.weight.permute(1, 2, 3, 0).reshape(4 * outputs, inputs, 1, 1)
     assert layer.bias is not None
