@@ -19,6 +19,7 @@ from tta_bench.ops.draws import ImageKey
 GRATA, TENT, NO_ADAPT = "+method=grata", "+method=tent", "+method=no_adapt"
 RESUNET = "+method=grata model=resunet34"
 ROTATION = "+method=grata method.pseudo=rotation model.branches=[rotation]"
+DENOISING = "+method=grata method.pseudo=denoising model.branches=[denoising]"
 DETTA = "+method=detta model.branches=[denoising]"
 EPISODIC, CONTINUAL = "+method=grata protocol.reset=image", "+method=grata protocol.reset=never"
 EMPIRICAL = "+method=grata diagnostics.empirical_gradient=true"
@@ -62,13 +63,12 @@ def changed(monkeypatch):
     [
         ("methods/tent.py", "torch.full_like", "2 * torch.full_like", [TENT], [GRATA]),
         ("methods/grata.py", "(cosine + 1).square() / 4", "(cosine + 1).square() / 3", [GRATA], [TENT]),
-        ("methods/grata.py", "perturbation: NonNegative = 1.0", "perturbation: NonNegative = 2.0", [GRATA], [TENT]),
         ("methods/base.py", "torch.ones_like(losses)", "torch.zeros_like(losses)", [GRATA, TENT, NO_ADAPT], []),
         ("methods/state.py", "def step(", "def stride(", [GRATA, TENT], []),
         ("objectives/rotation.py", "cross_entropy(", "nll_loss(", [ROTATION], [GRATA, TENT]),
         ("objectives/consistency.py", ".mean(dim=1)", ".amax(dim=1)", [GRATA], [ROTATION, TENT, "+method=cotta"]),
         ("ops/probabilities.py", "logits * target", "target", [GRATA, "+method=cotta"], [NO_ADAPT, "+method=dua"]),
-        ("objectives/denoising.py", "NOISE_STD = ", "NOISE_STD = 2 * ", [GRATA], [TENT]),
+        ("objectives/denoising.py", "noise_std * noise", "2 * noise_std * noise", [DENOISING], [GRATA, TENT]),
         ("objectives/rotation.py", "nn.LeakyReLU(0.2)", "nn.LeakyReLU(0.1)", [ROTATION], [GRATA, TENT]),
         (
             "models/branches.py",
@@ -84,7 +84,7 @@ def changed(monkeypatch):
         ("models/networks/resunet34.py", "def double(", "def triple(", [RESUNET], [GRATA]),
         ("ops/preprocessing.py", "span == 0", "span == 1", [GRATA, NO_ADAPT], []),
         ("metrics/dice.py", "return", "return 2 *", [GRATA, NO_ADAPT], []),
-        ("adaptation/scoring.py", ">= self.threshold", "> self.threshold", [GRATA, NO_ADAPT], []),
+        ("ops/probabilities.py", ">= threshold", "> threshold", [GRATA, NO_ADAPT], []),
         ("records/scores.py", "sum(values) / len(values)", "max(values)", [GRATA, NO_ADAPT], []),
         ("adaptation/scenarios/online.py", "list(passes)", "list(passes)[::-1]", [GRATA, EPISODIC], [CONTINUAL]),
         ("adaptation/scenarios/episodic.py", "episodic = True", "episodic = False", [EPISODIC], [GRATA, CONTINUAL]),
