@@ -4,12 +4,11 @@ from dataclasses import fields
 
 import pytest
 import torch
-from settings import setting_of
+from settings import options_of
 
 from small_networks import BRANCHES, SmallNet, build
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS, Protocol
-from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.ops.draws import ImageKey
@@ -51,7 +50,7 @@ def models():
 
 def adapted(model, name, images, **overrides):
     """The method after some images, and what it gave for each: probabilities and diagnostics."""
-    options = method_options({"name": name, **setting_of(name).options, **overrides})
+    options = options_of(name, **overrides)
     network = AdaptableNetwork(model, METHODS.get(name).branches(options))
     method = METHODS.get(name)(network, options, Protocol())
     method.start(2)
