@@ -131,7 +131,7 @@ class DataConfig(Section):
         default=None, description="keep the first N images of each domain"
     )
     classes: Annotated[dict[str, MaskValues], BeforeValidator(_as_classes), Field(min_length=1)]
-    exclusive: bool = Field(default=False, description="each pixel belongs to one class or the background: softmax")
+    exclusive: bool = Field(description="each pixel belongs to one class or the background: softmax")
     shades: Annotated[dict[str, MaskValues] | None, BeforeValidator(_as_shades)] = Field(
         default=None, description="fundus: background, rim, cup -> their grey codes in the masks; null: SHADES"
     )
@@ -212,7 +212,7 @@ class ModelConfig(Section):
         for key in ("options", "architecture"):
             if not content.get(key):
                 content.pop(key, None)
-        if self.preprocessing in (None, PreprocessingConfig()):
+        if self.preprocessing in (None, PreprocessingConfig(range="min_max")):
             content.pop("preprocessing", None)
         return content
 

@@ -35,7 +35,7 @@ def swept(word):
 
 def test_the_keys_that_are_text_are_those_of_names_and_paths():
     assert {"source", "checkpoint", "results_root", "data.root", "logger.project", "protocol.reset"} <= set(TEXTS)
-    assert not {"target", "seed", "device", "method", "data.limit", "force"} & set(TEXTS)
+    assert not {"target", "seed", "method", "data.limit", "force"} & set(TEXTS)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "/a/b", "C:\\x\\", "A,'B", ""])

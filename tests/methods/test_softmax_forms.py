@@ -8,10 +8,11 @@ import torch
 
 from small_networks import exclusive
 from tta_bench.methods.cotta import certainty
-from tta_bench.methods.diga import DIGA, DIGAOptions, Evidence, Prototypes, confident_sides, logit_of_mixture
+from tta_bench.methods.diga import DIGA, Evidence, Prototypes, confident_sides, logit_of_mixture
 from tta_bench.methods.dltta import discrepancy
 from tta_bench.methods.domain_adaptor import generalised_entropy
 from tta_bench.methods.memo import marginal_entropy
+from tta_bench.methods.options import default_options
 from tta_bench.objectives.consistency import pseudo_label
 from tta_bench.objectives.entropy import entropy
 from tta_bench.ops.draws import Draws
@@ -32,7 +33,7 @@ def pixels(*probabilities):
 
 def test_the_entropy_is_that_over_the_classes():
     network = exclusive(lambda images: pixels(A, (1 / 3, 1 / 3, 1 / 3)))
-    loss = entropy(network, torch.zeros(1, 3, 1, 2), Draws([]))
+    loss = entropy(network, torch.zeros(1, 3, 1, 2), Draws([]), entropy_form="positive")
     assert loss.item() == pytest.approx((1.5 * math.log(2) + math.log(3)) / 2)  # a mean over pixels alone
 
 
@@ -77,7 +78,7 @@ def test_prototypes_of_diga_are_those_of_the_classes_that_are_there():
     ]
     logits = pixels((0.2, 0.2, 0.6))
     vectors = torch.tensor([[0.0, 1.0], [0.0, 2.0], [5.0, 5.0]]).double()[None, None]
-    diga = SimpleNamespace(options=DIGAOptions(), network=SimpleNamespace(activation="softmax"))
+    diga = SimpleNamespace(options=default_options("diga"), network=SimpleNamespace(activation="softmax"))
 
     def by_prototypes(*present):
         prototypes = Prototypes(vectors, torch.tensor(present)[None, None])

@@ -76,7 +76,7 @@ def test_the_prediction_before_the_first_update_is_bn_only_and_differs_from_the_
 
 def test_the_first_adam_step_moves_every_scalar_by_the_learning_rate_t4(network, images):
     method = start(network, learning_rate=1e-4)
-    _, gradient = method.gradient(lambda net: mean_entropy(net(images[:1]), "positive"), method.theta(1))
+    _, gradient = method.gradient(lambda net: mean_entropy(net(images[:1]), "positive", "sigmoid"), method.theta(1))
     run(method, images[:1])
     moved = method.theta(1) - network.source_theta
     clear = gradient.abs() > 1.1e-5  # far above Adam's eps of 1e-8

@@ -16,6 +16,7 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.unet import UNet
 from tta_bench.models.normalisation import BatchStatistics, MixedStatistics, SourceStatistics
 from tta_bench.models.probe import relative_difference
+from tta_bench.models.segmentation import SegmentationModel
 
 C = 8
 
@@ -127,15 +128,14 @@ LEFT = {
 }
 
 
-class Net(nn.Module):
+class Net(SegmentationModel):
     """Two convolutions at a quarter of the resolution, each with a layer of some kind, and a BatchNorm2d."""
 
     def __init__(self, make):
-        super().__init__()
+        super().__init__(bottleneck_channels=C)
         self.inputs = nn.Conv2d(3, C, 3, 4, 1)
         self.first, self.between, self.second = make(C), nn.Conv2d(C, C, 3, 1, 1), make(C)
         self.plain, self.head = nn.BatchNorm2d(C), nn.Conv2d(C, 2, 1)
-        self.branches = nn.ModuleDict()
 
     def encode(self, images):
         return [self.second(self.between(self.first(self.inputs(images))))]
@@ -145,9 +145,6 @@ class Net(nn.Module):
 
     def classify(self, head_input):
         return self.head(head_input)
-
-    def forward(self, images):
-        return self.classify(self.decode(self.encode(images)))
 
 
 @torch.no_grad()

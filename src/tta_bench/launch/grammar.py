@@ -131,8 +131,9 @@ def domains_at_hand(data: Sequence[str], config_dir: str | None = None) -> tuple
 
 def place(section: Mapping[str, Any]) -> DataConfig:
     """The part of a data section that says where the domains are."""
-    places = {key: section.get(key) for key in ("name", "root", "domains")}
-    return validate_data({**places, "image_size": 64, "classes": None})
+    shared = yaml.safe_load((CONFIG_DIR / "shared/data.yaml").read_text(encoding="utf-8"))
+    places = {key: section[key] for key in ("name", "root", "domains") if key in section}
+    return validate_data({**shared, **places, "image_size": 64, "classes": None})
 
 
 def complete_experiment(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:

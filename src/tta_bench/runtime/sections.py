@@ -34,10 +34,10 @@ class Section(BaseModel):
 
 
 class PreprocessingConfig(Section):
-    """What a source model expects of its images (``conf/preprocessing``); the defaults are the paper's."""
+    """What a source model expects of its images (``conf/preprocessing``)."""
 
     range: Literal["min_max", "unit", "percentile"] = Field(
-        default="min_max", description="how grey levels become [0, 1]: of each image, divided by 255, or between two"
+        description="how grey levels become [0, 1]: of each image, divided by 255, or between two"
     )
     percentiles: Annotated[tuple[Percentile, Percentile], ascending("model.preprocessing.percentiles")] | None = Field(
         default=None, description="percentile: of each image that become 0 and 1"
