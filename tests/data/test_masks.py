@@ -229,6 +229,7 @@ BASE = {
     "classes": {"disc": [1, 2], "cup": [2]},
     "domains": {"D": "REFUGE_Valid"},
     "max_pixels": 10**6,
+    "exclusive": False,
     "seed": 0,
 }
 
@@ -239,7 +240,7 @@ class TestConfiguration:
             config = validate_data({**BASE, "shades": default, "max_pixels": 10**9})
             assert config.shades is None
             assert config.max_pixels == 10**9
-            assert set(config.model_dump(mode="json")) == {*BASE, "limit"} - {"max_pixels"}
+            assert set(config.model_dump(mode="json")) == {*BASE, "limit"} - {"max_pixels", "exclusive"}
 
     def test_other_codes_are(self):
         config = validate_data({**BASE, "shades": '{"background": [254, 255], "cup": [0]}'})

@@ -77,6 +77,7 @@ def configure(root, **changes):
         "image_size": 64,
         "classes": {"foreground": (1,)},
         "max_pixels": 10**6,
+        "exclusive": False,
         "seed": 0,
         **changes,
     }
@@ -448,7 +449,9 @@ def test_available_domains(root, tmp_path):
 
 def test_synthetic(cache):
     classes = {"disc": (1, 2), "cup": (2,)}
-    config = DataConfig(seed=0, max_pixels=10**6, name="synthetic", image_size=64, classes=classes, limit=2)
+    config = DataConfig(
+        seed=0, exclusive=False, max_pixels=10**6, name="synthetic", image_size=64, classes=classes, limit=2
+    )
     names = available_domains(config)
     domains = prepare(config, names, cache)
     assert {len(domain) for domain in domains.values()} == {2}

@@ -129,7 +129,9 @@ def test_what_a_plug_in_needs_is_asked_for(run):
 
 
 def configure(name, **changes):
-    return DataConfig(seed=0, max_pixels=10**6, name=name, image_size=64, classes={"foreground": (1,)}, **changes)
+    return DataConfig(
+        seed=0, exclusive=False, max_pixels=10**6, name=name, image_size=64, classes={"foreground": (1,)}, **changes
+    )
 
 
 @pytest.mark.parametrize("name", READERS.names())

@@ -31,14 +31,31 @@ def mask(path, values=(0, 1), size=(64, 64)):
 
 def folder(root):
     return open_reader(
-        DataConfig(seed=0, max_pixels=10**6, name="folder", root=root, image_size=64, classes={"foreground": (1,)})
+        DataConfig(
+            seed=0,
+            exclusive=False,
+            max_pixels=10**6,
+            name="folder",
+            root=root,
+            image_size=64,
+            classes={"foreground": (1,)},
+        )
     )
 
 
 def fundus(root, domains=OFFICIAL):
     classes = {"disc": (1, 2), "cup": (2,)}
     return open_reader(
-        DataConfig(seed=0, max_pixels=10**6, name="fundus", root=root, image_size=64, classes=classes, domains=domains)
+        DataConfig(
+            seed=0,
+            exclusive=False,
+            max_pixels=10**6,
+            name="fundus",
+            root=root,
+            image_size=64,
+            classes=classes,
+            domains=domains,
+        )
     )
 
 
@@ -283,7 +300,9 @@ class TestFundus:
 class TestSynthetic:
     def test_renders_the_centres(self):
         classes = {"disc": (1, 2), "cup": (2,)}
-        reader = open_reader(DataConfig(max_pixels=10**6, name="synthetic", image_size=64, classes=classes, seed=3))
+        reader = open_reader(
+            DataConfig(exclusive=False, max_pixels=10**6, name="synthetic", image_size=64, classes=classes, seed=3)
+        )
         assert reader.domain_names() == tuple(CENTRES)
         name = reader.domain_names()[1]
         records = reader.records(name)

@@ -43,7 +43,7 @@ def write(path, content):
 def read(**settings):
     """Every image of a data set, as preparation reads it."""
     with outcome():
-        reader = open_reader(DataConfig(seed=0, max_pixels=10**6, image_size=SIZE, **settings))
+        reader = open_reader(DataConfig(seed=0, exclusive=False, max_pixels=10**6, image_size=SIZE, **settings))
         for name in reader.domain_names():
             for record in reader.records(name):
                 record.read(SIZE)

@@ -67,7 +67,15 @@ def run_config(model=None, *, source="A", **data) -> RunConfig:
             "force": False,
             "lockstep": "auto",
             "device": "auto",
-            "data": {"name": "synthetic", "image_size": 64, "classes": CLASSES, "max_pixels": 10**6, "seed": 0, **data},
+            "data": {
+                "name": "synthetic",
+                "image_size": 64,
+                "classes": CLASSES,
+                "max_pixels": 10**6,
+                "exclusive": False,
+                "seed": 0,
+                **data,
+            },
             "model": model or UNET,
             "training": TRAINING,
             "protocol": {
@@ -433,7 +441,7 @@ class TestDescription:
         else:
             torch.save(official_state(), path)
         whole = vars(read_checkpoint(path))
-        for place in ("own.shapes_of", "load.value_faults", "load._sha256"):
+        for place in ("own.shapes_of", "load.value_faults", "load.file_sha256"):
             monkeypatch.setattr(f"tta_bench.models.checkpoint.{place}", None)
         description = vars(read_description(path))
         assert description == {key: value for key, value in whole.items() if key not in ("sha256", "state")}

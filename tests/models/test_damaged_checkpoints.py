@@ -198,7 +198,6 @@ DAMAGES = {
     "image size is true": entry(image_size=True),
     "image size is nan": entry(image_size=float("nan")),
     "image size is huge": entry(image_size=2**70),
-    "domain is None": entry(domain=None),
     "domain is a dictionary": entry(domain={"A": 1}),
     "fingerprint is a number": entry(fingerprint=3),
     "training is a list": entry(training=[1]),

@@ -3,9 +3,10 @@ import pytest
 import torch
 
 from tta_bench.errors import UserError
+from tta_bench.methods.options import default_options
 from tta_bench.models.build import preprocessing_of
 from tta_bench.ops.preprocessing import PAPER, Preprocessing, between_percentiles, min_max
-from tta_bench.ops.views import StrongAugmentation, strong_views
+from tta_bench.ops.views import strong_views
 from tta_bench.runtime.sections import PreprocessingConfig
 from tta_bench.schema import validate_section
 
@@ -31,7 +32,7 @@ def test_images_and_strong_views_lie_in_unit_range_whatever_the_preprocessing(gr
     assert images.min() >= 0
     assert images.max() <= 1
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-    views = strong_views(images, generators, StrongAugmentation(), preprocessing.back_in_range)
+    views = strong_views(images, generators, default_options("grata").strong_augmentation, preprocessing.back_in_range)
     assert views.min() >= 0
     assert views.max() <= 1
     # Only min-max stretches every view: a darker view of another model's image stays darker.
@@ -42,7 +43,7 @@ def test_images_and_strong_views_lie_in_unit_range_whatever_the_preprocessing(gr
 
 
 def section(**fields):
-    return validate_section(PreprocessingConfig, fields, "model.preprocessing")
+    return validate_section(PreprocessingConfig, {"range": "min_max", **fields}, "model.preprocessing")
 
 
 def test_the_configuration_s_default_is_the_paper_s_and_a_mean_of_0_with_a_deviation_of_1_is_none():

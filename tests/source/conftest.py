@@ -38,6 +38,7 @@ def make_config():
                     "image_size": SIZE,
                     "classes": {"disc": [1, 2], "cup": [2]},
                     "max_pixels": 10**6,
+                    "exclusive": False,
                     "seed": 0,
                 },
                 "model": {"name": "unet", "encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8]} | (model or {}),
