@@ -178,14 +178,10 @@ def plain_module(network: nn.Module) -> nn.Module:
     """
     if not isinstance(network, nn.Module):
         raise UserError(f"the network is a {type(network).__name__}: give a torch.nn.Module")
-    while isinstance(
-        inner := getattr(network, "module" if isinstance(network, wrappers) else "_orig_mod", None), nn.Module
-    ):
+    while isinstance(inner := _wrapped(network), nn.Module):
         network = inner
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
-        raise UserError(
-            "the network is compiled by TorchScript, whose layers cannot be adapted: give the module itself"
-        )
+        raise UserError("TorchScript has compiled the network, so that its layers cannot be adapted: give the module")
     if any(value.is_meta for value in network.state_dict().values()):
         raise UserError("the network is on the device 'meta' and has no weights: load them first")
     return network
