@@ -120,3 +120,10 @@ def test_links_of_a_page_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)", (ROOT / page).read_text()):
         if "://" not in target:
             assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    site = yaml.load((ROOT / "mkdocs.yml").read_text(), yaml.BaseLoader)
+    patterns = re.findall(r"[\w/*]+\.md", str(site["nav"]))
+    pages = [path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md")]
+    assert [str(page) for page in pages if not any(page.match(pattern) for pattern in patterns)] == []

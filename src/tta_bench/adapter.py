@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -43,6 +45,13 @@ def preprocessing_to(low: float | Sequence[float], high: float | Sequence[float]
     return Preprocessing(mean=tuple(-a / (b - a) for a, b in ends), std=tuple(1 / (b - a) for a, b in ends))
 
 
+def _refuse_inference_mode() -> None:
+    if torch.is_inference_mode_enabled():
+        raise UserError(
+            "adaptation needs gradients: make and call the adapter outside torch.inference_mode(); no_grad() will do"
+        )
+
+
 class Adapter:
     """Adapts a trained network to the images that it is called with, and predicts them.
 
@@ -56,7 +65,8 @@ class Adapter:
 
     Args:
         network: from images ``[N, C, H, W]`` to logits ``[N, classes, H, W]``: a tensor, the first of a tuple, or the
-            key ``out`` of a dict. Any sizes that it takes. The images are moved to its device and precision.
+            key ``out`` of a dict. Any sizes that it takes. The images are moved to its device and precision; of a
+            network in half precision a float32 copy is adapted, whatever ``torch.autocast`` says.
         method: name of a registered method, see ``tta_bench.list_methods()``.
         streams: ``one``: the images of all calls are one stream, in their order. ``each``: the ``n``-th image of every
             call belongs to the ``n``-th of independent streams; the first call says how many there are.
@@ -110,8 +120,10 @@ class Adapter:
         ):
             if value not in valid:
                 raise UserError(f"{key}={value!r}: {nearest(str(value), valid)}")
-        if steps < 1:
-            raise UserError(f"steps={steps}: give the number of updates per image, at least 1")
+        for key, count, least in (("steps", steps, 1), ("seed", seed, 0)):
+            if type(count) is not int or count < least:
+                raise UserError(f"{key}={count!r}: give a whole number, at least {least}")
+        _refuse_inference_mode()
         kind, chosen = METHODS.get(method), default_options(method, **options)
         needed = kind.branches(chosen)
         unused = [name for name in branches or {} if name not in needed]
@@ -119,7 +131,11 @@ class Adapter:
             raise UserError(f"branches={{'{unused[0]}': …}}: {method} uses no such branch with these options")
         if isinstance(preprocess, str):
             preprocess = preprocessing_called(preprocess)
-        self._prepare = preprocess.unit_range if preprocess is not None else self._from_range
+        if not isinstance(preprocess, Preprocessing | None):
+            raise UserError(f"preprocess={preprocess!r}: give the name of one, or a Preprocessing")
+        self._takes_grey_levels = preprocess is not None
+        if not isinstance(value_range, Sequence) or len(value_range) != 2:
+            raise UserError(f"value_range={value_range!r}: give two, the lowest and the highest value")
         expected = preprocess if preprocess is not None else preprocessing_to(*value_range)
         self._model = ForeignNetwork(
             network, activation=activation, preprocessing=expected, features=features, branches=branches
@@ -148,10 +164,9 @@ class Adapter:
         Raises:
             UserError: called under ``torch.inference_mode``, images of another shape or out of range, or too many.
         """
-        if torch.is_inference_mode_enabled():
-            raise UserError(
-                "adaptation needs gradients: call the adapter outside torch.inference_mode(); no_grad() will do"
-            )
+        _refuse_inference_mode()
+        if not isinstance(images, Tensor):
+            raise UserError(f"images are a {type(images).__name__}: give a tensor [N, {self._model.in_channels}, H, W]")
         batch = images[None] if images.dim() == 3 else images
         self._check(batch)
         batch = self._prepared(batch)
@@ -193,18 +208,26 @@ class Adapter:
             raise UserError(f"images of shape {list(images.shape)}: give [N, {channels}, H, W] with N of at least 1")
         if images.shape[1] != channels:
             raise UserError(f"images have {images.shape[1]} channels, and the network takes {channels}")
-        if not images.is_floating_point() and self._prepare == self._from_range:
+        if not images.is_floating_point() and not self._takes_grey_levels:
             raise UserError(
                 f"images are {images.dtype}, and a network takes preprocessed ones: give preprocess=NAME, that of its "
                 "training, or preprocess them"
             )
+        if self._takes_grey_levels and self._model.preprocessing.range == "unit":  # others take any scale
+            low, high = (float(end) for end in images.aminmax())
+            if low < 0 or high > 255 or (images.is_floating_point() and 0 < high <= 1):
+                raise UserError(
+                    f"images have values from {low:g} to {high:g}, and preprocess= takes grey levels, 0 to 255: give "
+                    "these, or leave preprocess= out and preprocess them"
+                )
 
     def _prepared(self, images: Tensor) -> Tensor:
         """Images in the network's place and precision, as the method sees them."""
         like = self.method.network.source_theta
         if images.is_inference():
             images = images.clone()  # autograd keeps no tensor that was made in inference mode
-        return self._prepare(images.detach().to(like))
+        prepare = self._model.preprocessing.unit_range if self._takes_grey_levels else self._from_range
+        return prepare(images.detach().to(like).contiguous())
 
     def _from_range(self, images: Tensor) -> Tensor:
         """Images of ``value_range`` in [0, 1]."""
@@ -245,8 +268,9 @@ class Adapter:
         Raises:
             UserError: it is that of another method, of other options, or of another network.
         """
-        maker, stored = self._maker(), state_dict.get("made_by")
-        if not isinstance(stored, Mapping):
+        parts = state_dict if isinstance(state_dict, Mapping) else {}
+        maker, stored = self._maker(), parts.get("made_by")
+        if not isinstance(stored, Mapping) or not {"seen", "state"} <= parts.keys():
             raise UserError("this is no state of an Adapter: give what state_dict() returned")
         for key, value in maker.items():
             if stored.get(key) != value:
@@ -269,8 +293,18 @@ class Adapter:
             "streams": "each" if self._each else "one",
             "seed": self._seed,
             "activation": self._model.activation,
-            "scalars": self.method.source_theta.numel(),
+            "preprocessing": str(self._model.preprocessing),
+            "network": self._network_hash,
         }
+
+    @cached_property
+    def _network_hash(self) -> str:
+        """Of the names and values of all weights, those of branches included."""
+        digest = hashlib.sha256()
+        for name, value in self._model.state_dict().items():
+            digest.update(f"{name} {value.dtype} {[*value.shape]}".encode())
+            digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     def export(self, stream: int = 0) -> nn.Module:
         """A plain copy of the network, adapted as far as a stream is: it needs nothing of this package.

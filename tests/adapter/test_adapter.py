@@ -1,6 +1,8 @@
 """Any method on anybody's network: laws over the registry on one network, and a few methods on many networks."""
 
+import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -271,6 +273,7 @@ def test_grey_levels_are_preprocessed_as_asked(network, images):
         Adapter(network, value_range=(1, 0))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:FutureWarning")
 def test_bad_input_is_refused(network, images):
     with pytest.raises(UserError, match="did you mean 'grata'"):
         Adapter(network, "grta")
@@ -294,3 +297,78 @@ def test_bad_input_is_refused(network, images):
     assert torch.equal(adapter(made_there), Adapter(network, "tent")(images[:1]))
     with pytest.raises(UserError, match="method=tent, and this one has bn_only"):
         Adapter(network, "bn_only").load_state_dict(adapter.state_dict())
+    for faulty, sentence in (
+        ((images.numpy(),), "images are a ndarray"),
+        ((images[:0],), "N of at least 1"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            adapter(*faulty)
+    for arguments, sentence in (
+        ({"steps": 1.5}, "steps=1.5: give a whole number"),
+        ({"seed": None}, "seed=None: give a whole number"),
+        ({"preprocess": {"mean": 0}}, "preprocess={'mean': 0}: give the name"),
+        ({"value_range": 1}, "value_range=1: give two"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            Adapter(network, "tent", **arguments)
+    with torch.device("meta"):
+        on_meta = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2))
+    traced = torch.jit.trace(nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2)).eval(), torch.ones(1, 3, 8, 8))
+    for unusable, sentence in ((on_meta, "has no weights"), (traced, "TorchScript"), (len, "give a torch.nn.Module")):
+        with pytest.raises(UserError, match=sentence):
+            Adapter(unusable, "tent")
+    with torch.inference_mode(), pytest.raises(UserError, match="inference_mode"):
+        Adapter(network, "tent")
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 256, -1])
+def test_images_that_are_no_grey_levels_are_refused_where_their_scale_counts(network, images, scale):
+    grey = (images * 255).round()
+    with pytest.raises(UserError, match="takes grey levels, 0 to 255"):
+        Adapter(network, "tent", preprocess="imagenet")(grey * scale)
+    Adapter(network, "tent", preprocess="imagenet")((images > 0.5).byte())  # nearly black, and bytes are grey levels
+    if scale > 0:
+        Adapter(network, "tent", preprocess="min_max")(grey * scale)
+
+
+def test_a_state_belongs_to_the_weights_and_the_preprocessing(network, images):
+    adapter = Adapter(network, "tent")
+    adapter(images[:1])
+    state = adapter.state_dict()
+    other = copy.deepcopy(network)
+    next(other.parameters()).data.mul_(2)
+    with pytest.raises(UserError, match="with network="):
+        Adapter(other, "tent").load_state_dict(state)
+    with pytest.raises(UserError, match="preprocessing=min_max, and this one has unit, mean"):
+        Adapter(network, "tent", preprocess="imagenet").load_state_dict(state)
+    for junk in (None, {}, {"made_by": state["made_by"]}):
+        with pytest.raises(UserError, match="this is no state of an Adapter"):
+            adapter.load_state_dict(junk)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, lambda net: torch.compile(net, backend="eager"), lambda net: net],
+    ids=["parallel", "compiled", "as it is"],
+)
+def test_a_wrapped_network_a_memory_format_and_an_autocast_change_nothing(images, wrap):
+    network = build(unet)
+    expected = Adapter(network, "diga")(images)  # finds the feature maps inside
+    adapter = Adapter(wrap(network), "diga")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(adapter(images.to(memory_format=torch.channels_last)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_adapted_as_float32(network, images, dtype):
+    half = copy.deepcopy(network).to(dtype)
+    logits = Adapter(half, "tent")(images)
+    assert torch.equal(logits, Adapter(copy.deepcopy(half).float(), "tent")(images))
+    assert next(half.parameters()).dtype == dtype
+
+
+def test_an_adapter_is_copied_and_pickled_with_its_state(network, images):
+    adapter = Adapter(network, "grata")
+    adapter(images[:1])
+    for copied in (copy.deepcopy(adapter), pickle.loads(pickle.dumps(adapter))):
+        assert torch.equal(copied(images[1:]), copy.deepcopy(adapter)(images[1:]))

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import shlex
 import sys
 
 import pytest
@@ -108,6 +109,20 @@ FORMS = {
 
 def prefixed(prefix, state):
     return {prefix + key: value for key, value in state.items()}
+
+
+def test_classes_that_exclude_each_other_stand_behind_the_background_s_channel(tmp_path, original):
+    """The command that is printed says so; without ``exclusive`` two outputs are not one class."""
+    torch.save(original.state_dict(), tmp_path / "net.pth")
+    out, words = tmp_path / "out.ckpt", [*FIXED[1:], *SMALL, "data.classes={organ: [1]}"]
+    with pytest.raises(UserError, match=r"data.exclusive=true \(a softmax\)"):
+        import_network(tmp_path / "net.pth", out, words, "D")
+    *_, use = import_network(tmp_path / "net.pth", out, [*words, "data.exclusive=true"], "D")
+    assert {"data.classes={organ: [1]}", "data.exclusive=true"} < set(shlex.split(use))
+    checkpoint = read_checkpoint(out)
+    model = build_model(ModelConfig.model_validate(checkpoint.architecture), 1, activation=checkpoint.activation)
+    model.load_state_dict(checkpoint.state)
+    assert_same(model.eval(), original)
 
 
 @pytest.mark.parametrize("form", FORMS)

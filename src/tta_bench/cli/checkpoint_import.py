@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,7 +106,7 @@ def import_network(file: Path, out: Path, overrides: Sequence[str], domain: str 
     state = read_foreign(file)
     model_config, data = compose_source(_with_preprocessing(overrides))
     model_config = model_config.model_copy(update={"encoder_weights": None})
-    model = usable_model(model_config, len(data.classes), data.image_size)
+    model = usable_model(model_config, len(data.classes), data.image_size, data.activation)
     expected = model.state_dict()
     fitted = fit(file, state, expected, {key: model.name_elsewhere(key) for key in expected})
     model.load_state_dict(fitted.state)
@@ -117,6 +118,7 @@ def import_network(file: Path, out: Path, overrides: Sequence[str], domain: str 
         architecture=model_config.model_dump(mode="json", exclude={"preprocessing"}),
         preprocessing=model.preprocessing,
         classes=data.classes,
+        activation=data.activation,
         image_size=data.image_size,
         domain=domain,
         fingerprint=None,
@@ -142,7 +144,8 @@ def _refuse_unsaid(overrides: Sequence[str]) -> None:
     given = {word.partition("=")[0].lstrip("+") for word in overrides}
     needed = {
         "model": "model=unet model.encoder=NAME, model=smp model.architecture=NAME model.encoder=NAME, or a plug-in's",
-        "data.classes": "data.classes={NAME: [VALUE]}, in the order of the network's outputs",
+        "data.classes": "data.classes={NAME: [VALUE]}, in the order of the network's outputs (with data.exclusive=true "
+        "behind that of the background)",
         "data.image_size": "data.image_size=PIXELS",
     }
     if "data" in given:  # a data set that is named has both
@@ -207,11 +210,13 @@ def _words(out: Path, model: ModelConfig, data: DataConfig) -> list[str]:
         "model.architecture": model.architecture,
         "model.encoder": model.encoder,
         "data.image_size": data.image_size,
+        "data.classes": "{" + ", ".join(f"{name}: {[*values]}" for name, values in data.classes.items()) + "}",
+        "data.exclusive": "true" if data.exclusive else None,
     }
     widths = model.decoder_channels and f"[{','.join(map(str, model.decoder_channels))}]"
     said = {**keys, "model.decoder_channels": widths, **options}
     return [
         "python -m tta_bench +method=grata",
-        *(f"{key}={value}" for key, value in said.items() if value is not None),
+        *(shlex.quote(f"{key}={value}") for key, value in said.items() if value is not None),
         "data=folder data.root=DIR source=NAME",
     ]

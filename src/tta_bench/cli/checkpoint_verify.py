@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Print what it is."""
-    Console().print(verify(parsed.path))
+    Console(soft_wrap=True, markup=False).print(verify(parsed.path))
 
 
 def verify(path: Path) -> str:

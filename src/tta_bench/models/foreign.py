@@ -29,7 +29,7 @@ class ForeignNetwork(SegmentationModel):
     Logits are what the module returns, the first of a tuple or list, or what stands in a mapping as ``out``.
 
     Args:
-        network: it is copied, never changed; the copy is in evaluation mode.
+        network: it is copied, never changed; the copy is in evaluation mode, and of half precision as float32.
         activation: what the logits stand for.
         preprocessing: of the images it was trained on.
         features: one of :data:`FEATURES` -> name of the module whose output it is, of several outputs the last; those
@@ -54,8 +54,10 @@ class ForeignNetwork(SegmentationModel):
         branches: Mapping[str, nn.Module] | None = None,
     ) -> None:
         super().__init__(bottleneck_channels=0)
-        self.network = copy.deepcopy(network).eval()
+        self.network = copy.deepcopy(plain_module(network)).eval()
         self.branches.update({name: copy.deepcopy(head).eval() for name, head in (branches or {}).items()})
+        if any(value.dtype in (torch.float16, torch.bfloat16) for value in self.state_dict().values()):
+            self.float()  # an update is smaller than the distance of two numbers of half precision
         self.activation = activation
         self.expect(preprocessing)
         self.features_at = {**known_features(self.network), **(features or {})}
@@ -168,6 +170,28 @@ class ForeignNetwork(SegmentationModel):
         return self.branches[name](features[-1])
 
 
+def plain_module(network: nn.Module) -> nn.Module:
+    """The module inside of what ``DataParallel`` and ``torch.compile`` make of one.
+
+    Raises:
+        UserError: it is no module, has no weights yet, or is compiled by TorchScript.
+    """
+    if not isinstance(network, nn.Module):
+        raise UserError(f"the network is a {type(network).__name__}: give a torch.nn.Module")
+    while isinstance(inner := _wrapped(network), nn.Module):
+        network = inner
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise UserError("TorchScript has compiled the network, so that its layers cannot be adapted: give the module")
+    if any(value.is_meta for value in network.state_dict().values()):
+        raise UserError("the network is on the device 'meta' and has no weights: load them first")
+    return network
+
+
+def _wrapped(network: nn.Module) -> Any:
+    parallel = isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return getattr(network, "module" if parallel else "_orig_mod", None)
+
+
 def known_features(network: nn.Module) -> dict[str, str]:
     """Where the networks of segmentation-models-pytorch and torchvision have the feature maps; nothing for others."""
     if all(isinstance(getattr(network, name, None), nn.Module) for name in ("encoder", "decoder", "segmentation_head")):
@@ -198,7 +222,23 @@ def logits_of(output: Any) -> Tensor:
 def _form_of(output: Any) -> Callable[[Tensor], Any]:
     """The inverse of :func:`logits_of`; other outputs are lost."""
     if isinstance(output, Mapping):
-        return lambda logits: {"out": logits}
+        return _in_mapping
     if isinstance(output, list | tuple):
-        return lambda logits: type(output)([logits]) if type(output) in (list, tuple) else (logits,)
-    return lambda logits: logits
+        return _in_list if isinstance(output, list) else _in_tuple
+    return _bare
+
+
+def _in_mapping(logits: Tensor) -> dict[str, Tensor]:
+    return {"out": logits}
+
+
+def _in_list(logits: Tensor) -> list[Tensor]:
+    return [logits]
+
+
+def _in_tuple(logits: Tensor) -> tuple[Tensor]:
+    return (logits,)
+
+
+def _bare(logits: Tensor) -> Tensor:
+    return logits

@@ -41,7 +41,8 @@ def numerics(device: torch.device) -> Iterator[None]:
         device: where the tensors are.
     """
     before = [(owner, name, _present(owner, name)) for owner, name, _ in _FLOAT32]
-    with torch.cuda.device(device) if is_gpu(device) else nullcontext():
+    current = torch.cuda.device(device) if is_gpu(device) else nullcontext()
+    with current, torch.autocast(device.type, enabled=False):
         try:
             _set(_FLOAT32)
             yield

@@ -18,7 +18,10 @@ from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 NESTED = ("state_dict", "model_state_dict", "model")
 """Where training scripts, Lightning among them, put a network's weights beside other things."""
 
-CHECK = "check model= and its keys, and that data.classes names as many classes as the network has outputs"
+CHECK = (
+    "check model= and its keys, and that data.classes names as many classes as the network has outputs, the first of "
+    "which is the background with data.exclusive=true (a softmax)"
+)
 
 TAKE_OUT = (
     "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW) takes the weights out of a checkpoint of "
