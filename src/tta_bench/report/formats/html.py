@@ -110,12 +110,11 @@ def _alternatives(value: Any) -> str:
 
 def commands(table: Table) -> list[str]:
     """What to type to compute and to report the table again."""
-    name = table.plan.experiment.name
-    overrides = table.plan.overrides
+    overrides, word = table.plan.overrides, table.plan.experiment.word
     reference = [] if table.reference == table.plan.experiment.reference else ["--reference", table.reference]
     return [
-        shlex.join(["python", "-m", "tta_bench", f"experiment={name}", *overrides]),
-        shlex.join(["tta-bench", "report", name, *overrides, *reference]),
+        shlex.join(["python", "-m", "tta_bench", f"experiment={word}", *overrides]),
+        shlex.join(["tta-bench", "report", word, *overrides, *reference]),
     ]
 
 
