@@ -135,7 +135,7 @@ def domains_at_hand(data: Sequence[str], config_dir: str | None = None) -> tuple
 def place(section: Mapping[str, Any]) -> DataConfig:
     """The part of a data section that says where the domains are."""
     places = {key: section.get(key) for key in ("name", "root", "domains")}
-    return validate_data({**places, "image_size": 64, "classes": None})
+    return validate_data({**places, "image_size": 64, "classes": None, "max_pixels": 1, "seed": 0})
 
 
 def complete_experiment(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
