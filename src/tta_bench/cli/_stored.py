@@ -33,11 +33,11 @@ def results_root(overrides: Sequence[str]) -> Path:
     return compose_data(overrides)[1].expanduser()
 
 
-def chosen(root: Path, where: Sequence[str]) -> list[Cell]:
+def chosen(root: Path, where: Sequence[str], *, may_be_empty: bool = False) -> list[Cell]:
     """The cells of a results folder that filters let through, and a warning for each that cannot be read.
 
     Raises:
-        UserError: a filter by a key that no cell has, or one that nothing fits.
+        UserError: a filter by a key that no cell has, or nothing is let through where that may not be.
     """
     from tta_bench.errors import UserError, shown
     from tta_bench.launch.stored import check_keys, facts, fits, parse_where, stored_cells
@@ -55,7 +55,7 @@ def chosen(root: Path, where: Sequence[str]) -> list[Cell]:
     if "status" in filters:
         statuses = {"status": filters["status"]}
         found = [cell for cell in found if fits(statuses, {"status": read_cell(cell).status})]
-    if not found:
+    if not found and not may_be_empty:
         raise UserError(
             f"no cell in {root / 'cells'}{' is so' if where else ''}: 'tta-bench cells' lists what there is"
         )

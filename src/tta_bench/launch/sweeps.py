@@ -109,16 +109,6 @@ def differing(sections: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(found.values())
 
 
-def changed_from(cell: Cell, usual: Mapping[str, Any]) -> str:
-    """What differs from usual facts, as ``KEY=VALUE``; names of methods, domains and seeds left out."""
-    found = flat(record_of(cell))
-    left_out = {*REPEATS[:1], "source", "target", "method.name"}
-    keys = [key for key, value in found.items() if key in usual and usual[key] != value and key not in left_out]
-    groups_changed = {key.partition(".")[0] for key in keys if key.endswith(".name")}
-    kept = [key for key in keys if key.endswith(".name") or key.partition(".")[0] not in groups_changed]
-    return " ".join(f"{_short(key)}={shown_value(found[key])}" for key in kept)
-
-
 def _settings(cell: Cell) -> dict[str, Any]:
     """Dotted keys and values that two numbers must share to be compared."""
     sections = ("protocol", "data", "model", "training")
