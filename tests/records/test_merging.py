@@ -60,7 +60,9 @@ def test_the_order_of_the_folders_does_not_matter(two, tmp_path):
     assert {path.split("/")[1] for path in content(a)} == {path.split("/")[1] for path in content(b)}
 
 
-@pytest.mark.parametrize(("more", "what"), [({"gain": 1e-9}, "dice_disc of image 0"), ({"model": b"x"}, "source models")])
+@pytest.mark.parametrize(
+    ("more", "what"), [({"gain": 1e-9}, "dice_disc of image 0"), ({"model": b"x"}, "source models")]
+)
 def test_other_numbers_of_one_cell_are_refused_by_name_and_nothing_is_copied(tmp_path, more, what):
     a, b = made(tmp_path / "a", "no_adapt", "tent"), made(tmp_path / "b", "tent", **more)
     with pytest.raises(UserError, match=what) as refused:

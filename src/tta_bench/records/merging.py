@@ -67,7 +67,8 @@ def plan_merge(roots: Sequence[Path], into: Path) -> Merge:
     for root in places:
         for path in sorted((root / "cells").glob("*/status.json")):
             found.setdefault(path.parent.name, []).append(CellFolder(path.parent))
-    models, used = _models(places), {}
+    models = _models(places)
+    used: dict[str, dict[str, Path]] = {}
     cells, present, unfinished = [], 0, 0
     for folders in found.values():
         finished = [(folder, result) for folder in folders if (result := folder.finished(thoroughly=True)) is not None]
