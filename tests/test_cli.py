@@ -397,7 +397,7 @@ def test_report_compares_with_the_asked_for_row_in_the_asked_for_folder(capsys, 
             ["report", "first_look", *SMALL, "--reference", "tnt"],
             "error: there is no row 'tnt' to compare",
         ),
-        (["report"], "usage: tta-bench report"),
+        (["report"], "what is to be reported? Give a TABLE, CELL…, --last or --where"),
     ],
 )
 def test_bad_input_of_the_table_commands_is_a_sentence(capsys, words, sentence):

@@ -162,6 +162,10 @@ def test_a_real_sweep_skips_what_is_finished(typed, monkeypatch, caplog):
     code, out, _ = typed("-m", "+method=no_adapt,bn_only", "target=A", *TINY)
     assert (code, computed) == (0, ["no_adapt", "bn_only"])
     assert out.count("results: outputs/cells/") == 2
+    assert re.search(
+        r"sweep: Dice in percent.*^no_adapt +\S+$.*^bn_only +\S+ +[+-]", re.sub(" +$", "", out, flags=re.M), re.M | re.S
+    )
+    assert out.count("sweep: ") == 1
     caplog.clear()
     code, again, _ = typed("-m", "+method=no_adapt,bn_only,tent", "target=A", *TINY)
     assert (code, computed) == (0, ["no_adapt", "bn_only", "tent"])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tta_bench.cell import Cell
+    from tta_bench.launch.experiments import Plan
     from tta_bench.schema import RunConfig
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -44,11 +45,13 @@ def _main() -> None:
     import hydra
 
     from tta_bench.errors import UserError, print_faults
-    from tta_bench.launch.check import check
+    from tta_bench.launch.check import find_jobs
     from tta_bench.launch.composition import register_configs
+    from tta_bench.launch.experiments import plan_of
     from tta_bench.launch.grammar import complete_experiment, quote_lists
     from tta_bench.launch.hydra_faults import refuse_flags, sentences
     from tta_bench.launch.network_check import check_networks, check_pretrained_weights, check_source_images
+    from tta_bench.launch.stored import remember_sweep
     from tta_bench.runtime.names import print_everything, require_utf8
     from tta_bench.runtime.paths import CONFIG_DIR
 
@@ -57,16 +60,26 @@ def _main() -> None:
     flags, overrides = _split(typed)
     only_shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     jobs: list[RunConfig] = []
+    plan, is_sweep = None, False
     try:
         require_utf8(sys.argv[1:])
         refuse_flags(flags)
+        words = overrides
         overrides = quote_lists(overrides, flags.multirun, flags.config_dir)
         if not only_shows:
             overrides = complete_experiment(overrides, flags.config_dir)
-            jobs = check(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
+            found = find_jobs(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
+            jobs = [job.config for job in found]
             check_source_images(jobs)
             check_networks(jobs)
             check_pretrained_weights(jobs)
+            is_sweep = flags.multirun or len(jobs) > 1
+            if any(job.row for job in found):
+                name = next(text for text in overrides if text.startswith("experiment=")).partition("=")[2]
+                others = [word for word in words if word.lstrip("+").partition("=")[0] != "experiment"]
+                plan = plan_of(name, found, others)
+            if is_sweep:
+                remember_sweep(typed, found, plan, flags.config_dir)
         sys.argv[1:] = [*_words(flags), *overrides]
     except UserError as error:
         print_faults(error)
@@ -86,6 +99,8 @@ def _main() -> None:
         sys.exit(USER_ERROR if left.code == 1 else left.code)
     finally:
         _tell_unsent(jobs, typed)
+    if is_sweep:
+        _show_sweep(jobs, plan)
     failures = [code for code in _outcomes or _outcomes_elsewhere(jobs) if code]
     if failures:
         if len(jobs) > 1:
@@ -137,6 +152,16 @@ def run_and_show(config: RunConfig, console: Console) -> None:
 
     for outcome in run(config):
         show(console, *outcome)
+
+
+def _show_sweep(jobs: Sequence[RunConfig], plan: Plan | None) -> None:
+    """Print the one table of all cells."""
+    from rich.console import Console
+
+    from tta_bench.cell import Cell
+    from tta_bench.report.sweep import show_sweep
+
+    show_sweep(Console(), plan, [cell for config in jobs for cell in Cell.all_of(config)])
 
 
 def attempt(work: Callable[[Console], object]) -> None:

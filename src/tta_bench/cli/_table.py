@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 def add_table(parser: argparse.ArgumentParser) -> None:
     """The table, and what is changed of it."""
-    parser.add_argument("table", metavar="TABLE", help="a name of tta-bench list experiments")
+    parser.add_argument("table", metavar="TABLE", help="a name of tta-bench list experiments, or PATH.yaml")
     text = "as for a run: data=folder data.root=DIR results_root=DIR …"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+    parser.add_argument("--config-dir", metavar="DIR", help="as for a run: more YAML files, experiments/ among them")
 
 
 def planned(parsed: argparse.Namespace) -> Plan:
@@ -24,4 +25,4 @@ def planned(parsed: argparse.Namespace) -> Plan:
     """
     from tta_bench.launch.experiments import plan
 
-    return plan(parsed.table, parsed.overrides)
+    return plan(parsed.table, parsed.overrides, parsed.config_dir)

@@ -129,6 +129,17 @@ def plugin_configs(group: str) -> Iterator[tuple[str, Path]]:
             yield from ((plugin.name, path) for path in sorted(folder.glob("*.yaml")))
 
 
+def plugin_experiments() -> Iterator[tuple[str, Path]]:
+    """The plug-ins, each with one of its files in ``experiments/`` beside its outermost package; each file once."""
+    found: dict[Path, str] = {}
+    for registry in REGISTRIES:
+        for plugin in entry_points(group=f"tta_bench.{registry}"):
+            with suppress(ImportError):  # told where its items are listed
+                for path in sorted((package_folder(plugin.module) / "experiments").glob("*.yaml")):
+                    found.setdefault(path, plugin.name)
+    yield from ((plugin, path) for path, plugin in found.items())
+
+
 def _mentioning(folder: str, *decorators: str) -> Iterator[Path]:
     """The files of a built-in folder in which one of the decorators is used."""
     for path in sorted((_PACKAGE / folder).glob("*.py")):

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tta_bench.cell import REFERENCE
 from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.launch.composition import Composer, composer, run_section
+from tta_bench.launch.experiment_checks import experiment_faults, with_files
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.grammar import complete_experiment, place, quote_lists
 from tta_bench.launch.hydra_faults import sentence, sentences
@@ -92,10 +93,10 @@ def find_jobs(
         experiments = [o for o in parsed if o.key_or_group == "experiment"]
         faults += sweep_faults(parsed, multirun or any(_is_multirun(o, hydra) for o in experiments))
         faults += _repeated_groups(parsed, hydra)
-        swept = _sweep_of(experiments, hydra)
-        overruled = _overruled_rows(experiments, parsed)
-        if overruled:
-            raise UserError(overruled)
+        swept, typed = _sweep_of(experiments, hydra), parsed
+        refused = [*experiment_faults(experiments), *_overruled_rows(experiments, parsed)]
+        if refused:
+            raise UserError(refused)
         parsed = [*swept, *parsed]
         groups = [o for o in parsed if hydra.options(o.key_or_group)]
         sound = []
@@ -126,7 +127,7 @@ def find_jobs(
         jobs, more = _validate_jobs(checked, hydra, resolve)
         faults += more
     if faults:
-        raise UserError(list(dict.fromkeys(faults)))
+        raise UserError(with_files(list(dict.fromkeys(faults)), experiments, typed))
     return jobs
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, nearest
-from tta_bench.launch.check import find_jobs
-from tta_bench.launch.experiment_files import Experiment, read_experiments
+from tta_bench.launch.check import Job, find_jobs
+from tta_bench.launch.experiment_files import Experiment, find_experiment, read_experiments
 from tta_bench.launch.grammar import quote_lists
 
 
@@ -35,23 +35,38 @@ class Plan:
     overrides: tuple[str, ...]
 
 
-def plan(name: str, overrides: Sequence[str] = ()) -> Plan:
+def plan(word: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Plan:
     """The cells of a table, finished or not; the same as those of ``python -m tta_bench experiment=NAME``.
 
     Args:
-        name: of a file in ``experiments/``.
+        word: name of an experiment, or the path of its file.
         overrides: as on the command line of a run.
+        config_dir: of Hydra's flag ``--config-dir``.
 
     Raises:
-        UserError: an unknown table, or every fault of the overrides.
+        UserError: an unknown table, or every fault of its file or of the overrides.
     """
-    experiments = read_experiments()
-    if name not in experiments:
-        raise UserError(f"unknown table '{name}': {nearest(name, experiments)}")
-    experiment = experiments[name]
+    name = find_experiment(word, config_dir)
+    if name is None:
+        raise UserError(
+            f"unknown table '{word}': {nearest(word, read_experiments())} One's own is given by its path, PATH.yaml"
+        )
+    quoted = quote_lists([f"experiment={name}", *overrides], multirun=True, config_dir=config_dir)
+    return plan_of(name, find_jobs(quoted, config_dir=config_dir), overrides)
+
+
+def plan_of(name: str, jobs: Sequence[Job], overrides: Sequence[str]) -> Plan:
+    """The cells of the jobs of an experiment.
+
+    Args:
+        name: of the experiment.
+        jobs: of its command line.
+        overrides: of that as they were typed, without the experiment.
+    """
+    experiment = read_experiments()[name]
     labels = experiment.choices()
     cells = []
-    for job in find_jobs(quote_lists([f"experiment={name}", *overrides], multirun=True)):
+    for job in jobs:
         assert job.row is not None
         cells += [PlannedCell(labels[job.row], cell) for cell in Cell.all_of(job.config)]
     return Plan(experiment, tuple(cells), tuple(overrides))

@@ -18,7 +18,7 @@ from yaml import YAMLError
 from tta_bench.data.readers.base import available_domains
 from tta_bench.errors import UserError
 from tta_bench.launch.catalogue import plugin_configs
-from tta_bench.launch.experiment_files import read_experiments
+from tta_bench.launch.experiment_files import find_experiment, read_experiments
 from tta_bench.launch.text import (
     TEXTS,
     Known,
@@ -48,10 +48,11 @@ def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None
     """The command line in Hydra's grammar, from a more forgiving one; the only place that writes names in it.
 
     Names and paths are text, see :mod:`tta_bench.launch.text`. Lists of targets, and of seeds outside a sweep, are
-    marked as lists; mappings replace their defaults; a group is chosen with and without ``+``.
+    marked as lists; mappings replace their defaults; a group is chosen with and without ``+``. An experiment that is
+    chosen by its path is read, and chosen by its name.
 
     Raises:
-        UserError: words that are not UTF-8.
+        UserError: words that are not UTF-8, or a file that holds no experiment.
     """
     require_utf8(arguments)
     pairs = [(key.lstrip("+"), equals, value, key) for key, equals, value in (a.partition("=") for a in arguments)]
@@ -63,6 +64,8 @@ def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None
             quoted.append(argument)
         elif bare == "method":
             quoted.append(f"+method={value}")
+        elif bare == "experiment":
+            quoted.append(f"{bare}={find_experiment(value, config_dir) or value}")
         elif bare in IN_DEFAULTS:
             quoted.append(f"{bare}={value}")
         elif bare == "seed" and "," in value and not multirun and not value.startswith(("[", "'", '"')):

@@ -135,6 +135,18 @@ def _key(
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def serves(checkpoint: Description, config: RunConfig) -> bool:
+    """Whether a source model that was trained here is the one that a run with this configuration needs."""
+    if checkpoint.domain != config.source or config.checkpoint is not None:
+        return False
+    size, classes, activation = checkpoint.image_size, checkpoint.classes, checkpoint.activation
+    given = (size, {name: tuple(values) for name, values in classes.items()}, activation)
+    if given != (config.data.image_size, dict(config.data.classes), config.data.activation):
+        return False
+    key = _key(checkpoint.fingerprint, size, classes, activation, config.model, config.training)
+    return checkpoint.path.parent.name == key
+
+
 def branchless_twin(checkpoint: Description, root: Path) -> Description | None:
     """The source model without branches whose data, network and training are otherwise those of ``checkpoint``.
 

@@ -98,11 +98,11 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], met
 
 def commands(table: Table) -> list[str]:
     """What to type to compute and to report the table again."""
-    experiment, overrides = table.plan.experiment, table.plan.overrides
-    reference = [] if table.reference == experiment.reference else ["--reference", table.reference]
+    overrides, word = table.plan.overrides, table.plan.experiment.word
+    reference = [] if table.reference == table.plan.experiment.reference else ["--reference", table.reference]
     return [
-        shlex.join(["python", "-m", "tta_bench", f"experiment={experiment.name}", *overrides]),
-        shlex.join(["tta-bench", "report", experiment.name, *overrides, *reference]),
+        shlex.join(["python", "-m", "tta_bench", f"experiment={word}", *overrides]),
+        shlex.join(["tta-bench", "report", word, *overrides, *reference]),
     ]
 
 

@@ -1,0 +1,34 @@
+"""Join results folders of several machines: merge FROM… INTO copies what INTO lacks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The folders."""
+    text = "results folders; the last is the one to copy into, and need not exist"
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help=text)
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be copied")
+
+
+def run(parsed: argparse.Namespace) -> None:
+    """Copy, and count."""
+    from tta_bench.errors import UserError
+    from tta_bench.records.merging import merge, plan_merge
+
+    *sources, into = parsed.folders
+    if not sources:
+        raise UserError(f"merge FROM… {into}: name the folders to copy from, and last the one to copy into")
+    planned = plan_merge(sources, into)
+    copied = [] if parsed.dry_run else [*merge(planned)]
+    models = len(planned.models)
+    print(
+        f"{'copied' if copied or not parsed.dry_run else 'to copy:'} {len(planned.cells)} cells and {models} source "
+        f"models into {into}; {planned.present} cells were there"
+    )
+    if planned.unfinished:
+        print(
+            f"{planned.unfinished} cells are left out, because they are not finished: run them where they are, or here"
+        )

@@ -1,0 +1,77 @@
+"""What the rows and the sweep of an experiment set, against the methods and the schema of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+
+from hydra.core.override_parser.types import Override
+
+from tta_bench.errors import nearest, nearest_key
+from tta_bench.launch.experiment_files import Experiment, read_experiments
+from tta_bench.launch.overrides import sweep_values
+from tta_bench.methods.base import METHODS
+from tta_bench.schema import valid_keys
+
+
+def experiment_faults(experiments: Sequence[Override]) -> list[str]:
+    """A sentence for every key in the rows of the chosen experiments that a run does not have.
+
+    Their values, and the keys of the sweep, are checked as those of a command line.
+    """
+    return [f"{experiment.word}: {fault}" for experiment in _chosen(experiments) for fault in _row_faults(experiment)]
+
+
+def with_files(faults: Sequence[str], experiments: Sequence[Override], typed: Sequence[Override]) -> list[str]:
+    """The faults, those that a user's file has brought with its path.
+
+    Args:
+        faults: of a command line.
+        experiments: that it chooses.
+        typed: all that it sets itself.
+    """
+    own = {override.key_or_group for override in typed}
+    files = {
+        key: experiment.path
+        for experiment in _chosen(experiments)
+        for key in (*experiment.sweep, *(key for row in experiment.rows.values() for key in row))
+        if experiment.path is not None and key not in own
+    }
+    paths = [next((path for key, path in files.items() if key in fault), None) for fault in faults]
+    return [fault if path is None else f"{path}: {fault}" for path, fault in zip(paths, faults, strict=True)]
+
+
+def _chosen(experiments: Sequence[Override]) -> list[Experiment]:
+    known = read_experiments()
+    return [known[name] for override in experiments for name in sweep_values(override) if name in known]
+
+
+def _row_faults(experiment: Experiment) -> Iterator[str]:
+    for label, values in experiment.rows.items():
+        kind = METHODS.get(values["method"])
+        options = ["preset", *(field.name for field in fields(kind.Options))]
+        for key in values:
+            group, *inner = key.split(".")
+            if group == "method" and inner and inner[0] not in options:
+                yield f"rows.{label}: unknown key '{key}': {nearest_key(f'method.{inner[0]}', options)}"
+            elif group != "method":
+                yield from (f"rows.{label}: {fault}" for fault in _key_faults(key))
+
+
+def _key_faults(key: str) -> Iterator[str]:
+    """Why a dotted key is none of a run's; below a mapping of the user's own, such as ``data.classes``, any is."""
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        try:
+            valid = valid_keys(parts[:depth])
+        except AttributeError:
+            return
+        if part not in valid:
+            name = ".".join(parts[: depth + 1])
+            yield f"unknown key '{key}': {nearest_key(name, valid) if depth else nearest(name, valid)}"
+            return
+    try:
+        inner = valid_keys(parts)
+    except AttributeError:
+        return
+    yield f"'{key}' is a group: set its keys, such as {key}.{inner[0]}, or choose several under sweep"

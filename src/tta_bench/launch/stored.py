@@ -1,0 +1,234 @@
+"""Cells that lie in a results folder, whatever has made them: read from their ``config.yaml``, chosen, filtered."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tta_bench.cell import Cell
+from tta_bench.errors import UserError, nearest
+from tta_bench.launch.check import Job
+from tta_bench.launch.experiments import Plan
+from tta_bench.launch.validation import validate
+from tta_bench.records.finished import DamagedError, read_json
+from tta_bench.runtime.files import file_fault, write_atomically
+from tta_bench.runtime.paths import CONFIG_DIR
+
+GROUPS = ("method", "data", "model", "protocol")
+"""Sections that are called by their key ``name``."""
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_HASH = re.compile("[0-9a-f]{4,16}")
+
+
+def record_of(cell: Cell) -> dict[str, Any]:
+    """What ``config.yaml`` says of a cell, as :func:`cell_of` reads it."""
+    return {**cell.identity(), "method": cell.method}
+
+
+def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
+    """The cell of a record, in this results folder; what only changes speed or display has its default.
+
+    Raises:
+        UserError: every key that this version and its plug-ins do not know.
+    """
+    others = {
+        "seed": [record.get("seed")],
+        "metrics": ["dice"],
+        "logger": {"name": "none"},
+        "results_root": str(root),
+        "force": False,
+        "device": "auto",
+        "lockstep": "auto",
+        "diagnostics": {"empirical_gradient": False},
+    }
+    sections = {key: value for key, value in record.items() if key not in ("hash", "seed", "results_root")}
+    config = validate(
+        {
+            **others,
+            **sections,
+            "data": {"max_pixels": _shipped("data/synthetic")["max_pixels"], **_section(record, "data")},
+            "training": {**_shipped("training/quick"), "branch_weights": {}, **_section(record, "training")},
+        }
+    )
+    return Cell.of(config, config.seed[0])
+
+
+def _section(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    section = record.get(name, {})
+    return section if isinstance(section, Mapping) else {}
+
+
+@cache
+def _shipped(path: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((CONFIG_DIR / f"{path}.yaml").read_text(encoding="utf-8"))
+    return {key: value for key, value in content.items() if key != "defaults"}
+
+
+def stored_cells(root: Path) -> tuple[list[Cell], list[str]]:
+    """All cells of a results folder by hash, finished or not, and a sentence for each that cannot be read."""
+    cells, faults = [], []
+    for path in sorted((root / "cells").glob("*/config.yaml")):
+        try:
+            fault = file_fault(path)
+            content = yaml.load(path.read_bytes(), Loader=_LOADER) if fault is None else None
+            if not isinstance(content, Mapping):
+                raise UserError(fault or "is no configuration")
+            cell = cell_of(content, root)
+            if cell.folder().hash != path.parent.name:
+                raise UserError("is of a version that gave other numbers")
+            cells.append(cell)
+        except (UserError, yaml.YAMLError, UnicodeDecodeError) as error:
+            faults.append(f"{path}: {str(error).splitlines()[0]}")
+    return cells, faults
+
+
+def cells_by_hash(root: Path, prefixes: Sequence[str]) -> list[Cell]:
+    """The cells of a results folder whose hashes begin so, in the order of the prefixes.
+
+    Raises:
+        UserError: a prefix that is none, or of no or several cells.
+    """
+    cells, unreadable = stored_cells(root)
+    found, faults = [], []
+    for prefix in prefixes:
+        own = [cell for cell in cells if _HASH.fullmatch(prefix) and cell.folder().hash.startswith(prefix)]
+        found += own[:1]
+        if len(own) > 1:
+            faults.append(f"{prefix} begins the hash of {len(own)} cells: give more of its digits")
+        elif not own:
+            lies = [fault for fault in unreadable if f"/{prefix}" in fault]
+            hint = "'tta-bench cells' lists them; four digits or more are enough"
+            faults += lies or [f"{prefix} is no cell of {root / 'cells'}: {hint}"]
+    if faults:
+        raise UserError(faults)
+    return list({cell.folder().hash: cell for cell in found}.values())
+
+
+# Filters
+
+
+def parse_where(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Key -> patterns of which one must fit: ``method=tent,sar,source=D`` are TENT and SAR on D.
+
+    Raises:
+        UserError: a text that begins with no ``KEY=``.
+    """
+    where: dict[str, list[str]] = {}
+    for text in texts:
+        key = ""
+        for part in text.split(","):
+            name, equals, value = part.partition("=")
+            key, value = (name.strip(), value) if equals else (key, part)
+            if not key:
+                raise UserError(f"--where {text}: write KEY=VALUE, for example --where method=tent,source=D")
+            where.setdefault(key, []).append(value)
+    return where
+
+
+def facts(cell: Cell) -> dict[str, Any]:
+    """What a cell may be filtered by: ``hash``, ``source``, ``target``, ``seed`` and dotted keys; groups by name."""
+    content = {"checkpoint": None, **record_of(cell), "hash": cell.folder().hash, "seed": cell.seed}
+    flat_content = flat(content)
+    return flat_content | {group: flat_content[f"{group}.name"] for group in GROUPS}
+
+
+def check_keys(where: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse filters by keys that no cell has.
+
+    Raises:
+        UserError: each with the nearest one.
+    """
+    names = {*known}
+    faults = [f"--where {key}=: {nearest(key, names)}" for key in where if key not in names]
+    if faults:
+        raise UserError(faults)
+
+
+def fits(where: Mapping[str, Sequence[str]], of: Mapping[str, Any]) -> bool:
+    """Whether a cell's facts are as every filter asks for; of a list one value has to be."""
+    return all(
+        any(_equal(pattern, value) for pattern in patterns for value in _values(of.get(key)))
+        for key, patterns in where.items()
+    )
+
+
+def _values(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else (value,)
+
+
+def _equal(pattern: str, value: Any) -> bool:
+    """Whether a value reads like this, or is the same number."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return float(pattern) == value
+        except ValueError:
+            return False
+    return fnmatch.fnmatchcase(value if isinstance(value, str) else json.dumps(value), pattern)
+
+
+def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings with dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+# The last sweep
+
+
+def last_sweep(root: Path) -> Path:
+    """Where the latest sweep is written down."""
+    return root / "last_sweep.json"
+
+
+def remember_sweep(words: Sequence[str], jobs: Sequence[Job], plan: Plan | None, config_dir: str | None) -> None:
+    """Write a sweep down before it starts; a folder that only may be read keeps the one before.
+
+    Args:
+        words: of the command line.
+        jobs: its runs, at least one.
+        plan: of its experiment; None without one.
+        config_dir: of Hydra's flag ``--config-dir``.
+    """
+    content: dict[str, Any] = {"command": [*words], "table": None, "overrides": [], "config_dir": config_dir}
+    if plan is not None:  # planned again when it is asked for: the rows are more than the cells
+        content |= {"table": plan.experiment.word, "overrides": [*plan.overrides], "cells": []}
+    else:
+        cells = [cell for job in jobs for cell in with_references(Cell.all_of(job.config))]
+        content["cells"] = list({cell.folder().hash: record_of(cell) for cell in cells}.values())
+    with suppress(UserError):
+        write_atomically(last_sweep(jobs[0].config.results_root), json.dumps(content) + "\n")
+
+
+def read_last_sweep(root: Path) -> dict[str, Any]:
+    """The content of that file.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    path = last_sweep(root)
+    try:
+        content = read_json(path)
+        if not isinstance(content.get("cells"), list):
+            raise DamagedError(f"{path} (it has no cells)")
+    except DamagedError as error:
+        raise UserError(
+            f"no sweep is known here, {error}: run one with -m or experiment=NAME, or choose the folder with "
+            "results_root=DIR"
+        ) from None
+    return content
+
+
+def with_references(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, each after the one without adaptation that it is compared with."""
+    return [each for cell in cells for each in (cell.reference(), cell) if each is not None]

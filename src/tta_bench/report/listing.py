@@ -1,0 +1,183 @@
+"""The cells of a results folder as a list: what each is, what differs from the defaults, and how it stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, NamedTuple
+
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from rich import box
+from rich.table import Table
+
+from tta_bench.cell import REFERENCE, Cell
+from tta_bench.errors import UserError
+from tta_bench.launch.composition import Composer
+from tta_bench.launch.stored import flat, record_of
+from tta_bench.launch.sweeps import shown_value
+from tta_bench.methods.options import default_options
+from tta_bench.records.finished import DamagedError, read_json
+from tta_bench.report.cells import read_cell
+from tta_bench.report.text import number
+from tta_bench.runtime.names import csv_file, literal
+
+COLUMNS = ("hash", "method", "differs", "source", "target", "training_seed", "order", "seed", "dice", "status", "time")
+"""Of the CSV."""
+
+_OWN_COLUMN = ("source", "target", "seed", "method.name", "training.seed", "protocol.order")
+
+
+class Listed(NamedTuple):
+    """One cell.
+
+    Attributes:
+        cell: that it is.
+        differs: what is not as by default, as ``KEY=VALUE``.
+        dice: percent, mean over targets; None unless it is done or stale.
+        status: of :data:`tta_bench.report.cells.STATES`.
+        time: of its last change of status, ISO 8601; empty where that is not known.
+    """
+
+    cell: Cell
+    differs: str
+    dice: float | None
+    status: str
+    time: str
+
+
+def listed(cells: Sequence[Cell], hydra: Composer) -> list[Listed]:
+    """The cells by method, what differs, source and seed; ``hydra`` knows the defaults."""
+    found = []
+    usual = Usual(hydra)
+    for cell in cells:
+        reading = read_cell(cell)
+        dice = None if reading.results is None else float(reading.results[0]["dice"])
+        try:
+            time = str(read_json(cell.folder().path / "status.json").get("time", ""))
+        except DamagedError:
+            time = ""
+        found.append(Listed(cell, usual.differs(cell), dice, reading.status, time))
+    return sorted(found, key=lambda one: (one.cell.config.method["name"], one.differs, one.cell.config.source))
+
+
+class Usual:
+    """The defaults of a run, per choice of data set and network.
+
+    Args:
+        hydra: that composes them.
+    """
+
+    def __init__(self, hydra: Composer) -> None:
+        self.hydra = hydra
+        self._of = cache(self._composed)
+        self._trainings = hydra.options("training")
+
+    def differs(self, cell: Cell) -> str:
+        """What is not as by default: choices of groups first, then keys that are not as their choice has them."""
+        config = cell.config
+        data, model = config.data.name, config.model.name
+        found = flat({key: value for key, value in record_of(cell).items() if key != "method"})
+        rest = [(training, self._different(found, self._of(data, model, training))) for training in self._trainings]
+        training, keys = min(rest, key=lambda each: len(each[1]))
+        first = self._of(*self._default())
+        chosen = {"data": data, "model": model, "training": training, "checkpoint": config.checkpoint}
+        words = [
+            f"{key}={shown_value(str(value))}" for key, value in chosen.items() if str(value) != str(first.get(key))
+        ]
+        words += [f"{key.removesuffix('.name')}={shown_value(found[key])}" for key in keys if key != "checkpoint"]
+        return " ".join([*self._options(cell), *words])
+
+    def _options(self, cell: Cell) -> list[str]:
+        method = {key: value for key, value in cell.method.items() if key != "name"}
+        try:
+            preset = {"preset": method["preset"]} if "preset" in method else {}
+            default = flat({"preset": "uniform", **asdict(default_options(cell.config.method["name"], **preset))})
+        except UserError:  # of a plug-in whose file is gone
+            default = {}
+        own = flat(method)
+        return [
+            f"{key}={shown_value(value)}" for key, value in own.items() if _plain(default.get(key)) != _plain(value)
+        ]
+
+    def _default(self) -> tuple[str, str, str]:
+        config: Any = OmegaConf.to_container(self.hydra.compose([f"+method={REFERENCE}"]), resolve=True)
+        return config["data"]["name"], config["model"]["name"], config["training"]["name"]
+
+    def _composed(self, data: str, model: str, training: str) -> dict[str, Any]:
+        """Dotted keys of a run of these choices, and the choices; those of the defaults where there are none such."""
+        choices = [f"data={data}", f"model={model}", f"training={training}"]
+        known = [text for text in choices if text.partition("=")[2] in self.hydra.options(text.partition("=")[0])]
+        try:
+            composed = self.hydra.compose([*known, f"+method={REFERENCE}"])
+        except HydraException:
+            composed = self.hydra.compose([f"+method={REFERENCE}"])
+        content: Any = OmegaConf.to_container(composed, resolve=True)
+        return {**flat(content), "data": data, "model": model, "training": training}
+
+    def _different(self, found: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+        """Keys whose values are others; groups' own names are told by the choices."""
+        left_out = {*_OWN_COLUMN, "data.name", "model.name", "data.root"}
+        return [
+            key
+            for key, value in found.items()
+            if key not in left_out and key in usual and _plain(usual[key]) != _plain(value)
+        ]
+
+
+def _plain(value: Any) -> Any:
+    """As it is read back: 15 and 15.0 are equal, and so are lists and tuples."""
+    return json.loads(json.dumps(value))
+
+
+def cells_table(found: Sequence[Listed], now: datetime | None = None) -> Table:
+    """For a terminal."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
+    table.add_column("cell", no_wrap=True)
+    for heading in ("method", "differs from the defaults", "source"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("seed", "Dice"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    for one in found:
+        config = one.cell.config
+        repeats = {"training": config.training.seed, "order": config.protocol.order}
+        seeds = "/".join(map(str, (one.cell.seed, *(repeats.values() if any(repeats.values()) else ()))))
+        words = (one.cell.folder().hash, config.method["name"], one.differs, config.source, seeds)
+        age = _age(one.time, now or datetime.now(UTC))
+        table.add_row(*map(literal, (*words, number(one.dice) if one.dice is not None else "", one.status, age)))
+    if any(config.training.seed or config.protocol.order for config in (one.cell.config for one in found)):
+        table.caption = "seed: of the draws/of the training/order of the images"
+    return table
+
+
+def cells_csv(found: Sequence[Listed]) -> str:
+    """As :data:`COLUMNS`."""
+    rows = []
+    for one in found:
+        config = one.cell.config
+        values = (one.cell.folder().hash, config.method["name"], one.differs, config.source, ",".join(one.cell.targets))
+        seeds = (config.training.seed, config.protocol.order, one.cell.seed)
+        dice = "" if one.dice is None else one.dice
+        rows.append(dict(zip(COLUMNS, (*values, *seeds, dice, one.status, one.time), strict=True)))
+    return csv_file(COLUMNS, rows)
+
+
+def _age(time: str, now: datetime) -> str:
+    """How long ago, in the largest unit of which there is one.
+
+    >>> _age("2026-01-01T00:00:00+00:00", datetime(2026, 1, 3, tzinfo=UTC))
+    '2 d'
+    """
+    try:
+        seconds = (now - datetime.fromisoformat(time)).total_seconds()
+    except (ValueError, TypeError):
+        return ""
+    unit, size = next(
+        ((unit, size) for unit, size in (("d", 86400), ("h", 3600), ("min", 60)) if seconds >= size), ("s", 1)
+    )
+    return f"{max(0, int(seconds // size))} {unit}"

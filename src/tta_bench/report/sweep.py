@@ -1,0 +1,87 @@
+"""One table of any cells, as a sweep prints it at its end and ``tta-bench report --last`` later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from tta_bench.cell import Cell
+from tta_bench.errors import UserError, shown
+from tta_bench.launch.experiments import Plan
+from tta_bench.launch.stored import with_references
+from tta_bench.launch.sweeps import Group, groups
+from tta_bench.metrics.base import Metric
+from tta_bench.metrics.dice import dice_score
+from tta_bench.report.model import Table
+from tta_bench.report.tables import build_table
+from tta_bench.report.text import number, p_value
+from tta_bench.report.write import summary_table
+from tta_bench.runtime.names import literal
+
+
+def summary(tables: Sequence[tuple[str, Table]]) -> RichTable:
+    """The summaries of tables below each other, each compared within itself alone.
+
+    Args:
+        tables: each with what tells it from the others, which stands behind its labels.
+    """
+    if len(tables) == 1:
+        return summary_table(tables[0][1])
+    columns = list(dict.fromkeys(column for _, table in tables for column in table.columns))
+    references = list(dict.fromkeys(table.reference for _, table in tables))
+    printed = summary_table(tables[0][1])  # for its title and form
+    missing = sum(len(table.missing) for _, table in tables)
+    gaps = f", {missing} cells missing" if missing else ""
+    name = tables[0][1].name.rpartition("_")[0]
+    combined = RichTable(
+        box=printed.box,
+        title=literal(f"{name}: {tables[0][1].metric.in_unit}{gaps}"),
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )
+    combined.add_column("row", overflow="fold")
+    for column in columns:
+        combined.add_column(literal(column), justify="right", min_width=5, overflow="fold")
+    reference = references[0] if len(references) == 1 else "reference"
+    combined.add_column(Text.assemble("minus\n", literal(reference)), justify="right", min_width=6, overflow="fold")
+    combined.add_column("p\n(Holm)", justify="right", no_wrap=True)
+    for settings, table in tables:
+        combined.add_section()
+        for row in table.rows:
+            values = [number(row.result(column).value) if column in table.columns else "" for column in columns]
+            comparison = row.vs_reference
+            gain = ("", "") if comparison is None else (number(comparison.mean, form="+"), p_value(comparison.p_holm))
+            combined.add_row(*map(literal, (f"{row.label} {settings}", *values, *gain)))
+    return combined
+
+
+def show_sweep(console: Console, plan: Plan | None, cells: Sequence[Cell]) -> None:
+    """Print the one table of a sweep that has ended; why there is none, where its cells cannot be compared.
+
+    Args:
+        console: to print to.
+        plan: of an experiment, whose rows are named; None for any other sweep.
+        cells: of the sweep.
+    """
+    try:
+        found = [Group("", plan)] if plan is not None else groups(with_references(cells), "sweep", "")
+        console.print(summary(tables(found)))
+    except UserError as error:
+        for fault in error.faults:
+            console.print(literal(f"no table of all cells: {shown(fault)}"), soft_wrap=True)
+
+
+def with_finished_references(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, and those without adaptation that they are compared with as far as they are finished."""
+    return [cell for cell in with_references(cells) if cell in cells or cell.finished() is not None]
+
+
+def tables(
+    found: Sequence[Group], reference: str | None = None, metric: Metric = dice_score
+) -> list[tuple[str, Table]]:
+    """The tables of groups of cells; arguments as of :func:`tta_bench.report.tables.build_table`."""
+    return [(group.settings, build_table(group.plan, reference, metric)) for group in found]
