@@ -91,6 +91,14 @@ def _as_lockstep(value: Any) -> Any:
     raise ValueError(f"lockstep={value}: give the number of streams, {valid}, or auto")
 
 
+def _as_devices(value: Any) -> Any:
+    if isinstance(value, int | list | tuple) and not isinstance(value, bool):
+        return as_tuple(value)
+    if value == "auto":
+        return value
+    raise ValueError(f"launch.devices={value}: give numbers of GPUs, such as [0,1], or auto")
+
+
 def _distinct(key: str) -> AfterValidator:
     """Refuse an empty list, and one that names something twice."""
 
@@ -286,6 +294,16 @@ class LoggerConfig(Section):
     name: str
 
 
+class LaunchConfig(Section):
+    """How the cells of a sweep share a machine; changes no number, but see ``docs/launchers.md`` on threads."""
+
+    devices: Annotated[
+        Literal["auto"] | Annotated[tuple[Annotated[int, Range(0, 2**10)], ...], _distinct("launch.devices")],
+        BeforeValidator(_as_devices),
+    ] = Field(default="auto", description="GPUs to use, by number; auto: all")
+    cells_per_device: Annotated[int, Range(1, 2**10)] = Field(default=1, description="at once on each GPU")
+
+
 def _dice_first(metrics: tuple[str, ...]) -> tuple[str, ...]:
     """The metric that every cell has comes first, whether it is asked for or not."""
     return tuple(dict.fromkeys(("dice", *metrics)))
@@ -308,6 +326,7 @@ class RunConfig(Section):
     protocol: ProtocolConfig
     diagnostics: DiagnosticsConfig
     logger: LoggerConfig
+    launch: LaunchConfig = LaunchConfig()
     results_root: UserPath
     force: bool
     device: Literal["auto", "cpu", "cuda"]

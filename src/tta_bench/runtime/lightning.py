@@ -30,7 +30,7 @@ def one_device_trainer(device: torch.device, callbacks: Sequence[pl.Callback], *
     """
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=[torch.cuda.current_device()] if device.type == "cuda" else 1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

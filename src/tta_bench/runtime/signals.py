@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
 from types import FrameType
@@ -23,6 +23,7 @@ _owner: int | None = None  # the process that installed the handlers; one forked
 _received: signal.Signals | None = None
 _since = 0.0
 _at_stake = 0
+_hand_on: Callable[[signal.Signals], object] | None = None
 
 
 class Stopped(BaseException):
@@ -97,6 +98,21 @@ def at_stake() -> Iterator[None]:
         _at_stake -= 1
 
 
+@contextmanager
+def handed_on(to: Callable[[signal.Signals], object]) -> Iterator[None]:
+    """A signal is handed on before it raises: to processes that would not live through what the exception does.
+
+    Args:
+        to: called with the signal, in the main thread, wherever that is.
+    """
+    global _hand_on
+    _hand_on = to
+    try:
+        yield
+    finally:
+        _hand_on = None
+
+
 def check() -> None:
     """Stop now if a signal came whose exception got lost.
 
@@ -125,6 +141,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
             _leave(_received)
         return
     _received, _since = signal.Signals(number), monotonic()
+    if _hand_on is not None:
+        _hand_on(_received)
     # The initialisation of a compiled module may end in a crash, an ImportError or nothing at all when it is raised in.
     if not _at_stake and _is_importing(frame):
         _leave(_received)
