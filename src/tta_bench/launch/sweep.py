@@ -67,6 +67,9 @@ class Sweep:
         """Hand a signal on to the workers, and wait while they write down how far they have come.
 
         Launchers end with their process: joblib kills its workers, those of submitit go on as if nothing had happened.
+
+        Raises:
+            KeyboardInterrupt: the launcher would not notice another exception.
         """
         if self.engine.name == "submitit_slurm":
             self._stop_slurm()
@@ -79,6 +82,8 @@ class Sweep:
         deadline = time.monotonic() + _TIDYING
         while self._busy() and time.monotonic() < deadline:
             time.sleep(0.1)
+        if self.engine.name == "ray":
+            raise KeyboardInterrupt  # all that gets through Ray's waiting
 
     def _busy(self) -> list[int]:
         """Processes that work on cells of this sweep, on whatever machine."""
