@@ -49,13 +49,15 @@ def exit_code(number: signal.Signals) -> int:
 def install() -> None:
     """Take SIGINT and SIGTERM for this process, unless another library has; only a main thread can.
 
-    Also where they were ignored, as a shell script makes its background jobs ignore SIGINT: who sends one means it.
+    Also where they were ignored, as a shell script makes its background jobs ignore SIGINT, or blocked, as Ray blocks
+    it in its workers: who sends one means it.
     """
     global _owner
     for number in _WORDS:
         with suppress(ValueError):  # not the main thread
             if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
                 signal.signal(number, _handle)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
                 _owner = os.getpid()
 
 
