@@ -126,7 +126,9 @@ def all_logs(folder, *streams):
 engines = pytest.mark.parametrize("engine", [pytest.param(name, marks=pytest.mark.slow) for name in WORDS])
 
 
-@engines
+@pytest.mark.parametrize(
+    "engine", ["joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in WORDS if name != "joblib")]
+)
 def test_a_sweep_trains_its_source_models_first_and_shows_how_far_it_is(tmp_path, start, engine):
     out, error = start(engine, "+method=bn_only,tent", "source=A,D", "target=B").communicate(timeout=580)
     lines = [line for line in out.splitlines() if " of 6 cells done" in line]
