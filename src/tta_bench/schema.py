@@ -92,9 +92,7 @@ def _as_lockstep(value: Any) -> Any:
 
 
 def _as_devices(value: Any) -> Any:
-    if isinstance(value, int | list | tuple) and not isinstance(value, bool):
-        return as_tuple(value)
-    if value == "auto":
+    if value == "auto" or isinstance(value, list | tuple):
         return value
     raise ValueError(f"launch.devices={value}: give numbers of GPUs, such as [0,1], or auto")
 
@@ -123,6 +121,7 @@ LOCKSTEP = Range(1, 2**16)
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), _distinct("seed")]
+Devices = Annotated[tuple[Annotated[int, Range(0, 2**10)], ...], _distinct("launch.devices")]
 MaskValues = tuple[Annotated[int, Range(0, 255)], ...]
 UserPath = Annotated[Path, BeforeValidator(_as_path)]
 
@@ -297,10 +296,7 @@ class LoggerConfig(Section):
 class LaunchConfig(Section):
     """How the cells of a sweep share a machine; changes no number, but see ``docs/launchers.md`` on threads."""
 
-    devices: Annotated[
-        Literal["auto"] | Annotated[tuple[Annotated[int, Range(0, 2**10)], ...], _distinct("launch.devices")],
-        BeforeValidator(_as_devices),
-    ] = Field(default="auto", description="GPUs to use, by number; auto: all")
+    devices: Annotated[Literal["auto"] | Devices, BeforeValidator(_as_devices)] = "auto"
     cells_per_device: Annotated[int, Range(1, 2**10)] = Field(default=1, description="at once on each GPU")
 
 
