@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from tta_bench.cell import Cell
     from tta_bench.launch.experiments import Plan
+    from tta_bench.launch.sweep import Sweep
     from tta_bench.schema import RunConfig
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -52,6 +54,7 @@ def _main() -> None:
     from tta_bench.launch.hydra_faults import refuse_flags, sentences
     from tta_bench.launch.network_check import check_networks, check_pretrained_weights, check_source_images
     from tta_bench.launch.stored import remember_sweep
+    from tta_bench.launch.sweep import Sweep
     from tta_bench.runtime.names import print_everything, require_utf8
     from tta_bench.runtime.paths import CONFIG_DIR
 
@@ -89,7 +92,11 @@ def _main() -> None:
         with sentences():
             if only_shows or _concerns_hydra(overrides, flags.config_dir):
                 register_configs(overrides)
-                hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)()
+                program = hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")(job)
+                if only_shows:
+                    program()
+                else:
+                    _run_by_hydra(program, Sweep(overrides, flags.config_dir, jobs), jobs)
             else:
                 _run_here(jobs)
     except UserError as error:
@@ -121,17 +128,54 @@ def _run_here(configs: Sequence[RunConfig]) -> None:
 
     Hydra's launchers compose every job again, where it runs: there is no public way to hand them what is composed.
     """
+    from tta_bench.launch.progress import watched
+
     _show_progress()
     for root in dict.fromkeys(config.results_root for config in configs):
         root.mkdir(parents=True, exist_ok=True)
-    for config in configs:
-        attempt(partial(run_and_show, config))
+    with watched(configs) if len(configs) > 1 else nullcontext():
+        for config in configs:
+            attempt(partial(_on_own_device, config))
+
+
+def _run_by_hydra(program: Callable[[], object], sweep: Sweep, configs: Sequence[RunConfig]) -> None:
+    """Run what was checked by the launcher that is chosen; in other processes, source models are trained first.
+
+    Else the workers that want a model would wait for the one that trains it.
+    """
+    from tta_bench.launch.engine import share_cores
+    from tta_bench.launch.progress import watched
+    from tta_bench.launch.workers import to_train
+
+    if not sweep.engine.is_elsewhere:
+        with watched(configs) if len(configs) > 1 else nullcontext():
+            program()
+        return
+    told = share_cores(sweep.engine, len(configs), os.environ)
+    if told is not None:
+        print(told, flush=True)
+    with signals.handed_on(sweep.stop), watched(configs):
+        first = to_train(configs)
+        if first and len(configs) > 1:
+            print(f"source models first: {len(first)}", flush=True)
+            sweep.launch(train, first)
+        try:
+            program()
+        except Exception:
+            signals.check()
+            if not any(_outcomes_elsewhere(configs)):
+                raise
+            logging.getLogger("tta_bench").exception("the launcher %s has ended the sweep", sweep.engine.name)
 
 
 def job(composed: Any) -> None:
     """One job of Hydra, in this process or in one of a launcher."""
+    from tta_bench.launch.workers import begin, place, told
+
     if not _here:
         signals.install()
+        signals.check()  # the process was told to stop, and given one job more
+        engine = begin()
     from omegaconf import OmegaConf
 
     from tta_bench.launch.composition import run_section
@@ -142,7 +186,42 @@ def job(composed: Any) -> None:
     print_everything()
     _show_progress()
     container: Any = OmegaConf.to_container(composed, resolve=True)
-    attempt(lambda console: run_and_show(with_targets(validate(run_section(container))), console))
+
+    def work(console: Console) -> None:
+        config = with_targets(validate(run_section(container)))
+        if _here:
+            _on_own_device(config, console)
+        else:
+            with told(config), place(config, engine):
+                run_and_show(config, console)
+
+    attempt(work)
+
+
+def train(config: RunConfig, _: Any) -> None:
+    """Train the source model of a run, in a process of a launcher."""
+    from tta_bench.launch.workers import begin, place, told
+    from tta_bench.launch.workers import train as train_source_model
+    from tta_bench.runtime.names import print_everything
+
+    signals.install()
+    signals.check()
+    engine = begin()
+    print_everything()
+    _show_progress()
+
+    def work(_: Console) -> None:
+        with told(config), place(config, engine):
+            train_source_model(config)
+
+    attempt(work)
+
+
+def _on_own_device(config: RunConfig, console: Console) -> None:
+    from tta_bench.launch.workers import own_devices
+
+    with own_devices(config):
+        run_and_show(config, console)
 
 
 def run_and_show(config: RunConfig, console: Console) -> None:
@@ -237,7 +316,9 @@ def _outcome(cell: Cell) -> int:
     status = cell.folder().status()
     if status == "interrupted":
         return TERMINATED if cell.folder().error() == "SIGTERM" else INTERRUPTED
-    return 0 if cell.finished() is not None else CRASH
+    if cell.finished() is not None:
+        return 0
+    return USER_ERROR if cell.folder().error().startswith("UserError: ") else CRASH
 
 
 def _first(codes: Sequence[int]) -> int:
@@ -247,4 +328,7 @@ def _first(codes: Sequence[int]) -> int:
 
 if __name__ == "__main__":
     signals.install()
+    # As a module of its name, which the processes of a launcher import: they get no copy of what stands here.
+    from tta_bench.__main__ import main
+
     main()

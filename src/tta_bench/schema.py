@@ -91,6 +91,12 @@ def _as_lockstep(value: Any) -> Any:
     raise ValueError(f"lockstep={value}: give the number of streams, {valid}, or auto")
 
 
+def _as_devices(value: Any) -> Any:
+    if value == "auto" or isinstance(value, list | tuple):
+        return value
+    raise ValueError(f"launch.devices={value}: give numbers of GPUs, such as [0,1], or auto")
+
+
 def _distinct(key: str) -> AfterValidator:
     """Refuse an empty list, and one that names something twice."""
 
@@ -115,6 +121,7 @@ LOCKSTEP = Range(1, 2**16)
 
 Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), _distinct("seed")]
+Devices = Annotated[tuple[Annotated[int, Range(0, 2**10)], ...], _distinct("launch.devices")]
 MaskValues = tuple[Annotated[int, Range(0, 255)], ...]
 UserPath = Annotated[Path, BeforeValidator(_as_path)]
 
@@ -286,6 +293,13 @@ class LoggerConfig(Section):
     name: str
 
 
+class LaunchConfig(Section):
+    """How the cells of a sweep share a machine; changes no number, but see ``docs/launchers.md`` on threads."""
+
+    devices: Annotated[Literal["auto"] | Devices, BeforeValidator(_as_devices)] = "auto"
+    cells_per_device: Annotated[int, Range(1, 2**10)] = Field(default=1, description="at once on each GPU")
+
+
 def _dice_first(metrics: tuple[str, ...]) -> tuple[str, ...]:
     """The metric that every cell has comes first, whether it is asked for or not."""
     return tuple(dict.fromkeys(("dice", *metrics)))
@@ -308,6 +322,7 @@ class RunConfig(Section):
     protocol: ProtocolConfig
     diagnostics: DiagnosticsConfig
     logger: LoggerConfig
+    launch: LaunchConfig = LaunchConfig()
     results_root: UserPath
     force: bool
     device: Annotated[str, AfterValidator(check_device)]

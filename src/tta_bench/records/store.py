@@ -87,6 +87,11 @@ class CellFolder:
         """Why a cell failed, or the signal that interrupted it; else empty."""
         return self._status().get("error", "")
 
+    def process(self) -> int | None:
+        """The process that has written the status, by its number on its machine; None if never started."""
+        number = self._status().get("process", "")
+        return int(number) if number.isdecimal() else None
+
     def finished(self, *, thoroughly: bool = False) -> tuple[dict[str, Any], list[dict[str, str]]] | None:
         """The content of ``summary.json`` and the rows of ``per_image.csv``, if the cell is finished.
 
@@ -119,6 +124,8 @@ class CellFolder:
         try:
             content = read_json(path)
             texts = {key: value for key in ("status", "error") if isinstance(value := content.get(key), str)}
+            if isinstance(number := content.get("process"), int):
+                texts["process"] = str(number)
             if texts.get("status") not in STATUSES:
                 raise DamagedError(f"{path} (it tells no status)")
         except DamagedError as error:

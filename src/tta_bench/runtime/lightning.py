@@ -31,7 +31,7 @@ def one_device_trainer(device: torch.device, callbacks: Sequence[pl.Callback], *
     """
     return pl.Trainer(
         accelerator="gpu" if is_gpu(device) else "cpu",
-        devices=[device.index or 0] if is_gpu(device) else 1,
+        devices=[torch.cuda.current_device() if device.index is None else device.index] if is_gpu(device) else 1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

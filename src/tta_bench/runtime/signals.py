@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
 from types import FrameType
@@ -23,6 +23,7 @@ _owner: int | None = None  # the process that installed the handlers; one forked
 _received: signal.Signals | None = None
 _since = 0.0
 _at_stake = 0
+_hand_on: Callable[[signal.Signals], object] | None = None
 
 
 class Stopped(BaseException):
@@ -48,14 +49,15 @@ def exit_code(number: signal.Signals) -> int:
 def install() -> None:
     """Take SIGINT and SIGTERM for this process, unless another library has; only a main thread can.
 
-    Also where they were ignored, as a shell script makes its background jobs ignore SIGINT: whoever sends one wants
-    the process to end.
+    Also where they were ignored, as a shell script makes its background jobs ignore SIGINT, or blocked, as Ray blocks
+    it in its workers: whoever sends one wants the process to end.
     """
     global _owner
     for number in _WORDS:
         with suppress(ValueError):  # not the main thread
             if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
                 signal.signal(number, _handle)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
                 _owner = os.getpid()
 
 
@@ -98,6 +100,21 @@ def at_stake() -> Iterator[None]:
         _at_stake -= 1
 
 
+@contextmanager
+def handed_on(to: Callable[[signal.Signals], object]) -> Iterator[None]:
+    """A signal is handed on before it raises: to processes that would not live through what the exception does.
+
+    Args:
+        to: called with the signal, in the main thread, wherever that is.
+    """
+    global _hand_on
+    _hand_on = to
+    try:
+        yield
+    finally:
+        _hand_on = None
+
+
 def check() -> None:
     """Stop now if a signal came whose exception got lost.
 
@@ -126,6 +143,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
             _leave(_received)
         return
     _received, _since = signal.Signals(number), monotonic()
+    if _hand_on is not None:
+        _hand_on(_received)
     # The initialisation of a compiled module may end in a crash, an ImportError or nothing at all when it is raised in.
     if not _at_stake and _is_importing(frame):
         _leave(_received)

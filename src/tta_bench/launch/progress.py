@@ -1,0 +1,173 @@
+"""How far a sweep is, told in the terminal that started it; whatever runs the cells, the results folder knows."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tta_bench.errors import shown
+
+if TYPE_CHECKING:
+    from tta_bench.cell import Cell
+    from tta_bench.schema import RunConfig
+
+_LOOK, _TELL, _REMIND = 1.0, 2.0, 30.0
+"""Seconds between two looks; at least between two lines; at most, while cells are left."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Cells of a sweep by what has become of them; those that are left wait.
+
+    Attributes:
+        total: all of them.
+        done: finished, now or before.
+        running: with a process that works on them.
+        failed: with an exception.
+        stopped: interrupted, or killed: the next run goes on with them.
+    """
+
+    total: int
+    done: int = 0
+    running: int = 0
+    failed: int = 0
+    stopped: int = 0
+
+    @property
+    def left(self) -> int:
+        """Those that may still be finished by this run."""
+        return self.total - self.done - self.failed - self.stopped
+
+
+def progress_line(tally: Tally, finished: int, seconds: float) -> str:
+    """A line such as ``12 of 30 cells done, 2 running, 1 failed; 4.0 a minute, about 4 min left``.
+
+    Args:
+        tally: of all cells.
+        finished: cells that were done in this run.
+        seconds: that it has taken.
+    """
+    counts = [f"{tally.done} of {tally.total} cells done"]
+    named = {"running": tally.running, "failed": tally.failed, "interrupted or killed": tally.stopped}
+    counts += [f"{number} {name}" for name, number in named.items() if number]
+    if not finished or seconds <= 0:
+        return ", ".join(counts)
+    per_second = finished / seconds
+    speed = f"{per_second * 60:.1f} a minute" if per_second >= 1 / 60 else f"{per_second * 3600:.1f} an hour"
+    remaining = f", about {duration(tally.left / per_second)} left" if tally.left else ""
+    return f"{', '.join(counts)}; {speed}{remaining}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit in which it has one to two digits: ``50 s``, ``12 min``, ``3.5 h``, ``4.2 days``."""
+    for unit, size, limit, digits in (("s", 1, 90, 0), ("min", 60, 5400, 0), ("h", 3600, 129600, 1)):
+        if seconds < limit:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds / 86400:.1f} days"
+
+
+class Watcher:
+    """Looks at the cells of a sweep, and tells their number and every failure once.
+
+    Args:
+        configs: all runs of the sweep; their cells and the references of those are watched.
+    """
+
+    def __init__(self, configs: Sequence[RunConfig]) -> None:
+        from tta_bench.cell import Cell
+
+        cells: dict[Path, Cell] = {}
+        for config in configs:
+            for cell in Cell.all_of(config):
+                for each in (cell, cell.reference()):
+                    if each is not None:
+                        cells.setdefault(each.folder().path, each)
+        self._open = {path: cell for path, cell in cells.items() if cell.config.force or cell.finished() is None}
+        self._total, self._done_before = len(cells), len(cells) - len(self._open)
+        self._roots = {config.results_root for config in configs}
+        self._begin, self._written = time.monotonic(), time.time()
+        self._failures: dict[Path, str] = {}
+        self._finished = 0
+        self._told: tuple[str, float] | None = None
+
+    def look(self) -> Tally:
+        """Read the statuses of all cells that are not finished, and tell failures that are new."""
+        counts = {"running": 0, "failed": 0, "interrupted": 0, "killed": 0}
+        for path, cell in list(self._open.items()):
+            status = self._status(cell)
+            if status == "done":
+                del self._open[path]
+                self._finished += 1
+            elif status in counts:
+                counts[status] += 1
+            if status == "failed":
+                self._tell_failure(path, cell)
+        done, stopped = self._done_before + self._finished, counts["interrupted"] + counts["killed"]
+        return Tally(self._total, done, counts["running"], counts["failed"], stopped)
+
+    def tell(self, *, at_once: bool = False) -> None:
+        """Print the line of progress where it has changed, or nothing was said for long."""
+        tally = self.look()
+        now = time.monotonic()
+        line = progress_line(tally, self._finished, now - self._begin)
+        counts = line.partition(";")[0]
+        if not tally.done + tally.running + tally.failed + tally.stopped:
+            line += self._trained()
+        before, when = self._told or ("", float("-inf"))
+        if at_once or (counts != before and now - when >= _TELL) or now - when >= _REMIND:
+            self._told = (counts, now)
+            print(line, flush=True)
+
+    def _status(self, cell: Cell) -> str | None:
+        """As in the file; None for what an earlier run has left, ``killed`` where nobody works on a running cell."""
+        folder = cell.folder()
+        try:
+            if (folder.path / "status.json").stat().st_mtime < self._written - 1:
+                return None
+        except OSError:
+            return None
+        status = folder.status()
+        if status == "running" and not folder.is_held():
+            status = folder.status()  # it may have been finished just then
+            return "killed" if status == "running" else status
+        return status
+
+    def _tell_failure(self, path: Path, cell: Cell) -> None:
+        error = cell.folder().error()
+        if self._failures.get(path) != error:
+            self._failures[path] = error
+            first = next(iter(error.splitlines()), "")
+            config = cell.config
+            name = f"{config.method['name']}, source {shown(config.source)}, seed {cell.seed}"
+            print(f"failed: {name}: {shown(first)} ({path / 'run.log'})", flush=True)
+
+    def _trained(self) -> str:
+        models = [path for root in self._roots for path in root.glob("source_models/*/model.ckpt")]
+        new = sum(path.stat().st_mtime >= self._written for path in models)
+        return f"; {new} source model{'s' * (new != 1)} trained" if new else ""
+
+
+@contextmanager
+def watched(configs: Sequence[RunConfig]) -> Iterator[None]:
+    """Tell how far a sweep is while the block runs, from a thread of its own, and once more afterwards."""
+    watcher = Watcher(configs)
+    over = threading.Event()
+
+    def watch() -> None:
+        watcher.tell(at_once=True)
+        while not over.wait(_LOOK):
+            watcher.tell()
+
+    thread = threading.Thread(target=watch, name="progress of the sweep", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        watcher.tell(at_once=True)
