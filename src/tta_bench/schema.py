@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -278,14 +277,6 @@ class DiagnosticsConfig(Section):
     empirical_gradient: bool
 
 
-class LoggerConfig(Section):
-    """Where records go besides the results folder (``conf/logger``): ``none``, or a sink, which checks its own keys."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-
-
 def _dice_first(metrics: tuple[str, ...]) -> tuple[str, ...]:
     """The metric that every cell has comes first, whether it is asked for or not."""
     return tuple(dict.fromkeys(("dice", *metrics)))
@@ -307,7 +298,8 @@ class RunConfig(Section):
     training: TrainingConfig
     protocol: ProtocolConfig
     diagnostics: DiagnosticsConfig
-    logger: LoggerConfig
+    logger: dict[str, dict[str, Any]] = Field(description="sinks that follow the run -> their options, checked by each")
+    group: str | None = Field(default=None, description="under which dashboards show the run")
     results_root: UserPath
     force: bool
     device: Literal["auto", "cpu", "cuda"]
