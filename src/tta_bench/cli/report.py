@@ -1,4 +1,4 @@
-"""Write a table, finished or not, as Markdown, CSV, LaTeX and HTML."""
+"""Write a table, finished or not, as Markdown, CSV, LaTeX and HTML; with logger=NAME, show it there."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ def run(parsed: argparse.Namespace) -> None:
     from tta_bench.metrics.base import METRICS
     from tta_bench.report.tables import build_table
     from tta_bench.report.write import summary_table, write_report
+    from tta_bench.sinks.about import about_report
+    from tta_bench.sinks.base import SINKS
+    from tta_bench.sinks.delivery import send, unsent
 
     plan = planned(parsed)
     table = build_table(plan, parsed.reference, METRICS.get(parsed.metric))
@@ -33,6 +36,11 @@ def run(parsed: argparse.Namespace) -> None:
     written = write_report(table, folder, parsed.panels, parsed.image)
     Console().print(summary_table(table))
     beside = [path.name for path in written[1:] if path.parent == folder]
+    loggers = plan.cells[0].cell.config.logger
+    if loggers:
+        send(loggers, about_report(table.name, table.protocol_hash, parsed.overrides), folder)
+        for name, why in unsent(loggers, folder):
+            print(f"warning: {SINKS.get(name).title} did not take the table ({why}): the same command sends it again")
     print(f"wrote {written[0]}, with {', '.join(beside)} and figures/ beside it")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -42,10 +42,16 @@ def about_training(config: RunConfig, key: str) -> About:
     return About(key, name, "training", config.group, _tags(config), {**content, "source_model": key})
 
 
-def _tags(config: RunConfig) -> tuple[str, ...]:
+def about_report(table: str, protocol_hash: str, overrides: Sequence[str]) -> About:
+    """Of a table: one run per table and protocol, which every report of it replaces."""
+    config = {"table": table, "protocol_hash": protocol_hash, "overrides": list(overrides)}
+    return About(f"report-{table}-{protocol_hash}", f"table {table}", "report", table, [table], config)
+
+
+def _tags(config: RunConfig) -> list[str]:
     """Data set, source, protocol, network, and the table or sweep where there is one; W&B takes 64 letters."""
     tags = (config.data.name, f"source {config.source}", config.protocol.name, config.model.name, config.group)
-    return tuple(dict.fromkeys(tag[:64] for tag in tags if tag))
+    return list(dict.fromkeys(tag[:64] for tag in tags if tag))
 
 
 def _changes(config: RunConfig) -> Iterator[str]:

@@ -38,7 +38,7 @@ class About:
     name: str
     job: str
     group: str | None
-    tags: Sequence[str]
+    tags: list[str]
     config: Mapping[str, Any]
 
 
