@@ -120,11 +120,6 @@ class Cell:
         finished = self.folder().finished()
         return None if finished is None or staleness(finished[0], self.config) else finished
 
-    def row(self, domains: Mapping[str, Domain], record: ImageRecord) -> dict[str, Any]:
-        """A row of its ``per_image.csv``."""
-        head = {"source": self.config.source, "method": self.config.method["name"], "seed": self.seed}
-        return image_row(record, domains[record.place.domain], **head)
-
     def reference(self) -> Cell | None:
         """The same cell without adaptation; None if this is one."""
         if self.config.method["name"] == REFERENCE:
@@ -263,7 +258,7 @@ def compute(
         log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
     resumption = Resumption(snapshots, method, scoring, resumed)
     looking_on = [EmpiricalGradient(method, domains)] if config.diagnostics.empirical_gradient else []
-    telling = [Telling(scoring, follow(partial(cell.row, domains), resumed is not None))] if follow else []
+    telling = [Telling(scoring, follow(partial(_row, cell, domains), resumed is not None))] if follow else []
     with progress_bar(f"{config.method['name']} {config.source} ->", total, len(scoring.records)) as progress:
         adapt_streams(
             method,
@@ -300,7 +295,12 @@ def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[
     """Rows of ``per_image.csv``: targets in order, images in file order."""
     order = {name: position for position, name in enumerate(cell.targets)}
     ordered = sorted(records, key=lambda record: (order[record.place.domain], record.place.index))
-    return [cell.row(domains, record) for record in ordered]
+    return [_row(cell, domains, record) for record in ordered]
+
+
+def _row(cell: Cell, domains: Mapping[str, Domain], record: ImageRecord) -> dict[str, Any]:
+    head = {"source": cell.config.source, "method": cell.config.method["name"], "seed": cell.seed}
+    return image_row(record, domains[record.place.domain], **head)
 
 
 def predictions_by_target(cell: Cell, records: Sequence[ImageRecord]) -> dict[str, Predictions]:
