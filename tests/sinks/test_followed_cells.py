@@ -8,10 +8,6 @@ from tta_bench.methods.base import Method
 from tta_bench.sinks.contents import points_of
 
 
-class KilledError(BaseException):
-    """As a signal."""
-
-
 def test_a_followed_cell_has_the_same_numbers_and_goes_on_as_the_same_run(tmp_path, kept, monkeypatch):
     monkeypatch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
     monkeypatch.setattr(snapshots, "SNAPSHOT_SHARE", float("inf"))
@@ -25,12 +21,12 @@ def test_a_followed_cell_has_the_same_numbers_and_goes_on_as_the_same_run(tmp_pa
     def dying(self, *given):
         seen.extend([self] * (type(self).__name__ == "Tent"))
         if len(seen) == 2:
-            raise KilledError
+            raise KeyboardInterrupt
         return step(self, *given)
 
     with monkeypatch.context() as patched:
         patched.setattr(Method, "step", dying)
-        with pytest.raises(KilledError):
+        with pytest.raises(KeyboardInterrupt):
             execute(config)
     training, reference, killed = kept.runs
     assert [run.about.job for run in kept.runs] == ["training", "cell", "cell"]
