@@ -18,7 +18,7 @@ from awkward import typed as quoted
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options
-from tta_bench.sinks.base import SINKS
+from tta_bench.sinks.base import SINKS, Run
 
 TINY = (
     "data.image_size=64",
@@ -109,7 +109,7 @@ def test_without_a_method_one_sentence_lists_them(tmp_path):
 
 @pytest.mark.slow
 def test_wandb_offline_keeps_one_finished_run_per_cell_in_the_cells_folder(tmp_path):
-    words = ["-m", "+method=tent", "target=A,C", "seed=0,1", "logger=wandb", "logger.mode=offline", *TINY]
+    words = ["-m", "+method=tent", "target=A,C", "seed=0,1", "logger=wandb", "logger.wandb.mode=offline", *TINY]
     done = type_in_shell(tmp_path, *words, WANDB_DIR=str(tmp_path / "elsewhere"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "wandb" not in (done.stdout + done.stderr).lower().replace("logger=wandb", "")
@@ -129,14 +129,14 @@ def test_wandb_offline_keeps_one_finished_run_per_cell_in_the_cells_folder(tmp_p
 def test_wandb_is_also_given_a_cell_that_was_finished_without_it(tmp_path):
     assert type_in_shell(tmp_path, "+method=no_adapt", "target=A", *TINY).returncode == 0
     assert not list(tmp_path.glob("outputs/cells/*/wandb"))
-    more = ("logger=wandb", "logger.mode=offline")
+    more = ("logger=wandb", "logger.wandb.mode=offline")
     assert type_in_shell(tmp_path, "+method=no_adapt", "target=A", *more, *TINY).returncode == 0
     assert len(list(tmp_path.glob("outputs/cells/*/wandb/offline-run-*"))) == 1
     home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "none"), "WANDB_API_KEY": ""}  # nobody logged in
     online = type_in_shell(tmp_path, "+method=no_adapt", "target=A", "logger=wandb", *TINY, **home)
     assert online.returncode == 0
     assert "results: outputs/cells/" in online.stdout
-    assert online.stderr.startswith("warning: W&B did not take the results of 1 finished cell ("), "once sent offline"
+    assert online.stderr.startswith("warning: W&B did not take the results of 1 finished run ("), "once sent offline"
     assert "Traceback" not in online.stdout + online.stderr
 
 
@@ -182,17 +182,23 @@ def test_a_failing_sink_stops_no_result_and_is_told_once_at_the_end(typed, monke
     assert out.count("results: outputs/cells/") == 2
     (sentence,) = error.splitlines()
     assert re.match(
-        r"warning: W&B did not take the results of 3 finished cells \(.*wandb.*\): they are complete", sentence
+        r"warning: W&B did not take the results of 4 finished runs \(.*wandb.*\): they are complete", sentence
     )
     command = shlex.split(sentence.partition("nothing again: ")[2])
     assert command == ["python", "-m", "tta_bench", *words]
     sent = []
-    stand_in = replace(SINKS.get("wandb"), send=lambda options, cell, patience: sent.append(cell.hash))
-    monkeypatch.setitem(SINKS._items, "wandb", stand_in)
+
+    class StandIn(Run):
+        def __init__(self, options, about, *more):
+            sent.append(about.id)
+
+        log = finish = stop = lambda self, *given: None
+
+    monkeypatch.setitem(SINKS._items, "wandb", replace(SINKS.get("wandb"), open=StandIn))
     code, out, error = typed(*command[3:])
-    assert (code, error, len(sent)) == (0, "", 3)
+    assert (code, error, len(sent)) == (0, "", 4)
     assert typed(*command[3:])[0] == 0
-    assert len(sent) == 3, "each once"
+    assert len(sent) == 4, "three cells and the training, each once"
 
 
 @pytest.mark.parametrize(

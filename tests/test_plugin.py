@@ -205,16 +205,15 @@ def test_a_plugin_cannot_take_the_name_of_what_is_built_in(example, tmp_path, gr
 
 SINK = """
 from tta_bench import register_sink
-from tta_bench.schema import LoggerConfig
+from tta_bench.sinks.base import Run, SinkOptions
 
 
-class Options(LoggerConfig):
-    model_config = {"extra": "forbid"}
+class Options(SinkOptions):
     path: str
 
 
 @register_sink("lines", "A file", Options)
-def append(options, cell, patience):
+class Lines(Run):
     \"\"\"A line per cell.\"\"\"
 """
 
@@ -224,10 +223,10 @@ def test_a_sink_of_a_package_is_chosen_by_its_file(tmp_path):
     for folder in (package / "conf/logger", metadata):
         folder.mkdir(parents=True)
     (package / "__init__.py").write_text(SINK)
-    (package / "conf/logger/lines.yaml").write_text("name: lines\npath: lines.txt\n")
+    (package / "conf/logger/lines.yaml").write_text("path: lines.txt\n")
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my-sink\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[tta_bench.sinks]\nmy_sink = my_sink\n")
     assert "A line per cell." in run(tmp_path, "list", "sinks", module="tta_bench.cli").stdout
-    refused = run(tmp_path, "+method=bn_only", "logger=lines", "logger.pth=a.txt", "seed=-1")
+    refused = run(tmp_path, "+method=bn_only", "logger=lines", "logger.lines.pth=a.txt", "seed=-1")
     assert refused.returncode == 2
-    assert "did you mean 'logger.path'?" in refused.stderr
+    assert "did you mean 'logger.lines.path'?" in refused.stderr

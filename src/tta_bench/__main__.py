@@ -50,7 +50,7 @@ def _main() -> None:
     from tta_bench.launch.check import find_jobs
     from tta_bench.launch.composition import register_configs
     from tta_bench.launch.experiments import plan_of
-    from tta_bench.launch.grammar import complete_experiment, quote_lists
+    from tta_bench.launch.grammar import complete_experiment, quote_lists, with_group
     from tta_bench.launch.hydra_faults import refuse_flags, sentences
     from tta_bench.launch.network_check import check_networks, check_pretrained_weights, check_source_images
     from tta_bench.launch.stored import remember_sweep
@@ -70,7 +70,7 @@ def _main() -> None:
         words = overrides
         overrides = quote_lists(overrides, flags.multirun, flags.config_dir)
         if not only_shows:
-            overrides = complete_experiment(overrides, flags.config_dir)
+            overrides = with_group(complete_experiment(overrides, flags.config_dir), flags.multirun)
             found = find_jobs(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
             jobs = [job.config for job in found]
             check_source_images(jobs)
@@ -289,19 +289,23 @@ def _words(flags: Any) -> list[str]:
 
 def _tell_unsent(jobs: Sequence[RunConfig], typed: Sequence[str]) -> None:
     """Say which finished results a sink has not taken; they are complete, so this decides no exit code."""
-    asking = [config for config in jobs if config.logger.name != "none"]
+    asking = [config for config in jobs if config.logger]
     if not asking:
         return
     from tta_bench.cell import Cell
+    from tta_bench.sinks.contents import TRAINING
     from tta_bench.sinks.delivery import unsent_sentences
 
-    cells = {}
+    runs = {}
     for config in asking:
         for cell in Cell.all_of(config):
             for each in (cell, cell.reference()):
-                if each is not None:
-                    cells[each.folder()] = config.logger
-    for sentence in unsent_sentences(((logger, folder) for folder, logger in cells.items()), typed):
+                finished = None if each is None else each.folder().finished()
+                if each is not None and finished is not None:
+                    runs[each.folder().path] = config.logger
+                    training = Path(finished[0]["source_checkpoint"]["path"]).parent
+                    runs |= {training: config.logger} if (training / TRAINING).is_file() else {}
+    for sentence in unsent_sentences(((loggers, folder) for folder, loggers in runs.items()), typed):
         print(f"warning: {sentence}", file=sys.stderr)
 
 

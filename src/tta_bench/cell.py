@@ -6,14 +6,12 @@ experiment itself.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,15 +31,16 @@ from tta_bench.models.placement import place
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.rescoring import with_metrics
 from tta_bench.records.run_log import run_log
-from tta_bench.records.scores import ImageRecord, image_scores, overall_scores, target_scores
-from tta_bench.records.snapshots import SnapshotFile
+from tta_bench.records.scores import ImageRecord, image_row, overall_scores, target_scores
+from tta_bench.records.snapshots import SnapshotFile, code_digest
 from tta_bench.records.store import CellFolder, cell_hash
 from tta_bench.runtime.files import translate_os_errors
 from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory, refuse_impossible
 from tta_bench.runtime.numerics import device_name, placement, resolve_device
 from tta_bench.runtime.signals import at_stake, stop_signal
 from tta_bench.schema import RunConfig
-from tta_bench.sinks.delivery import send
+from tta_bench.sinks.cells import Followed
+from tta_bench.sinks.training import followed_training, send_training
 from tta_bench.source.train import source_model
 
 log = logging.getLogger(__name__)
@@ -51,6 +50,12 @@ Result = tuple[Mapping[str, Any], Sequence[Mapping[str, str]]]
 
 REFERENCE = "no_adapt"
 """The method that every cell is compared with."""
+
+CONTROLS = (REFERENCE, "bn_only")
+"""Methods without options that show what adaptation adds, if they were run."""
+
+Follow = Callable[[Callable[[ImageRecord], Mapping[str, Any]], bool], Callable[[ImageRecord], None]]
+"""See :meth:`tta_bench.sinks.cells.Followed.begin`."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,15 @@ class Cell:
         """The same cell without adaptation; None if this is one."""
         if self.config.method["name"] == REFERENCE:
             return None
-        return Cell.of(self.config.model_copy(update={"method": {"name": REFERENCE}}), self.seed)
+        return self._with_method(REFERENCE)
+
+    def beside(self) -> dict[str, CellFolder]:
+        """The folders of the same cell without adaptation, and with test-image statistics alone."""
+        others = [name for name in CONTROLS if name != self.config.method["name"]]
+        return {name: self._with_method(name).folder() for name in others}
+
+    def _with_method(self, name: str) -> Cell:
+        return Cell.of(self.config.model_copy(update={"method": {"name": name}}), self.seed)
 
 
 def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
@@ -147,7 +160,9 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     domains = prepare(config.data, names, config.results_root / "data", labelled=True)
     if given is None:
         with translate_os_errors(config.results_root):
-            source = source_model(config, domains[config.source], config.results_root)
+            follow = partial(followed_training, config) if config.logger else None
+            source = source_model(config, domains[config.source], config.results_root, follow)
+        send_training(config, source.path.parent)
     else:
         source = given
     _announce_source(source)
@@ -163,6 +178,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
     with folder.locked(), at_stake():
         finished = folder.finished(thoroughly=True)
         method = cell.config.method["name"]
+        dashboard = Followed(cell.config, cell.seed, folder, cell.beside(), domains)
         if finished is not None and not cell.config.force:
             changed = _changed_inputs(finished[0], cell, domains, source)
             lacking = unscored(finished[0], cell.config)
@@ -177,7 +193,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
                     finished = folder.finished() or (summary, [])
                     log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
                 folder.delete_leftovers()
-                send(cell.config.logger, folder)
+                dashboard.send()
                 return finished
             log.info("%s, seed %d: computed again, because %s", method, cell.seed, changed)
         if cell.config.force:
@@ -186,10 +202,11 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
         try:
             folder.start({"hash": folder.hash, **content})
             with run_log(folder.path / "run.log"):
-                rows, predictions, summary = compute(cell, domains, source, device)
+                rows, predictions, summary = compute(cell, domains, source, device, dashboard.begin)
                 folder.finish(rows, predictions, summary)
                 folder.delete_leftovers()
         except BaseException as error:
+            dashboard.stop()
             stopped = stop_signal(error)
             if stopped is not None:
                 folder.interrupt(stopped.name)
@@ -199,14 +216,18 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
             if not (stopped or is_out_of_memory(error) or isinstance(error, UserError)):
                 folder.delete_snapshot()
             raise
-        send(cell.config.logger, folder)
+        dashboard.finish()
         return folder.finished() or (summary, [])
 
 
 def compute(
-    cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device
+    cell: Cell,
+    domains: Mapping[str, Domain],
+    source: SourceModel,
+    device: torch.device,
+    follow: Follow | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Predictions], dict[str, Any]]:
-    """The experiment: a fresh state per stream, every target image adapted to, predicted and scored.
+    """The experiment: a fresh state per stream, every target image adapted to, predicted, scored and told of.
 
     Returns:
         The rows of ``per_image.csv``, the contents of ``predictions.npz`` and of ``summary.json``.
@@ -217,6 +238,7 @@ def compute(
     from tta_bench.adaptation.resumption import Resumption
     from tta_bench.adaptation.runner import adapt_streams
     from tta_bench.adaptation.scoring import Scoring
+    from tta_bench.adaptation.telling import Telling
 
     config = cell.config
     memory = PeakMemory(device)
@@ -236,6 +258,7 @@ def compute(
         log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
     resumption = Resumption(snapshots, method, scoring, resumed)
     looking_on = [EmpiricalGradient(method, domains)] if config.diagnostics.empirical_gradient else []
+    telling = [Telling(scoring, follow(partial(_row, cell, domains), resumed is not None))] if follow else []
     with progress_bar(f"{config.method['name']} {config.source} ->", total, len(scoring.records)) as progress:
         adapt_streams(
             method,
@@ -244,7 +267,7 @@ def compute(
             seed=cell.seed,
             batch=scenario.batch,
             begin=(resumption.group, resumption.steps),
-            observers=[*looking_on, scoring, resumption, progress],
+            observers=[*looking_on, scoring, *telling, resumption, progress],
         )
     if method.skipped:
         log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
@@ -271,24 +294,13 @@ def lockstep_width(config: RunConfig, method: Method, device: torch.device) -> i
 def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
     """Rows of ``per_image.csv``: targets in order, images in file order."""
     order = {name: position for position, name in enumerate(cell.targets)}
-    rows = []
-    for record in sorted(records, key=lambda r: (order[r.place.domain], r.place.index)):
-        domain = domains[record.place.domain]
-        rows.append(
-            {
-                "source": cell.config.source,
-                "target": domain.name,
-                "method": cell.config.method["name"],
-                "seed": cell.seed,
-                "index": record.place.index,
-                "image": domain.image_names[record.place.index],
-                **image_scores(record.scores, domain.classes),
-                "position": record.place.position,
-                **record.diagnostics,
-                "seconds": round(record.seconds, 6),
-            }
-        )
-    return rows
+    ordered = sorted(records, key=lambda record: (order[record.place.domain], record.place.index))
+    return [_row(cell, domains, record) for record in ordered]
+
+
+def _row(cell: Cell, domains: Mapping[str, Domain], record: ImageRecord) -> dict[str, Any]:
+    head = {"source": cell.config.source, "method": cell.config.method["name"], "seed": cell.seed}
+    return image_row(record, domains[record.place.domain], **head)
 
 
 def predictions_by_target(cell: Cell, records: Sequence[ImageRecord]) -> dict[str, Predictions]:
@@ -366,16 +378,6 @@ def snapshot_key(
         "the metrics": list(cell.config.metrics),
         "streams side by side": [[len(stream) for stream in group] for group in groups],
     }
-
-
-def code_digest(kind: type) -> str:
-    """SHA-256 of the source files of this package and of those that define a method's classes."""
-    modules = (sys.modules.get(each.__module__) for each in kind.__mro__)
-    files = {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
-    digest = hashlib.sha256()
-    for file in sorted(files | set(Path(__file__).parent.rglob("*.py"))):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _announce_source(source: SourceModel) -> None:

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 from pydantic import (
     AfterValidator,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -285,14 +284,6 @@ class DiagnosticsConfig(Section):
     empirical_gradient: bool
 
 
-class LoggerConfig(Section):
-    """Where records go besides the results folder (``conf/logger``): ``none``, or a sink, which checks its own keys."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-
-
 class LaunchConfig(Section):
     """How the cells of a sweep share a machine; changes no number, but see ``docs/launchers.md`` on threads."""
 
@@ -321,8 +312,9 @@ class RunConfig(Section):
     training: TrainingConfig
     protocol: ProtocolConfig
     diagnostics: DiagnosticsConfig
-    logger: LoggerConfig
     launch: LaunchConfig = LaunchConfig()
+    logger: dict[str, dict[str, Any]] = Field(description="sinks that follow the run -> their options, checked by each")
+    group: str | None = Field(default=None, description="under which dashboards show the run")
     results_root: UserPath
     force: bool
     device: Annotated[str, AfterValidator(check_device)]

@@ -110,7 +110,9 @@ def test_all_that_runs_while_a_cell_is_computed_counts_in_its_code(root, monkeyp
     execute(config)
     reached = covered(config, monkeypatch) | covered(configure(root, "+method=no_adapt"), monkeypatch)
     only_told = {
-        *(Definition("tta_bench.cell", name) for name in ("Cell", "code_digest")),
+        Definition("tta_bench.cell", "Cell"),
+        Definition("tta_bench.records.snapshots", "code_digest"),
+        Definition("tta_bench.sinks.cells", "Followed"),
         *(Definition("tta_bench.models.checkpoint.content", name) for name in ("SourceModel", "mean_dice")),
         Definition("tta_bench.methods.base", "Card"),
         Definition("tta_bench.runtime.numerics", "device_name"),

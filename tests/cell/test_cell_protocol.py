@@ -120,7 +120,7 @@ def test_predicting_before_the_update_differs_from_predicting_after_it(root):
     assert (len(losses), len(dice)) == (1, 2)
 
 
-IRRELEVANT = ("device=auto", "lockstep=4", "logger=wandb", "logger.group=x", "results_root=else", "training.workers=3")
+IRRELEVANT = ("device=auto", "lockstep=4", "logger=wandb", "group=x", "results_root=else", "training.workers=3")
 RELEVANT = (
     "method.learning_rate=2",
     "+method=tent",
@@ -149,7 +149,7 @@ RELEVANT = (
 def test_the_hash_ignores_what_changes_speed_place_or_display(finished):
     root = finished[0].results_root
     hashes = {folder(configure(root, word)).name for word in (*IRRELEVANT[:1], "logger=wandb", *IRRELEVANT[4:])}
-    hashes.add(folder(configure(root, "logger=wandb", "logger.group=x", "lockstep=4", "force=true")).name)
+    hashes.add(folder(configure(root, "logger=wandb", "group=x", "lockstep=4", "force=true")).name)
     assert hashes == {folder(finished[0]).name}
 
 

@@ -209,7 +209,10 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
             "data.classes.vessel lists no mask value; example: {foreground: [1]}",
         ),
         ("+method=tent data.classes=3", "data.classes=3: input should be a valid dictionary"),
-        ("+method=tent logger=wandb logger.mode=ofline", "logger.mode='ofline': input should be 'online' or 'offline'"),
+        (
+            "+method=tent logger=wandb logger.wandb.mode=ofline",
+            "logger.wandb.mode='ofline': input should be 'online' or 'offline'",
+        ),
         (
             "+method=tent checkpoint=/none",
             "checkpoint=/none is no file: check the path; without checkpoint= one is trained",

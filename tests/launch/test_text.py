@@ -34,7 +34,8 @@ def swept(word):
 
 
 def test_the_keys_that_are_text_are_those_of_names_and_paths():
-    assert {"source", "checkpoint", "results_root", "data.root", "logger.project", "protocol.reset"} <= set(TEXTS)
+    assert {"source", "checkpoint", "results_root", "data.root", "group", "protocol.reset"} <= set(TEXTS)
+    assert {"logger.wandb.project", "logger.csv.path"} <= set(TEXTS)
     assert not {"target", "seed", "method", "data.limit", "force"} & set(TEXTS)
 
 

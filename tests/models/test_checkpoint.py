@@ -86,7 +86,7 @@ def run_config(model=None, *, source="A", **data) -> RunConfig:
                 "order": 0,
                 "threshold": 0.5,
             },
-            "logger": {"name": "none"},
+            "logger": {},
             "results_root": "outputs",
         }
     )

@@ -68,7 +68,7 @@ def make_config():
                     "order": 0,
                     "threshold": 0.5,
                 },
-                "logger": {"name": "none"},
+                "logger": {},
                 "results_root": "outputs",
                 "device": device,
             }

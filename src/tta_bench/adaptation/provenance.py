@@ -70,6 +70,7 @@ ACCOMPANIES = {
     Definition("tta_bench.cell", "versions"),
     Definition("tta_bench.adaptation.progress"),
     Definition("tta_bench.adaptation.resumption"),
+    Definition("tta_bench.adaptation.telling"),
 }
 """What a cell runs too, and what its numbers do not depend on."""
 

@@ -1,4 +1,7 @@
-"""Write a table of an experiment, of the last sweep or of any cells, as Markdown, CSV, LaTeX and HTML."""
+"""Write a table of an experiment, of the last sweep or of any cells, as Markdown, CSV, LaTeX and HTML.
+
+With ``logger=NAME`` it is shown there, too.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from rich.console import Console
 from tta_bench.cli._stored import add_where, chosen, results_root
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tta_bench.launch.sweeps import Group
+    from tta_bench.report.model import Table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +53,7 @@ def run(parsed: argparse.Namespace) -> None:
         folder = root / "reports" / name if parsed.out is None else parsed.out / (name if len(built) > 1 else "")
         written = write_report(table, folder, parsed.panels, parsed.image)
         beside = [path.name for path in written[1:] if path.parent == folder]
+        _send(table, folder, parsed.overrides)
         lines.append(f"wrote {written[0]}, with {', '.join(beside)} and figures/ beside it")
     Console().print(summary(built))
     for line in (*map(shown, split_sentences(found)), *lines):
@@ -85,6 +92,20 @@ def _groups(parsed: argparse.Namespace) -> list[Group]:
     cells = cells_by_hash(root, names) if names else chosen(root, parsed.where)
     text = " ".join([*(f"--where {where}" for where in parsed.where), *names])
     return groups(with_finished_references(cells), "cells", f"Cells of {root}: {text}")
+
+
+def _send(table: Table, folder: Path, words: Sequence[str]) -> None:
+    """Show the table where the loggers of its first cell say, and warn where that fails."""
+    from tta_bench.sinks.about import about_report
+    from tta_bench.sinks.base import SINKS
+    from tta_bench.sinks.delivery import send, unsent
+
+    loggers = table.plan.cells[0].cell.config.logger
+    if not loggers:
+        return
+    send(loggers, about_report(table.name, table.protocol_hash, words), folder)
+    for name, why in unsent(loggers, folder):
+        print(f"warning: {SINKS.get(name).title} did not take the table ({why}): the same command sends it again")
 
 
 def _image(text: str) -> tuple[str, str]:

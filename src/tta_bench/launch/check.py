@@ -40,8 +40,11 @@ from tta_bench.schema import DataConfig, ModelConfig, RunConfig, as_tuple, valid
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
 
-NOT_BY_NAME = ("method", "data", "model", "logger")
+NOT_BY_NAME = ("method", "data", "model")
 """Groups whose ``name`` decides what the other keys mean."""
+
+SEVERAL = ("logger",)
+"""Groups of which several may be chosen at once: ``logger=[wandb,csv]``."""
 
 LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 """Launcher -> the extra that installs it."""
@@ -209,7 +212,8 @@ def _group_faults(override: Override, hydra: Composer) -> list[str]:
     group = override.key_or_group
     options = hydra.options(group)
     try:
-        values = sweep_values(override)
+        chosen = override.value()
+        values = list(map(str, chosen)) if isinstance(chosen, list) and group in SEVERAL else sweep_values(override)
     except HydraException:
         return [f"cannot sweep over '{override.input_line}': list the values, separated by commas"]
     unknown = [value for value in values if value not in options]

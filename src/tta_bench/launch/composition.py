@@ -49,7 +49,12 @@ def register_configs(overrides: Sequence[str] = ()) -> None:
         for plugin, path in plugin_configs(group):
             if (CONFIG_DIR / group / path.name).exists():
                 raise UserError(f"plug-in {plugin} brings {group}={path.stem}, which exists: rename it")
-            store.store(group=group, name=path.stem, node=OmegaConf.load(path), package=group)
+            store.store(group=group, name=path.stem, node=OmegaConf.load(path), package=_package(group, path.stem))
+
+
+def _package(group: str, name: str) -> str:
+    """Where a choice of a group stands in the configuration; of loggers there may be several."""
+    return f"{group}.{name}" if group == "logger" else group
 
 
 class _OwnFolder(SearchPathPlugin):

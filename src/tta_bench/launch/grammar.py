@@ -43,6 +43,9 @@ MAPPINGS = ("data.classes", "data.domains", "data.shades")
 IN_DEFAULTS = ("model", "branches", "preprocessing", "training", "data", "protocol", "logger", "experiment")
 """Groups of the defaults list: Hydra chooses them with ``group=``, and the method with ``+method=``."""
 
+LONGEST_GROUP = 120
+"""Characters of a group's name; W&B takes 128."""
+
 
 def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None = None) -> list[str]:
     """The command line in Hydra's grammar, from a more forgiving one; the only place that writes names in it.
@@ -66,6 +69,8 @@ def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None
             quoted.append(f"+method={value}")
         elif bare == "experiment":
             quoted.append(f"{bare}={find_experiment(value, config_dir) or value}")
+        elif bare == "logger" and "," in value and not value.startswith(("[", "'", '"')):
+            quoted.append(f"logger=[{value}]")  # no sweep: results do not depend on where they go
         elif bare in IN_DEFAULTS:
             quoted.append(f"{bare}={value}")
         elif bare == "seed" and "," in value and not multirun and not value.startswith(("[", "'", '"')):
@@ -157,3 +162,18 @@ def complete_experiment(overrides: Sequence[str], config_dir: str | None = None)
         if names:
             completed.append(f"source={','.join(map(hydra_text, names))}")
     return completed
+
+
+def with_group(overrides: Sequence[str], multirun: bool) -> list[str]:
+    """The command line with the group under which dashboards show its runs: the experiment, or what a sweep varies.
+
+    The same words give the same group, so that a sweep that goes on stays in its own.
+    """
+    pairs = [(key.lstrip("+"), value) for key, _, value in (text.partition("=") for text in overrides)]
+    given = dict(pairs)
+    if "logger" not in given or "group" in given:
+        return list(overrides)
+    swept = [f"{key}={value}" for key, value in pairs if multirun and "," in value and value[0] not in "[{'\""]
+    experiment = Path(given.get("experiment", "").strip("'\"")).name.removesuffix(".yaml")
+    group = experiment or " ".join(swept)[:LONGEST_GROUP]
+    return [*overrides, f"group={hydra_text(group)}"] if group else list(overrides)

@@ -43,7 +43,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
     others = {
         "seed": [record.get("seed")],
         "metrics": ["dice"],
-        "logger": {"name": "none"},
+        "logger": {},
         "results_root": str(root),
         "force": False,
         "device": "auto",

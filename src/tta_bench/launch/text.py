@@ -56,7 +56,7 @@ TEXTS = _texts(RunConfig)
 """The keys whose value is one name or path."""
 
 for _sink in SINKS.names():
-    TEXTS |= _texts(SINKS.get(_sink).options, "logger.")
+    TEXTS |= _texts(SINKS.get(_sink).options, f"logger.{_sink}.")
 
 
 def known_path(text: str) -> str | None:

@@ -20,14 +20,13 @@ from tta_bench.metrics.base import METRICS
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
 from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys, validate_section
-from tta_bench.sinks.base import SINKS, sink_faults
+from tta_bench.sinks.base import sink_faults
 
 NAMES: Mapping[str, Callable[[], Collection[str]]] = {
     "data.name": READERS.names,
     "metrics": METRICS.names,
     "model.name": NETWORKS.names,
     "protocol.reset": reset_names,
-    "logger.name": lambda: ("none", *SINKS.names()),
 }
 """Keys whose value is looked up by name -> the names that there are."""
 
@@ -111,10 +110,10 @@ def _reader_faults(section: Any) -> list[str]:
     return []
 
 
-def _logger_faults(section: Any) -> tuple[str, ...]:
-    """What the sink of a logger section says to it; nothing where that is no section or names no sink."""
-    named = isinstance(section, Mapping) and section.get("name") in SINKS.names()
-    return sink_faults(section) if named else ()
+def _logger_faults(section: Any) -> list[str]:
+    """What the sinks of the logger section say to it; nothing where the schema refuses it."""
+    sound = isinstance(section, Mapping) and all(isinstance(options, Mapping) for options in section.values())
+    return sink_faults({str(name): options for name, options in section.items()}) if sound else []
 
 
 def _network_faults(section: Any) -> list[str]:

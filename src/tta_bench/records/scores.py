@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tta_bench.data.domain import Domain
 from tta_bench.data.streams import StreamImage
 from tta_bench.records.predictions import Predictions
 
@@ -36,6 +37,28 @@ def image_scores(scores: Mapping[str, Sequence[float]], classes: Iterable[str]) 
         columns |= {f"{metric}_{name}": value for name, value in zip(classes, values, strict=True)}
         columns[metric] = sum(values) / len(values)
     return columns
+
+
+def image_row(record: ImageRecord, domain: Domain, **of_cell: Any) -> dict[str, Any]:
+    """A row of ``per_image.csv``.
+
+    Args:
+        record: of an image.
+        domain: it is of.
+        of_cell: its source, method and seed.
+    """
+    return {
+        "source": of_cell["source"],
+        "target": domain.name,
+        "method": of_cell["method"],
+        "seed": of_cell["seed"],
+        "index": record.place.index,
+        "image": domain.image_names[record.place.index],
+        **image_scores(record.scores, domain.classes),
+        "position": record.place.position,
+        **record.diagnostics,
+        "seconds": round(record.seconds, 6),
+    }
 
 
 def target_scores(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,3 +134,13 @@ class SnapshotFile(ProgressFile[Snapshot]):
 
     def __init__(self, path: Path, key: Mapping[str, Any]) -> None:
         super().__init__(path, key, Snapshot)
+
+
+def code_digest(kind: type) -> str:
+    """SHA-256 of the source files of this package and of those that define a method's classes."""
+    modules = (sys.modules.get(each.__module__) for each in kind.__mro__)
+    files = {Path(file) for module in modules if (file := getattr(module, "__file__", None))}
+    digest = hashlib.sha256()
+    for file in sorted(files | set(Path(__file__).parents[1].rglob("*.py"))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

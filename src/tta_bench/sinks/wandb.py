@@ -1,84 +1,97 @@
-"""Weights & Biases as a sink beside the results folder: one run per cell."""
+"""Weights & Biases: live curves, panels and tables."""
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
-
-from tta_bench.metrics.base import PRIMARY
-from tta_bench.records.store import CellFolder
-from tta_bench.schema import LoggerConfig
-from tta_bench.sinks.base import register_sink
+from tta_bench.sinks.base import About, Outcome, Point, Run, SinkOptions, register_sink
 
 
-class WandbOptions(LoggerConfig):
+class WandbOptions(SinkOptions):
     """The keys of ``conf/logger/wandb.yaml``."""
-
-    model_config = ConfigDict(extra="forbid")
 
     project: str
     entity: str | None
-    group: str | None = Field(exclude=True, description="no other destination: one project has it all")
     mode: Literal["online", "offline"]
 
 
 @register_sink("wandb", "W&B", WandbOptions)
-def send_to_wandb(config: WandbOptions, cell: CellFolder, patience: float) -> None:
-    """Send a finished cell: its summary, and per image the metrics and the method's diagnostics.
+class WandbRun(Run):
+    """Weights & Biases: a run per cell and per source training, live."""
 
-    The run's id is the cell's hash, so a recomputed cell replaces its run; the group is that of the sweep.
+    def __init__(self, options: WandbOptions, about: About, folder: Path, going_on: bool, patience: float) -> None:
+        import wandb  # two seconds, only where asked for
 
-    Args:
-        config: where to.
-        cell: finished.
-        patience: seconds after which W&B gives up.
-
-    Raises:
-        BaseException: of many kinds, if W&B refuses, for instance because nobody is logged in.
-    """
-    import wandb  # two seconds, only where asked for
-
-    finished = cell.finished()
-    assert finished is not None
-    summary, rows = finished
-    run = wandb.init(
-        project=config.project,
-        entity=config.entity,
-        group=config.group,
-        mode=config.mode,
-        id=cell.hash,
-        name=f"{summary['method']} {summary['source']} seed {summary['seed']}",
-        dir=str(cell.path),
-        config={key: summary[key] for key in ("method", "source", "seed", "protocol", "source_checkpoint", "versions")},
-        settings=wandb.Settings(silent=True, **_limits(wandb.Settings, patience)),
-    )
-    try:
+        self._wandb = wandb
+        for earlier in folder.glob(f"wandb/offline-run-*-{about.id}"):  # all its points come again
+            shutil.rmtree(earlier, ignore_errors=True)
+        resume: Any = {"resume": "allow"} if going_on and options.mode == "online" else {}
+        self._run = wandb.init(
+            project=options.project,
+            entity=options.entity,
+            mode=options.mode,
+            id=about.id,
+            name=about.name,
+            group=about.group and about.group[:128],
+            job_type=about.job,
+            tags=list(about.tags),
+            config=dict(about.config),
+            dir=str(folder),
+            settings=wandb.Settings(silent=True, **_known(wandb.Settings, patience)),
+            **resume,
+        )
         # A declined login leaves a run that goes nowhere.
-        if getattr(run, "disabled", False) is True or (
-            config.mode == "online" and getattr(run, "offline", False) is True
+        if getattr(self._run, "disabled", False) is True or (
+            options.mode == "online" and getattr(self._run, "offline", False) is True
         ):
+            self._run.finish()
             raise ConnectionError("it has opened no online run: log in with 'wandb login'")
-        for row in rows:
-            values = {f"{row['target']}/{name}": float(value) for name, value in row.items() if _is_number(value)}
-            run.log(values)
-        for name, target in summary["targets"].items():
-            run.summary.update({f"{name}/{key}": value for key, value in target.items()})
-        run.summary.update({name: summary[name] for name in {PRIMARY: "", **summary.get("metrics", {})}})
-    finally:
-        run.finish()
+        self.held = self._run.step if resume else 0
+        self._axes: set[str] = set()
+
+    def log(self, point: Point) -> None:
+        """A row of the run's history, drawn over the images of its target."""
+        if point.axis not in self._axes:
+            self._axes.add(point.axis)
+            target, slash, _ = point.axis.rpartition("/")
+            self._run.define_metric(f"{target}{slash}*", step_metric=point.axis)
+        self._run.log({point.axis: point.position, **point.values})
+
+    def finish(self, outcome: Outcome) -> None:
+        """Panels, the table, the summary, and an artefact of the files."""
+        last: dict[str, Any] = {
+            f"panels/{name}": self._wandb.Image(str(path)) for name, path in outcome.pictures.items()
+        }
+        if outcome.grid is not None:
+            last["table"] = self._wandb.Table(
+                columns=list(outcome.grid.columns),
+                data=[list(row) for row in outcome.grid.rows],
+                allow_mixed_types=True,
+            )
+        if last:
+            self._run.log(last)
+        if outcome.files:
+            artefact = self._wandb.Artifact(self._run.id, type="report")
+            for path in outcome.files:
+                artefact.add_file(str(path))
+            self._run.log_artifact(artefact)
+        self._run.summary.update(dict(outcome.summary))
+        self._run.finish()
+
+    def stop(self) -> None:
+        """It shows as failed, until it goes on."""
+        self._run.finish(exit_code=1)
 
 
-def _limits(settings: Any, patience: float) -> dict[str, Any]:
-    """Those of the settings against waiting that this version of W&B knows; also for its work at the program's end."""
-    known = getattr(settings, "model_fields", {})
-    limits = {"init_timeout": patience / 2, "finish_timeout": patience / 2, "finish_timeout_raises": True}
-    return {name: value for name, value in limits.items() if name in known}
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _known(settings: Any, patience: float) -> dict[str, Any]:
+    """Those settings that this version of W&B knows: against waiting, and for several runs beside each other."""
+    wanted = {
+        "init_timeout": patience / 2,
+        "finish_timeout": patience / 2,  # also for its work at the program's end
+        "finish_timeout_raises": True,
+        "reinit": "create_new",
+        "console": "off",  # what is printed is not of one run
+    }
+    return {name: value for name, value in wanted.items() if name in getattr(settings, "model_fields", {})}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from tta_bench.runtime.files import replacing
 
@@ -33,6 +36,45 @@ class PartialCheckpoint(pl.Callback):
         with replacing(self.path) as temporary:
             trainer.save_checkpoint(temporary)
         self._saved = monotonic()
+
+
+class ToldEpochs(pl.Callback):
+    """Tells of every finished epoch; those before an interruption are kept in the checkpoint, and told again.
+
+    Args:
+        tell: what is done with the number of an epoch, from 1, and its values.
+        score: measures the model as it is, and leaves it so.
+    """
+
+    def __init__(self, tell: Callable[[int, Mapping[str, float]], None], score: Callable[[], dict[str, float]]) -> None:
+        self.tell = tell
+        self.score = score
+        self._told: list[dict[str, float]] = []
+        self._losses: list[Tensor] = []
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loss, where it is: nothing waits for a device."""
+        self._losses.append(outputs["loss"].detach())
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Mean loss, learning rate and what is scored."""
+        rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+        loss = float(torch.stack(self._losses).mean())
+        self._losses = []
+        self._told.append({"loss": loss, "lr": rate, **self.score()})
+        self.tell(trainer.current_epoch + 1, self._told[-1])
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the partial checkpoint."""
+        return {"told": self._told}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called once a training goes on."""
+        self._told = list(state_dict["told"])
+        for epoch, values in enumerate(self._told, 1):
+            self.tell(epoch, values)
 
 
 class ProgressBar(pl.Callback):

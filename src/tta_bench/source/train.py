@@ -7,9 +7,10 @@ import json
 import logging
 import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,11 @@ THRESHOLD = 0.5
 LARGEST_BRANCH_COST = 1.0
 """Points of in-domain Dice that auxiliary branches may cost before there is a warning."""
 
+Follow = Callable[[Path, bool], AbstractContextManager[Callable[[int, Mapping[str, float]], None]]]
+"""``follow(folder, going_on)``: within it a training is told of, epoch by epoch, and complete at its end."""
 
-def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
+
+def source_model(config: RunConfig, domain: Domain, root: Path, follow: Follow | None = None) -> SourceModel:
     """The source model of ``domain``: loaded if it was trained before, else trained now.
 
     It lives in ``root/source_models/<key>/model.ckpt``. A killed training resumes and gives the same weights as
@@ -64,6 +68,7 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
         config: the run; ``config.source`` is the domain's name.
         domain: the images to train on.
         root: folder of all results.
+        follow: opens what follows the training, if there is one; then the held-out Dice is measured in every epoch.
 
     Raises:
         UserError: too few images, a diverging training, no GPU for ``device=cuda``, or an encoder that cannot be
@@ -81,7 +86,7 @@ def source_model(config: RunConfig, domain: Domain, root: Path) -> SourceModel:
             source = _cached(path, config)  # another process may have made it in the meantime
             if source is None:
                 with at_stake():
-                    _train(config, domain, folder)
+                    _train(config, domain, folder, follow)
                 if config.model.branches:
                     _report_branch_cost(read_description(path), root)
                 source = load_checkpoint(path, config)
@@ -245,6 +250,20 @@ def in_domain_dice(
     return dict(zip(domain.classes, torch.stack(scores).mean(dim=0).tolist(), strict=True))
 
 
+def _held_out_dice(
+    model: SegmentationModel, domain: Domain, indices: Sequence[int], device: torch.device
+) -> dict[str, float]:
+    """The in-domain Dice in the middle of a training, and its mean over classes; empty without held-out images."""
+    if not indices:
+        return {}
+    modes = {module: module.training for module in model.modules()}
+    classes = in_domain_dice(model, domain, indices, device)
+    for module, mode in modes.items():
+        module.training = mode
+    mean = sum(classes.values()) / len(classes)
+    return {"held_out_dice": mean, **{f"held_out_dice_{name}": value for name, value in classes.items()}}
+
+
 def split(count: int, holdout: float, seed: int) -> tuple[list[int], list[int]]:
     """Divide ``count`` images into those to train on and those held out, each in ascending order.
 
@@ -273,11 +292,11 @@ def divide(name: str, count: int, training: TrainingConfig) -> tuple[list[int], 
     return train, held_out
 
 
-def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
+def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | None) -> None:
     """Train and write ``folder/model.ckpt``; the last epoch counts."""
     # Lightning takes seconds to import: only where something is trained.
     from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
-    from tta_bench.source.callbacks import PartialCheckpoint, ProgressBar
+    from tta_bench.source.callbacks import PartialCheckpoint, ProgressBar, ToldEpochs
     from tta_bench.source.dataset import training_batches
     from tta_bench.source.module import SourceTraining
 
@@ -291,8 +310,8 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
     device = resolve_device(config.device)
     batch, size = min(training.batch_size, len(train)), domain.images.shape[1]
     refuse_impossible(batch, size, True, device, "lower training.batch_size or data.image_size, or give a checkpoint")
-    partial = folder / "last.ckpt"
-    for path in (partial, folder / "model.ckpt"):
+    latest = folder / "last.ckpt"
+    for path in (latest, folder / "model.ckpt"):
         move_aside(path)
     with _isolated_random_state(training.seed), quiet_lightning(), numerics(device):
         model = build_model(config.model, len(domain.classes), activation=config.data.activation)
@@ -305,26 +324,29 @@ def _train(config: RunConfig, domain: Domain, folder: Path) -> None:
             pin_memory=is_gpu(device),
             preprocessing=module.model.preprocessing,
         )
-        callbacks = [ProgressBar(domain.name), PartialCheckpoint(partial)]
-        trainer = one_device_trainer(device, callbacks, max_epochs=training.epochs, default_root_dir=folder)
-        resume = partial if _is_resumable(partial) else None
+        resume = latest if _is_resumable(latest) else None
         if resume is not None:
-            log.info("resuming the training of source model %s from %s", domain.name, partial)
-        trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
-        dice = in_domain_dice(model.to(device), domain, held_out, device) if held_out else None
-    save_checkpoint(
-        folder / "model.ckpt",
-        model.state_dict(),
-        architecture=config.model.model_dump(mode="json", exclude={"preprocessing"}),
-        preprocessing=model.preprocessing,
-        classes=domain.classes,
-        activation=model.activation,
-        image_size=domain.images.shape[1],
-        domain=domain.name,
-        fingerprint=domain.fingerprint,
-        training=training.model_dump(mode="json"),
-        dice_in_domain_per_class=dice,
-    )
+            log.info("resuming the training of source model %s from %s", domain.name, latest)
+        with follow(folder, resume is not None) if follow is not None else nullcontext() as tell:
+            score = partial(_held_out_dice, model, domain, held_out, device)
+            told = [ToldEpochs(tell, score)] if tell is not None else []
+            callbacks = [ProgressBar(domain.name), *told, PartialCheckpoint(latest)]
+            trainer = one_device_trainer(device, callbacks, max_epochs=training.epochs, default_root_dir=folder)
+            trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
+            dice = in_domain_dice(model.to(device), domain, held_out, device) if held_out else None
+            save_checkpoint(
+                folder / "model.ckpt",
+                model.state_dict(),
+                architecture=config.model.model_dump(mode="json", exclude={"preprocessing"}),
+                preprocessing=model.preprocessing,
+                classes=domain.classes,
+                activation=model.activation,
+                image_size=domain.images.shape[1],
+                domain=domain.name,
+                fingerprint=domain.fingerprint,
+                training=training.model_dump(mode="json"),
+                dice_in_domain_per_class=dice,
+            )
     for path in _leftovers(folder):
         path.unlink(missing_ok=True)
 

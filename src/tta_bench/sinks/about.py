@@ -1,0 +1,108 @@
+"""What dashboards are told of a cell and of the training of a source model: name, group, tags, configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+
+from tta_bench.methods.options import default_options, method_options
+from tta_bench.runtime.paths import CONFIG_DIR
+from tta_bench.schema import RunConfig
+from tta_bench.sinks.base import About
+from tta_bench.sinks.contents import flat
+
+SHORT = {"learning_rate": "lr", "batch_size": "batch"}
+"""Names of options, as one writes them beside a curve."""
+
+
+def about_cell(config: RunConfig, seed: int, key: str) -> About:
+    """Of a cell.
+
+    Args:
+        config: with its targets.
+        seed: of the adaptation.
+        key: its hash.
+    """
+    name = " ".join(
+        [config.method["name"], *_changes(config), f"source={config.source}", *([f"seed={seed}"] * (seed > 0))]
+    )
+    content = config.model_dump(mode="json", exclude={"logger", "force", "group"})
+    content["method"] = {**config.method, **asdict(method_options(config.method))}
+    return About(key, name, "cell", config.group, _tags(config), {**content, "seed": seed, "cell": key})
+
+
+def about_training(config: RunConfig, key: str) -> About:
+    """Of the training of a source model; ``key`` is that of its folder."""
+    changes = [*_section_changes(config, "model"), *_section_changes(config, "training")]
+    name = " ".join([f"source model {config.source}", *changes])
+    content = config.model_dump(mode="json", include={"source", "data", "model", "training"})
+    return About(key, name, "training", config.group, _tags(config), {**content, "source_model": key})
+
+
+def about_report(table: str, protocol_hash: str, overrides: Sequence[str]) -> About:
+    """Of a table: one run per table and protocol, which every report of it replaces."""
+    config = {"table": table, "protocol_hash": protocol_hash, "overrides": list(overrides)}
+    return About(f"report-{table}-{protocol_hash}", f"table {table}", "report", table, [table], config)
+
+
+def _tags(config: RunConfig) -> list[str]:
+    """Data set, source, protocol, network, and the table or sweep where there is one; W&B takes 64 letters."""
+    tags = (config.data.name, f"source {config.source}", config.protocol.name, config.model.name, config.group)
+    return list(dict.fromkeys(tag[:64] for tag in tags if tag))
+
+
+def _changes(config: RunConfig) -> Iterator[str]:
+    """What differs from the defaults of the method, the protocol, the network and the training."""
+    preset = {key: config.method[key] for key in ("preset",) if key in config.method}
+    if preset.get("preset") not in (None, "uniform"):
+        yield f"preset={preset['preset']}"
+    yield from _differences(
+        asdict(method_options(config.method)), asdict(default_options(config.method["name"], **preset))
+    )
+    if config.checkpoint is not None:
+        yield f"checkpoint={config.checkpoint.name}"
+    for section in ("protocol", *(() if config.checkpoint else ("model", "training"))):
+        yield from _section_changes(config, section)
+
+
+def _section_changes(config: RunConfig, section: str) -> Iterator[str]:
+    """A choice other than the default one by its name, and keys that differ from the file of the choice."""
+    values = getattr(config, section).model_dump(mode="json")
+    usual = _yaml("config")["defaults"]
+    if {section: values["name"]} not in usual:
+        yield f"{section}={values['name']}"
+    yield from _differences(values, {"branches": [], **_yaml(f"{section}/{values['name']}")})
+
+
+def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
+    """``name=value`` of what the usual has too, but as another value."""
+    before = flat(usual)
+    for key, value in flat(values).items():
+        as_list = list(value) if isinstance(value, tuple) else value
+        other = list(before[key]) if isinstance(before.get(key), tuple) else before.get(key)
+        if key in before and as_list != other and not str(other).startswith("${"):
+            leaf = key.rpartition("/")[2]
+            yield f"{SHORT.get(leaf, leaf)}={shown(as_list)}"
+
+
+def shown(value: Any) -> str:
+    """As short as one would type it.
+
+    >>> shown(0.001), shown(0.25), shown([1, 2]), shown("ce"), shown(1e-05)
+    ('1e-3', '0.25', '[1,2]', 'ce', '1e-5')
+    """
+    if isinstance(value, list):
+        return f"[{','.join(map(shown, value))}]"
+    if isinstance(value, float) and 0 < abs(value) < 0.01:
+        digits, _, power = f"{value:e}".partition("e")
+        return f"{float(digits):g}e{int(power)}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _yaml(name: str) -> dict[str, Any]:
+    """A file of ``conf/``; empty for what a plug-in brings."""
+    path = CONFIG_DIR / f"{name}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}

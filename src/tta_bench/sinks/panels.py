@@ -1,0 +1,53 @@
+"""A picture per target for dashboards: its median image, the truth and the prediction."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tta_bench.data.domain import Domain
+from tta_bench.ops.painting import COLOURS, paint
+from tta_bench.records.predictions import read_predictions
+from tta_bench.records.store import CellFolder
+from tta_bench.runtime.files import write_atomically
+
+TILE = 256
+"""Pixels of a side."""
+
+
+def write_panels(folder: CellFolder, domains: Mapping[str, Domain], rows: Sequence[Mapping[str, str]]) -> None:
+    """Write ``panels/TARGET.png`` beside the results: image, truth and prediction of the image of median Dice.
+
+    Args:
+        folder: of a finished cell, with its predictions.
+        domains: the prepared targets.
+        rows: of ``per_image.csv``.
+    """
+    for target in dict.fromkeys(row["target"] for row in rows):
+        domain = domains[target]
+        own = sorted((row for row in rows if row["target"] == target), key=lambda row: float(row["dice"] or "nan"))
+        index = int(own[len(own) // 2]["index"])
+        truth = domain.label(index).numpy()
+        prediction = read_predictions(folder.predictions, target, (len(domain), *truth.shape)).mask(index)
+        write_atomically(
+            folder.path / "panels" / f"{target}.png", _png(np.array(domain.images[index]), truth, prediction)
+        )
+
+
+def _png(image: NDArray[np.uint8], *masks: NDArray[np.bool_]) -> bytes:
+    """The plain image, and one tile per mask beside it."""
+    plain = Image.fromarray(image).convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS)
+    canvas = Image.new("RGB", (TILE * (1 + len(masks)), TILE))
+    canvas.paste(plain, (0, 0))
+    for column, mask in enumerate(masks, 1):
+        tile = plain.copy()
+        for number, of_class in enumerate(mask):
+            paint(tile, of_class, COLOURS[number % len(COLOURS)], contour=1.5, fill=0.28)
+        canvas.paste(tile, (column * TILE, 0))
+    file = io.BytesIO()
+    canvas.save(file, "PNG")
+    return file.getvalue()

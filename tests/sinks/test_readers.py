@@ -1,0 +1,161 @@
+"""What a finished cell leaves in each place, read back by the place's own reader."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from tta_bench.launch.check import check
+from tta_bench.sinks.base import Point
+from tta_bench.sinks.contents import points_of
+from tta_bench.sinks.delivery import Live, send, unsent
+from tta_bench.sinks.panels import _png
+from wandb_files import read
+
+
+@pytest.fixture
+def folder(cell):
+    """Of the cell, with a picture per target."""
+    import numpy as np
+
+    path = cell.folder().path
+    (path / "panels").mkdir()
+    for target in cell.targets:
+        mask = np.zeros((2, 64, 64), bool)
+        (path / f"panels/{target}.png").write_bytes(_png(np.zeros((64, 64, 3), np.uint8), mask, mask))
+    return path
+
+
+def loggers(name, root):
+    words = ["+method=tent", f"logger={name}", f"results_root={root}"]
+    (config,) = check([*words, *(["logger.wandb.mode=offline"] if name == "wandb" else [])], multirun=False)
+    return config.logger
+
+
+def curves(folder):
+    """Curve -> values by position."""
+    found = {}
+    for point in points_of(folder):
+        for name, value in point.values.items():
+            found.setdefault(name, {})[point.position] = value
+    return found
+
+
+class Wandb:
+    """The transaction log."""
+
+    def __init__(self, root, folder, about):
+        (path,) = folder.glob("wandb/offline-run-*/*.wandb")
+        self.run = read(path)
+        assert (self.run["id"], self.run["name"], self.run["job"]) == (about.id, about.name, "cell")
+        assert self.run["tags"] == about.tags
+        assert {key: value for key, value in self.run["config"].items() if key != "_wandb"} == dict(about.config)
+        assert self.run["x"] == {"C/*": "C/image", "D/*": "D/image"}
+
+    def curve(self, name):
+        axis = f"{name.partition('/')[0]}/image"
+        return {row[axis]: row[name] for row in self.run["history"] if name in row}
+
+    def number(self, name):
+        return self.run["summary"][name]
+
+    def pictures(self):
+        return {name.split("/")[1].split(".")[0] for name in self.run["summary"] if name.startswith("panels/")}
+
+
+class TensorBoard:
+    """Its event accumulator."""
+
+    def __init__(self, root, folder, about):
+        pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        (path,) = root.glob("tensorboard/*/*")
+        assert path.name == f"{about.name} {about.id[:8]}"
+        self.events = EventAccumulator(str(path))
+        self.events.Reload()
+        text = self.events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+        assert json.loads(text.removeprefix("```json  \n").removesuffix("  \n```")) == json.loads(
+            json.dumps(about.config)
+        )
+
+    def curve(self, name):
+        return {event.step: event.value for event in self.events.Scalars(name)}
+
+    def number(self, name):
+        return self.events.Scalars(f"final/{name}")[0].value
+
+    def pictures(self):
+        return {tag.split("/")[1] for tag in self.events.Tags()["images"]}
+
+
+class Mlflow:
+    """Its client."""
+
+    def __init__(self, root, folder, about):
+        pytest.importorskip("mlflow", reason="the extra mlflow is not installed")
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(tracking_uri=f"sqlite:///{root}/mlflow.db")
+        experiment = self.client.get_experiment_by_name("tta_bench")
+        (self.run,) = self.client.search_runs([experiment.experiment_id])
+        assert (self.run.info.run_name, self.run.info.status) == (about.name, "FINISHED")
+        assert self.run.data.params["method/learning_rate"] == "0.0001"
+
+    def curve(self, name):
+        return {each.step: each.value for each in self.client.get_metric_history(self.run.info.run_id, name)}
+
+    def number(self, name):
+        return self.run.data.metrics[f"final/{name}"]
+
+    def pictures(self):
+        files = self.client.list_artifacts(self.run.info.run_id, "panels")
+        return {file.path.removeprefix("panels/").removesuffix(".png") for file in files}
+
+
+READERS = {"wandb": Wandb, "tensorboard": TensorBoard, "mlflow": Mlflow}
+LIBRARIES = {"wandb": "wandb", "tensorboard": "tensorboard", "mlflow": "mlflow"}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_curve_number_and_picture_is_read_back_after_an_interruption(name, folder, about, tmp_path):
+    pytest.importorskip(LIBRARIES[name], reason=f"the extra {name} is not installed")
+    points = list(points_of(folder))
+    stopped = Live(loggers(name, tmp_path), about, folder)
+    for point in points[:2]:
+        stopped.tell(point)
+    stopped._senders[0].items.put(None)
+    stopped._senders[0]._thread.join()
+    assert stopped._senders[0].fault is None
+    live = Live(loggers(name, tmp_path), about, folder, going_on=True)
+    for point in points:
+        live.tell(point)
+    live.finish({"compared/gain_over_no_adapt": 1.5})
+    assert list(unsent(loggers(name, tmp_path), folder)) == []
+    found = READERS[name](tmp_path, folder, about)
+    for curve, values in curves(folder).items():
+        assert found.curve(curve) == pytest.approx(values), curve
+    assert found.number("dice") == 51.0
+    assert found.number("compared/gain_over_no_adapt") == 1.5
+    assert found.number("cost/peak_memory_mb") == 100.0
+    assert found.pictures() == {"C", "D"}
+
+
+def test_the_csv_file_has_a_line_per_cell_and_target_however_often_it_is_sent(folder, about, tmp_path):
+    where = loggers("csv", tmp_path)
+    for forced in range(2):
+        live = Live(where, about, folder)
+        live.tell(Point("C/image", 1, {"C/dice": math.pi}))
+        live.finish()
+        assert list(unsent(where, folder)) == [], forced
+    with (tmp_path / "all_cells.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["cell"], line["target"], line["dice"]) for line in lines] == [
+        (about.id, "C", "51.0"),
+        (about.id, "D", "51.0"),
+    ]
+    assert lines[0]["method/learning_rate"] == "0.0001"
+    assert lines[0]["name"] == about.name == "tent source=A"
+    send(where, about, folder)
+    assert len((tmp_path / "all_cells.csv").read_text().splitlines()) == 3
