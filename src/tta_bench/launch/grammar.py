@@ -31,7 +31,7 @@ from tta_bench.launch.text import (
 )
 from tta_bench.launch.validation import validate_data
 from tta_bench.runtime.names import find, require_utf8
-from tta_bench.runtime.paths import CONFIG_DIR
+from tta_bench.runtime.paths import CONFIG_DIR, shipped
 from tta_bench.schema import DataConfig
 
 DOMAINS = ("source", "target")
@@ -139,9 +139,8 @@ def domains_at_hand(data: Sequence[str], config_dir: str | None = None) -> tuple
 
 def place(section: Mapping[str, Any]) -> DataConfig:
     """The part of a data section that says where the domains are."""
-    shared = yaml.safe_load((CONFIG_DIR / "shared/data.yaml").read_text(encoding="utf-8"))
     places = {key: section[key] for key in ("name", "root", "domains") if key in section}
-    return validate_data({**shared, **places, "image_size": 64, "classes": None})
+    return validate_data({**shipped("shared/data"), **places, "image_size": 64, "classes": None})
 
 
 def complete_experiment(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:

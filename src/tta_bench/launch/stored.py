@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tta_bench.launch.experiments import Plan
 from tta_bench.launch.validation import validate
 from tta_bench.records.finished import DamagedError, read_json
 from tta_bench.runtime.files import file_fault, write_atomically
-from tta_bench.runtime.paths import CONFIG_DIR
+from tta_bench.runtime.paths import shipped
 
 GROUPS = ("method", "data", "model", "protocol")
 """Sections that are called by their key ``name``."""
@@ -55,8 +54,8 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         {
             **others,
             **sections,
-            "data": {"max_pixels": _shipped("data/synthetic")["max_pixels"], **_section(record, "data")},
-            "training": {**_shipped("training/quick"), "branch_weights": {}, **_section(record, "training")},
+            "data": {**shipped("shared/data"), **_section(record, "data")},
+            "training": {**shipped("training/quick"), "branch_weights": {}, **_section(record, "training")},
         }
     )
     return Cell.of(config, config.seed[0])
@@ -65,12 +64,6 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
 def _section(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     section = record.get(name, {})
     return section if isinstance(section, Mapping) else {}
-
-
-@cache
-def _shipped(path: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((CONFIG_DIR / f"{path}.yaml").read_text(encoding="utf-8"))
-    return {key: value for key, value in content.items() if key != "defaults"}
 
 
 def stored_cells(root: Path) -> tuple[list[Cell], list[str]]:

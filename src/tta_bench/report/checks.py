@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
-
-import yaml
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.metrics.base import Metric
 from tta_bench.report.cells import name_of, seed_of
 from tta_bench.report.model import FinishedCell, Seed, Table
-from tta_bench.runtime.paths import CONFIG_DIR
+from tta_bench.runtime.paths import shipped
 from tta_bench.schema import DataConfig
 
 
@@ -129,18 +126,11 @@ def comparable_with_paper(table: Table) -> bool:
 
     How the source models were trained is left open: that is what a difference to the paper may be due to.
     """
-    data = DataConfig.model_validate(_defaults("data/fundus", "defaults") | {"root": "."}).model_dump(mode="json")
+    data = DataConfig.model_validate({**shipped("data/fundus"), "root": "."}).model_dump(mode="json")
     domains = {*data["domains"]}
     return (
         {*_differing(data, table.data)} <= {"root", "seed"}  # the seed is that of generated images
-        and all(table.protocol[key] == value for key, value in _defaults("protocol/online", "name").items())
+        and all(table.protocol[key] == value for key, value in shipped("protocol/online").items() if key != "name")
         and all({*targets} == domains - {source} for source, targets in table.targets.items())
         and all(planned.cell.config.model.name == "resunet34" for planned in table.plan.cells)
     )
-
-
-@cache
-def _defaults(path: str, without: str) -> dict[str, Any]:
-    """What a file of ``conf/`` sets, without a key that changes no number; those shipped are the paper's settings."""
-    content = yaml.safe_load((CONFIG_DIR / f"{path}.yaml").read_text(encoding="utf-8"))
-    return {key: value for key, value in content.items() if key != without}

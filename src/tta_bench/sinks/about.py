@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tta_bench.methods.options import default_options, method_options
-from tta_bench.runtime.paths import CONFIG_DIR
+from tta_bench.runtime.paths import CONFIG_DIR, shipped
 from tta_bench.schema import RunConfig
 from tta_bench.sinks.base import About
 from tta_bench.sinks.contents import flat
@@ -71,10 +71,10 @@ def _changes(config: RunConfig) -> Iterator[str]:
 def _section_changes(config: RunConfig, section: str) -> Iterator[str]:
     """A choice other than the default one by its name, and keys that differ from the file of the choice."""
     values = getattr(config, section).model_dump(mode="json")
-    usual = _yaml("config")["defaults"]
+    usual = yaml.safe_load((CONFIG_DIR / "config.yaml").read_text(encoding="utf-8"))["defaults"]
     if {section: values["name"]} not in usual:
         yield f"{section}={values['name']}"
-    yield from _differences(values, {"branches": [], **_yaml(f"{section}/{values['name']}")})
+    yield from _differences(values, {"branches": [], **shipped(f"{section}/{values['name']}")})
 
 
 def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
@@ -100,9 +100,3 @@ def shown(value: Any) -> str:
         digits, _, power = f"{value:e}".partition("e")
         return f"{float(digits):g}e{int(power)}"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _yaml(name: str) -> dict[str, Any]:
-    """A file of ``conf/``; empty for what a plug-in brings."""
-    path = CONFIG_DIR / f"{name}.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
