@@ -5,7 +5,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 COLOURS: Final[tuple[tuple[int, int, int], ...]] = (
     (0, 230, 90),
@@ -33,6 +32,8 @@ def paint(
         contour: its width, pixels of the tile.
         fill: opacity of the area, in [0, 1].
     """
+    from scipy import ndimage
+
     fine = (tile.width * _SUPERSAMPLING, tile.height * _SUPERSAMPLING)
     smooth = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(fine, Image.Resampling.BICUBIC)) > 0.5
     ring = smooth & ~ndimage.binary_erosion(smooth, iterations=round(contour * _SUPERSAMPLING), border_value=1)

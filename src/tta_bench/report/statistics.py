@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import bootstrap, wilcoxon
 
 RESAMPLES = 9999
 
@@ -42,6 +41,8 @@ def paired_difference(
     mean = float(np.average([values.mean() for values in samples], weights=weights))
     if any(len(values) < 2 for values in samples):
         return Estimate(mean, float("nan"), float("nan"))
+
+    from scipy.stats import bootstrap  # imported where a table has results: a second, and most plans have none
 
     def mean_of_means(*resampled: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.average([values.mean(axis=axis) for values in resampled], axis=0, weights=weights)
@@ -97,6 +98,8 @@ def signed_rank_p(differences: Sequence[float]) -> float:
     Returns:
         In [0, 1]; 1 if no difference is left.
     """
+    from scipy.stats import wilcoxon
+
     nonzero = np.asarray(differences, dtype=float)
     nonzero = nonzero[nonzero != 0]
     if len(nonzero) == 0:
