@@ -1,7 +1,7 @@
 """A real cell is followed live: nothing of its results changes, and one that was killed goes on as the same run."""
 
 import pytest
-from test_cell import configure, execute, folder, numbers
+from tiny_cells import configure, execute, folder, numbers
 
 import tta_bench.records.snapshots as snapshots
 from tta_bench.methods.base import Method
