@@ -287,8 +287,8 @@ class DiagnosticsConfig(Section):
 class LaunchConfig(Section):
     """How the cells of a sweep share a machine; changes no number, but see ``docs/launchers.md`` on threads."""
 
-    devices: Annotated[Literal["auto"] | Devices, BeforeValidator(_as_devices)] = "auto"
-    cells_per_device: Annotated[int, Range(1, 2**10)] = Field(default=1, description="at once on each GPU")
+    devices: Annotated[Literal["auto"] | Devices, BeforeValidator(_as_devices)]
+    cells_per_device: Annotated[int, Range(1, 2**10)] = Field(description="at once on each GPU")
 
 
 def _dice_first(metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -312,7 +312,7 @@ class RunConfig(Section):
     training: TrainingConfig
     protocol: ProtocolConfig
     diagnostics: DiagnosticsConfig
-    launch: LaunchConfig = LaunchConfig()
+    launch: LaunchConfig
     logger: dict[str, dict[str, Any]] = Field(description="sinks that follow the run -> their options, checked by each")
     group: str | None = Field(default=None, description="under which dashboards show the run")
     results_root: UserPath

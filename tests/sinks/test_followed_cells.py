@@ -1,9 +1,9 @@
 """A real cell is followed live: nothing of its results changes, and one that was killed goes on as the same run."""
 
 import pytest
-from tiny_cells import configure, execute, folder, numbers
 
 import tta_bench.records.snapshots as snapshots
+from tiny_cells import configure, execute, folder, numbers
 from tta_bench.methods.base import Method
 from tta_bench.sinks.contents import points_of
 

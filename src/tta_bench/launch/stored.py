@@ -47,6 +47,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         "force": False,
         "device": "auto",
         "lockstep": "auto",
+        "launch": {"devices": "auto", "cells_per_device": 1},
         "diagnostics": {"empirical_gradient": False},
     }
     sections = {key: value for key, value in record.items() if key not in ("hash", "seed", "results_root")}
