@@ -368,8 +368,9 @@ def test_report_writes_an_unfinished_table_in_every_format(capsys, started):
     main(["report", "first_look", *SMALL])
     text = capsys.readouterr().out
     folder = Path("kept/reports/first_look")
-    assert {each.name for each in folder.iterdir()} == {"table.md", "table.csv", "table.tex", "index.html", "figures"}
-    assert f"wrote {folder}/table.md, with table.csv, table.tex, index.html and figures/ beside it" in text
+    files = ["table.csv", "table.tex", "index.html", "targets.csv"]
+    assert {each.name for each in folder.iterdir()} == {"table.md", *files, "figures"}
+    assert f"wrote {folder}/table.md, with {', '.join(files)} and figures/ beside it" in text
     assert {path.name for path in (folder / "figures").iterdir()} >= {"dice_of_every_image.svg"}
     assert max(map(len, text.partition("wrote")[0].split("\n"))) <= 80
     assert re.search(r"^tent +63.00 +\+2.00 +0.031 *$", text, re.MULTILINE), "of 6 equal gains, 2 / 2^6"

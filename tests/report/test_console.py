@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from made_tables import base, changed
 from tta_bench.metrics.dice import dice_score
 from tta_bench.metrics.iou import iou_score
 from tta_bench.records.store import CellFolder
-from tta_bench.report.console import cell_table, show
+from tta_bench.report.console import cell_table, class_table, show
 
 
 def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seconds=0.123):
@@ -31,6 +32,7 @@ def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seco
         "source": source,
         "seed": 0,
         "method": method,
+        "source_checkpoint": {"dice_in_domain": 99.0},
         "targets": summaries,
         "seconds_per_image": seconds,
     }, rows
@@ -66,10 +68,12 @@ def test_each_metric_that_was_asked_for_has_its_table():
         *(f"{adapted[0]['targets']['A'][key] / 2:.2f}" for key in ("dice_disc", "dice_cup", "dice")),
         "+2.50",
     ]
-    asked = SimpleNamespace(config=SimpleNamespace(metrics=("dice", "iou")), folder=lambda: CellFolder(Path("cells/x")))
+    config = changed(base(), {"method": "tent", "method.learning_rate": 0.25, "metrics": ("dice", "iou")})
+    asked = SimpleNamespace(config=config, folder=lambda: CellFolder(Path("cells/x")))
     console = Console(file=io.StringIO(), width=80)
     show(console, asked, adapted, reference)
     text = console.file.getvalue()
+    assert "source D, seed 0, lr=0.25" in " ".join(text.split())
     assert text.index("Dice in percent") < text.index("IOU in percent") < text.index("results: cells/x")
 
 
@@ -94,11 +98,20 @@ def test_one_class_has_one_column_called_dice():
     assert not any(line.startswith("mean") for line in lines), "the mean of one target is that target"
 
 
-def test_many_classes_are_summed_up_in_their_mean():
+def test_many_classes_are_summed_up_in_their_mean_and_listed_below():
     classes = tuple(f"a class with a long name {number}" for number in range(6))
+    adapted, reference = (
+        result(name, {"E": 5, "F": 2}, classes, 2.5 * (name == "tent")) for name in ("tent", "no_adapt")
+    )
+    console = Console(file=io.StringIO(), width=80)
+    console.print(class_table(dice_score, adapted, reference))
+    listed = [" ".join(line.split()) for line in console.file.getvalue().splitlines()]
+    assert sum("a class with a long name" in line and line.endswith("+2.50") for line in listed) == 12
+    value = adapted[0]["targets"]["F"][f"dice_{classes[3]}"]
+    assert f"{classes[3]} {value - 2.5:.2f} {value:.2f} +2.50" in listed
     lines = printed(*(result(name, {"E": 5}, classes) for name in ("tent", "no_adapt")))
     assert " ".join(lines[2].split()) == "target n method mean [95 % interval] image"
-    assert lines[-1].strip() == "mean of 6 classes; each of them: summary.json"
+    assert lines[-1].strip() == "mean of 6 classes"
 
 
 def test_without_a_reference_there_is_no_difference():

@@ -29,6 +29,7 @@ from tta_bench.report.formats.markdown import write as markdown
 from tta_bench.report.notes import notes
 from tta_bench.report.tables import build_table
 from tta_bench.report.text import DASH, number, p_value, ranks
+from tta_bench.report.warnings import warnings
 
 HARD = r"100% of a_b & $x^2$ #1 {~} \ relu max(0,x) | η<β> é 日 [1]"
 
@@ -84,7 +85,7 @@ def test_where_less_is_better_the_smallest_is_the_best():
 
 
 def test_every_module_of_a_format_is_a_file_of_the_report():
-    assert list(formats()) == ["table.md", "table.csv", "table.tex", "index.html"]
+    assert list(formats()) == ["table.md", "table.csv", "table.tex", "index.html", "targets.csv"]
 
 
 # Markdown
@@ -118,14 +119,14 @@ def hard(tmp_path):
 
 def test_a_label_breaks_no_row_of_markdown(hard):
     rows = [line for line in markdown(hard).splitlines() if line.startswith("| 100% of")]
-    assert len(rows) == 3
+    assert len(rows) == 5, "numbers, differences, costs, classes and targets"
     head = next(line for line in markdown(hard).splitlines() if line.startswith("| row |"))
     assert len(re.findall(r"(?<!\\)\|", rows[0])) == head.count("|")
     assert r"max(0,x) \| η\<β>" in rows[0]
 
 
-def test_missing_and_skipped_are_said_in_the_notes(hard):
-    text = "\n".join(notes(hard))
+def test_missing_and_skipped_are_said_in_the_warnings(hard):
+    text = "\n".join(warnings(hard))
     assert f"Updates skipped because a loss or gradient was not finite: {HARD} 4." in text
     assert "1 of 3 cells have no results yet: lost (1 missing)." in text
     assert f"| lost | {DASH} |" in markdown(hard)
@@ -292,11 +293,13 @@ def test_latex_has_a_table_per_group_of_columns_and_the_notes_below(wide):
     text = latex(with_labels(wide, "table1"))
     captions = re.findall(r"Part (.*?)\.}\\label{(.*?)}", text)
     assert captions == [
-        ("1 of 3: Dice", "tab:table1"),
-        ("2 of 3: differences", "tab:table1-differences"),
-        ("3 of 3: costs", "tab:table1-costs"),
+        ("1 of 9: Dice", "tab:table1"),
+        ("2 of 9: differences", "tab:table1-differences"),
+        ("3 of 9: costs", "tab:table1-costs"),
+        ("4 of 9: classes", "tab:table1-classes"),
+        *((f"{part} of 9: source {name}", f"tab:table1-{part}") for part, name in enumerate("ABCDE", 5)),
     ]
-    assert text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == 3
+    assert text.count(r"\begin{longtable}") == text.count(r"\end{longtable}") == 9
     assert text.rindex(r"\end{longtable}") < text.index("Dice in percent: mean over images")
 
 
@@ -353,7 +356,7 @@ def test_a_table_of_another_metric_says_so_in_every_format_and_has_no_paper(tmp_
     assert "HD95 in px: mean over images" in texts["table.md"]
     assert lines_of(texts["table.md"], "no_adapt")[0].startswith("| no_adapt | **")
     assert {"hd95", "hd95_disc"} < set(texts["table.csv"].splitlines()[0].split(","))
-    assert "Part 1 of 3: HD95." in texts["table.tex"]
+    assert "Part 1 of 5: HD95." in texts["table.tex"]
     assert "HD95 in px per source domain" in texts["index.html"]
     assert "bold: the lowest of a column" in texts["index.html"]
     assert not any("60.00" in text for text in texts.values()), "the paper prints Dice"

@@ -1,31 +1,28 @@
-"""The HTML report: complete, escaped, and usable in a browser of any width and colour scheme."""
+"""The HTML report: complete, escaped, and what its figures say."""
 
-import base64
 import io
 import re
-import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import numpy as np
 import pytest
 from fabricated import fabricated_plan, fabricated_table
-from PIL import Image
+from rich.console import Console
 
 from made_tables import finish, made_plan, planned
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
 from tta_bench.report.drawings import draw, figures, picture_files
+from tta_bench.report.formats import formats
 from tta_bench.report.formats.html import best_rows, commands, number, p_value, protocol_sentences, signed
 from tta_bench.report.formats.html import write as html_page
 from tta_bench.report.notes import notes
 from tta_bench.report.streams import Stream, StreamKey, streams_of
 from tta_bench.report.tables import build_table
 from tta_bench.report.text import DASH
-from tta_bench.report.write import write_report
+from tta_bench.report.write import summary_table, write_report
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-VOID = {"meta", "link", "br", "img", "path", "use", "rect"}
+VOID = {"meta", "link", "br", "input", "img", "path", "use", "rect"}
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +149,25 @@ def made_table(root, *cells):
     return build_table(made_plan(plan_cells, sweep={"training.seed": "0,1"}))
 
 
+def test_mean_and_spread_over_training_seeds_are_the_headline(tmp_path):
+    cells = [("no_adapt", "A", 50), ("no_adapt", "A", 60, SEED_1), ("tent", "A", 61), ("tent", "A", 73, SEED_1)]
+    several, one = made_table(tmp_path, *cells), made_table(tmp_path, *cells[::2])
+    sentence = "Mean ± sample standard deviation over 2 repeats with 2 training seeds (0, 1)."
+    for name, write in formats().items():
+        if not name.endswith("csv"):
+            assert sentence.replace("±", r"\ensuremath{\pm}") in write(several) or sentence in write(several), name
+            assert "repeats with" not in write(one), name
+    assert "67.00 ± 8.49" in words(html_page(several))
+    assert "ONLY ONE TRAINING SEED" not in html_page(several)
+    assert "ONLY ONE TRAINING SEED (0)" in html_page(one)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(summary_table(several))
+    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    at = next(index for index, line in enumerate(lines) if line[:2] == ["tent", "67.00"])
+    assert lines[at + 1] == ["±8.49"]
+    assert sentence.split()[:3] in [line[:3] for line in lines]
+
+
 def told(figure):
     """What the description of a figure says of the rows."""
     return re.search("<desc[^>]*>(.*?)</desc>", figure.svg)[1]
@@ -242,7 +258,7 @@ def test_a_cell_that_stands_for_several_seeds_counts_once(table):
 
 def test_no_two_buttons_of_the_table_are_called_the_same(page):
     names = [re.sub("<.*?>", "", text) for text in re.findall("<button[^>]*>(.*?)</button>", page)]
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) == 15
     assert {"p of minus no_adapt", "p of minus bn_only"} <= {*names}
 
 
@@ -322,180 +338,6 @@ def test_numbers_are_set_with_true_minus_signs_and_unknown_ones_as_dashes():
     assert (p_value(0.0004), p_value(0.04), p_value(float("nan"))) == ("< 0.001", "0.040", DASH)
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def look(chromium, page, tmp_path):
-    """Open the page; afterwards there must have been no message and no request."""
-    file = tmp_path / "index.html"
-    file.write_text(page, encoding="utf-8")
-    faults = []
-
-    def opened(width=1280, scheme="light", **more):
-        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, **more)
-        tab = context.new_page()
-        tab.on("console", lambda message: faults.append(message.text))
-        tab.on("pageerror", lambda error: faults.append(str(error)))
-        tab.on("request", lambda request: faults.append(request.url) if request.url != file.as_uri() else None)
-        tab.goto(file.as_uri())
-        return tab
-
-    yield opened
-    assert [fault for fault in faults if not fault.startswith("data:")] == []
-
-
-OVERLAPS = """() => {
-  const blocks = [...document.querySelectorAll("h1, h2, h3, p, li, figcaption, .scroll, pre")]
-    .map((element) => [element, element.getBoundingClientRect()]).filter(([, box]) => box.height > 0);
-  const found = [];
-  blocks.forEach(([a, p], i) => blocks.slice(i + 1).forEach(([b, q]) => {
-    const meet = Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1
-      && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 1;
-    if (meet && !a.contains(b) && !b.contains(a)) found.push([a.textContent.slice(0, 40), b.textContent.slice(0, 40)]);
-  }));
-  return found;
-}"""
-
-CONTRASTS = """() => {
-  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
-  const luminance = (colour) => channels(colour).slice(0, 3)
-    .map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = getComputedStyle(e).backgroundColor;
-      if ((channels(colour)[3] ?? 1) > 0) return colour;
-    }
-    return "rgb(255, 255, 255)";
-  };
-  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  const found = {};
-  while (texts.nextNode()) {
-    const element = texts.currentNode.parentElement;
-    if (!texts.currentNode.data.trim() || ["STYLE", "SCRIPT", "title", "desc"].includes(element.tagName)) continue;
-    const style = getComputedStyle(element);
-    const colour = element.closest("svg") ? style.fill : style.color;
-    const [low, high] = [luminance(colour), luminance(ground(element))].sort((a, b) => a - b);
-    found[texts.currentNode.data.trim().slice(0, 30)] = (high + 0.05) / (low + 0.05);
-  }
-  return found;
-}"""
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [360, 1280])
-def test_the_page_fits_and_reads_well(look, width, scheme):
-    tab = look(width, scheme)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.evaluate("document.body.scrollWidth") <= width
-    assert tab.evaluate(OVERLAPS) == []
-    contrasts = tab.evaluate(CONTRASTS)
-    assert len(contrasts) > 50
-    assert {text: ratio for text, ratio in contrasts.items() if ratio < 4.5} == {}
-    dark = "rgb(20, 23, 26)"
-    assert (tab.evaluate("getComputedStyle(document.body).backgroundColor") == dark) == (scheme == "dark")
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_file_of_a_figure_can_be_read_on_any_page(chromium, drawn, scheme):
-    tab = chromium.new_page(color_scheme=scheme)
-    for name, svg in picture_files(drawn).items():
-        if name.endswith(".svg"):
-            address = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-            tab.set_content(f'<body style="background: black"><img src="{address}">')
-            with Image.open(io.BytesIO(tab.locator("img").screenshot())) as picture:
-                grey = np.asarray(picture.convert("L")).astype(int)
-            assert abs(grey[2, 2] - (255 if scheme == "light" else 22)) < 3, name
-            assert np.sum(abs(grey - grey[2, 2]) > 180) > 1000, f"{name}: text and axes stand out"
-
-
-@pytest.mark.browser
-def test_sort_buttons_have_names_of_their_own(look):
-    tab = look()
-    for row in ("no_adapt", "bn_only"):
-        assert tab.get_by_role("button", name=f"p of minus {row}").count() == 1
-
-
-@pytest.mark.browser
-def test_the_keyboard_reaches_everything_and_shows_where_it_is(look):
-    tab = look(360)
-    reached = []
-    for _ in range(60):
-        tab.keyboard.press("Tab")
-        text, label, width, left = tab.evaluate(
-            """() => { const e = document.activeElement; return [e.textContent.slice(0, 30),
-            e.getAttribute("aria-label"), getComputedStyle(e).outlineWidth, e.getBoundingClientRect().left]; }"""
-        )
-        if tab.evaluate("document.activeElement === document.body"):
-            break
-        assert (width, left >= 0) == ("3px", True), (text, label)
-        reached.append(label or text)
-    assert reached[0] == "Skip to the results"
-    assert reached.index("Table of results, scrolls sideways") < reached.index("row") < reached.index("average")
-    for wanted in ("Dice of every image, figure", "Segmentations, scrolls sideways", "Commands", "minus no_adapt"):
-        assert wanted in reached
-    tab.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
-    tab.reload()
-    tab.keyboard.press("Tab")
-    tab.keyboard.press("Enter")
-    assert tab.evaluate("document.activeElement.id") == "main"
-
-
-@pytest.mark.browser
-def test_a_column_is_sorted_by_its_button_and_what_is_missing_stays_last(look):
-    tab = look()
-
-    def labels():
-        return tab.evaluate("[...document.querySelectorAll('.sortable tbody th')].map((th) => th.dataset.value)")
-
-    assert labels() == ["no_adapt", "bn_only", "tent", "grata"]
-    button = tab.locator(".sortable thead button").nth(1)  # source A, without tent
-    button.focus()
-    tab.keyboard.press("Enter")
-    assert labels() == ["grata", "bn_only", "no_adapt", "tent"]
-    heads = tab.locator(".sortable thead th")
-    assert heads.nth(1).get_attribute("aria-sort") == "descending"
-    button.click()
-    assert labels() == ["no_adapt", "bn_only", "grata", "tent"]
-    tab.locator(".sortable thead button").first.click()
-    assert labels() == ["tent", "no_adapt", "grata", "bn_only"]
-    assert heads.nth(1).get_attribute("aria-sort") is None
-    for _ in range(2):
-        tab.locator(".sortable thead button").first.click()
-    assert labels() == ["no_adapt", "bn_only", "tent", "grata"], "the third press restores the order"
-
-
-@pytest.mark.browser
-def test_head_and_first_column_stay_in_sight_while_the_table_scrolls(look):
-    tab = look(360)
-    tab.evaluate("document.querySelector('.results').scrollTo(300, 0)")
-    left, corner, tent = tab.evaluate(
-        """() => [".results", ".results thead th", ".results tbody tr:nth-child(3) th"]
-        .map((which) => document.querySelector(which).getBoundingClientRect().left)"""
-    )
-    assert abs(corner - left) <= 2
-    assert abs(tent - left) <= 2
-
-
-@pytest.mark.browser
-def test_without_scripts_the_page_is_complete_and_its_buttons_are_plain_headings(look):
-    tab = look(java_script_enabled=False)
-    assert tab.locator(".sortable tbody tr").count() == 4
-    assert tab.locator("svg.figure").count() == 5
-    assert tab.locator(".sortable thead button").first.is_visible()
-
-
 def test_a_figure_that_cannot_be_drawn_stops_no_report(tmp_path, monkeypatch, caplog):
     def broken(*_, **__):
         raise ZeroDivisionError("no such font")
@@ -504,7 +346,7 @@ def test_a_figure_that_cannot_be_drawn_stops_no_report(tmp_path, monkeypatch, ca
     monkeypatch.setattr("tta_bench.report.drawings.running_means", broken)
     monkeypatch.setattr("tta_bench.report.drawings.panels", broken)
     written = write_report(table, tmp_path / "report")
-    assert {path.name for path in written} == {"table.md", "table.csv", "table.tex", "index.html"}
+    assert {path.name for path in written} == {"table.md", "table.csv", "table.tex", "index.html", "targets.csv"}
     assert all(path.stat().st_size for path in written)
     assert caplog.text.count("ZeroDivisionError: no such font") == 2
     with pytest.raises(ZeroDivisionError):

@@ -25,11 +25,6 @@ def notes(table: Table) -> list[str]:
     for kind in ("vs_reference", "vs_bn_only"):
         compared = {row.label: getattr(row, kind) for row in table.rows if getattr(row, kind) is not None}
         lines += _comparison_notes(compared, table) if compared else []
-    skipped = [f"{row.label} {row.skipped_updates}" for row in table.rows if row.skipped_updates]
-    if skipped:
-        lines.append(f"Updates skipped because a loss or gradient was not finite: {', '.join(skipped)}.")
-    if table.missing:
-        lines.append(missing_note(table))
     if table.has_paper and not comparable_with_paper(table):
         lines.append(
             "The paper's numbers are of other images or settings, its own network and protocol on five whole sets of "
@@ -42,6 +37,17 @@ def notes(table: Table) -> list[str]:
     if table.source_models:
         lines += [source_models_note(table), *branch_notes(table)]
     return lines
+
+
+def headline(table: Table) -> str:
+    """Over which training seeds the numbers are, where they are over several; else empty."""
+    seeds = sorted({cell.seed.training for cell in table.finished})
+    if len(seeds) < 2:
+        return ""
+    return (
+        f"Mean ± sample standard deviation over {len(table.seeds)} repeats with {len(seeds)} training seeds "
+        f"({', '.join(map(str, seeds))})."
+    )
 
 
 def source_models_note(table: Table) -> str:

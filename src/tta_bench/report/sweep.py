@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.console import Group as RenderGroup
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -15,19 +16,28 @@ from tta_bench.launch.stored import with_references
 from tta_bench.launch.sweeps import Group, groups
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
+from tta_bench.report.console import warning_box
 from tta_bench.report.model import Table
 from tta_bench.report.tables import build_table
-from tta_bench.report.text import number, p_value
+from tta_bench.report.text import narrow_mean, number, p_value
+from tta_bench.report.warnings import warnings
 from tta_bench.report.write import summary_table
 from tta_bench.runtime.names import literal
 
 
-def summary(tables: Sequence[tuple[str, Table]]) -> RichTable:
-    """The summaries of tables below each other, each compared within itself alone.
+def summary(tables: Sequence[tuple[str, Table]]) -> RenderableType:
+    """Their warnings in a box, and the summaries of tables below each other, each compared within itself alone.
 
     Args:
         tables: each with what tells it from the others, which stands behind its labels.
     """
+    weak = {settings: warnings(table) for settings, table in tables}
+    common = [line for line in next(iter(weak.values())) if all(line in lines for lines in weak.values())]
+    own = [f"{settings}: {line}" for settings, lines in weak.items() for line in lines if line not in common]
+    return RenderGroup(*warning_box([*common, *own]), _combined(tables))
+
+
+def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
     if len(tables) == 1:
         return summary_table(tables[0][1])
     columns = list(dict.fromkeys(column for _, table in tables for column in table.columns))
@@ -52,10 +62,10 @@ def summary(tables: Sequence[tuple[str, Table]]) -> RichTable:
     for settings, table in tables:
         combined.add_section()
         for row in table.rows:
-            values = [number(row.result(column).value) if column in table.columns else "" for column in columns]
+            values = [narrow_mean(row.result(column)) if column in table.columns else "" for column in columns]
             comparison = row.vs_reference
             gain = ("", "") if comparison is None else (number(comparison.mean, form="+"), p_value(comparison.p_holm))
-            combined.add_row(*map(literal, (f"{row.label} {settings}", *values, *gain)))
+            combined.add_row(*map(literal, (f"{row.label} {settings}",)), *values, *map(literal, gain))
     return combined
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from tta_bench.metrics.base import Metric
+from tta_bench.report.breakdown import breakdown
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.model import BN_ONLY, Comparison, Row, SourceResult, Table
 from tta_bench.report.statistics import Estimate
@@ -36,6 +37,11 @@ def mean(result: SourceResult) -> str:
     return text + ("" if result.std is None else f" ± {result.std:.2f}") + (INCOMPLETE if result.missing else "")
 
 
+def narrow_mean(result: SourceResult) -> str:
+    """Mean, and below it the standard deviation over several seeds."""
+    return number(result.value) + ("" if result.std is None else f"\n±{result.std:.2f}")
+
+
 def difference(estimate: Comparison | Estimate | None) -> str:
     """Mean and, if there is one, its 95 % interval."""
     if estimate is None:
@@ -47,6 +53,10 @@ def difference(estimate: Comparison | Estimate | None) -> str:
 def joined(values: Any, separator: str) -> str:
     """A setting as text; all its values where the rows of a table vary it."""
     return separator.join(map(str, values)) if isinstance(values, tuple) else str(values)
+
+
+WIDTH = 12
+"""Columns of a breakdown side by side, which fit a page."""
 
 
 class Column(NamedTuple):
@@ -109,8 +119,45 @@ def column_groups(table: Table) -> dict[str, list[Column]]:
     return {name: group for name, group in groups.items() if group}
 
 
+def breakdown_groups(table: Table) -> dict[str, list[Column]]:
+    """Per class on average, then per source the targets by classes; as many targets side by side as fit a page."""
+    several = len(table.classes) > 1
+    parts = {(part.row, part.source, part.target): part for part in breakdown(table)}
+    groups: dict[str, list[Column]] = {}
+
+    def column(heading: str, values: Sequence[float | None]) -> Column:
+        return Column(heading, tuple(map(number, values)), ranks(values, table.metric))
+
+    if several:
+        each = [column(name, [row.average.classes.get(name) for row in table.rows]) for name in table.classes]
+        groups |= _split("classes", each, WIDTH)
+    for source, targets in table.targets.items():
+        columns = []
+        for target in targets:
+            found = [parts.get((row.label, source, target)) for row in table.rows]
+            if several:
+                columns += [
+                    column(f"{target} {name}", [None if part is None else part.values[name] for part in found])
+                    for name in table.classes
+                ]
+            means = [None if part is None else part.mean for part in found]
+            columns.append(column(f"{target} mean" if several else target, means))
+        per_target = len(table.classes) + 1 if several else 1
+        groups |= _split(f"source {source}", columns, max(WIDTH - WIDTH % per_target, WIDTH % per_target))
+    return groups
+
+
+def _split(name: str, columns: Sequence[Column], width: int) -> dict[str, list[Column]]:
+    """Groups of so many columns; without those that say nothing."""
+    told = [column for column in columns if {*column.cells} != {DASH}]
+    pieces = [told[start : start + width] for start in range(0, len(told), width)]
+    if len(pieces) < 2:
+        return {name: told} if told else {}
+    return {f"{name}, part {index} of {len(pieces)}": piece for index, piece in enumerate(pieces, 1)}
+
+
 def grids(table: Table, escape: Callable[[str], str], best: str, second: str) -> Iterator[tuple[str, list[list[str]]]]:
-    """Name and lines of every group of columns, headings first, in the words of a format.
+    """Name and lines of every group of columns, breakdowns last, headings first, in the words of a format.
 
     Args:
         table: to show.
@@ -119,7 +166,7 @@ def grids(table: Table, escape: Callable[[str], str], best: str, second: str) ->
         second: likewise the second best.
     """
     marks = ("{}", best, second)
-    for name, columns in column_groups(table).items():
+    for name, columns in (column_groups(table) | breakdown_groups(table)).items():
         lines = [["row", *(escape(column.heading) for column in columns)]]
         for index, row in enumerate(table.rows):
             cells = [marks[column.ranks[index]].format(escape(column.cells[index])) for column in columns]

@@ -16,7 +16,8 @@ from tta_bench.records.store import CellFolder
 from tta_bench.report.cells import STATES, read_cell
 from tta_bench.report.console import narrow_table
 from tta_bench.report.model import Table
-from tta_bench.report.text import number, p_value
+from tta_bench.report.notes import headline
+from tta_bench.report.text import narrow_mean, number, p_value
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.names import literal
 
@@ -53,7 +54,7 @@ def write_report(
 def summary_table(table: Table) -> RichTable:
     """Means per source and on average, and the difference to the reference, in 80 columns; the files say more."""
     gaps = f", {len(table.missing)} cells missing" if table.missing else ""
-    printed = narrow_table(f"{table.name}: {table.metric.in_unit}{gaps}")
+    printed = narrow_table(f"{table.name}: {table.metric.in_unit}{gaps}", literal(headline(table)) or None)
     printed.add_column("row", overflow="fold")
     for column in table.columns:
         printed.add_column(literal(column), justify="right", min_width=5, overflow="fold")
@@ -62,10 +63,10 @@ def summary_table(table: Table) -> RichTable:
     )
     printed.add_column("p\n(Holm)", justify="right", no_wrap=True)
     for row in table.rows:
-        cells = [number(row.result(column).value) for column in table.columns]
+        cells = [narrow_mean(row.result(column)) for column in table.columns]
         comparison = row.vs_reference
         gain = ("", "") if comparison is None else (number(comparison.mean, form="+"), p_value(comparison.p_holm))
-        printed.add_row(*map(literal, (row.label, *cells, *gain)))
+        printed.add_row(literal(row.label), *cells, *map(literal, gain))
     return printed
 
 

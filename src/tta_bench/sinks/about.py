@@ -27,7 +27,7 @@ def about_cell(config: RunConfig, seed: int, key: str) -> About:
         key: its hash.
     """
     name = " ".join(
-        [config.method["name"], *_changes(config), f"source={config.source}", *([f"seed={seed}"] * (seed > 0))]
+        [config.method["name"], *changes(config), f"source={config.source}", *([f"seed={seed}"] * (seed > 0))]
     )
     content = config.model_dump(mode="json", exclude={"logger", "force", "group"})
     content["method"] = {**config.method, **asdict(method_options(config.method))}
@@ -54,7 +54,7 @@ def _tags(config: RunConfig) -> list[str]:
     return list(dict.fromkeys(tag[:64] for tag in tags if tag))
 
 
-def _changes(config: RunConfig) -> Iterator[str]:
+def changes(config: RunConfig) -> Iterator[str]:
     """What differs from the defaults of the method, the protocol, the network and the training."""
     preset = {key: config.method[key] for key in ("preset",) if key in config.method}
     if preset.get("preset") not in (None, "uniform"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tta_bench.report.model import Row, Table
+from tta_bench.report.warnings import warnings
 from tta_bench.runtime.names import csv_file
 
 FILE = "table.csv"
@@ -13,13 +14,14 @@ FILE = "table.csv"
 def write(table: Table) -> str:
     """One line per row and source and one for the average, with all digits.
 
-    Differences, costs and counts of the whole row are on the line of the average.
+    Differences, costs and counts of the whole row are on the line of the average, and so are the table's warnings.
     """
-    lines = [_csv_line(table, row, name) for row in table.rows for name in (*table.sources, table.average_name)]
+    weak = " ".join(warnings(table))
+    lines = [_csv_line(table, row, name, weak) for row in table.rows for name in (*table.sources, table.average_name)]
     return csv_file(list(dict.fromkeys(key for line in lines for key in line)), lines)
 
 
-def _csv_line(table: Table, row: Row, name: str) -> dict[str, Any]:
+def _csv_line(table: Table, row: Row, name: str, weak: str) -> dict[str, Any]:
     result = row.result(name)
     line: dict[str, Any] = {
         "table": table.name,
@@ -39,5 +41,5 @@ def _csv_line(table: Table, row: Row, name: str) -> dict[str, Any]:
         for prefix, comparison in (("reference", row.vs_reference), ("bn_only", row.vs_bn_only)):
             for key in ("against", "mean", "low", "high", "p", "p_holm", "n", "excluded"):
                 line[f"vs_{prefix}_{key}"] = None if comparison is None else getattr(comparison, key)
-        line |= row.costs._asdict() | {"skipped_updates": row.skipped_updates}
+        line |= row.costs._asdict() | {"skipped_updates": row.skipped_updates, "warnings": weak}
     return line | {"protocol_hash": table.protocol_hash}

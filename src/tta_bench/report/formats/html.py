@@ -15,7 +15,8 @@ from tta_bench.report import text
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.drawings import draw
 from tta_bench.report.model import BN_ONLY, Table
-from tta_bench.report.notes import branch_notes, planned_cells
+from tta_bench.report.notes import branch_notes, headline, planned_cells
+from tta_bench.report.warnings import warnings
 
 FILE = "index.html"
 
@@ -46,6 +47,9 @@ def write(table: Table) -> str:
         commands=commands(table),
         with_bn_only=any(row.vs_bn_only for row in table.rows),
         planned=planned_cells(table),
+        headline=headline(table),
+        breakdown=text.breakdown_groups(table),
+        warnings=warnings(table),
         branch_notes=branch_notes(table),
         comparable=comparable_with_paper(table),
     )

@@ -6,8 +6,9 @@ import re
 import unicodedata
 
 from tta_bench.report.model import Table
-from tta_bench.report.notes import notes
+from tta_bench.report.notes import headline, notes
 from tta_bench.report.text import DASH, grids
+from tta_bench.report.warnings import warnings
 from tta_bench.runtime.names import normal, shown
 
 FILE = "table.tex"
@@ -17,21 +18,25 @@ _BEGIN = r"""\begingroup\scriptsize\setlength{\tabcolsep}{2pt}\setlength{\LTcapw
 
 
 def write(table: Table) -> str:
-    """A ``longtable`` per group of columns, which LaTeX breaks into pages, and the notes below the last.
+    """Warnings, a ``longtable`` per group of columns, which LaTeX breaks into pages, and the notes below the last.
 
     A long label takes several lines; the head stands on every page; a rule comes before the rows that are there for
     comparison alone.
     """
     controls = [row.control for row in table.rows]
-    caption, label = latex_text(table.description), re.sub(r"[^A-Za-z0-9]+", "-", table.name)
+    caption, label = (
+        latex_text(f"{table.description} {headline(table)}".rstrip()),
+        re.sub(r"[^A-Za-z0-9]+", "-", table.name),
+    )
     groups = list(grids(table, latex_text, r"\textbf{{{}}}", r"\underline{{{}}}"))
-    lines = [_BEGIN]
+    lines = [_BEGIN, *(rf"\noindent\textbf{{Warning:}} {latex_text(warning)}\par" for warning in warnings(table))]
     for part, (name, (head, *body)) in enumerate(groups, 1):
+        own = name if name.isascii() and name.isalpha() else str(part)  # names of domains may be no label
         heading = rf"\toprule {' & '.join(head)} \\ \midrule"
         lines += [
             rf"\begin{{longtable}}{{p{{36mm}}{'r' * (len(head) - 1)}}}",
             rf"\caption{{{caption} Part {part} of {len(groups)}: {latex_text(name)}.}}"
-            rf"\label{{tab:{label}{f'-{name}' if part > 1 else ''}}}\\",
+            rf"\label{{tab:{label}{f'-{own}' if part > 1 else ''}}}\\",
             rf"{heading}\endfirsthead",
             rf"{heading}\endhead",
             r"\bottomrule\endfoot",

@@ -1,12 +1,13 @@
-"""A table as Markdown: pipe tables, best bold and second best underlined, and the notes."""
+"""A table as Markdown: warnings, pipe tables, best bold and second best underlined, and the notes."""
 
 from __future__ import annotations
 
 import re
 
 from tta_bench.report.model import Table
-from tta_bench.report.notes import notes
+from tta_bench.report.notes import headline, notes
 from tta_bench.report.text import grids
+from tta_bench.report.warnings import warnings
 from tta_bench.runtime.names import shown
 
 FILE = "table.md"
@@ -14,9 +15,13 @@ FILE = "table.md"
 
 def write(table: Table) -> str:
     """The content of a Markdown file."""
-    lines = [f"# {_markdown_text(table.name)}", "", _markdown_text(table.description), ""]
-    for _, (head, *body) in grids(table, _markdown_text, "**{}**", "<u>{}</u>"):
+    weak = [f"> - {_markdown_text(warning)}" for warning in warnings(table)]
+    lines = [f"# {_markdown_text(table.name)}", "", *(["> **Warnings**", ">", *weak, ""] if weak else [])]
+    lines += [_markdown_text(table.description), ""]
+    lines += [f"**{_markdown_text(headline(table))}**", ""] if headline(table) else []
+    for name, (head, *body) in grids(table, _markdown_text, "**{}**", "<u>{}</u>"):
         rule = ["---", *["---:"] * (len(head) - 1)]
+        lines += [f"**{_markdown_text(name)}**", ""]
         lines += [*(f"| {' | '.join(cells)} |" for cells in (head, rule, *body)), ""]
     lines += [f"- {_markdown_text(note)}" for note in notes(table)]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,23 @@
+"""A table per source, target domain and class as CSV, with all digits."""
+
+from __future__ import annotations
+
+from tta_bench.report.breakdown import breakdown
+from tta_bench.report.model import Table
+from tta_bench.runtime.names import csv_file
+
+FILE = "targets.csv"
+
+
+def write(table: Table) -> str:
+    """One line per row, source and target with a finished cell."""
+    name = table.metric.name
+    classes = {f"{name}_{label}": label for label in table.classes}
+    columns = ["table", "row", "source", "target", name, *classes, "n", "seeds", "protocol_hash"]
+    lines = [
+        {"table": table.name, "row": part.row, "source": part.source, "target": part.target, name: part.mean}
+        | {column: part.values[label] for column, label in classes.items()}
+        | {"n": part.n, "seeds": part.seeds, "protocol_hash": table.protocol_hash}
+        for part in breakdown(table)
+    ]
+    return csv_file(columns, lines)

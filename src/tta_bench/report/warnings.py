@@ -1,0 +1,125 @@
+"""What makes numbers weaker than they look, said before them in every report."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tta_bench.cell import Result
+from tta_bench.metrics.base import PRIMARY
+from tta_bench.report.model import Table
+from tta_bench.report.notes import missing_note
+from tta_bench.report.text import number
+
+LOW_DICE = 70.0
+"""Percent. A source model below it on its own domain has not learned its task; what adapting it gains says little."""
+
+NOTHING = 0.01
+"""Percent. Dice of masks without a pixel in common is below it, because of the ``1e-6`` in its formula."""
+
+
+class Run(NamedTuple):
+    """Results of a cell under what it is called."""
+
+    label: str
+    summary: Mapping[str, Any]  # content of ``summary.json``
+    rows: Sequence[Mapping[str, str]]  # of ``per_image.csv``
+
+
+def warnings(table: Table) -> list[str]:
+    """One or two sentences each; none where nothing is weak."""
+    lines = [missing_note(table)] if table.missing else []
+    runs = [Run(cell.row, cell.summary, cell.rows) for cell in table.finished]
+    skipped = [f"{row.label} {row.skipped_updates}" for row in table.rows if row.skipped_updates]
+    if skipped:
+        lines.append(f"Updates skipped because a loss or gradient was not finite: {', '.join(skipped)}.")
+    return [*lines, *_one_training_seed(table), *_weak_sources(runs), *_undertrained(runs), *_empty(runs)]
+
+
+def run_warnings(result: Result) -> list[str]:
+    """The same of a single run, of which everybody knows that its training seed is one."""
+    runs = [Run(result[0]["method"], *result)]
+    return [*_weak_sources(runs), *_undertrained(runs), *_empty(runs)]
+
+
+def _one_training_seed(table: Table) -> list[str]:
+    seeds: dict[str, set[int]] = defaultdict(set)  # by source
+    for cell in table.finished:
+        seeds[cell.cell.config.source].add(cell.seed.training)
+    single = {source: min(found) for source, found in sorted(seeds.items()) if len(found) == 1}
+    if not single:
+        return []
+    which = ", ".join(map(str, sorted(set(single.values()))))
+    of = "" if len(single) == len(seeds) else f" of source {', '.join(single)}"
+    imported = any(cell.cell.config.checkpoint is not None for cell in table.finished)
+    remedy = "Compare with another checkpoint=." if imported else "Run training.seed=0,1,2."
+    return [
+        f"ONLY ONE TRAINING SEED ({which}) STANDS BEHIND EVERY NUMBER{of}: another training of the same source model "
+        f"can change them by more than methods differ, and no interval here covers that. {remedy}"
+    ]
+
+
+def _weak_sources(runs: Iterable[Run]) -> list[str]:
+    low: dict[str, float] = {}
+    unknown = {}
+    for _, summary, _ in runs:
+        source, dice = summary["source"], summary["source_checkpoint"]["dice_in_domain"]
+        if dice is None:
+            unknown[source] = True
+        elif dice < LOW_DICE:
+            low[source] = min(dice, low.get(source, dice))
+    lines = []
+    if low:
+        each = ", ".join(f"{source} {number(dice)}" for source, dice in low.items())
+        lines.append(
+            f"In-domain Dice is low, below {LOW_DICE:g} percent: source {each}. A model that fails on its own domain "
+            "says little about adaptation: train it longer or on more images."
+        )
+    if unknown:
+        lines.append(
+            f"In-domain Dice is unknown: source {', '.join(unknown)}. Nobody can tell here whether its model was "
+            "trained well: no images of its domain were kept out of its training, or it was imported."
+        )
+    return lines
+
+
+def _undertrained(runs: Iterable[Run]) -> list[str]:
+    above: dict[str, tuple[float, str]] = {}
+    for label, summary, _ in runs:
+        source, dice = summary["source"], summary["source_checkpoint"]["dice_in_domain"]
+        foreign = [target[PRIMARY] for name, target in summary["targets"].items() if name != source]
+        mean = sum(foreign) / len(foreign) if foreign else 0.0
+        if dice is not None and mean > dice and mean - dice > above.get(source, (0.0, ""))[0]:
+            above[source] = mean - dice, f"{source} {number(mean)} with {label}, {number(dice)} at home"
+    if not above:
+        return []
+    return [
+        "Foreign Dice is above in-domain Dice, so a source model is undertrained and what adaptation gains may be what "
+        f"training left: source {'; '.join(text for _, text in above.values())}."
+    ]
+
+
+def _empty(runs: Iterable[Run]) -> list[str]:
+    """Classes whose masks cannot meet, because those of the truth or of the predictions have no pixel."""
+    found: dict[tuple[str, str], dict[str, bool]] = defaultdict(dict)  # class and target -> labels
+    labels: dict[str, bool] = {}
+    for label, _, rows in runs:
+        labels[label] = True
+        values: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for row in rows:
+            for key, value in row.items():
+                if key.startswith(f"{PRIMARY}_"):
+                    values[key.removeprefix(f"{PRIMARY}_"), row["target"]].append(float(value or "nan"))
+        for place, dice in values.items():
+            if any(value < NOTHING for value in dice) and all(value < NOTHING or value == 100 for value in dice):
+                found[place][label] = True
+    together: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
+    for (name, target), weak in found.items():
+        together[name, tuple(weak)].append(target)
+    return [
+        f"Class {name} is empty in {', '.join(targets)}: its Dice is 0 or 100 on every image, because the labels or "
+        "the predictions have no pixel of it, "
+        + ("in every row." if len(weak) == len(labels) > 1 else f"with {', '.join(weak)}.")
+        for (name, weak), targets in together.items()
+    ]

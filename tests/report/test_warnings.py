@@ -1,0 +1,105 @@
+"""What is weak about a table is said before its numbers, and nothing is said of one that is sound."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from made_tables import finish, made_plan, planned
+from tta_bench.report.console import warning_box
+from tta_bench.report.formats import formats
+from tta_bench.report.sweep import summary
+from tta_bench.report.tables import build_table
+from tta_bench.report.warnings import LOW_DICE, run_warnings, warnings
+
+
+def made(root, dice=60.0, in_domain=90.0, seeds=(0, 1), sources=("A", "B"), leave_out=None, methods=("tent",), **more):
+    """A table of ``no_adapt`` at 50 percent and methods at ``dice``: a number or of (target, index)."""
+    cells = []
+    for label in ("no_adapt", *methods):
+        for source in sources:
+            for seed in seeds:
+                entry = planned(root, label, {"method": label, "training.seed": seed}, source)
+                cells.append(entry)
+                if (label, source, seed) == leave_out:
+                    continue
+                value = 50.0 if label == "no_adapt" else dice
+                name = f"{source}{seed}"
+                file = {"path": f"{name}.ckpt", "sha256": name * 32, "dice_in_domain": in_domain}
+                values = value if callable(value) else lambda *_, value=value: value
+                finish(entry.cell, values, source_checkpoint=file, **(more if label != "no_adapt" else {}))
+    return build_table(made_plan(cells, sweep={"training.seed": "0,1"}))
+
+
+def test_of_a_sound_table_nothing_is_said(tmp_path):
+    table = made(tmp_path)
+    assert warnings(table) == []
+    assert not any(
+        "warning" in write(table).lower().replace(".warnings", "") for write in list(formats().values())[::2]
+    )
+    assert warning_box([]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"leave_out": ("tent", "B", 1)}, "1 of 8 cells have no results yet: tent (1 missing)."),
+        ({"skipped_updates": 3}, "Updates skipped because a loss or gradient was not finite: tent 12."),
+        ({"seeds": (4,)}, "ONLY ONE TRAINING SEED (4) STANDS BEHIND EVERY NUMBER: another training"),
+        (
+            {"in_domain": LOW_DICE - 1, "dice": 40.0},
+            "In-domain Dice is low, below 70 percent: source A 69.00, B 69.00.",
+        ),
+        ({"in_domain": None}, "In-domain Dice is unknown: source A, B."),
+        ({"dice": 92.5}, "source A 92.50 with tent, 90.00 at home; B 92.50 with tent, 90.00 at home."),
+        (
+            {"dice": lambda target, index: 1e-6 if target == "C" else 60.0},
+            "Class cup is empty in C: its Dice is 0 or 100",
+        ),
+        ({"dice": lambda target, index: (1e-6, 100.0)[index % 2]}, "is empty in C, D: its Dice is 0 or 100"),
+    ],
+)
+def test_each_weakness_is_said_first_in_every_format(tmp_path, changes, sentence):
+    table = made(tmp_path, **changes)
+    assert any(sentence in line for line in warnings(table)), warnings(table)
+    texts = {name: write(table) for name, write in formats().items()}
+    assert texts["table.md"].splitlines()[2] == "> **Warnings**"
+    assert texts["table.tex"].index(r"\textbf{Warning:}") < texts["table.tex"].index("longtable}{")
+    assert texts["index.html"].index('class="warnings"') < texts["index.html"].index("<main")
+    assert sentence in texts["index.html"]
+    assert sentence in texts["table.csv"]
+    console = Console(file=io.StringIO(), width=80)
+    console.print(summary([("", table)]))
+    text = console.file.getvalue()
+    assert text.index("warnings") < text.index("Dice in percent")
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_class_that_every_row_misses_is_empty_in_every_row(tmp_path):
+    table = made(tmp_path, dice=lambda *_: 0.0)
+    nothing = [cell._replace(rows=[dict(row, dice_cup="0.0") for row in cell.rows]) for cell in table.finished]
+    lines = warnings(replace(table, finished=tuple(nothing)))
+    assert any(line.startswith("Class cup is empty in C, D") and line.endswith("in every row.") for line in lines)
+    assert any(line.startswith("Class disc is empty in C, D") and line.endswith("with tent.") for line in lines)
+
+
+def test_where_some_sources_have_several_training_seeds_the_others_are_named(tmp_path):
+    table = made(tmp_path)
+    fewer = [cell for cell in table.finished if cell.cell.config.source == "A" or cell.seed.training == 1]
+    (line,) = warnings(replace(table, finished=tuple(fewer)))
+    assert line.startswith("ONLY ONE TRAINING SEED (1) STANDS BEHIND EVERY NUMBER of source B:")
+
+
+def test_a_domain_that_is_its_own_target_is_not_foreign(tmp_path):
+    (cell, *_) = made(tmp_path, dice=60.0).finished
+    targets = {"A": {"n": 3, "dice": 99.0}, "C": {"n": 3, "dice": 60.0}}
+    assert run_warnings(({**cell.summary, "targets": targets}, cell.rows)) == []
+    assert len(run_warnings(({**cell.summary, "targets": {"C": targets["A"]}}, cell.rows))) == 1
+
+
+def test_warnings_of_one_of_several_tables_name_it(tmp_path):
+    whole, part = made(tmp_path / "1"), made(tmp_path / "2", in_domain=None)
+    console = Console(file=io.StringIO(), width=200)
+    console.print(summary([("limit=2", whole), ("limit=4", part)]))
+    assert "! limit=4: In-domain Dice is unknown" in console.file.getvalue()
