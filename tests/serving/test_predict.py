@@ -145,9 +145,10 @@ def test_the_masks_are_the_predictions_of_the_cell_bit_for_bit(world, predict, t
 
 def test_classes_that_exclude_each_other_are_those_of_the_cell(world, tmp_path):
     words = ("+method=tent", "data.classes={rim: [1], cup: [2]}", "data.exclusive=true", "training.epochs=4")
+    words += ("preprocessing=percentile",)
     config, checkpoint = finished(world["data"].parent, tmp_path / "results", *words)
     there = read_predictions(Cell.all_of(config)[0].folder().predictions, "A", (N, 2, 64, 64))
-    words = [f"checkpoint={checkpoint}", "+method=tent", "--probabilities"]
+    words = [f"checkpoint={checkpoint}", "+method=tent", "--domain", "A", "--probabilities"]
     main(["predict", str(world["images"]), str(tmp_path / "out"), *words])
     for k in range(N):
         rim, cup = there.mask(k)
