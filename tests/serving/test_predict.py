@@ -145,9 +145,10 @@ def test_the_masks_are_the_predictions_of_the_cell_bit_for_bit(world, predict, t
 
 def test_classes_that_exclude_each_other_are_those_of_the_cell(world, tmp_path):
     words = ("+method=tent", "data.classes={rim: [1], cup: [2]}", "data.exclusive=true", "training.epochs=4")
+    words += ("preprocessing=percentile",)
     config, checkpoint = finished(world["data"].parent, tmp_path / "results", *words)
     there = read_predictions(Cell.all_of(config)[0].folder().predictions, "A", (N, 2, 64, 64))
-    words = [f"checkpoint={checkpoint}", "+method=tent", "--probabilities"]
+    words = [f"checkpoint={checkpoint}", "+method=tent", "--domain", "A", "--probabilities"]
     main(["predict", str(world["images"]), str(tmp_path / "out"), *words])
     for k in range(N):
         rim, cup = there.mask(k)
@@ -234,6 +235,26 @@ def test_the_official_checkpoint_needs_no_more_words(predict, world, tmp_path):
     assert pixels(tmp_path / "out/masks/A0.png").shape == (64, 64)
 
 
+def test_results_within_the_folder_of_the_images_are_not_taken_for_images(world, predict, tmp_path):
+    shutil.copytree(world["images"], tmp_path / "photos")
+    for place, out in (("photos", "a"), ("photos", "a"), ("photos", "b"), ("photos/**/*.png", "c")):
+        assert predict(place, f"photos/{out}", method="no_adapt") == (0, "")
+        assert [row["image"] for row in table(tmp_path / f"photos/{out}")] == [f"A{k}.png" for k in range(N)]
+    assert len(find_images(str(tmp_path / "photos/a/masks"))) == N, "asked for by name, they are"
+    assert "where results go" in predict("photos/a", "photos/a", method="no_adapt")[1]
+
+
+def test_what_is_wrong_with_an_image_speaks_of_no_mask_that_it_has_not(predict, tmp_path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "dark.png")
+    turned = Image.Exif()
+    turned[274] = 6
+    Image.fromarray(render("C", 0, size=64)[0]).save(tmp_path / "turned.jpg", exif=turned)
+    for name in ("dark.png", "turned.jpg"):
+        code, errors = predict(name, f"out_{name}", method="no_adapt")
+        assert code == 2
+        assert not re.search("pair|partner|remove it and its mask|save both", errors)
+
+
 def test_a_method_that_looks_ahead_sees_the_images_that_can_be_read(world, predict, monkeypatch, tmp_path):
     shutil.copytree(world["images"], tmp_path / "photos")
     (tmp_path / "photos/A1.png").write_bytes(b"damaged")
@@ -296,7 +317,9 @@ def test_tomorrows_images_go_on_where_todays_ended(world, predict, tmp_path):
     assert content["identity"]["method"]["name"] == "grata"
     code, errors = predict("today", "elsewhere", "--state", "grata.state", method="tent")
     assert code == 2
-    assert "--state grata.state was saved with method=name=grata" in errors
+    assert "--state grata.state was saved with method=grata, and this is method=tent:" in errors
+    errors = predict("today", "elsewhere", "--state", "grata.state", "method.learning_rate=1")[1]
+    assert "was saved with method.learning_rate=0.0001, and this is method.learning_rate=1.0:" in errors
     (tmp_path / "damaged.state").write_bytes(b"nothing")
     assert "--state damaged.state is not a PyTorch file" in predict("today", "again", "--state", "damaged.state")[1]
 

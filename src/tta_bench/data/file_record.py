@@ -85,8 +85,9 @@ class FileRecord:
         """The decoded image; one in which nothing can be seen is refused."""
         image = read_image(self.image, self.max_pixels)
         if image.min() == image.max():
+            remedy = "remove it and its mask" if self.labelled else "remove it"
             raise UserError(
-                f"{self.image} is constant (every value is {image.min()}), nothing can be seen in it: remove the pair"
+                f"{self.image} is constant (every value is {image.min()}), nothing can be seen in it: {remedy}"
             )
         return image
 

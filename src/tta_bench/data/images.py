@@ -109,7 +109,7 @@ def decode(path: Path, max_pixels: int, *, lossless: bool = False) -> Image.Imag
         # Whether image and mask match before or after the rotation cannot be known, so do not guess.
         raise UserError(
             f"{path} is to be shown turned (EXIF orientation {orientation}); some programs do so and some do not, "
-            "so it may not match the other file of its pair: save both upright without that tag"
+            "so an image and its mask may not match: save it, and its mask if there is one, upright without that tag"
         )
     return image
 
@@ -121,8 +121,8 @@ def _refuse_by_header(path: Path, image: Image.Image, max_pixels: int, lossless:
         raise UserError(f"{path} has {width}x{height} pixels: remove it or save it anew")
     if width * height > max_pixels:
         raise UserError(
-            f"{path} has {width}x{height} pixels, more than data.max_pixels={max_pixels}: scale it down "
-            f"together with its partner, or set data.max_pixels={width * height} if there is memory for it"
+            f"{path} has {width}x{height} pixels, more than data.max_pixels={max_pixels}: scale it down, "
+            f"and its partner if it has one, or set data.max_pixels={width * height} if there is memory for it"
         )
     if lossless and (codec := _lossy_codec(path, image)):
         raise UserError(
@@ -147,7 +147,7 @@ def _sentences(path: Path) -> Iterator[None]:
             f"{path} is not an image of a kind that is read ({', '.join(_FORMATS)}): remove it or save it as PNG"
         ) from None
     except MemoryError:
-        raise UserError(f"{path} does not fit into the memory: scale it down together with its partner") from None
+        raise UserError(f"{path} does not fit into the memory: scale it down, and its partner if it has one") from None
     except Exception as error:  # Pillow's plug-ins raise errors of many types on damaged files
         if isinstance(error, OSError) and error.strerror:  # from the system, not from Pillow
             raise UserError(f"{path} cannot be read ({error.strerror}): mend or remove it") from None

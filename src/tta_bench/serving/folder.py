@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,13 @@ from tta_bench.runtime.names import csv_file, unguarded
 OUT = "as OUT"
 """How another folder is chosen."""
 
+_CONFIG, _LOCK = "config.yaml", ".lock"
 _LAST = ("seconds", "skipped")  # columns, after those of the method
+
+
+def holds_predictions(folder: str | Path) -> bool:
+    """Whether a folder is one of :class:`Results`, finished or not."""
+    return all(os.path.isfile(os.path.join(folder, name)) for name in (_CONFIG, _LOCK))
 
 
 class Results:
@@ -40,14 +47,14 @@ class Results:
         self.snapshot = out / ".progress.pt"
         self._start = out / ".start_state.pt"
         self._table = out / "predictions.csv"
-        self._config = out / "config.yaml"
+        self._config = out / _CONFIG
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Make the folder, and keep other processes from it."""
         with translate_os_errors(self.out, OUT):
             self.out.mkdir(parents=True, exist_ok=True)
-            lock = acquire_lock(self.out / ".lock", "predicts into the same folder")
+            lock = acquire_lock(self.out / _LOCK, "predicts into the same folder")
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from tta_bench.data.images import image_suffixes
 from tta_bench.data.lists import read_table
 from tta_bench.errors import UserError, nearest
 from tta_bench.runtime.names import normal
+from tta_bench.serving.folder import holds_predictions
 
 FOLDER = "folder"
 """``--stream-by folder``: a stream for the images of each folder; a column of a list that is called so comes first."""
@@ -69,7 +70,8 @@ def find_images(
             raise UserError(f"{place} holds no image: its files end in none of {kinds}")
     elif glob.has_magic(place):
         root = Path(*_fixed(path))
-        images = _named(root, (Path(each) for each in glob.iglob(str(path), recursive=True) if os.path.isfile(each)))
+        found = (Path(each) for each in glob.iglob(str(path), recursive=True) if os.path.isfile(each))
+        images = _named(root, (file for file in found if not _predicted(file, root)))
         if not images:
             raise UserError(f"no file is called {place}: check the pattern, and put it in quotation marks")
     else:
@@ -142,7 +144,7 @@ def _of_list(path: Path, stream_by: str | None) -> list[ImageFile]:
 def _walk(folder: Path) -> Iterator[Path]:
     """The files of a folder and of those below it that end as images do, hidden ones and folders of masks left out.
 
-    ``mask`` beside ``image`` is the layout of ``data=folder``: masks are never looked at.
+    ``mask`` beside ``image`` is the layout of ``data=folder``: masks are never looked at, predicted ones neither.
     """
     seen: set[str] = set()  # links may make circles
     pending = [str(folder)]
@@ -159,10 +161,15 @@ def _walk(folder: Path) -> Iterator[Path]:
         for name in names:
             path = os.path.join(current, name)
             if os.path.isdir(path):
-                if not (name == "mask" and "image" in names):
+                if not (name == "mask" and "image" in names) and not holds_predictions(path):
                     pending.append(path)
             elif os.path.splitext(name)[1].lower() in image_suffixes():
                 yield Path(path)
+
+
+def _predicted(file: Path, root: Path) -> bool:
+    """Whether a file below a folder is a prediction of its, rather than an image."""
+    return any(holds_predictions(folder) for folder in file.parents if root in folder.parents)
 
 
 def _named(root: Path, paths: Iterable[Path]) -> list[ImageFile]:

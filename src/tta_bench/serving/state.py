@@ -48,15 +48,20 @@ def read_state(path: Path, name: Path | str, identity: Mapping[str, Any], device
     for key, mine in identity.items():
         theirs = saved.get(key)
         if theirs != mine:
-            faults.append(f"--state {name} was saved with {key}={_short(theirs)}, and this is {key}={_short(mine)}")
+            saved_with, now = _differing(key, theirs, mine)
+            faults.append(f"--state {name} was saved with {saved_with}, and this is {now}")
     if faults:
         raise UserError([f"{fault}: use the same again, or another file" for fault in faults])
     state: dict[str, Any] = content["state"]
     return state
 
 
-def _short(value: Any) -> str:
-    """What an identity says, in few words."""
-    if isinstance(value, Mapping):
-        return ",".join(f"{key}={inner}" for key, inner in value.items())
-    return str(value)[:12] if isinstance(value, str) else str(value)
+def _differing(key: str, theirs: Any, mine: Any) -> tuple[str, str]:
+    """What two identities differ in, in few words each; two methods in their names."""
+    if not isinstance(theirs, Mapping) or not isinstance(mine, Mapping):
+        return f"{key}={str(theirs)[:12]}", f"{key}={str(mine)[:12]}"
+    names = [name for name in {**theirs, **mine} if theirs.get(name) != mine.get(name)]
+    if "name" in names:
+        return f"{key}={theirs.get('name')}", f"{key}={mine.get('name')}"
+    first, second = (", ".join(f"{key}.{name}={each.get(name)}" for name in names) for each in (theirs, mine))
+    return first, second
