@@ -2,13 +2,19 @@
 
 import importlib
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import segmentation_models_pytorch as library
 import torch
 import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from PIL import Image
 
 from tta_bench.adaptation.scenarios.base import SCENARIOS, scenario_of
 from tta_bench.cli.list import methods_page
@@ -54,6 +60,26 @@ def test_the_examples_of_use_your_network_run_one_after_another(tmp_path, monkey
     for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs/use_your_network.md").read_text(), re.DOTALL):
         exec(compile(code, "docs/use_your_network.md", "exec"), {"__name__": "example"})
     assert (tmp_path / "state.pt").is_file()
+
+
+def test_the_commands_of_import_a_checkpoint_work_as_printed(tmp_path):
+    (commands,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/import_a_checkpoint.md").read_text(), re.DOTALL)
+    torch.manual_seed(0)
+    network = library.FPN("resnet18", encoder_weights=None, classes=2)
+    torch.save(
+        {"model": {f"module.{name}": value for name, value in network.state_dict().items()}}, tmp_path / "best.pth"
+    )
+    for domain in ("Site1", "Site2"):
+        for kind, channels in (("image", 3), ("mask", 1)):
+            (tmp_path / "DIR" / domain / kind).mkdir(parents=True)
+            pixels = np.random.default_rng(0).integers(0, 256 if kind == "image" else 3, (64, 64, channels), np.uint8)
+            Image.fromarray(pixels.squeeze()).save(tmp_path / "DIR" / domain / kind / "a.png")
+    python = shlex.quote(sys.executable)
+    shell = f'set -e\npython() {{ {python} "$@"; }}\ntta-bench() {{ {python} -m tta_bench.cli "$@"; }}\n{commands}'
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "FPN" in done.stdout
+    assert len([*(tmp_path / "outputs/cells").glob("*/summary.json")]) == 2, "the method and no_adapt"
 
 
 def test_the_objective_of_add_a_method_works_as_printed(tmp_path, monkeypatch, small_net, images):
