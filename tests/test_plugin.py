@@ -131,6 +131,21 @@ def test_a_checkpoint_of_the_network_is_read(documented, workplace):
 
 
 @pytest.mark.slow
+def test_bare_weights_of_the_network_are_imported_and_adapted(workplace):
+    network = "from my_tta_method.my_network import MyNetwork as N"
+    code = f"import torch; {network}; torch.save(N(16, 1, ()).state_dict(), 'w.pth')"
+    path = os.pathsep.join([str(workplace / "site"), os.environ.get("PYTHONPATH", "")])
+    subprocess.run([sys.executable, "-c", code], cwd=workplace, env={**os.environ, "PYTHONPATH": path}, check=True)
+    sizes = ["data.classes={foreground: [1]}", "data.image_size=64", "preprocessing=unit"]
+    words = ["checkpoint", "import", "w.pth", "mine.ckpt", "model=my_network", *sizes, "--domain", "North"]
+    imported = run(workplace, *words, module="tta_bench.cli")
+    assert imported.returncode == 0, imported.stderr
+    adapted = ["+method=grata", "source=North", "target=West", "checkpoint=mine.ckpt", "data.image_size=64"]
+    ran = run(workplace, *adapted, *OWN, "results_root=imported")
+    assert ran.returncode == 0, ran.stderr
+
+
+@pytest.mark.slow
 def test_the_network_learns_a_pretext_task(workplace):
     grata = ["+method=grata", "source=North", "target=West", "model.branches=[denoising]"]
     ran = run(workplace, *grata, *OWN, *TINY, "results_root=branches")
