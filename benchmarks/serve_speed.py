@@ -82,9 +82,6 @@ def make_images(parsed: argparse.Namespace, root: Path) -> None:
         classes={"disc": (1, 2), "cup": (2,)},
         image_size=parsed.size,
         domain="D",
-        fingerprint=None,
-        training=None,
-        dice_in_domain_per_class=None,
     )
 
 

@@ -31,9 +31,6 @@ def write(path, config, state, preprocessing):
         classes=config.data.classes,
         image_size=64,
         domain="D",
-        fingerprint=None,
-        training=None,
-        dice_in_domain_per_class=None,
     )
     return path
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from made_tables import finish, made_plan, planned
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
-from tta_bench.report.drawings import draw, figures, picture_files
+from tta_bench.report.drawings import figures, picture_files
 from tta_bench.report.formats import formats
 from tta_bench.report.formats.html import best_rows, commands, number, p_value, protocol_sentences, signed
 from tta_bench.report.formats.html import write as html_page
@@ -23,21 +23,6 @@ from tta_bench.report.text import DASH
 from tta_bench.report.write import summary_table, write_report
 
 VOID = {"meta", "link", "br", "input", "img", "path", "use", "rect"}
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return fabricated_table(tmp_path_factory.mktemp("results"), leave_out=[("tent", "A")])
-
-
-@pytest.fixture(scope="module")
-def drawn(table):
-    return draw(table)
-
-
-@pytest.fixture(scope="module")
-def page(table, drawn):
-    return html_page(replace(table, drawings=drawn))
 
 
 class Outline(HTMLParser):

@@ -3,32 +3,14 @@
 import base64
 import io
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from fabricated import fabricated_table
 from PIL import Image
 
-from tta_bench.report.drawings import draw, picture_files
-from tta_bench.report.formats.html import write as html_page
+from tta_bench.report.drawings import picture_files
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture(scope="module")
-def table(tmp_path_factory):
-    return fabricated_table(tmp_path_factory.mktemp("results"), leave_out=[("tent", "A")])
-
-
-@pytest.fixture(scope="module")
-def drawn(table):
-    return draw(table)
-
-
-@pytest.fixture(scope="module")
-def page(table, drawn):
-    return html_page(replace(table, drawings=drawn))
 
 
 @pytest.fixture(scope="module")

@@ -73,9 +73,6 @@ def import_official(official: Path, out: Path, domain: str | None) -> Checkpoint
         classes=OFFICIAL_MASK_VALUES,
         image_size=OFFICIAL_IMAGE_SIZE,
         domain=domain,
-        fingerprint=None,
-        training=None,
-        dice_in_domain_per_class=None,
         origin={"file": official.name, "sha256": checkpoint.sha256},
     )
     return read_checkpoint(out)
@@ -121,9 +118,6 @@ def import_network(file: Path, out: Path, overrides: Sequence[str], domain: str 
         activation=data.activation,
         image_size=data.image_size,
         domain=domain,
-        fingerprint=None,
-        training=None,
-        dice_in_domain_per_class=None,
         origin={"file": file.name, "sha256": file_sha256(file)},
     )
     left = f"; left in the file: {', '.join(fitted.left)}" if fitted.left else ""

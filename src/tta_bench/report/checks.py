@@ -8,6 +8,7 @@ from typing import Any
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
+from tta_bench.launch.stored import flat
 from tta_bench.metrics.base import Metric
 from tta_bench.report.cells import name_of, seed_of
 from tta_bench.report.model import FinishedCell, Seed, Table
@@ -22,7 +23,7 @@ def repeat_faults(cells: Sequence[tuple[str, Cell]]) -> list[str]:
     for row, cell in cells:
         other = first.setdefault((row, cell.config.source, seed_of(cell)), cell)
         if other is not cell:
-            keys = ", ".join(_differing(_flat(other.identity()), _flat(cell.identity())))
+            keys = ", ".join(_differing(flat(other.identity()), flat(cell.identity())))
             faults.append(
                 f"{name_of(row, cell)} and {other.folder().hash} differ in {keys} alone: "
                 f"give {keys} one value, or each value a row of its own"
@@ -59,7 +60,7 @@ def _comparable(cell: Cell) -> dict[str, Any]:
     sections = config.model_dump(mode="json", include={"protocol", "data", "model", "checkpoint"})
     sections["training"] = config.training.content(config.model.branches)
     del sections["training"]["seed"], sections["protocol"]["order"]  # repeats
-    return _flat(sections)
+    return flat(sections)
 
 
 def _on_purpose(key: str, plan: Plan) -> bool:
@@ -68,14 +69,6 @@ def _on_purpose(key: str, plan: Plan) -> bool:
     chosen = {key for row in experiment.rows.values() for key in row} | {*experiment.sweep, "checkpoint"}
     chosen |= {text.partition("=")[0] for text in plan.overrides}
     return any(f"{key}.".startswith(f"{text.lstrip('+')}.") for text in chosen)
-
-
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in section.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

@@ -39,9 +39,9 @@ def save_checkpoint(
     activation: Activation = "sigmoid",
     image_size: int,
     domain: str | None,
-    fingerprint: str | None,
-    training: Mapping[str, Any] | None,
-    dice_in_domain_per_class: Mapping[str, float] | None,
+    fingerprint: str | None = None,
+    training: Mapping[str, Any] | None = None,
+    dice_in_domain_per_class: Mapping[str, float] | None = None,
     origin: Mapping[str, str] | None = None,
 ) -> None:
     """Write the workbench's own format under a temporary name, then rename: never half a file.
