@@ -18,6 +18,7 @@ from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from tta_bench.errors import UserError
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
@@ -26,7 +27,7 @@ from tta_bench.models.segmentation import Activations, SegmentationModel
 from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, wrap_normalisation
 from tta_bench.ops.preprocessing import Preprocessing
 from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
-from tta_bench.runtime.numerics import placement
+from tta_bench.runtime.numerics import in_precision, placement
 
 
 class AdaptableNetwork(nn.Module):
@@ -69,12 +70,25 @@ class AdaptableNetwork(nn.Module):
         self.register_buffer("source_theta", torch.cat(affine))
         self._layouts: dict[tuple[torch.device, int], Tensor] = {}
         self.images_per_pass: int | None = None
+        self.dtype = torch.float32
         self.forwards = 0
         calls = check_probe(probe, self, self.source_theta)
         self.reused = {name for name, layer in self._all_layers.items() if calls[layer] > 1}
         self.forwards = 0
         if probe.dtype is not None:
             self.to(probe.dtype)
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """Keep activations and the weights of convolutions in ``dtype``; theta, statistics and outputs stay as they are.
+
+        Args:
+            dtype: ``torch.bfloat16``, or ``torch.float32`` for the source model's own.
+        """
+        self.dtype = dtype
+        if dtype != torch.float32:
+            for module in self.model.modules():
+                if isinstance(module, _ConvNd | nn.Linear):
+                    module.to(dtype)  # once, and not at every pass
 
     def _adapted(self, branches: Sequence[str]) -> dict[str, NormalisationLayer | OwnStatisticsLayer]:
         """The layers with affine parameters of the segmentation path, then those of each branch."""
@@ -191,7 +205,7 @@ class AdaptableNetwork(nn.Module):
                 return self(views, theta[None], statistics)
 
         before, per_stream = self.forwards, images.unflatten(0, (len(rows), -1))
-        if len(rows) > 1 and placement(images.device).side_by_side:
+        if len(rows) > 1 and placement(images.device, self.dtype).side_by_side:
             logits = torch.vmap(logits_of)(rows, per_stream)
         else:
             logits = torch.stack([logits_of(*each) for each in zip(rows.unbind(), per_stream.unbind(), strict=True)])
@@ -200,12 +214,14 @@ class AdaptableNetwork(nn.Module):
 
     def activations(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Activations:
         """Logits together with the intermediate feature maps that some methods use; arguments as above."""
-        with self._in_force(len(images), theta, statistics):
-            return self.model.activations(images)
+        with self._in_force(images, theta, statistics):
+            made = self.model.activations(self._placed(images))
+        return Activations(*map(self._given_back, made))
 
     def _logits(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Tensor:
-        with self._in_force(len(images), theta, statistics):
-            return self.model(images)
+        with self._in_force(images, theta, statistics):
+            logits = self.model(self._placed(images))
+        return self._given_back(logits)
 
     def branch(self, name: str, images: Tensor, theta: Tensor, statistics: Statistics | None = None) -> Tensor:
         """Output of an auxiliary branch; arguments as in :meth:`forward`.
@@ -213,16 +229,18 @@ class AdaptableNetwork(nn.Module):
         Raises:
             KeyError: the source model has no such branch.
         """
-        with self._in_force(len(images), theta, statistics or BatchStatistics()):
-            return self.model.branch(name, images)
+        with self._in_force(images, theta, statistics or BatchStatistics()):
+            made = self.model.branch(name, self._placed(images))
+        return self._given_back(made)
 
     def branch_and_logits(
         self, name: str, images: Tensor, theta: Tensor, statistics: Statistics
     ) -> tuple[Tensor, Tensor]:
         """Output of an auxiliary branch and logits, from one pass of the encoder; arguments as in :meth:`branch`."""
-        with self._in_force(len(images), theta, statistics):
-            activations = self.model.activations(images)
-            return self.model.branch_of(name, [activations.bottleneck]), activations.logits
+        with self._in_force(images, theta, statistics):
+            activations = self.model.activations(self._placed(images))
+            made = self.model.branch_of(name, [activations.bottleneck])
+        return self._given_back(made), self._given_back(activations.logits)
 
     def _by_layer(self, theta: Tensor) -> Sequence[Tensor]:
         """Scale and shift of each layer, ``[S, channels]`` and each contiguous, from affine rows ``[S, scalars]``."""
@@ -237,22 +255,33 @@ class AdaptableNetwork(nn.Module):
         return [part.view(len(theta), -1) for part in parts]
 
     @contextmanager
-    def _in_force(self, images: int, theta: Tensor, statistics: Statistics) -> Iterator[None]:
+    def _in_force(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Iterator[None]:
         """Give every layer its policy and its rows of theta, and take them away afterwards."""
-        if images % len(theta):
-            raise ValueError(f"{images} images do not divide into {len(theta)} streams")
+        if len(images) % len(theta):
+            raise ValueError(f"{len(images)} images do not divide into {len(theta)} streams")
         tensors = self._by_layer(theta)
         for layer in self._all_layers.values():
             layer.statistics = statistics
         for adapted, weight, bias in zip(self.layers.values(), tensors[::2], tensors[1::2], strict=True):
             adapted.weight_rows, adapted.bias_rows = weight, bias
         try:
-            yield
+            with in_precision(images.device, self.dtype):
+                yield
         finally:
             for layer in self._all_layers.values():
                 layer.statistics = SourceStatistics()
                 layer.weight_rows = layer.bias_rows = None
-            self.forwards += images // len(theta)
+            self.forwards += len(images) // len(theta)
+
+    def _given_back(self, made: Tensor) -> Tensor:
+        """What the network made, as its caller computes with it."""
+        return made if self.dtype == torch.float32 else made.float().contiguous()
+
+    def _placed(self, images: Tensor) -> Tensor:
+        """The images as they lie fastest in the memory of their device."""
+        if placement(images.device, self.dtype).channels_last:
+            return images.contiguous(memory_format=torch.channels_last)
+        return images
 
 
 def _check_activation(activation: str, channels: int) -> None:

@@ -73,7 +73,9 @@ class NormalisationLayer(nn.Module):
         bias = self.source_bias[None] if self.bias_rows is None else self.bias_rows
         pooled = len(x) // len(weight) if self.statistics.pools_views else 1
         statistics = self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
-        return self.after(statistics.normalise(x, weight, bias, self))
+        if x.dtype == weight.dtype or statistics.accumulates:
+            return self.after(statistics.normalise(x, weight, bias, self))
+        return self.after(statistics.normalise(x.to(weight.dtype), weight, bias, self).to(x.dtype))
 
 
 _TENSORS = ("running_mean", "running_var", "weight", "bias")
@@ -88,6 +90,9 @@ class Statistics:
     pools_views = False
     """Whether the views of a stream are measured together."""
 
+    accumulates = False
+    """Whether its kernel measures activations of 16 bits in 32 bits, so that they need not be widened before."""
+
     @abstractmethod
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """Normalise ``x`` ``[S * V, C, H, W]`` with affine rows ``weight`` and ``bias`` ``[S, C]``."""
@@ -95,6 +100,8 @@ class Statistics:
 
 class SourceStatistics(Statistics):
     """The statistics stored with the source model."""
+
+    accumulates = True
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
@@ -110,6 +117,8 @@ class BatchStatistics(Statistics):
     variance is the biased one; gradients flow through both statistics.
     """
 
+    accumulates = True
+
     def __init__(self, pool_views: bool = False) -> None:
         self.pools_views = pool_views
         self.per_image = not pool_views
@@ -120,7 +129,7 @@ class BatchStatistics(Statistics):
         if not self.pools_views:
             weight, bias, views = _per_image(weight, views), _per_image(bias, views), 1
         folded, weight, bias = _fold(x, views), weight.reshape(-1), bias.reshape(-1)
-        if views == 1 and placement(x.device).channels_as_groups and folded.is_contiguous():
+        if views == 1 and placement(x.device, x.dtype).channels_as_groups and folded.is_contiguous():
             # One group per channel has the same statistics.
             out = F.group_norm(folded, len(weight), weight, bias, layer.eps)
         else:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import torch
 
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.runtime.numerics import placement
+from tta_bench.runtime.numerics import Precision, activation_dtype, placement
 
 
-def place(network: AdaptableNetwork, device: torch.device, image_size: int) -> AdaptableNetwork:
-    """Move the network to the device, with the pass size that is fastest there.
+def place(
+    network: AdaptableNetwork, device: torch.device, image_size: int, precision: Precision = "f32"
+) -> AdaptableNetwork:
+    """Move the network to the device, with the arithmetic, memory layout and pass size that are fastest there.
 
     Args:
         network: the adaptable network.
         device: where it will run.
         image_size: side of the square input in pixels.
+        precision: of its arithmetic, see :func:`~tta_bench.runtime.numerics.activation_dtype`.
     """
-    network.images_per_pass = placement(device).images_per_pass(image_size**2)
+    dtype = activation_dtype(precision, device)
+    network.compute_in(dtype)
+    network.images_per_pass = placement(device, dtype).images_per_pass(image_size**2)
     return network.to(device)

@@ -2,49 +2,67 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 
 from tta_bench.errors import UserError
 from tta_bench.runtime.ranges import check_device
 
+log = logging.getLogger(__name__)
+
 HOST = torch.device("cpu")
 
+Precision = Literal["f32", "tf32", "bf16"]
+"""Of the arithmetic: 32 bits; convolutions and matrix products of a GPU in TF32, which keeps 10 of 23 bits of the
+mantissa; or the network's activations and weights in bfloat16, which keeps 7, with statistics, parameters that are
+adapted, losses and optimiser in 32 bits."""
+
 _backends: Any = torch.backends
-_FLOAT32: tuple[tuple[Any, str, Any], ...] = (
-    (_backends.cudnn, "enabled", True),
-    (_backends.cudnn, "benchmark", False),  # chooses another algorithm, and other last digits, in every process
-    (_backends.cudnn, "deterministic", True),
-    (_backends.cudnn, "allow_tf32", False),  # TF32 is torch's default, and keeps 10 of 23 bits
-    (_backends.cudnn.conv, "fp32_precision", "ieee"),
-    (_backends.cudnn.rnn, "fp32_precision", "ieee"),
-    (_backends.cuda.matmul, "fp32_precision", "ieee"),
-)
-"""Torch's settings in float32, the precision of every run, in the order in which they are set: the old one of cuDNN
-overwrites the two after it. A CPU asks none of them."""
+
+
+def _settings(products: str) -> tuple[tuple[Any, str, Any], ...]:
+    """Torch's settings, in the order in which they are set: the old one of cuDNN overwrites the two after it.
+
+    A CPU asks none of them.
+
+    Args:
+        products: how a GPU multiplies numbers of 32 bits: ``ieee`` or ``tf32``, torch's default.
+    """
+    return (
+        (_backends.cudnn, "enabled", True),
+        (_backends.cudnn, "benchmark", False),  # chooses another algorithm, and other last digits, in every process
+        (_backends.cudnn, "deterministic", True),
+        (_backends.cudnn, "allow_tf32", products == "tf32"),
+        (_backends.cudnn.conv, "fp32_precision", products),
+        (_backends.cudnn.rnn, "fp32_precision", products),
+        (_backends.cuda.matmul, "fp32_precision", products),
+    )
 
 
 @contextmanager
-def numerics(device: torch.device) -> Iterator[None]:
-    """Compute on ``device`` in float32 that is float32, by cuDNN's deterministic algorithms, whatever was set before.
+def numerics(device: torch.device, precision: Precision = "f32") -> Iterator[None]:
+    """Compute on ``device`` in this precision and no other, by cuDNN's deterministic algorithms, whatever was set before.
 
     Training and adaptation run within it, so that neither depends on what ran before; afterwards, also after an
     exception, torch's settings and its current GPU are as they were.
 
     Args:
         device: where the tensors are.
+        precision: of products of 32 bits; a network computes in bfloat16 where :func:`in_precision` says so.
     """
-    before = [(owner, name, _present(owner, name)) for owner, name, _ in _FLOAT32]
+    settings = _settings("tf32" if precision == "tf32" else "ieee")
+    before = [(owner, name, _present(owner, name)) for owner, name, _ in settings]
     current = torch.cuda.device(device) if is_gpu(device) else nullcontext()
     with current, torch.autocast(device.type, enabled=False):
         try:
-            _set(_FLOAT32)
+            _set(settings)
             yield
         finally:
             _set(before)
@@ -61,6 +79,32 @@ def _set(settings: Iterable[tuple[Any, str, Any]]) -> None:
     for owner, name, value in settings:
         if value is not None:
             setattr(owner, name, value)
+
+
+def activation_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """What a network's activations are kept in: bfloat16 where that is asked for and the device computes in it.
+
+    A device without instructions for bfloat16 is told of, and computes in float32.
+    """
+    if precision != "bf16":
+        return torch.float32
+    if has_bfloat16(device):
+        return torch.bfloat16
+    log.warning("precision=bf16, but this %s does not compute in bfloat16: float32 is used", device.type.upper())
+    return torch.float32
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; without them it is slower than float32."""
+    if is_gpu(device):
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def in_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Where a network runs: convolutions and products in ``dtype``, by torch's rules of mixed precision."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -110,6 +154,7 @@ class Placement:
         images_at_128: how many images of 128 x 128 pixels share a pass without gradients, others in proportion to
             their area; None for all there are.
         side_by_side: works on several streams in less time than on one after the other.
+        channels_last: keeps the channels of a pixel next to each other in memory.
     """
 
     channels_as_groups: bool
@@ -117,6 +162,7 @@ class Placement:
     image_by_image: bool
     images_at_128: float | None
     side_by_side: bool
+    channels_last: bool = False
 
     def images_per_pass(self, pixels: int) -> int | None:
         """How many images of so many pixels share a pass without gradients; None for all."""
@@ -126,13 +172,21 @@ class Placement:
 _PLACEMENTS = {
     # Small images share a pass, because the weights are laid out anew at each; the feature maps of large ones do not
     # fit the cache. The kernel of group norm is several times faster.
-    "cpu": Placement(channels_as_groups=True, composed=True, image_by_image=True, images_at_128=6, side_by_side=False)
+    ("cpu", torch.float32): Placement(
+        channels_as_groups=True, composed=True, image_by_image=True, images_at_128=6, side_by_side=False
+    ),
 }
+_PLACEMENTS["cpu", torch.bfloat16] = replace(_PLACEMENTS["cpu", torch.float32], channels_last=True)
 _ELSEWHERE = Placement(
     channels_as_groups=False, composed=False, image_by_image=False, images_at_128=None, side_by_side=True
 )
 
 
-def placement(device: torch.device) -> Placement:
-    """The row of the table for a device: a CPU's own, or that of anything that launches kernels."""
-    return _PLACEMENTS.get(device.type, _ELSEWHERE)
+def placement(device: torch.device, dtype: torch.dtype = torch.float32) -> Placement:
+    """The row of the table for a device: a CPU's own, or that of anything that launches kernels.
+
+    Args:
+        device: where the tensors are.
+        dtype: of the activations; those of 64 bits are treated as those of 32.
+    """
+    return _PLACEMENTS.get((device.type, torch.bfloat16 if dtype == torch.bfloat16 else torch.float32), _ELSEWHERE)

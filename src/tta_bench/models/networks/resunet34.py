@@ -37,7 +37,7 @@ def double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     It writes every output pixel once, so it is a 1x1 convolution to four times the channels and a rearrangement; on a
     CPU the kernels for that are much faster, forwards and backwards.
     """
-    if not placement(x.device).composed:
+    if not placement(x.device, x.dtype).composed:
         return layer(x)
     inputs, outputs = layer.weight.shape[:2]
     weight = layer.weight.permute(1, 2, 3, 0).reshape(4 * outputs, inputs, 1, 1)
