@@ -40,9 +40,11 @@ def adapted(name, small_net, images, precision, streams=2):
 def test_bfloat16_rounds_activations_and_keeps_the_state_in_float32(name, small_net, images, bfloat16):
     _, expected = adapted(name, small_net, images, "f32")
     method, result = adapted(name, small_net, images, "bf16")
-    assert result.logits.dtype == torch.float32 and method.theta(2).dtype == torch.float32
+    assert result.logits.dtype == torch.float32
+    assert method.theta(2).dtype == torch.float32
     assert all(value.dtype != torch.bfloat16 for value in method.state_dict().values() if torch.is_tensor(value))
-    assert method.skipped == 0 and torch.isfinite(result.logits).all()
+    assert method.skipped == 0
+    assert torch.isfinite(result.logits).all()
     rounded = (result.logits - expected.logits).abs().max() / expected.logits.abs().max()
     assert 0 < rounded < 0.2
 

@@ -79,7 +79,7 @@ class AdaptableNetwork(nn.Module):
             self.to(probe.dtype)
 
     def compute_in(self, dtype: torch.dtype) -> None:
-        """Keep activations and the weights of convolutions in ``dtype``; theta, statistics and outputs stay as they are.
+        """Keep activations and the weights of convolutions in ``dtype``; theta, statistics and outputs stay.
 
         Args:
             dtype: ``torch.bfloat16``, or ``torch.float32`` for the source model's own.

@@ -48,7 +48,7 @@ def _settings(products: str) -> tuple[tuple[Any, str, Any], ...]:
 
 @contextmanager
 def numerics(device: torch.device, precision: Precision = "f32") -> Iterator[None]:
-    """Compute on ``device`` in this precision and no other, by cuDNN's deterministic algorithms, whatever was set before.
+    """Compute on ``device`` in one precision, by cuDNN's deterministic algorithms, whatever was set before.
 
     Training and adaptation run within it, so that neither depends on what ran before; afterwards, also after an
     exception, torch's settings and its current GPU are as they were.
