@@ -1,0 +1,290 @@
+"""What a GPU makes of test-time adaptation, in one run of a few minutes.
+
+    PYTHONPATH=src python benchmarks/gpu.py            # on the machine that has the GPU
+    PYTHONPATH=src python benchmarks/gpu.py --device cpu --size 64 --streams 1 --images 1   # tries the script out
+
+It needs torch, numpy and segmentation-models-pytorch alone (the plain loop also scipy), and prints: how far every
+method is from the CPU on one image; milliseconds per image of GraTa and TENT by streams and precision, beside the
+plain loop on the same GPU; what of the card's bandwidth and arithmetic that is; where the time goes; and what the
+paper's Table 1 would take. ``--json FILE`` keeps the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, get_type_hints
+
+import torch
+import yaml  # comes with segmentation-models-pytorch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from tta_bench.methods.base import METHODS, Method
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.models.placement import place
+from tta_bench.ops.draws import ImageKey
+from tta_bench.runtime.numerics import HOST, Precision, has_bfloat16, numerics, resolve_device, wait_for
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+TABLE_IMAGES, TABLE_ROWS = 8440, 11
+"""Table 1 of the paper: images over all sources and targets, and rows."""
+TRIED = ("grata", "tent")
+CHECKED_SIZE = 128
+_FREE = ("view", "expand", "transpose", "permute", "slice", "select", "squeeze", "split", "detach", "alias", "empty")
+
+
+def options_of(name: str) -> Any:
+    """The default options of a method, from its YAML without Hydra."""
+    values = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text())
+    for entry in values.pop("defaults", []):
+        if isinstance(entry, Mapping):
+            for where, file in entry.items():
+                values[where.partition("@")[2]] = yaml.safe_load((CONF / "shared" / f"{file}.yaml").read_text())
+    return _built(METHODS.get(name).Options, {key: _uniform(value) for key, value in values.items()})
+
+
+def _uniform(value: Any) -> Any:
+    """The first of the values of ``${preset:FIRST,SECOND}``, and numbers that YAML 1.1 takes for text."""
+    if isinstance(value, str) and (found := re.fullmatch(r"\$\{preset:(\[.*?\]|[^,]*),.*\}", value)):
+        value = yaml.safe_load(found[1])
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return tuple(map(_uniform, value)) if isinstance(value, list) else value
+
+
+def _built(kind: type, values: Mapping[str, Any]) -> Any:
+    """A dataclass of options, and those within it."""
+    hints, given = get_type_hints(kind), {}
+    for each in fields(kind):
+        if each.name not in values:
+            if each.default is MISSING and each.default_factory is MISSING:
+                raise KeyError(f"{kind.__name__} has no {each.name} in its YAML")
+            continue
+        value = values[each.name]
+        nested = hints[each.name]
+        given[each.name] = (
+            _built(nested, {key: _uniform(inner) for key, inner in value.items()})
+            if is_dataclass(nested) and isinstance(nested, type) and isinstance(value, Mapping)
+            else value
+        )
+    return kind(**given)
+
+
+def built(name: str, device: torch.device, size: int, streams: int, precision: Precision = "f32") -> Method:
+    """A method on the paper's network with random weights, always the same, and its streams started."""
+    torch.manual_seed(0)
+    kind, options = METHODS.get(name), options_of(name)
+    network = AdaptableNetwork(ResUNet(2, branches=kind.branches(options)), kind.branches(options))
+    method = kind(place(network, device, size, precision), options)
+    method.start(streams)
+    return method
+
+
+def images_of(count: int, size: int, device: torch.device, seed: int = 1) -> torch.Tensor:
+    """Random images ``[count, 3, size, size]`` in [0, 1], the same on every device."""
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def keys_of(streams: int, index: int) -> list[ImageKey]:
+    """The names of one image of each stream, on which its random numbers depend."""
+    return [ImageKey(0, f"stream {stream}", f"image {index}") for stream in range(streams)]
+
+
+def difference(name: str, device: torch.device, size: int) -> float:
+    """Largest difference of the logits of one image to those on the CPU, by the largest logit there."""
+    logits = []
+    for place_ in (HOST, device):
+        method = built(name, place_, size, 1)
+        with numerics(place_):
+            logits.append(method.step(images_of(1, size, place_), keys_of(1, 0)).logits.cpu())
+    return float((logits[0] - logits[1]).abs().max() / logits[0].abs().max())
+
+
+def timed(
+    name: str, device: torch.device, size: int, streams: int, precision: Precision, images: int
+) -> tuple[float, Method]:
+    """Milliseconds per image (median over steps, divided by the streams) and the method."""
+    method = built(name, device, size, streams, precision)
+    seconds = []
+    with numerics(device, precision):
+        for index in range(images + 2):
+            batch = images_of(streams, size, device, index)
+            seconds.append(method.step(batch, keys_of(streams, index)).seconds)
+    return 1e3 * median(seconds[2:]), method
+
+
+def timed_plain(device: torch.device, size: int, images: int) -> float:
+    """Milliseconds per image of the published procedure, step by step."""
+    import numpy as np
+
+    from plain_grata import PlainGraTa, PlainResUNet
+
+    torch.manual_seed(0)
+    np.random.seed(0)
+    loop, seconds = PlainGraTa(PlainResUNet(classes=2).to(device)), []
+    for index in range(images + 2):
+        image = images_of(1, size, HOST, index)[0].numpy()
+        wait_for(device)
+        begin = time.perf_counter()
+        loop.step(image)
+        wait_for(device)
+        seconds.append(time.perf_counter() - begin)
+    return 1e3 * median(seconds[2:])
+
+
+class Work(TorchDispatchMode):
+    """Counts the bytes that kernels read and write if nothing stays in a cache, and floating-point operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See the class."""
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        operation = func._overloadpacket
+        if not any(view in operation.__name__ for view in _FREE):
+            tensors = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)]
+            self.bytes += sum(each.numel() * each.element_size() for each in tensors)
+        if operation in flop_registry:
+            self.flops += flop_registry[operation](*args, **kwargs, out_val=out)
+        return out
+
+
+def counted(method: Method, size: int, streams: int) -> tuple[float, float]:
+    """Bytes and floating-point operations per image of one step."""
+    device = method.source_theta.device
+    with numerics(device), Work() as work:
+        method.step(images_of(streams, size, device, 99), keys_of(streams, 99))
+    return work.bytes / streams, work.flops / streams
+
+
+def best_rate(work: Callable[[], Any], amount: float, device: torch.device) -> float:
+    """Amount per second of the fastest of ten tries."""
+    work()
+    seconds = []
+    for _ in range(10):
+        wait_for(device)
+        begin = time.perf_counter()
+        work()
+        wait_for(device)
+        seconds.append(time.perf_counter() - begin)
+    return amount / min(seconds)
+
+
+def card_of(device: torch.device, side: int) -> dict[str, float]:
+    """Bandwidth and arithmetic of the device, measured: copying, and products of matrices of this side."""
+    source = torch.empty(side * side * 16, device=device)
+    target = torch.empty_like(source)
+    rates = {"bytes/s": best_rate(lambda: target.copy_(source), 8 * source.numel(), device)}
+    for precision, dtype in (("f32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
+        matrix = torch.ones(side, side, device=device, dtype=dtype)
+        with numerics(device, precision):  # type: ignore[arg-type]
+            rates[f"{precision} FLOP/s"] = best_rate(lambda m=matrix: m @ m, 2 * side**3, device)  # type: ignore[misc]
+    return rates
+
+
+def profile(device: torch.device, size: int, streams: int) -> list[str]:
+    """The ten operations of a GraTa step that take most of the device's time."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    method = built("grata", device, size, streams)
+    images = images_of(streams, size, device)
+    with numerics(device):
+        method.step(images, keys_of(streams, 0))
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+        with profiler(activities=activities) as recorded:
+            method.step(images, keys_of(streams, 1))
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    key = "self_device_time_total" if kind == "cuda" else "self_cpu_time_total"
+    events = sorted(recorded.key_averages(), key=lambda event: -getattr(event, key))
+    total = sum(getattr(event, key) for event in events) or 1
+    return [f"{100 * getattr(e, key) / total:5.1f} %  {e.count:5d} x  {e.key[:90]}" for e in events[:10]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(description="Correctness and speed of adaptation on a GPU.")
+    result.add_argument("--device", default="cuda", help="as device= of a run")
+    result.add_argument("--size", type=int, default=512, help="side of the timed images in pixels, a multiple of 32")
+    result.add_argument("--streams", type=int, nargs="+", default=[1, 4, 16], help="adapted side by side")
+    result.add_argument("--images", type=int, default=8, help="timed steps of each measurement, after two more")
+    result.add_argument("--json", type=Path, help="also write all numbers to this file")
+    return result
+
+
+def main() -> None:
+    """Measure and print; exit code 1 if a method is further from the CPU than rounding."""
+    arguments = parser().parse_args()
+    device, size = resolve_device(arguments.device), arguments.size
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, ResUNet-34 with random weights, {size} px\n")
+
+    print(f"Largest difference to the CPU, one image of {CHECKED_SIZE} px, float32, by the largest logit")
+    differences = {each: difference(each, device, CHECKED_SIZE) for each in METHODS.names()}
+    wrong = [each for each, value in differences.items() if not value < 1e-2]
+    for each, value in differences.items():
+        print(f"  {each:16s} {value:.1e}{'   <- more than rounding' if each in wrong else ''}")
+
+    try:
+        plain = timed_plain(device, size, arguments.images)
+    except ImportError:
+        plain = float("nan")  # scipy is missing
+    print(f"\nMilliseconds per image; the plain loop takes {plain:.2f}")
+    precisions: list[Precision] = ["f32", "tf32", "bf16"] if has_bfloat16(device) else ["f32", "tf32"]
+    times: dict[str, float] = {}
+    for each in TRIED:
+        for streams in arguments.streams:
+            for precision in precisions:
+                try:
+                    took, method = timed(each, device, size, streams, precision, arguments.images)
+                except torch.OutOfMemoryError:
+                    print(f"  {each:6s} {streams:3d} streams {precision:5s} out of memory")
+                    continue
+                times[f"{each} {streams} {precision}"] = took
+                ratio = f", the plain loop takes {plain / took:.1f} times that" if each == "grata" else ""
+                print(f"  {each:6s} {streams:3d} streams {precision:5s} {took:8.2f}{ratio}")
+                del method
+
+    fastest = min(arguments.streams, key=lambda streams: times.get(f"grata {streams} f32", float("inf")))
+    _, method = timed("grata", device, size, fastest, "f32", 1)
+    moved, arithmetic = counted(method, size, fastest)
+    card = card_of(device, 4096 if device.type == "cuda" else 512)
+    seconds = times[f"grata {fastest} f32"] / 1e3
+    print(f"\nGraTa, float32, {fastest} streams: {moved / 1e9:.1f} GB and {arithmetic / 1e9:.0f} GFLOP per image")
+    print(f"  {moved / seconds / 1e9:8.0f} GB/s of {card['bytes/s'] / 1e9:.0f} measured by copying")
+    print(f"  {arithmetic / seconds / 1e9:8.0f} GFLOP/s of {card['f32 FLOP/s'] / 1e9:.0f} measured by a product")
+
+    shares = profile(device, size, fastest)
+    print("\nWhere the time of a GraTa step goes\n  " + "\n  ".join(shares))
+
+    minutes = TABLE_IMAGES * TABLE_ROWS * seconds / 60
+    print(
+        f"\nTable 1 of the paper ({TABLE_IMAGES} images, {TABLE_ROWS} rows), all rows at GraTa's cost: {minutes:.0f} min"
+    )
+    if arguments.json:
+        numbers = {"device": name, "torch": torch.__version__, "size": size, "difference to the CPU": differences}
+        numbers |= {"ms per image": times | {"plain GraTa": plain}, "card": card, "profile": shares}
+        numbers |= {"bytes per image": moved, "FLOP per image": arithmetic, "table 1 in minutes": minutes}
+        arguments.json.write_text(json.dumps(numbers, indent=1))
+    if wrong:
+        sys.exit(f"more than rounding from the CPU: {', '.join(wrong)}")
+
+
+if __name__ == "__main__":
+    main()
