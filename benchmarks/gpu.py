@@ -274,9 +274,7 @@ def main() -> None:
     print("\nWhere the time of a GraTa step goes\n  " + "\n  ".join(shares))
 
     minutes = TABLE_IMAGES * TABLE_ROWS * seconds / 60
-    print(
-        f"\nTable 1 of the paper ({TABLE_IMAGES} images, {TABLE_ROWS} rows), all rows at GraTa's cost: {minutes:.0f} min"
-    )
+    print(f"\nTable 1 of the paper, {TABLE_IMAGES} images x {TABLE_ROWS} rows at GraTa's cost: {minutes:.0f} min")
     if arguments.json:
         numbers = {"device": name, "torch": torch.__version__, "size": size, "difference to the CPU": differences}
         numbers |= {"ms per image": times | {"plain GraTa": plain}, "card": card, "profile": shares}
