@@ -1,4 +1,4 @@
-"""Decode every image and mask of a data set and report all faults."""
+"""Decode every image and mask of a data set and report all faults; of a release (SET RAW, or RAW), what fits it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tta_bench.cli._data import add_data as add_arguments
-from tta_bench.cli._data import data_config
+from tta_bench.cli._data import data_config, release_sentence
 from tta_bench.errors import UserError
 from tta_bench.runtime.names import literal
 
@@ -30,10 +30,32 @@ log = logging.getLogger(__name__)
 
 def run(parsed: argparse.Namespace) -> None:
     """Print what the sound domains are; the faults of the others are an error."""
+    if words := [word for word in parsed.overrides if "=" not in word]:
+        print(_release(words, [word for word in parsed.overrides if "=" in word]))
+        return
     table, faults = check(*data_config(parsed))
     Console().print(table)
     if faults:
         raise UserError(faults)
+
+
+def _release(words: Sequence[str], changes: Sequence[str]) -> str:
+    """What a recipe finds in a release, or which recipe fits a folder.
+
+    Raises:
+        UserError: the recipe does not fit.
+    """
+    from tta_bench.data.recipes.pairing import counts
+    from tta_bench.data.recipes.prepare import examine
+    from tta_bench.data.recipes.recipe import load_recipe
+
+    root = Path(words[-1]).expanduser()
+    if len(words) == 1:
+        return release_sentence(root)
+    if len(words) > 2:
+        raise UserError("data check takes data=… for a data set, SET RAW for a release, or a folder alone")
+    pairing, _ = examine(load_recipe(words[0], changes), root)
+    return f"{words[0]} fits {root}: {counts(pairing)}; run tta-bench data prepare {words[0]} {root} OUT"
 
 
 def check(
