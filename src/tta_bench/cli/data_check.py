@@ -35,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Print what the sound domains are; the faults of the others are an error."""
-    if words := [word for word in parsed.overrides if "=" not in word]:
-        print(_release(words, [word for word in parsed.overrides if "=" in word]))
+    if parsed.overrides and "=" not in parsed.overrides[0]:
+        print(_release(*([w for w in parsed.overrides if ("=" in w) is change] for change in (False, True))))
         return
     table, faults = check(*data_config(parsed))
     Console().print(table)
