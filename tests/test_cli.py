@@ -193,8 +193,8 @@ def test_data_check_reports_all_faults_of_all_domains(capsys, images):
     assert "1.png is empty" in error
 
 
-def test_data_prepare_fills_the_cache_of_the_results(capsys, images, tmp_path):
-    main(["data", "prepare", "data=folder", f"data.root={images}", "data.image_size=64", "results_root=kept"])
+def test_data_cache_fills_the_cache_of_the_results(capsys, images, tmp_path):
+    main(["data", "cache", "data=folder", f"data.root={images}", "data.image_size=64", "results_root=kept"])
     assert len(list((tmp_path / "kept/data").glob("*/index.json"))) == 2
     assert "north" in capsys.readouterr().out
 

@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from tta_bench.adaptation.scenarios.base import SCENARIOS, scenario_of
-from tta_bench.cli.list import methods_page
+from tta_bench.cli.list import methods_page, recipes_section
+from tta_bench.data.recipes.recipe import load_recipe
 from tta_bench.data.streams import StreamImage
 from tta_bench.launch.catalogue import PLUGIN_GROUPS, REGISTRIES
 from tta_bench.launch.check import check
@@ -137,6 +138,16 @@ def test_every_method_has_a_yaml_with_its_defaults_and_a_card(name):
 
 def test_the_table_of_methods_is_that_of_the_classes():
     assert (ROOT / "docs/methods/README.md").read_text() == methods_page()
+
+
+def test_the_page_on_releases_is_that_of_the_recipes_and_its_example_is_one(tmp_path):
+    page = (ROOT / "docs/prepare_data.md").read_text()
+    assert recipes_section() in page, "tta-bench list recipes --markdown"
+    example = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1]
+    other = example.split("masks:", 1)[0] + example[example.index("# masks:") :].replace("\n# ", "\n")[2:]
+    for text in (example, other):
+        (tmp_path / "my_recipe.yaml").write_text(text)
+        assert load_recipe(str(tmp_path / "my_recipe.yaml")).expected == {"north": 120}
 
 
 @pytest.mark.parametrize(

@@ -316,11 +316,34 @@ COMMANDS = {
     "report first_look": "os.rename table.md",
     "report first_look --out elsewhere": "import matplotlib",
     "data check data=folder data.root=images": "open images.npy",
-    "data prepare data=folder data.root=images": "open 1.png",
+    "data cache data=folder data.root=images": "open 1.png",
     "data preview data=folder data.root=images": "import matplotlib",
     "checkpoint verify official.pth": "open official.pth",
     "checkpoint import official.pth imported.ckpt --domain D": "os.rename imported.ckpt",
 }
+
+
+RECIPE = """
+title: ours
+get: here
+licence: ours
+coding: 0 and 1
+classes: {foreground: [1]}
+parts: [{domain: NORTH, images: "image/{name}.png"}]
+masks: {files: "mask/{name}.png"}
+"""
+
+
+@both
+def test_while_a_release_is_prepared_and_the_next_run_completes_it(site, tmp_path, name):
+    (tmp_path / "ours.yaml").write_text(RECIPE)
+    words = ["data", "prepare", "ours.yaml", str(site / "images/north"), "prepared"]
+    assert_stopped(struck(tmp_path, ("os.rename 1.png", name, False), words=words, module="tta_bench.cli"), name)
+    assert [path.name for path in (tmp_path / "prepared").iterdir() if path.name[0] != "."] == [], "no domain yet"
+    assert not [path for path in (tmp_path / "prepared").rglob("*.png*") if path.name[0] == "."], "no half file"
+    done = struck(tmp_path, words=words, module="tta_bench.cli")
+    assert done.returncode == 0
+    assert "NORTH: 3 images" in done.stdout
 
 
 @pytest.mark.slow

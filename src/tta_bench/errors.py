@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -24,6 +25,19 @@ def print_faults(error: UserError) -> None:
     """One line per fault on standard error."""
     for fault in error.faults:
         print(f"error: {shown(fault)}", file=sys.stderr)
+
+
+def folded(faults: Sequence[str], first: int = 3) -> tuple[str, ...]:
+    """Faults with those that differ in paths and numbers alone put together: the first ones, and how many more."""
+    kinds: dict[str, list[str]] = {}
+    for fault in faults:
+        kinds.setdefault(re.sub(r"\S*[/\\]\S*|\d+", "", fault), []).append(fault)
+    lines: list[str] = []
+    for same in kinds.values():
+        lines += same[:first] if len(same) > first + 1 else same
+        if len(same) > first + 1:
+            lines.append(f"... and {len(same) - first} more of this kind, the last: {same[-1]}")
+    return tuple(lines)
 
 
 def shown(text: str) -> str:

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from tta_bench.cli.data_cache import cache_command
 from tta_bench.cli.data_check import check
-from tta_bench.cli.data_prepare import prepare_command
 from tta_bench.cli.data_preview import preview
 from tta_bench.data import cache as cache_module
 from tta_bench.data import decoding
@@ -489,9 +489,9 @@ class TestCommands:
         assert "domain 'R': class 'cup' covers no pixel of all 2 masks" in caplog.text
         assert "'rim'" not in caplog.text
 
-    def test_prepare(self, root, cache):
+    def test_cache(self, root, cache):
         domains = prepare(configure(root), ["P", "Q"], cache)
-        text = self.shown(prepare_command(configure(root), ["P", "Q"], cache))
+        text = self.shown(cache_command(configure(root), ["P", "Q"], cache))
         assert domains["P"].fingerprint in text
         assert domains["Q"].fingerprint in text
 

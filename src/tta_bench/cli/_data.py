@@ -17,6 +17,14 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domains", help="names, separated by commas; default: all")
 
 
+def release_sentence(root: Path) -> str:
+    """Which recipe would turn a folder that is no data set yet into one."""
+    from tta_bench.data.recipes.pairing import fitting_sentence
+    from tta_bench.data.recipes.patterns import Files
+
+    return fitting_sentence(Files(root))
+
+
 def data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...], Path]:
     """The data section of the composed configuration, the asked-for domains and the folder of prepared images.
 
@@ -30,7 +38,12 @@ def data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...]
     from tta_bench.runtime.names import find
 
     config, root = compose_data(parsed.overrides)
-    available = available_domains(config)
+    try:
+        available = available_domains(config)
+    except UserError as error:
+        if config.root is None or not config.root.expanduser().is_dir():
+            raise
+        raise UserError([*error.faults, release_sentence(config.root.expanduser())]) from None
     if parsed.domains is None:
         return config, available, root / "data"
     names = split(parsed.domains, lambda text: find(text, available))

@@ -1,4 +1,4 @@
-"""Decode every image and mask of a data set and report all faults."""
+"""Decode every image and mask of a data set and report all faults; of a release (SET RAW, or RAW), what fits it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tta_bench.cli._data import add_data as add_arguments
-from tta_bench.cli._data import data_config
-from tta_bench.errors import UserError
+from tta_bench.cli._data import add_data, data_config, release_sentence
+from tta_bench.errors import UserError, folded
 from tta_bench.runtime.names import literal
 
 if TYPE_CHECKING:
@@ -28,12 +27,40 @@ __all__ = ["add_arguments", "check", "run"]
 log = logging.getLogger(__name__)
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The data set or release, and how much is told."""
+    add_data(parser)
+    parser.add_argument("--all", action="store_true", help="each fault on a line, also where many are alike")
+
+
 def run(parsed: argparse.Namespace) -> None:
     """Print what the sound domains are; the faults of the others are an error."""
+    if parsed.overrides and "=" not in parsed.overrides[0]:
+        print(_release(*([w for w in parsed.overrides if ("=" in w) is change] for change in (False, True))))
+        return
     table, faults = check(*data_config(parsed))
     Console().print(table)
     if faults:
-        raise UserError(faults)
+        raise UserError(faults if parsed.all else folded(faults))
+
+
+def _release(words: Sequence[str], changes: Sequence[str]) -> str:
+    """What a recipe finds in a release, or which recipe fits a folder.
+
+    Raises:
+        UserError: the recipe does not fit.
+    """
+    from tta_bench.data.recipes.pairing import counts
+    from tta_bench.data.recipes.prepare import examine
+    from tta_bench.data.recipes.recipe import load_recipe
+
+    root = Path(words[-1]).expanduser()
+    if len(words) == 1:
+        return release_sentence(root)
+    if len(words) > 2:
+        raise UserError("data check takes data=… for a data set, SET RAW for a release, or a folder alone")
+    pairing, _ = examine(load_recipe(words[0], changes), root)
+    return f"{words[0]} fits {root}: {counts(pairing)}; run tta-bench data prepare {words[0]} {root} OUT"
 
 
 def check(
@@ -50,13 +77,14 @@ def check(
     Returns:
         A table of the sound domains (number of images, smallest and largest stored size, mean area of each
         class in percent of the image) and the faults of the others, all of them. A class that is nowhere or
-        everywhere in a domain gets a warning.
+        everywhere in a domain gets a warning, and so do cut regions, cups outside discs, and images of two domains.
 
     Raises:
         UserError: ``data.root`` does not exist or the cache cannot be written.
     """
     from rich.table import Table
 
+    from tta_bench.data.examination import duplicates, suspicions
     from tta_bench.data.prepare import survey
 
     prepared, faults = survey(config, names, cache, progress=progress)
@@ -80,6 +108,10 @@ def check(
                     label,
                     list(each.domain.classes[label]),
                 )
+        for sentence in suspicions(each.domain):
+            log.warning("%s", sentence)
+    for sentence in duplicates([each.domain for each in prepared.values()]):
+        log.warning("%s", sentence)
     return table, faults
 
 

@@ -1,49 +1,44 @@
-"""Decode and resize every image of a data set once, ahead of runs."""
+"""Turn a release as it is downloaded into a folder that data= reads, by one of the recipes or by your own."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.console import Console
+from tta_bench.errors import UserError
 
-from tta_bench.cli._data import add_data as add_arguments
-from tta_bench.cli._data import data_config
-from tta_bench.runtime.names import literal
+__all__ = ["add_arguments", "run"]
 
-if TYPE_CHECKING:
-    from rich.table import Table
 
-    from tta_bench.schema import DataConfig
-
-__all__ = ["add_arguments", "prepare_command", "run"]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The recipe, the release and where its domains go."""
+    parser.add_argument("set", help="recipe, as 'tta-bench list recipes' shows them, or a file of your own")
+    parser.add_argument("raw", nargs="?", type=Path, help="folder of the unpacked release; nothing in it is changed")
+    parser.add_argument("out", nargs="?", type=Path, help="folder that becomes data.root; releases may share it")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="changes of the recipe: crop.pixels=600 masks.threshold=0.75 …",
+    )
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Print what was prepared."""
-    Console().print(prepare_command(*data_config(parsed)))
+    """Prepare, and tell how the result is used."""
+    from tta_bench.data.recipes.prepare import command_words, prepare_release
+    from tta_bench.data.recipes.recipe import load_recipe
 
-
-def prepare_command(config: DataConfig, names: Sequence[str], cache: Path, *, progress: bool = True) -> Table:
-    """Fill the cache.
-
-    Returns:
-        A table of the domains: number of images and fingerprint.
-
-    Raises:
-        UserError: as :func:`tta_bench.data.prepare.prepare`.
-    """
-    from rich.table import Table
-
-    from tta_bench.data.prepare import prepare
-
-    domains = prepare(config, names, cache, progress=progress)
-    table = Table(title=literal(f"prepared in {cache}"))
-    table.add_column("domain")
-    table.add_column("images", justify="right")
-    table.add_column("fingerprint")
-    for name, domain in domains.items():
-        table.add_row(literal(name), str(len(domain)), domain.fingerprint)
-    return table
+    if "=" in parsed.set:
+        raise UserError(
+            "data prepare turns a release into domains: tta-bench data prepare SET RAW OUT; to decode the images of a "
+            f"configured data set ahead of runs there is: tta-bench data cache {parsed.set} …"
+        )
+    if parsed.raw is None or parsed.out is None:
+        raise UserError(f"say where the release is and where its domains go: data prepare {parsed.set} RAW OUT")
+    recipe = load_recipe(parsed.set, parsed.overrides)
+    raw, out = parsed.raw.expanduser(), parsed.out.expanduser()
+    release = prepare_release(recipe, raw, out)
+    for domain, number in release.images.items():
+        print(f"{out / domain}: {number} images, listed with their origins and checksums in manifest.csv")
+    print(f"licence: {recipe.licence}")
+    print(f"next: tta-bench data check {command_words(recipe, release.classes, out)}")

@@ -17,15 +17,18 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The data set, the picture and how much is in it."""
     add_data(parser)
-    parser.add_argument("--out", type=Path, default=Path("preview.jpg"), help="picture to write (.png, .jpg)")
+    parser.add_argument(
+        "--out", type=Path, help="picture to write (.png, .jpg); default: RESULTS_ROOT/preview/DATA.jpg"
+    )
     parser.add_argument("--per-domain", type=_positive, default=6, help="images of each domain")
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Write the picture."""
-    config, names, _ = data_config(parsed)
-    preview(config, names, parsed.out, per_domain=parsed.per_domain)
-    print(f"wrote {parsed.out}")
+    config, names, cache = data_config(parsed)
+    path = parsed.out or cache.parent / "preview" / f"{config.name}.jpg"
+    preview(config, names, path, per_domain=parsed.per_domain)
+    print(f"wrote {path}")
 
 
 def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain: int = 6) -> None:

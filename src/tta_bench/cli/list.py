@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tta_bench.data.recipes.recipe import load_recipe, recipe_names
 from tta_bench.launch.catalogue import catalogue, matching, plugin_configs, registries
 from tta_bench.launch.experiment_files import heading, read_experiments
 from tta_bench.methods.card import Card
@@ -18,28 +19,28 @@ from tta_bench.runtime.paths import CONFIG_DIR
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is listed."""
-    parser.add_argument("what", choices=[*registries(), "data", "experiments"])
+    parser.add_argument("what", choices=[*registries(), "data", "experiments", "recipes"])
     parser.add_argument("pattern", nargs="?", default="*", help="only names that match, such as 'gra*'")
-    parser.add_argument("--markdown", action="store_true", help="methods: the page of the documentation")
+    parser.add_argument("--markdown", action="store_true", help="methods, recipes: as in the documentation")
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Print the list."""
-    if parsed.markdown and parsed.what == "methods":
-        print(methods_page(), end="")
+    if parsed.markdown and parsed.what in ("methods", "recipes"):
+        print(methods_page() if parsed.what == "methods" else recipes_section(), end="")
     else:
         Console().print(listing(parsed.what, parsed.pattern))
 
 
 def listing(what: str, pattern: str = "*") -> Table:
-    """A table of a registry, of ``data`` or of ``experiments``.
+    """A table of a registry, of ``data``, of ``experiments`` or of ``recipes``.
 
     Raises:
         UserError: no name matches.
     """
-    table = _data(pattern) if what == "data" else _experiments(pattern) if what == "experiments" else None
-    if table is not None:
-        return table
+    own = {"data": _data, "experiments": _experiments, "recipes": _recipes}
+    if what in own:
+        return own[what](pattern)
     table = _methods(pattern) if what == "methods" else _described(what, pattern)
     for name, error in catalogue(what).broken.items():
         table.add_row(f"[red]{escape(name)}[/red]", escape(f"plug-in cannot be used: {error}"))
@@ -120,6 +121,36 @@ def _data(pattern: str) -> Table:
     for name in matching(pattern, sorted(paths)):
         table.add_row(name, escape(heading(paths[name].read_text(encoding="utf-8"))))
     return table
+
+
+def _recipes(pattern: str) -> Table:
+    table = _table("recipe", "what it is", "images or volumes", "masks")
+    for name in matching(pattern, recipe_names()):
+        recipe = load_recipe(name)
+        numbers = "\n".join(f"{domain} {number}" for domain, number in recipe.expected.items())
+        table.add_row(name, *map(escape, (recipe.title, numbers, recipe.coding)))
+    table.caption = (
+        "tta-bench data prepare RECIPE RAW OUT; where to get each, licences and pitfalls: docs/prepare_data.md"
+    )
+    return table
+
+
+def recipes_section() -> str:
+    """The recipes in ``docs/prepare_data.md``: a table, and what is known of each release."""
+    recipes = {name: load_recipe(name) for name in recipe_names()}
+    lines = ["| recipe | release | domains, expected images or volumes | written for |", "| --- | --- | --- | --- |"]
+    for name, recipe in recipes.items():
+        numbers = ", ".join(f"{domain} {number}" for domain, number in recipe.expected.items()) or "as in the release"
+        layouts = "`data=fundus`, `data=folder`" if recipe.fundus else "`data=folder`"
+        lines.append(f"| [`{name}`](#{name}) | {recipe.title} | {numbers} | {layouts} |")
+    for name, recipe in recipes.items():
+        facts = {"Where": recipe.get, "Licence": recipe.licence, "Masks": recipe.coding}
+        images = sorted({pattern for part in recipe.parts for pattern in part.images})
+        lines += ["", f"### {name}", "", f"{recipe.title}.", ""]
+        lines += [f"* {key}: {value}" for key, value in facts.items()]
+        lines += [f"* Looks for: {', '.join(f'`{pattern}`' for pattern in images)}"]
+        lines += [f"* Mind: {pitfall}" for pitfall in recipe.pitfalls]
+    return "\n".join(lines) + "\n"
 
 
 def _experiments(pattern: str) -> Table:

@@ -59,7 +59,7 @@ def prepare(
     if faults:
         shown = list(faults[:FAULTS_SHOWN])
         if len(faults) > len(shown):
-            shown.append(f"... and {len(faults) - len(shown)} more: 'tta-bench data check' lists all of them")
+            shown.append(f"... and {len(faults) - len(shown)} more: 'tta-bench data check --all' lists them")
         raise UserError(shown)
     return {name: each.domain for name, each in prepared.items()}
 
