@@ -24,6 +24,7 @@ from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, 
 from tta_bench.models.probe import check_probe, take_probe
 from tta_bench.models.segmentation import Activations, SegmentationModel
 from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, wrap_normalisation
+from tta_bench.ops.geometry import stacked, unstacked
 from tta_bench.ops.preprocessing import Preprocessing
 from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
 from tta_bench.runtime.numerics import placement
@@ -39,6 +40,8 @@ class AdaptableNetwork(nn.Module):
         branches: auxiliary branches whose normalisation layers are adapted too, in this order after the
             segmentation path.
         image_size: side of the square images, pixels, of a model that takes no others; the probe has 64 where it may.
+        tiled: whether an image is a stack of square tiles, ``[C, tiles * side, side]``. The network sees the tiles;
+            statistics are those of the image, over all of them; maps of the image are stacks again.
 
     Raises:
         UserError: no normalisation layer that can be adapted, a branch that the source model does not have, a model
@@ -55,7 +58,12 @@ class AdaptableNetwork(nn.Module):
     source_theta: Tensor
 
     def __init__(
-        self, model: SegmentationModel, branches: Sequence[str] = (), *, image_size: int | None = None
+        self,
+        model: SegmentationModel,
+        branches: Sequence[str] = (),
+        *,
+        image_size: int | None = None,
+        tiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -67,6 +75,7 @@ class AdaptableNetwork(nn.Module):
         affine = [value for layer in self.layers.values() for value in (layer.source_weight, layer.source_bias)]
         self._sizes = [value.numel() for value in affine]
         self.register_buffer("source_theta", torch.cat(affine))
+        self.tiled = tiled
         self._layouts: dict[tuple[torch.device, int], Tensor] = {}
         self.images_per_pass: int | None = None
         self.forwards = 0
@@ -170,7 +179,7 @@ class AdaptableNetwork(nn.Module):
             return self._logits(images, theta, statistics)
         # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time. One row per image
         # spares each layer to make its own.
-        views, limit = len(images) // len(theta), self.images_per_pass or len(images)
+        views, limit = len(images) // len(theta), max(1, (self.images_per_pass or len(images)) // self.tiles(images))
         rows = theta if views == 1 else theta.repeat_interleave(views, dim=0)
         before = self.forwards
         parts = [
@@ -200,29 +209,36 @@ class AdaptableNetwork(nn.Module):
 
     def activations(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Activations:
         """Logits together with the intermediate feature maps that some methods use; arguments as above."""
-        with self._in_force(len(images), theta, statistics):
-            return self.model.activations(images)
+        with self._in_force(images, theta, statistics) as tiles:
+            found = self.model.activations(unstacked(images, tiles))
+            return Activations(*(stacked(each, tiles) for each in found))
 
     def _logits(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Tensor:
-        with self._in_force(len(images), theta, statistics):
-            return self.model(images)
+        with self._in_force(images, theta, statistics) as tiles:
+            return stacked(self.model(unstacked(images, tiles)), tiles)
+
+    def tiles(self, images: Tensor) -> int:
+        """How many tiles each of the images ``[N, C, H, W]`` is made of."""
+        height, width = images.shape[-2:]
+        return height // width if self.tiled else 1
 
     def branch(self, name: str, images: Tensor, theta: Tensor, statistics: Statistics | None = None) -> Tensor:
-        """Output of an auxiliary branch; arguments as in :meth:`forward`.
+        """Output of an auxiliary branch, of a vector its mean over the tiles; arguments as in :meth:`forward`.
 
         Raises:
             KeyError: the source model has no such branch.
         """
-        with self._in_force(len(images), theta, statistics or BatchStatistics()):
-            return self.model.branch(name, images)
+        with self._in_force(images, theta, statistics or BatchStatistics()) as tiles:
+            return stacked(self.model.branch(name, unstacked(images, tiles)), tiles)
 
     def branch_and_logits(
         self, name: str, images: Tensor, theta: Tensor, statistics: Statistics
     ) -> tuple[Tensor, Tensor]:
         """Output of an auxiliary branch and logits, from one pass of the encoder; arguments as in :meth:`branch`."""
-        with self._in_force(len(images), theta, statistics):
-            activations = self.model.activations(images)
-            return self.model.branch_of(name, [activations.bottleneck]), activations.logits
+        with self._in_force(images, theta, statistics) as tiles:
+            activations = self.model.activations(unstacked(images, tiles))
+            output = self.model.branch_of(name, [activations.bottleneck])
+            return stacked(output, tiles), stacked(activations.logits, tiles)
 
     def _by_layer(self, theta: Tensor) -> Sequence[Tensor]:
         """Scale and shift of each layer, ``[S, channels]`` and each contiguous, from affine rows ``[S, scalars]``."""
@@ -237,22 +253,23 @@ class AdaptableNetwork(nn.Module):
         return [part.view(len(theta), -1) for part in parts]
 
     @contextmanager
-    def _in_force(self, images: int, theta: Tensor, statistics: Statistics) -> Iterator[None]:
-        """Give every layer its policy and its rows of theta, and take them away afterwards."""
-        if images % len(theta):
-            raise ValueError(f"{images} images do not divide into {len(theta)} streams")
+    def _in_force(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Iterator[int]:
+        """Give every layer its policy and its rows of theta, and take them away afterwards; tells :meth:`tiles`."""
+        count, tiles = len(images), self.tiles(images)
+        if count % len(theta):
+            raise ValueError(f"{count} images do not divide into {len(theta)} streams")
         tensors = self._by_layer(theta)
         for layer in self._all_layers.values():
-            layer.statistics = statistics
+            layer.statistics, layer.tiles = statistics, tiles
         for adapted, weight, bias in zip(self.layers.values(), tensors[::2], tensors[1::2], strict=True):
             adapted.weight_rows, adapted.bias_rows = weight, bias
         try:
-            yield
+            yield tiles
         finally:
             for layer in self._all_layers.values():
-                layer.statistics = SourceStatistics()
+                layer.statistics, layer.tiles = SourceStatistics(), 1
                 layer.weight_rows = layer.bias_rows = None
-            self.forwards += images // len(theta)
+            self.forwards += count // len(theta)
 
 
 def _check_activation(activation: str, channels: int) -> None:
