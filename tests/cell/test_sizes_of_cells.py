@@ -1,7 +1,5 @@
 """Cells on images of any size: padded or in tiles, scored at the size of the files, as predicted for a user."""
 
-import csv
-
 import numpy as np
 import pytest
 import torch
@@ -14,6 +12,7 @@ from tta_bench.cli import main
 from tta_bench.data.domain import class_channels
 from tta_bench.data.prepare import prepared
 from tta_bench.data.synthetic.render import render
+from tta_bench.errors import UserError
 from tta_bench.metrics.dice import dice_score
 from tta_bench.ops.masks import Finish
 from tta_bench.records.predictions import read_predictions
@@ -74,10 +73,9 @@ def test_scores_are_those_of_predictions_and_masks_as_stored(images, cell, words
         dice, iou = float(row["dice_disc"]), float(row["iou_disc"])
         assert iou == pytest.approx(100 * dice / (200 - dice), abs=1e-3)
     # And what a user gets of these images is what was scored.
-    (checkpoint,) = [summary(config)["source_checkpoint"]["path"]]
-    out = tmp_path / "out"
-    main(["predict", str(images / "A/image"), str(out), f"checkpoint={checkpoint}", "+method=tent", "device=cpu"]
-         + ["--domain", "A", "--per-class", "--no-change"])
+    out, checkpoint = tmp_path / "out", f"checkpoint={summary(config)['source_checkpoint']['path']}"
+    asked = [checkpoint, "+method=tent", "device=cpu", "--domain", "A", "--per-class", "--no-change"]
+    main(["predict", str(images / "A/image"), str(out), *asked])
     for k in range(len(SIZES)):
         written = [np.asarray(Image.open(out / f"masks/{name}/{k}.png")) == 255 for name in CLASSES]
         assert np.array_equal(np.stack(written), kept["A"].mask(k))
@@ -92,7 +90,7 @@ def test_predictions_at_network_size_are_without_the_padding(cell):
 
 
 @pytest.mark.parametrize("fit", ["pad", "tile"])
-def test_a_stopped_cell_goes_on_to_the_same_numbers(cell, tmp_path, fit, monkeypatch):
+def test_a_stopped_cell_goes_on_to_the_same_numbers(cell, fit, monkeypatch):
     config = cell("+method=grata", f"data.fit={fit}")
     execute(config)
     expected, whole = numbers(config), (folder(config) / "predictions.npz").read_bytes()
@@ -111,7 +109,6 @@ def test_a_stopped_cell_goes_on_to_the_same_numbers(cell, tmp_path, fit, monkeyp
         patch.setattr(SnapshotFile, "keep", stop)
         with pytest.raises(KeyboardInterrupt):
             execute(again)
-    assert (folder(config) / "snapshot.pt").is_file() or len(calls) == 3
     execute(config)
     assert numbers(config) == expected
     assert (folder(config) / "predictions.npz").read_bytes() == whole
@@ -160,7 +157,7 @@ def test_a_perfect_network_scores_100_only_if_nothing_is_lost_on_the_way(tmp_pat
         assert np.array_equal(domain.truth(1)[0].numpy(), mask == 1)
 
 
-def test_a_mask_that_changed_in_one_pixel_is_another(images, tmp_path, cell):
+def test_a_mask_that_changed_in_one_pixel_is_another(tmp_path):
     """Also one that the network never sees: it is what predictions are compared with."""
     root = vessels(tmp_path / "images")
     config = configure(tmp_path / "results", "data=folder", f"data.root={root}", "target=A", "+method=no_adapt")
@@ -170,11 +167,14 @@ def test_a_mask_that_changed_in_one_pixel_is_another(images, tmp_path, cell):
     mask[1, 1] = 1
     Image.fromarray(mask).save(path)
     after = prepared(config, "A")["A"]
-    assert np.array_equal(before.masks, after.masks) and before.fingerprint != after.fingerprint
+    assert np.array_equal(before.masks, after.masks)
+    assert before.fingerprint != after.fingerprint
 
 
 def test_a_cup_outside_the_disc_is_told_and_taken_away_on_request(cell):
-    config, nested = (cell("+method=bn_only", "data.fit=pad", *more) for more in ((), ("predict.nest=true",)))
+    config, nested = (
+        cell("+method=bn_only", "target=A", "training.epochs=1", *more) for more in ((), ("predict.nest=true",))
+    )
     found, kept = {}, {}
     for each in (config, nested):
         execute(each)
@@ -184,13 +184,11 @@ def test_a_cup_outside_the_disc_is_told_and_taken_away_on_request(cell):
     disc, cup = found[False]
     assert np.array_equal(found[True], [disc, cup & disc])
     assert kept[True] == []
-    pixels = sum(
-        int((m[1] & ~m[0]).sum())
-        for target in config.target
-        for m in map(read_predictions(folder(config) / "predictions.npz", target, [(2, *s) for s in SIZES]).mask, range(4))
-    )
-    assert sum(each["pixels"] for each in kept[False]) == pixels
-    assert ("predicted outside disc" in execute(config)) == (pixels > 0)
+    pixels = int((cup & ~disc).sum())
+    assert pixels > 0
+    (told,) = kept[False]
+    assert (told["class"], told["around"], told["pixels"], told["of"]) == ("cup", "disc", pixels, int(cup.sum()))
+    assert "predicted outside disc" in " ".join(execute(config).split())
     assert Cell(config, 0).folder().hash != Cell(nested, 0).folder().hash
 
 
@@ -203,18 +201,13 @@ def test_a_cup_outside_the_disc_is_told_and_taken_away_on_request(cell):
     ],
 )
 def test_what_cannot_be_is_refused(cell, words, fault):
-    from tta_bench.errors import UserError
-
     with pytest.raises(UserError, match=fault):
         cell(*words)
 
 
 def test_a_source_model_is_shown_images_as_it_was_trained_on_them(cell):
-    from tta_bench.errors import UserError
-
     config = cell("+method=no_adapt", "data.fit=tile")
     execute(config)
     checkpoint = summary(config)["source_checkpoint"]["path"]
-    with pytest.raises(UserError, match="fitted by tile, but data.fit=pad: use data.fit=tile"):
+    with pytest.raises(UserError, match=r"fitted by tile, but data\.fit=pad: use data\.fit=tile"):
         execute(cell("+method=no_adapt", f"checkpoint={checkpoint}"))
-    assert list(csv.reader((folder(config) / "per_image.csv").open()))[0][0] == "source"
