@@ -47,7 +47,7 @@ def root(tmp_path_factory):
 def test_no_pixel_has_two_classes(root, name):
     config = configure(root, name, *RIM_AND_CUP)
     ((cell, (summary, rows), _),) = run(config)
-    predicted = read_predictions(cell.folder().predictions, "A", (2, 2, 64, 64))
+    predicted = read_predictions(cell.folder().predictions, "A", [(2, 64, 64)] * 2)
     masks = torch.stack([torch.from_numpy(predicted.mask(index)) for index in range(2)])
     assert masks.any(1).any()
     assert not masks.all(1).any()

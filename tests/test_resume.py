@@ -257,7 +257,7 @@ def test_a_snapshot_comes_back_as_it_was(tmp_path, monkeypatch):
     assert torch.equal(back.state["theta"], torch.ones(2))
     (record,) = back.records
     assert (record.prediction.mask(0) == kept.records[0].prediction.mask(0)).all()
-    assert record.prediction.shape == (1, 5, 3)
+    assert record.prediction.shapes == ((1, 5, 3),)
     assert vars(record) | {"prediction": 0} == vars(kept.records[0]) | {"prediction": 0}
 
 

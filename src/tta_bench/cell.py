@@ -20,18 +20,16 @@ from tta_bench import __version__
 from tta_bench.adaptation.provenance import change_since, code_of, metric_codes, staleness, unscored
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.data.domain import Domain
-from tta_bench.data.prepare import prepare
+from tta_bench.data.prepare import prepared
 from tta_bench.data.streams import Stream, lockstep_groups, passes
 from tta_bench.errors import UserError
-from tta_bench.methods.base import METHODS, Method, Protocol
+from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
-from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
-from tta_bench.models.placement import place
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.rescoring import with_metrics
 from tta_bench.records.run_log import run_log
-from tta_bench.records.scores import ImageRecord, image_row, overall_scores, target_scores
+from tta_bench.records.scores import ImageRecord, image_row, outside_classes, overall_scores, target_scores
 from tta_bench.records.snapshots import SnapshotFile, code_digest
 from tta_bench.records.store import CellFolder, cell_hash
 from tta_bench.runtime.files import translate_os_errors
@@ -107,6 +105,8 @@ class Cell:
         else:
             content["checkpoint"] = str(config.checkpoint)
             content["model"].pop("preprocessing", None)  # is the checkpoint's
+        if config.predict.nest:
+            content["predict"] = config.predict.model_dump()
         if config.diagnostics.empirical_gradient:
             content["diagnostics"] = config.diagnostics.model_dump()
         return {**content, "seed": self.seed}
@@ -151,13 +151,12 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     device = resolve_device(config.device)
     code_of(config)  # read now, while the files are those that run
     assert config.target is not None
-    single = config.lockstep == "auto" or config.protocol.reset == "never"
-    width = 1 if single else min(int(config.lockstep), len(config.target))
-    gradients = METHODS.get(config.method["name"]).card.needs_gradients
-    refuse_impossible(width, config.data.image_size, gradients, device, "lower data.image_size or lockstep")
+    refuse = partial(_refuse_impossible, config, device)
+    refuse(1)
     given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
     names = config.target if given else (*config.target, config.source)
-    domains = prepare(config.data, names, config.results_root / "data", labelled=True)
+    domains = prepared(config, names)
+    refuse(max(domains[name].tiles(index) for name in config.target for index in range(len(domains[name]))))
     if given is None:
         with translate_os_errors(config.results_root):
             follow = partial(followed_training, config) if config.logger else None
@@ -170,6 +169,16 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
         reference = cell.reference()
         compared = finish(reference, domains, source, device) if reference is not None else None
         yield cell, finish(cell, domains, source, device), compared
+
+
+def _refuse_impossible(config: RunConfig, device: torch.device, tiles: int) -> None:
+    """Refuse a run whose images, cut into so many tiles, cannot fit into the memory."""
+    assert config.target is not None
+    single = config.lockstep == "auto" or config.protocol.reset == "never" or config.data.fit == "tile"
+    width = 1 if single else min(int(config.lockstep), len(config.target))
+    gradients = METHODS.get(config.method["name"]).card.needs_gradients
+    remedy = "scale the images down, or use data.fit=pad" if tiles > 1 else "lower data.image_size or lockstep"
+    refuse_impossible(tiles * width, config.data.image_size, gradients, device, remedy)
 
 
 def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Result:
@@ -238,22 +247,20 @@ def compute(
     from tta_bench.adaptation.resumption import Resumption
     from tta_bench.adaptation.runner import adapt_streams
     from tta_bench.adaptation.scoring import Scoring
+    from tta_bench.adaptation.setup import finish_of, method_on
     from tta_bench.adaptation.telling import Telling
 
     config = cell.config
     memory = PeakMemory(device)
-    kind, options = METHODS.get(config.method["name"]), method_options(config.method)
-    size = config.data.image_size
-    network = place(AdaptableNetwork(source.model, kind.branches(options), image_size=size), device, size)
-    protocol, scenario = config.protocol, scenario_of(config.protocol.reset)
-    method = kind(network, options, Protocol(scenario.episodic, protocol.steps, protocol.predict))
-    streams = scenario.streams(passes(domains, cell.targets, protocol.order))
+    method, scenario = method_on(config, source, device), scenario_of(config.protocol.reset)
+    network = method.network
+    streams = scenario.streams(passes(domains, cell.targets, config.protocol.order))
     groups = lockstep_groups(streams, lockstep_width(config, method, device), scenario.batch)
     log.info("%s: %s", config.method["name"], method.describe())
     snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, method, groups))
     resumed, total = snapshots.read(), sum(map(len, streams))
     scored = resumed.records if resumed is not None else ()
-    scoring = Scoring(domains, protocol.threshold, config.metrics, scored, network.activation)
+    scoring = Scoring(domains, finish_of(config, source), config.metrics, scored)
     if resumed is not None:
         log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
     resumption = Resumption(snapshots, method, scoring, resumed)
@@ -276,11 +283,14 @@ def compute(
     counted = {"forwards_per_image": network.forwards / updates, "backwards_per_image": method.backwards / updates}
     summary = summarise(cell, rows, domains, source, method) | counted
     summary["peak_memory_mb"] = round(memory.megabytes(), 1)
-    return rows, predictions_by_target(cell, scoring.records), summary
+    predictions = predictions_by_target(cell, scoring.records)
+    return rows, predictions, summary | {"outside": outside_classes(predictions, config.data.classes)}
 
 
 def lockstep_width(config: RunConfig, method: Method, device: torch.device) -> int:
     """How many streams share one batch: a GPU is filled by several, a CPU is busy with one."""
+    if config.data.fit == "tile":  # the tiles of an image are side by side already
+        return 1
     if config.lockstep != "auto":
         return config.lockstep
     adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()

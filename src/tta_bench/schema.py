@@ -133,6 +133,9 @@ class DataConfig(Section):
     image_size: Annotated[int, Range(64, 2**14)] = Field(
         multiple_of=32, description="side of the square network input, pixels"
     )
+    fit: Literal["stretch", "pad", "tile"] = Field(
+        description="images become the square by resizing, with their aspect ratio kept, or are cut into such squares"
+    )
     limit: Annotated[int, Range(1, 10**9)] | None = Field(
         default=None, description="keep the first N images of each domain"
     )
@@ -190,7 +193,7 @@ class DataConfig(Section):
     @model_serializer(mode="wrap")
     def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The keys are younger than many results, whose identity is that of the default."""
-        defaults = {"shades": self.shades is None, "exclusive": not self.exclusive}
+        defaults = {"shades": self.shades is None, "exclusive": not self.exclusive, "fit": self.fit == "stretch"}
         return {key: value for key, value in dump(self).items() if not defaults.get(key)}
 
 
@@ -276,6 +279,20 @@ class ProtocolConfig(Section):
     predict: Literal["after", "before"]
     order: Seed = Field(description="0: file order; k: the k-th random permutation of every target")
     threshold: Annotated[float, Range(0, 1, "()")]
+    score_at: Literal["network", "stored"] = Field(
+        description="size at which predictions are compared with the masks: the network's, or that of the files"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The key is younger than many results, whose identity is that of the network's size."""
+        return {key: value for key, value in dump(self).items() if key != "score_at" or value != "network"}
+
+
+class PredictConfig(Section):
+    """What becomes of predicted masks before anything is made of them."""
+
+    nest: bool = Field(description="take away what lies outside the class around it, as a cup does outside the disc")
 
 
 class DiagnosticsConfig(Section):
@@ -311,6 +328,7 @@ class RunConfig(Section):
     model: ModelConfig
     training: TrainingConfig
     protocol: ProtocolConfig
+    predict: PredictConfig
     diagnostics: DiagnosticsConfig
     launch: LaunchConfig
     logger: dict[str, dict[str, Any]] = Field(description="sinks that follow the run -> their options, checked by each")

@@ -240,7 +240,7 @@ class TestConfiguration:
             config = validate_data({**BASE, "shades": default, "max_pixels": 10**9})
             assert config.shades is None
             assert config.max_pixels == 10**9
-            assert set(config.model_dump(mode="json")) == {*BASE, "limit"} - {"max_pixels", "exclusive"}
+            assert set(config.model_dump(mode="json")) == {*BASE, "limit"} - {"max_pixels", "exclusive", "fit"}
 
     def test_other_codes_are(self):
         config = validate_data({**BASE, "shades": '{"background": [254, 255], "cup": [0]}'})

@@ -21,9 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tta_bench.data.images import value_counts
 from tta_bench.data.readers.base import Reader, Sample, existing_root, register_reader
-from tta_bench.ops.preprocessing import resize_image, resize_mask
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class ArchiveRecord:
     def read(self, size):
         with np.load(self.path) as archive:
             image, mask = archive["images"][self.index], archive["masks"][self.index]
-        return Sample(resize_image(image, size), resize_mask(mask, size), *mask.shape, value_counts(mask))
+        return Sample(image, mask)
 
 
 @register_reader("archive")

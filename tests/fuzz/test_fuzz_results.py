@@ -42,7 +42,7 @@ def test_a_damaged_file_of_a_cell_is_read_around_or_refused(name, data, plan):
             plan_table(plan)
         if name == "predictions.npz":
             with outcome():
-                read_predictions(path, TARGETS[0], (1, 2, 64, 64))
+                read_predictions(path, TARGETS[0], [(2, 64, 64)])
     finally:
         path.write_bytes(sound)
 

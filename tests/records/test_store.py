@@ -81,18 +81,18 @@ def test_predictions_come_back_bit_by_bit_and_an_unknown_target_is_a_key_error(c
     cell.start({})
     cell.finish(ROWS, {"A": Predictions.of(masks), "C": PREDICTIONS["A"]}, {})
     path = cell.path / "predictions.npz"
-    back = read_predictions(path, "A", (3, 2, 5, 7))
-    assert back.shape == (2, 5, 7)
+    back = read_predictions(path, "A", [(2, 5, 7)] * 3)
+    assert back.shapes == ((2, 5, 7),) * 3
     assert all(np.array_equal(back.mask(index), mask) for index, mask in enumerate(masks))
-    assert np.array_equal(read_predictions(path, "C", (2, 1, 3, 5)).mask(1), np.eye(3, 5, k=1, dtype=bool)[None])
+    assert np.array_equal(read_predictions(path, "C", [(1, 3, 5)] * 2).mask(1), np.eye(3, 5, k=1, dtype=bool)[None])
     with pytest.raises(UserError, match="force=true"):
-        read_predictions(path, "B", (3, 2, 5, 7))
+        read_predictions(path, "B", [(2, 5, 7)] * 3)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match="cannot be read"):
-        read_predictions(path, "A", (3, 2, 5, 7))
+        read_predictions(path, "A", [(2, 5, 7)] * 3)
     path.unlink()
     with pytest.raises(UserError, match="cannot be read"):
-        read_predictions(path, "A", (3, 2, 5, 7))
+        read_predictions(path, "A", [(2, 5, 7)] * 3)
 
 
 def test_a_failure_is_written_down_with_the_exception(cell):

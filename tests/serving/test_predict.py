@@ -119,7 +119,7 @@ def pixels(path):
 
 def test_the_masks_are_the_predictions_of_the_cell_bit_for_bit(world, predict, tmp_path):
     cell = Cell.all_of(world["config"])[0]
-    there = read_predictions(cell.folder().predictions, "A", (N, 2, 64, 64))
+    there = read_predictions(cell.folder().predictions, "A", [(2, 64, 64)] * N)
     assert predict(world["images"], "out", "--domain", "A") == (0, "")
     assert predict(world["images"], "apart", "--domain", "A", "--per-class", "--no-change") == (0, "")
     found = 0
@@ -147,7 +147,7 @@ def test_classes_that_exclude_each_other_are_those_of_the_cell(world, tmp_path):
     words = ("+method=tent", "data.classes={rim: [1], cup: [2]}", "data.exclusive=true", "training.epochs=4")
     words += ("preprocessing=percentile",)
     config, checkpoint = finished(world["data"].parent, tmp_path / "results", *words)
-    there = read_predictions(Cell.all_of(config)[0].folder().predictions, "A", (N, 2, 64, 64))
+    there = read_predictions(Cell.all_of(config)[0].folder().predictions, "A", [(2, 64, 64)] * N)
     words = [f"checkpoint={checkpoint}", "+method=tent", "--domain", "A", "--probabilities"]
     main(["predict", str(world["images"]), str(tmp_path / "out"), *words])
     for k in range(N):

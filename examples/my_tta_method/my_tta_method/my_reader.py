@@ -11,10 +11,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from tta_bench import register_reader
-from tta_bench.data.images import value_counts
 from tta_bench.data.readers.base import Reader, Sample, existing_root, require_known
 from tta_bench.errors import UserError
-from tta_bench.ops.preprocessing import resize_image, resize_mask
 from tta_bench.schema import DataConfig
 
 
@@ -45,7 +43,7 @@ class ArrayRecord:
         return self.path.stat().st_size
 
     def read(self, size: int) -> Sample:
-        """Decode, check and resize."""
+        """Decode and check."""
         try:
             with np.load(self.path) as arrays:
                 image, mask = arrays["image"], arrays["mask"]
@@ -53,7 +51,7 @@ class ArrayRecord:
             raise UserError(f"{self.path} has no image and mask ({error}): write both with numpy.savez") from None
         if image.shape != (*mask.shape, 3) or (image.dtype, mask.dtype) != (np.uint8, np.uint8):
             raise UserError(f"{self.path}: give an image uint8 [H, W, 3] and a mask uint8 [H, W]")
-        return Sample(resize_image(image, size), resize_mask(mask, size), *mask.shape, value_counts(mask))
+        return Sample(image, mask)
 
 
 @register_reader("my_reader")

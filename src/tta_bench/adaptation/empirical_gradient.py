@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.adaptation.scoring import labels_of
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch
 from tta_bench.methods.base import Method, StepResult
@@ -75,8 +74,8 @@ class EmpiricalGradient(pl.Callback):
     ) -> None:
         """Take the gradient of the labels at the state before the update."""
         theta = self.method.theta_before_update(len(batch.images))
-        labels = labels_of(self.domains, batch.places).to(batch.images.device)
-        self._gradient = empirical_gradient(self.method, batch.images, labels, theta)
+        labels = torch.stack([self.domains[place.domain].label(place.index) for place in batch.places])
+        self._gradient = empirical_gradient(self.method, batch.images, labels.to(batch.images.device), theta)
 
     def on_test_batch_end(  # type: ignore[override]
         self,

@@ -117,6 +117,7 @@ def import_network(file: Path, out: Path, overrides: Sequence[str], domain: str 
         classes=data.classes,
         activation=data.activation,
         image_size=data.image_size,
+        fit=data.fit,
         domain=domain,
         origin={"file": file.name, "sha256": file_sha256(file)},
     )
@@ -204,6 +205,7 @@ def _words(out: Path, model: ModelConfig, data: DataConfig) -> list[str]:
         "model.architecture": model.architecture,
         "model.encoder": model.encoder,
         "data.image_size": data.image_size,
+        "data.fit": data.fit,
         "data.classes": "{" + ", ".join(f"{name}: {[*values]}" for name, values in data.classes.items()) + "}",
         "data.exclusive": "true" if data.exclusive else None,
     }

@@ -53,6 +53,7 @@ def verify(path: Path) -> str:
         "normalisation": f"{layers} layers, {scalars:,} affine scalars",
         "classes": ", ".join(checkpoint.classes) + exclusive,
         "image size": checkpoint.image_size or f"not recorded (the authors used {OFFICIAL_IMAGE_SIZE})",
+        "fit": checkpoint.fit,
         "preprocessing": checkpoint.preprocessing,
         "domain": checkpoint.domain or "not recorded",
         "training": training,

@@ -122,7 +122,7 @@ def _areas(domain: Domain) -> list[float]:
     if domain.masks is None:
         return [math.nan] * len(domain.classes)
     counts = np.sum([np.bincount(mask.ravel(), minlength=256) for mask in domain.masks], axis=0)
-    return [100 * float(counts[list(values)].sum()) / domain.masks.size for values in domain.classes.values()]
+    return [100 * float(counts[list(values)].sum()) / float(counts.sum()) for values in domain.classes.values()]
 
 
 def _sizes(each: Prepared) -> str:

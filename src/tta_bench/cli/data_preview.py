@@ -45,7 +45,9 @@ def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain:
     """
     import numpy as np
 
+    from tta_bench.data.decoding import fitted
     from tta_bench.data.readers.base import open_reader
+    from tta_bench.ops.geometry import Geometry
     from tta_bench.report.gallery import draw_gallery
 
     reader = open_reader(config)
@@ -55,7 +57,8 @@ def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain:
         try:
             records = reader.records(name)[: config.limit]
             shown = np.linspace(0, len(records) - 1, min(per_domain, len(records))).round().astype(int)
-            samples = [records[index].read(config.image_size) for index in shown]
+            geometry = Geometry(config.image_size, config.fit)
+            samples = [fitted(records[index].read(geometry.side), geometry) for index in shown]
             # Without a mask there is no contour to draw.
             masks = [np.zeros_like(each.image[..., 0]) if each.mask is None else each.mask for each in samples]
             rows.append((name, [(each.image, mask) for each, mask in zip(samples, masks, strict=True)]))

@@ -1,9 +1,11 @@
 """The cache of prepared images: arrays that are written once and mapped into memory by every later run.
 
-An entry is a folder ``<key>/`` with ``images.npy``, ``masks.npy`` (where there are masks) and ``index.json``. Its key
-covers everything that its content depends on, so an entry is never changed: it is valid, or absent or damaged and made
-anew. It is written as ``<key>.part`` by the process that holds ``<key>.lock``, and renamed, so that a killed run or a
-second process never leaves half an entry. Entries of files that have since changed stay until the folder is deleted.
+An entry is a folder ``<key>/`` with ``images.npy``, ``masks.npy`` (where there are masks) and ``index.json``. Masks as
+stored, where they are kept, are compressed in ``truths.bin``; images that are kept as stored lie in ``images.bin``. Its
+key covers everything that its content depends on, so an entry is never changed: it is valid, or absent or damaged and
+made anew. It is written as ``<key>.part`` by the process that holds ``<key>.lock``, and renamed, so that a killed run
+or a second process never leaves half an entry. Entries of files that have since changed stay until the folder is
+deleted.
 """
 
 from __future__ import annotations
@@ -24,14 +26,17 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock
 
-from tta_bench.data.readers.base import Sample
+from tta_bench.data.decoding import Fitted
+from tta_bench.data.ragged import Ragged
 from tta_bench.errors import UserError
+from tta_bench.ops.geometry import Geometry
 from tta_bench.runtime.locks import acquire_lock
 
 log = logging.getLogger(__name__)
 
 _PART = ".part"
 _ARRAYS = ("images.npy", "masks.npy")
+_STORED_IMAGES, _TRUTHS = "images.bin", "truths.bin"
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,16 @@ class Entry:
     """A valid cache entry.
 
     Attributes:
-        images: uint8 ``[n, size, size, 3]``, memory-mapped.
-        masks: uint8 ``[n, size, size]``, memory-mapped; None without masks.
+        images: uint8 ``[n, size, size, 3]``, or of the size as stored; memory-mapped.
+        masks: uint8 ``[n, size, size]``, memory-mapped; None without masks, and where images are kept as stored.
+        truths: the masks as stored; None where they are not kept.
         index: ``image_names``, ``sizes`` (height, width) as stored, ``counts`` of mask values as pairs, and
             ``content``, a digest of names and pixels.
     """
 
-    images: np.ndarray
+    images: np.ndarray | Ragged
     masks: np.ndarray | None
+    truths: Ragged | None
     index: dict[str, Any]
 
 
@@ -61,11 +68,16 @@ def open_entry(folder: Path) -> Entry | None:
         index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
         if index.pop("checksum") != digest(index):
             return None
-        paths = [folder / name for name in _ARRAYS[: len(index["checksums"])]]
-        if [_known_checksum(path, *_state(path)) for path in paths] != index["checksums"]:
+        names = index.get("files", _ARRAYS[: len(index["checksums"])])
+        if [_known_checksum(path, *_state(path)) for path in (folder / name for name in names)] != index["checksums"]:
             return None
-        images, *masks = (np.load(path, mmap_mode="r") for path in paths)
-        return Entry(images, masks[0] if masks else None, index)
+        images, masks = (np.load(folder / name, mmap_mode="r") if name in names else None for name in _ARRAYS)
+        sizes = [tuple(size) for size in index["sizes"]]
+        if images is None:
+            images = Ragged(np.memmap(folder / _STORED_IMAGES, np.uint8, "r"), [(*size, 3) for size in sizes])
+        lengths = index.get("truths")
+        truths = Ragged(np.memmap(folder / _TRUTHS, np.uint8, "r"), sizes, lengths) if lengths else None
+        return Entry(images, masks, truths, index)
     except Exception:  # a damaged file raises errors of many types
         return None
 
@@ -82,15 +94,21 @@ def sole_maker(folder: Path) -> Iterator[None]:
 
 
 def write_entry(
-    folder: Path, names: Sequence[str], size: int, labelled: bool, samples: Iterable[Sample | UserError]
+    folder: Path,
+    names: Sequence[str],
+    geometry: Geometry,
+    labelled: bool,
+    truth: bool,
+    samples: Iterable[Fitted | UserError],
 ) -> None:
     """Make an entry, in the place of a damaged one if there is one; the caller is its :func:`sole_maker`.
 
     Args:
         folder: of the entry.
         names: of the images.
-        size: side of the arrays, pixels.
+        geometry: of the samples.
         labelled: whether all samples have masks, or none is kept.
+        truth: whether the masks are kept as stored.
         samples: one for each name, or the faults of that image.
 
     Raises:
@@ -102,7 +120,7 @@ def write_entry(
         log.warning("the prepared images in %s are damaged: they count as missing and are made anew", folder)
     try:
         part.mkdir()
-        _write(part, names, size, labelled, samples)
+        _write(part, names, geometry, labelled, truth, samples)
         if folder.exists():
             folder.rename(damaged)
         part.rename(folder)
@@ -119,10 +137,20 @@ def remove_leftovers(cache: Path) -> None:
             _remove(path)
 
 
-def _write(part: Path, names: Sequence[str], size: int, labelled: bool, samples: Iterable[Sample | UserError]) -> None:
+def _write(
+    part: Path,
+    names: Sequence[str],
+    geometry: Geometry,
+    labelled: bool,
+    truth: bool,
+    samples: Iterable[Fitted | UserError],
+) -> None:
     """Fill a folder with the arrays and the index of a cache entry."""
-    shapes = ((len(names), size, size, 3), (len(names), size, size))
-    paths = [part / name for name in _ARRAYS[: 1 + labelled]]
+    as_stored, square = geometry.fit == "tile", (geometry.side, geometry.side)
+    shapes = ((len(names), *square, 3), (len(names), *square))
+    arrays = [_STORED_IMAGES] if as_stored else _ARRAYS[: 1 + labelled]
+    paths = [part / name for name in [*arrays, *[_TRUTHS] * truth]]
+    lengths: list[int] = []
     sizes: list[tuple[int, int]] = []
     counts: list[list[tuple[int, int]]] = []
     faults: list[str] = []
@@ -130,18 +158,22 @@ def _write(part: Path, names: Sequence[str], size: int, labelled: bool, samples:
     with contextlib.ExitStack() as stack:
         # Plain sequential writes: a full disk raises an error, where writing to a memory map kills the process.
         files = [stack.enter_context(path.open("wb")) for path in paths]
-        for file, shape in zip(files, shapes, strict=False):
+        for file, shape in zip(files[: len(arrays)], () if as_stored else shapes, strict=False):
             _write_header(file, shape)
         for name, sample in zip(names, samples, strict=True):
             if isinstance(sample, UserError):
                 faults += sample.faults
             elif not faults:
                 content.update(name.encode())
-                for file, array in zip(files, (sample.image, sample.mask), strict=False):
+                for file, array in zip(files[: len(arrays)], (sample.image, sample.mask), strict=False):
                     assert array is not None  # of labelled images
                     pixels = array.tobytes()
                     file.write(pixels)
                     content.update(pixels)
+                if truth:
+                    assert sample.truth is not None
+                    lengths.append(files[-1].write(sample.truth))
+                    content.update(sample.truth_sha256)
                 sizes.append((sample.height, sample.width))
                 counts.append(list(sample.counts.items()))
         for file in files:
@@ -150,6 +182,8 @@ def _write(part: Path, names: Sequence[str], size: int, labelled: bool, samples:
         raise UserError(faults)
     index = {
         "checksums": [_checksum(path) for path in paths],
+        "files": [path.name for path in paths],
+        "truths": lengths,
         "image_names": list(names),
         "sizes": sizes,
         "counts": counts,

@@ -1,4 +1,4 @@
-"""A domain: the images of one centre with their masks, decoded and resized once."""
+"""A domain: the images of one centre with their masks, decoded and brought to the network's size once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from tta_bench.data.ragged import Ragged
 from tta_bench.errors import UserError
+from tta_bench.ops.geometry import Geometry, ScoreAt
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
+
+_SQUARE = Geometry(0)
 
 
 @dataclass(frozen=True)
@@ -20,29 +25,63 @@ class Domain:
     Attributes:
         name: the domain's name, as in ``source=`` and ``target=``.
         image_names: one identifier per image, in stream order.
-        images: uint8 ``[n, size, size, 3]``, RGB; usually memory-mapped.
-        masks: uint8 ``[n, size, size]``, the mask values of the files (``classes`` gives them meaning); None without.
+        images: uint8 ``[n, size, size, 3]``, RGB; usually memory-mapped; cut into tiles, they are kept as stored.
+        masks: uint8 ``[n, size, size]``, the mask values of the files (``classes`` gives them meaning); None without;
+            kept as stored where the images are.
         classes: class name -> mask values that belong to it; classes may nest (disc and cup).
         fingerprint: hash of all of the above, so that results can tell when the data changed.
+        geometry: between the images as stored and the network's input; default: they are its square.
+        sizes: height and width of each image as stored, pixels; default: those of ``images``.
+        truths: the masks as stored, where ``masks`` are not; None where none are kept.
+        score_at: size at which predictions are compared with the truth.
     """
 
     name: str
     image_names: tuple[str, ...]
-    images: np.ndarray
-    masks: np.ndarray | None
+    images: np.ndarray | Ragged
+    masks: np.ndarray | Ragged | None
     classes: Mapping[str, tuple[int, ...]]
     fingerprint: str
+    geometry: Geometry = _SQUARE
+    sizes: tuple[tuple[int, int], ...] = ()
+    truths: Ragged | None = None
+    score_at: ScoreAt = "network"
+
+    def __post_init__(self) -> None:
+        if self.geometry is _SQUARE and isinstance(self.images, np.ndarray):
+            object.__setattr__(self, "geometry", Geometry(self.images.shape[1]))
+            object.__setattr__(self, "sizes", ((self.geometry.side, self.geometry.side),) * len(self.image_names))
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.image_names)
 
-    def image(self, index: int, preprocessing: Preprocessing = PAPER) -> Tensor:
-        """What a source model of this preprocessing is shown: float32 ``[3, size, size]`` in [0, 1]."""
-        return preprocessing.unit_range(torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float())
+    @property
+    def side(self) -> int:
+        """Of the network's square, pixels."""
+        return self.geometry.side
 
-    def mask(self, index: int) -> np.ndarray:
-        """The mask values of an image: uint8 ``[size, size]``.
+    def tiles(self, index: int) -> int:
+        """Into how many an image is cut; 1 where none are."""
+        return len(self.geometry.corners(*self.sizes[index]))
+
+    def image(self, index: int, preprocessing: Preprocessing = PAPER) -> Tensor:
+        """What a source model of this preprocessing is shown: float32 ``[3, size, size]`` in [0, 1].
+
+        Of an image that is cut, its tiles one below the other: ``[3, tiles * size, size]``.
+        """
+        image = preprocessing.unit_range(torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float())
+        if self.geometry.fit != "tile":
+            return image
+        return torch.from_numpy(self.geometry.pieces(image.permute(1, 2, 0).numpy())).permute(2, 0, 1)
+
+    def picture(self, index: int) -> NDArray[np.uint8]:
+        """The image for people, uint8 ``[h, w, 3]``: as it is kept, without padding, and not cut."""
+        image = np.array(self.images[index])
+        return image if self.geometry.fit == "tile" else image[self.geometry.place(*self.sizes[index])]
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """The mask values of an image: uint8 ``[size, size]``; as stored where it is kept so.
 
         Raises:
             UserError: the domain has no masks.
@@ -55,12 +94,34 @@ class Domain:
         return np.array(self.masks[index])
 
     def label(self, index: int) -> Tensor:
-        """The ground truth: bool ``[classes, size, size]``, one channel per class.
+        """What the network's output for :meth:`image` is to be: bool ``[classes, H, W]`` of its height and width.
 
         Raises:
             UserError: the domain has no masks.
         """
-        return class_channels(torch.from_numpy(self.mask(index)), self.classes)
+        return class_channels(torch.from_numpy(self.geometry.pieces(self.mask(index))), self.classes)
+
+    def truth(self, index: int) -> Tensor:
+        """What a prediction is compared with: bool ``[classes, h, w]``, the stored mask or that at network size.
+
+        Raises:
+            UserError: the domain has no masks.
+        """
+        if self.score_at == "stored" and self.truths is not None:
+            values = self.truths[index]
+        else:
+            values = self.mask(index)
+            values = values if self.geometry.fit == "tile" else values[self.geometry.place(*self.sizes[index])]
+        return class_channels(torch.from_numpy(np.array(values)), self.classes)
+
+    def restored(self, logits: Tensor, index: int) -> Tensor:
+        """Logits ``[channels, h, w]`` at the size of :meth:`truth`, from those of :meth:`image`."""
+        return self.geometry.restored(logits, *self.sizes[index], self.score_at)
+
+    @property
+    def prediction_shapes(self) -> list[tuple[int, int, int]]:
+        """``(classes, h, w)`` of the prediction of each image."""
+        return [(len(self.classes), *self.geometry.size(*size, self.score_at)) for size in self.sizes]
 
 
 def class_channels(mask: Tensor, classes: Mapping[str, tuple[int, ...]]) -> Tensor:

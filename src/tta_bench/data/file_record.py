@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tta_bench.data.images import MAX_PIXELS, read_image, stored_pixels, value_counts
+from tta_bench.data.images import MAX_PIXELS, read_image, stored_pixels
 from tta_bench.data.masks import read_mask
 from tta_bench.data.readers.base import Sample
 from tta_bench.data.shades import class_numbers
 from tta_bench.errors import UserError
-from tta_bench.ops.preprocessing import resize_image, resize_mask
 
 _BYTES_PER_STORED_PIXEL = 16  # Pillow's image, its array and what a conversion adds
 
@@ -54,7 +53,7 @@ class FileRecord:
         return _BYTES_PER_STORED_PIXEL * min(pixels, self.max_pixels)
 
     def read(self, size: int) -> Sample:
-        """Decode, check and resize.
+        """Decode and check.
 
         Raises:
             UserError: with the faults of both files, or the mismatch between them.
@@ -73,13 +72,13 @@ class FileRecord:
             raise UserError(faults)
         height, width = image.shape[:2]
         if mask is None:
-            return Sample(resize_image(image, size), None, height, width, {})
+            return Sample(image, None)
         if mask.shape != (height, width):
             raise UserError(
                 f"{self.image} has {width}x{height} pixels (width x height) but its mask "
                 f"{self.mask} has {mask.shape[1]}x{mask.shape[0]}: give both the same size"
             )
-        return Sample(resize_image(image, size), resize_mask(mask, size), height, width, value_counts(mask))
+        return Sample(image, mask)
 
     def _image(self) -> np.ndarray:
         """The decoded image; one in which nothing can be seen is refused."""

@@ -18,7 +18,8 @@ from tta_bench.data.domain import Domain
 from tta_bench.data.readers.base import Record, open_reader
 from tta_bench.data.shades import MANY, shares
 from tta_bench.errors import UserError, shown
-from tta_bench.schema import DataConfig
+from tta_bench.ops.geometry import Geometry, ScoreAt
+from tta_bench.schema import DataConfig, RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,13 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config: DataConfig, names: Sequence[str], cache: Path, *, labelled: bool = False, progress: bool = True
+    config: DataConfig,
+    names: Sequence[str],
+    cache: Path,
+    *,
+    score_at: ScoreAt = "network",
+    labelled: bool = False,
+    progress: bool = True,
 ) -> dict[str, Domain]:
     """Bring domains into memory-mapped arrays, from the cache where it is valid.
 
@@ -45,6 +52,7 @@ def prepare(
         config: which images, read how.
         names: domains; repeated names count once.
         cache: folder of the cache entries, made if need be.
+        score_at: size at which predictions will be compared with the masks.
         labelled: refuse domains without masks, before anything of them is decoded.
         progress: show a bar while images are decoded, if standard error is a terminal.
 
@@ -55,17 +63,29 @@ def prepare(
         UserError: with the faults of all asked-for domains, at most :data:`FAULTS_SHOWN` of them in full; or
             the cache cannot be written.
     """
-    prepared, faults = survey(config, names, cache, labelled=labelled, progress=progress)
+    sound, faults = survey(config, names, cache, score_at=score_at, labelled=labelled, progress=progress)
     if faults:
         shown = list(faults[:FAULTS_SHOWN])
         if len(faults) > len(shown):
             shown.append(f"... and {len(faults) - len(shown)} more: 'tta-bench data check --all' lists them")
         raise UserError(shown)
-    return {name: each.domain for name, each in prepared.items()}
+    return {name: each.domain for name, each in sound.items()}
+
+
+def prepared(config: RunConfig, names: Sequence[str], *, progress: bool = True) -> dict[str, Domain]:
+    """:func:`prepare` domains with their masks for a run, at the size at which it scores."""
+    cache, score_at = config.results_root / "data", config.protocol.score_at
+    return prepare(config.data, names, cache, score_at=score_at, labelled=True, progress=progress)
 
 
 def survey(
-    config: DataConfig, names: Sequence[str], cache: Path, *, labelled: bool = False, progress: bool = True
+    config: DataConfig,
+    names: Sequence[str],
+    cache: Path,
+    *,
+    score_at: ScoreAt = "network",
+    labelled: bool = False,
+    progress: bool = True,
 ) -> tuple[dict[str, Prepared], tuple[str, ...]]:
     """As :func:`prepare`, but hand back the sound domains together with all faults of the others.
 
@@ -74,7 +94,7 @@ def survey(
     """
     reader = open_reader(config)
     remove_leftovers(cache)
-    prepared: dict[str, Prepared] = {}
+    sound: dict[str, Prepared] = {}
     faults: list[str] = []
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as bars:
@@ -83,7 +103,7 @@ def survey(
                 records = reader.records(name)[: config.limit]
                 if labelled:
                     _require_masks(name, records)
-                entry = _entry(config, name, records, cache, bars)
+                entry = _entry(config, name, records, cache, bars, score_at)
                 _check_values(config, name, records, [dict(counts) for counts in entry.index["counts"]])
             except UserError as error:
                 faults += error.faults
@@ -94,38 +114,49 @@ def survey(
                 )
                 raise UserError([*faults, unwritable]) from error
             else:
-                prepared[name] = _prepared(config, name, entry)
-    return prepared, tuple(faults)
+                sound[name] = _prepared(config, name, entry, score_at)
+    return sound, tuple(faults)
 
 
-def _prepared(config: DataConfig, name: str, entry: Entry) -> Prepared:
+def _prepared(config: DataConfig, name: str, entry: Entry, score_at: ScoreAt) -> Prepared:
     """A cache entry as a domain."""
+    geometry = Geometry(config.image_size, config.fit)
+    sizes = tuple((height, width) for height, width in entry.index["sizes"])
     domain = Domain(
         name=name,
         image_names=tuple(entry.index["image_names"]),
         images=entry.images,
-        masks=entry.masks,
+        masks=entry.truths if geometry.fit == "tile" else entry.masks,
         classes=config.classes,
         fingerprint=digest([name, entry.index["content"], list(config.classes.items())]),
+        geometry=geometry,
+        sizes=sizes,
+        truths=entry.truths,
+        score_at=score_at,
     )
-    return Prepared(domain, tuple((height, width) for height, width in entry.index["sizes"]))
+    return Prepared(domain, sizes)
 
 
-def _entry(config: DataConfig, name: str, records: Sequence[Record], cache: Path, bars: Progress) -> Entry:
+def _entry(
+    config: DataConfig, name: str, records: Sequence[Record], cache: Path, bars: Progress, score_at: ScoreAt
+) -> Entry:
     """The cache entry of some records, made if it is absent or invalid."""
     stamps = [[record.name, *record.stamp()] for record in records]
-    folder = cache / digest([LAYOUT_VERSION, config.name, config.image_size, config.shades, stamps])
+    geometry, labelled = Geometry(config.image_size, config.fit), all(record.labelled for record in records)
+    # Only stretched images are scored at network size unless somebody asks for the other.
+    truth = labelled and (config.fit != "stretch" or score_at == "stored")
+    younger = [[config.fit, truth]] if config.fit != "stretch" or truth else []  # than many entries
+    folder = cache / digest([LAYOUT_VERSION, config.name, config.image_size, config.shades, stamps, *younger])
     if entry := open_entry(folder):
         return entry
     with sole_maker(folder):
         if entry := open_entry(folder):  # another process has made it in the meantime
             return entry
         log.info("preparing %d images of domain %s", len(records), name)
-        labelled = all(record.labelled for record in records)
         samples = bars.track(
-            decode(records, config.image_size), len(records), description=escape(f"Preparing {shown(name)}")
+            decode(records, geometry, truth), len(records), description=escape(f"Preparing {shown(name)}")
         )
-        write_entry(folder, [record.name for record in records], config.image_size, labelled, samples)
+        write_entry(folder, [record.name for record in records], geometry, labelled, truth, samples)
         if entry := open_entry(folder):
             return entry
     raise OSError(f"{folder} is not readable after writing it")

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from tta_bench.cell import Cell
-from tta_bench.data.prepare import prepare
+from tta_bench.data.prepare import prepared
 from tta_bench.data.readers.base import open_reader
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
@@ -109,7 +109,7 @@ def _trains(config: RunConfig) -> bool:
     if all(cell.finished() for cell in Cell.all_of(config)) and not config.force:
         return False
     try:
-        domain = prepare(config.data, [config.source], config.results_root / "data", labelled=True)[config.source]
+        domain = prepared(config, [config.source])[config.source]
     except UserError:  # the run itself says so, and the others go on
         return False
     return not model_path(config, domain, config.results_root).exists()

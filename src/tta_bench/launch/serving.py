@@ -16,7 +16,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import OFFICIAL_IMAGE_SIZE, read_description
 from tta_bench.schema import RunConfig
 
-TAKEN = ("method", "protocol", "seed", "device", "checkpoint", "data.max_pixels")
+TAKEN = ("method", "protocol", "seed", "device", "checkpoint", "predict", "data.max_pixels")
 """Keys and groups that a prediction takes."""
 
 OF_THE_CHECKPOINT = (
@@ -26,6 +26,7 @@ OF_THE_CHECKPOINT = (
     "data.classes",
     "data.exclusive",
     "data.image_size",
+    "data.fit",
     "source",
 )
 """Those that the checkpoint decides, where it records them."""
@@ -54,6 +55,8 @@ def compose_serving(overrides: Sequence[str]) -> RunConfig:
         (job,) = find_jobs(sound, multirun=False, resolve=lambda section: _resolved(section, keys))
     except UserError as error:
         raise UserError([*faults, *error.faults]) from None
+    if "protocol.score_at" in keys:
+        faults.append("protocol.score_at is for scores, and predictions have the size of the images: leave it out")
     if len(job.config.seed) > 1:
         faults.append("seed lists several numbers: give one, because each image is predicted once")
     if faults:
@@ -83,8 +86,8 @@ def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
         recorded.add("data.classes")
         data["classes"] = {name: list(values) for name, values in described.classes.items()}
     if described.image_size is not None:
-        recorded.add("data.image_size")
-        data["image_size"] = described.image_size
+        recorded |= {"data.image_size", "data.fit"}
+        data["image_size"], data["fit"] = described.image_size, described.fit
     elif "data.image_size" not in keys:
         data["image_size"] = OFFICIAL_IMAGE_SIZE
     needed: Sequence[str] = ()

@@ -49,6 +49,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         "lockstep": "auto",
         "launch": {"devices": "auto", "cells_per_device": 1},
         "diagnostics": {"empirical_gradient": False},
+        "predict": {"nest": False},
     }
     sections = {key: value for key, value in record.items() if key not in ("hash", "seed", "results_root")}
     config = validate(
@@ -56,6 +57,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
             **others,
             **sections,
             "data": {**shipped("shared/data"), **_section(record, "data")},
+            "protocol": {**shipped("shared/network_size"), **_section(record, "protocol")},
             "training": {**shipped("training/quick"), "branch_weights": {}, **_section(record, "training")},
         }
     )

@@ -19,6 +19,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.metrics.base import METRICS
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
+from tta_bench.ops.masks import nested_classes
 from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys, validate_section
 from tta_bench.sinks.base import sink_faults
 
@@ -57,7 +58,8 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     except UserError as error:
         faults += error.faults
     if config is not None and options is not None and not faults:
-        faults += [*_missing_branches(config, options), *_scenario_faults(config), *_threshold_faults(config)]
+        faults += [*_missing_branches(config, options), *_scenario_faults(config), *_mask_faults(config)]
+        faults += _tile_faults(config)
     if config is None or faults:
         raise UserError(faults)
     return config
@@ -166,8 +168,30 @@ def _scenario_faults(config: RunConfig) -> Iterator[str]:
         yield f"{shows}, and diagnostics.empirical_gradient=true compares gradients of one: leave it out"
 
 
-def _threshold_faults(config: RunConfig) -> Iterator[str]:
-    """A sentence if a threshold is asked for where there is none."""
+def _tile_faults(config: RunConfig) -> Iterator[str]:
+    """Why images that are cut into tiles, each into as many as its size asks for, cannot be used."""
+    scenario, name = scenario_of(config.protocol.reset), config.method["name"]
+    if config.data.fit != "tile":
+        return
+    if scenario.batch > 1:
+        yield (
+            f"protocol.reset={config.protocol.reset} shows {scenario.batch} images at a time, and with data.fit=tile "
+            "they need not have one size: use data.fit=pad, or another protocol.reset"
+        )
+    if METHODS.get(name).card.compares_pixels:
+        yield (
+            f"method={name} compares images pixel by pixel, and with data.fit=tile they need not have one size: use "
+            "data.fit=pad, or another method"
+        )
+
+
+def _mask_faults(config: RunConfig) -> Iterator[str]:
+    """A sentence if something is asked for that these classes do not have."""
+    if config.predict.nest and not nested_classes(config.data.classes):
+        yield (
+            "predict.nest=true takes away what lies outside the class around it, and no class of data.classes "
+            f"({', '.join(config.data.classes)}) has its mask values within another's: leave predict.nest out"
+        )
     if config.data.exclusive and config.protocol.threshold != 0.5:
         yield (
             f"protocol.threshold={config.protocol.threshold} is for classes on their own: with data.exclusive=true a "

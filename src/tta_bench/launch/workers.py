@@ -100,13 +100,13 @@ def train(config: RunConfig) -> None:
     Raises:
         UserError: bad input.
     """
-    from tta_bench.data.prepare import prepare
+    from tta_bench.data.prepare import prepared
     from tta_bench.runtime.files import translate_os_errors
     from tta_bench.runtime.memory import keep_freed_memory
     from tta_bench.source.train import source_model
 
     keep_freed_memory()
-    domains = prepare(config.data, (config.source,), config.results_root / "data", labelled=True)
+    domains = prepared(config, (config.source,))
     with translate_os_errors(config.results_root):
         source_model(config, domains[config.source], config.results_root)
 

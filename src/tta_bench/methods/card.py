@@ -29,6 +29,7 @@ class Card:
             their brightness or rebuilds them. Every method is shown such images; the network may expect others, see
             :class:`~tta_bench.ops.preprocessing.Preprocessing`.
         takes_batches: whether it takes several images of a stream at a time, ``[A, batch, 3, H, W]``.
+        compares_pixels: whether it compares an image with past ones pixel by pixel, so that all must have one size.
     """
 
     adapts: str
@@ -43,6 +44,7 @@ class Card:
     needs_batch_norm: bool = False
     needs_unit_range: bool = False
     takes_batches: bool = False
+    compares_pixels: bool = False
     features: tuple[str, ...] = ()
 
     @property

@@ -86,6 +86,7 @@ class DLTTA(GradientMethod):
         paper="Yang et al., TMI 2022",
         licence="none stated",
         features=("bottleneck",),
+        compares_pixels=True,
     )
     Options = DLTTAOptions
 

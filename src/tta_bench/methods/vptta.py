@@ -16,6 +16,7 @@ from tta_bench.methods.optimizers import make_optimizer
 from tta_bench.methods.state import AdaptedParameters
 from tta_bench.models.normalisation import AlignedStatistics, Statistics
 from tta_bench.ops.draws import Draws
+from tta_bench.ops.geometry import stacked, unstacked
 from tta_bench.runtime.ranges import Decay, NonNegative, Positive, Range
 
 
@@ -103,7 +104,7 @@ class VPTTA(Method):
     def predict(self, images: Tensor) -> Tensor:
         """Logits of the prompted images, with statistics mixed as for the latest image."""
         statistics = self._statistics(self.seen[: len(images)])
-        return self.network(prompted(images, self.theta(len(images))), self._affine(len(images)), statistics)
+        return self.network(self._prompted(images, self.theta(len(images))), self._affine(len(images)), statistics)
 
     def deployed(self, stream: int) -> tuple[Tensor, Statistics]:
         """See the base class: there is none."""
@@ -121,7 +122,9 @@ class VPTTA(Method):
 
     def _begin(self, images: Tensor) -> None:
         """Put the image before into the memory, and start the prompt of the new one."""
-        keys = low_frequencies(images, self.options.prompt_size).abs().flatten(1)
+        tiles = self.network.tiles(images)
+        keys = low_frequencies(unstacked(images, tiles), self.options.prompt_size).abs().flatten(1)
+        keys = stacked(keys, tiles)
         prompts, options = self.theta(len(images)), self.options
         self.memory.push(self._keys[: len(images)], prompts, self._is_counted[: len(images)])
         recalled = self.memory.recall(keys, options.neighbours, options.attention_temperature)
@@ -130,10 +133,16 @@ class VPTTA(Method):
         self._keys[: len(images)] = keys
         self._is_counted[: len(images)] = False
 
+    def _prompted(self, images: Tensor, prompts: Tensor) -> Tensor:
+        """:func:`prompted` images; one prompt serves every tile of an image, whose spectrum is its own."""
+        tiles = self.network.tiles(images)
+        rows = prompts if tiles == 1 else prompts.repeat_interleave(tiles, dim=0)
+        return stacked(prompted(unstacked(images, tiles), rows), tiles)
+
     def _misalignment(self, images: Tensor, prompts: Tensor, number: Tensor) -> Tensor:
         """Mean over the layers of the distances that :class:`AlignedStatistics` records: ``[A]``."""
         statistics = self._statistics(number)
-        self.network(prompted(images, prompts), self._affine(len(images)), statistics)
+        self.network(self._prompted(images, prompts), self._affine(len(images)), statistics)
         return torch.stack(statistics.distances).mean(dim=0)
 
     def _statistics(self, number: Tensor) -> AlignedStatistics:

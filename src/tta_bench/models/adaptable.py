@@ -25,6 +25,7 @@ from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, 
 from tta_bench.models.probe import check_probe, take_probe
 from tta_bench.models.segmentation import Activations, SegmentationModel
 from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, wrap_normalisation
+from tta_bench.ops.geometry import stacked, unstacked
 from tta_bench.ops.preprocessing import Preprocessing
 from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
 from tta_bench.runtime.numerics import in_precision, placement
@@ -40,6 +41,8 @@ class AdaptableNetwork(nn.Module):
         branches: auxiliary branches whose normalisation layers are adapted too, in this order after the
             segmentation path.
         image_size: side of the square images, pixels, of a model that takes no others; the probe has 64 where it may.
+        tiled: whether an image is a stack of square tiles, ``[C, tiles * side, side]``. The network sees the tiles;
+            statistics are those of the image, over all of them; maps of the image are stacks again.
 
     Raises:
         UserError: no normalisation layer that can be adapted, a branch that the source model does not have, a model
@@ -56,7 +59,12 @@ class AdaptableNetwork(nn.Module):
     source_theta: Tensor
 
     def __init__(
-        self, model: SegmentationModel, branches: Sequence[str] = (), *, image_size: int | None = None
+        self,
+        model: SegmentationModel,
+        branches: Sequence[str] = (),
+        *,
+        image_size: int | None = None,
+        tiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
@@ -68,6 +76,7 @@ class AdaptableNetwork(nn.Module):
         affine = [value for layer in self.layers.values() for value in (layer.source_weight, layer.source_bias)]
         self._sizes = [value.numel() for value in affine]
         self.register_buffer("source_theta", torch.cat(affine))
+        self.tiled = tiled
         self._layouts: dict[tuple[torch.device, int], Tensor] = {}
         self.images_per_pass: int | None = None
         self.dtype = torch.float32
@@ -184,7 +193,7 @@ class AdaptableNetwork(nn.Module):
             return self._logits(images, theta, statistics)
         # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time. One row per image
         # spares each layer to make its own.
-        views, limit = len(images) // len(theta), self.images_per_pass or len(images)
+        views, limit = len(images) // len(theta), max(1, (self.images_per_pass or len(images)) // self.tiles(images))
         rows = theta if views == 1 else theta.repeat_interleave(views, dim=0)
         before = self.forwards
         parts = [
@@ -214,33 +223,38 @@ class AdaptableNetwork(nn.Module):
 
     def activations(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Activations:
         """Logits together with the intermediate feature maps that some methods use; arguments as above."""
-        with self._in_force(images, theta, statistics):
-            made = self.model.activations(self._placed(images))
-        return Activations(*map(self._given_back, made))
+        with self._in_force(images, theta, statistics) as tiles:
+            found = self.model.activations(self._taken(images, tiles))
+        return Activations(*(self._given_back(each, tiles) for each in found))
 
     def _logits(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Tensor:
-        with self._in_force(images, theta, statistics):
-            logits = self.model(self._placed(images))
-        return self._given_back(logits)
+        with self._in_force(images, theta, statistics) as tiles:
+            logits = self.model(self._taken(images, tiles))
+        return self._given_back(logits, tiles)
+
+    def tiles(self, images: Tensor) -> int:
+        """How many tiles each of the images ``[N, C, H, W]`` is made of."""
+        height, width = images.shape[-2:]
+        return height // width if self.tiled else 1
 
     def branch(self, name: str, images: Tensor, theta: Tensor, statistics: Statistics | None = None) -> Tensor:
-        """Output of an auxiliary branch; arguments as in :meth:`forward`.
+        """Output of an auxiliary branch, of a vector its mean over the tiles; arguments as in :meth:`forward`.
 
         Raises:
             KeyError: the source model has no such branch.
         """
-        with self._in_force(images, theta, statistics or BatchStatistics()):
-            made = self.model.branch(name, self._placed(images))
-        return self._given_back(made)
+        with self._in_force(images, theta, statistics or BatchStatistics()) as tiles:
+            output = self.model.branch(name, self._taken(images, tiles))
+        return self._given_back(output, tiles)
 
     def branch_and_logits(
         self, name: str, images: Tensor, theta: Tensor, statistics: Statistics
     ) -> tuple[Tensor, Tensor]:
         """Output of an auxiliary branch and logits, from one pass of the encoder; arguments as in :meth:`branch`."""
-        with self._in_force(images, theta, statistics):
-            activations = self.model.activations(self._placed(images))
-            made = self.model.branch_of(name, [activations.bottleneck])
-        return self._given_back(made), self._given_back(activations.logits)
+        with self._in_force(images, theta, statistics) as tiles:
+            activations = self.model.activations(self._taken(images, tiles))
+            output = self.model.branch_of(name, [activations.bottleneck])
+        return self._given_back(output, tiles), self._given_back(activations.logits, tiles)
 
     def _by_layer(self, theta: Tensor) -> Sequence[Tensor]:
         """Scale and shift of each layer, ``[S, channels]`` and each contiguous, from affine rows ``[S, scalars]``."""
@@ -255,33 +269,36 @@ class AdaptableNetwork(nn.Module):
         return [part.view(len(theta), -1) for part in parts]
 
     @contextmanager
-    def _in_force(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Iterator[None]:
-        """Give every layer its policy and its rows of theta, and take them away afterwards."""
-        if len(images) % len(theta):
-            raise ValueError(f"{len(images)} images do not divide into {len(theta)} streams")
+    def _in_force(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Iterator[int]:
+        """Give every layer its policy and its rows of theta, and take them away afterwards; tells :meth:`tiles`."""
+        count, tiles = len(images), self.tiles(images)
+        if count % len(theta):
+            raise ValueError(f"{count} images do not divide into {len(theta)} streams")
         tensors = self._by_layer(theta)
         for layer in self._all_layers.values():
-            layer.statistics = statistics
+            layer.statistics, layer.tiles = statistics, tiles
         for adapted, weight, bias in zip(self.layers.values(), tensors[::2], tensors[1::2], strict=True):
             adapted.weight_rows, adapted.bias_rows = weight, bias
         try:
             with in_precision(images.device, self.dtype):
-                yield
+                yield tiles
         finally:
             for layer in self._all_layers.values():
-                layer.statistics = SourceStatistics()
+                layer.statistics, layer.tiles = SourceStatistics(), 1
                 layer.weight_rows = layer.bias_rows = None
-            self.forwards += len(images) // len(theta)
+            self.forwards += count // len(theta)
 
-    def _given_back(self, made: Tensor) -> Tensor:
-        """What the network made, as its caller computes with it."""
-        return made if self.dtype == torch.float32 else made.float().contiguous()
-
-    def _placed(self, images: Tensor) -> Tensor:
-        """The images as they lie fastest in the memory of their device."""
+    def _taken(self, images: Tensor, tiles: int) -> Tensor:
+        """What the layers are given: single tiles, as they lie fastest in the memory of their device."""
+        pieces = unstacked(images, tiles)
         if placement(images.device, self.dtype).channels_last:
-            return images.contiguous(memory_format=torch.channels_last)
-        return images
+            return pieces.contiguous(memory_format=torch.channels_last)
+        return pieces
+
+    def _given_back(self, made: Tensor, tiles: int) -> Tensor:
+        """What the network made, as its caller computes with it."""
+        whole = stacked(made, tiles)
+        return whole if self.dtype == torch.float32 else whole.float().contiguous()
 
 
 def _check_activation(activation: str, channels: int) -> None:

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tta_bench.ops.geometry import stacked, unstacked
 from tta_bench.runtime.numerics import placement
 
 
@@ -34,7 +35,8 @@ class NormalisationLayer(nn.Module):
     """Replaces a ``BatchNorm2d`` and keeps its source statistics and affine parameters untouched.
 
     :class:`~tta_bench.models.adaptable.AdaptableNetwork` sets ``statistics``, ``weight_rows`` and ``bias_rows``
-    for the duration of one forward pass. Where a layer sees a single value per channel, behind a global pooling for
+    for the duration of one forward pass, and into how many ``tiles`` an image is cut, whose statistics are measured
+    together. Where a layer sees a single value per channel, behind a global pooling for
     instance, there are no statistics to measure: whatever the policy, those of the source model normalise.
 
     Args:
@@ -64,6 +66,7 @@ class NormalisationLayer(nn.Module):
         self.channel_slice = slice(channel_offset, channel_offset + self.channels)
         self.after = nn.Sequential(*after)
         self.statistics: Statistics = SourceStatistics()
+        self.tiles = 1
         self.weight_rows: Tensor | None = None
         self.bias_rows: Tensor | None = None
 
@@ -71,11 +74,14 @@ class NormalisationLayer(nn.Module):
         """Normalise ``[S * V, C, H, W]`` by the policy and affine rows in force."""
         weight = self.source_weight[None] if self.weight_rows is None else self.weight_rows
         bias = self.source_bias[None] if self.bias_rows is None else self.bias_rows
+        x = stacked(x, self.tiles)
         pooled = len(x) // len(weight) if self.statistics.pools_views else 1
         statistics = self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
         if x.dtype == weight.dtype or statistics.accumulates:
-            return self.after(statistics.normalise(x, weight, bias, self))
-        return self.after(statistics.normalise(x.to(weight.dtype), weight, bias, self).to(x.dtype))
+            normalised = statistics.normalise(x, weight, bias, self)
+        else:
+            normalised = statistics.normalise(x.to(weight.dtype), weight, bias, self).to(x.dtype)
+        return self.after(unstacked(normalised, self.tiles))
 
 
 _TENSORS = ("running_mean", "running_var", "weight", "bias")

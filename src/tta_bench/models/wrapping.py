@@ -36,6 +36,7 @@ class OwnStatisticsLayer(nn.Module):
     """
 
     statistics: Statistics | None = None
+    tiles = 1
 
     def __init__(self, source: nn.Module, image_by_image: bool = False) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,66 +19,83 @@ from tta_bench.runtime.files import file_fault, open_archive
 _LARGEST_HEADER = 4096  # bytes before an array's values
 
 
+Shape = tuple[int, ...]
+"""``(classes, H, W)`` of a mask."""
+
+
 @dataclass(frozen=True)
 class Predictions:
-    """Binary masks of the images of one target.
+    """Binary masks of the images of one target, which may differ in size.
 
     Attributes:
-        bits: uint8 ``[n, bytes]``, each image's mask packed.
-        shape: ``(classes, H, W)`` of one mask.
+        bits: uint8 ``[bytes]``: the masks one behind the other, each packed to whole bytes.
+        shapes: of the masks, in order.
     """
 
     bits: np.ndarray
-    shape: tuple[int, ...]
+    shapes: tuple[Shape, ...]
 
     @classmethod
     def of(cls, masks: Sequence[np.ndarray]) -> Predictions:
         """Pack bool masks ``[classes, H, W]``."""
-        return cls(np.stack([np.packbits(mask) for mask in masks]), masks[0].shape)
+        return cls(np.concatenate([np.packbits(mask) for mask in masks]), tuple(mask.shape for mask in masks))
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
-        """All images of several, in order; masks of one shape."""
-        return cls(np.concatenate([part.bits for part in parts]), parts[0].shape)
+        """All images of several, in order."""
+        return cls(np.concatenate([part.bits for part in parts]), tuple(s for part in parts for s in part.shapes))
 
     def mask(self, index: int) -> np.ndarray:
         """Bool ``[classes, H, W]`` of one image."""
-        return np.unpackbits(self.bits[index], count=int(np.prod(self.shape))).reshape(self.shape).astype(bool)
+        start, shape = sum(map(_bytes, self.shapes[:index])), self.shapes[index]
+        bits = self.bits[start : start + _bytes(shape)]
+        return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
+
+    def each(self) -> list[Predictions]:
+        """Those of every image by itself."""
+        ends = [0, *accumulate(map(_bytes, self.shapes))]
+        places = zip(pairwise(ends), self.shapes, strict=True)
+        return [Predictions(self.bits[start:end], (shape,)) for (start, end), shape in places]
 
 
 def predictions_file(predictions: Mapping[str, Predictions]) -> bytes:
-    """The content of ``predictions.npz``."""
+    """The content of ``predictions.npz``: of each target ``bits [n, bytes]`` and the ``shape`` of every mask.
+
+    Where masks differ in size, ``bits [bytes]`` has one behind the other, and ``shape`` is ``[n, 3]``.
+    """
     arrays: dict[str, np.ndarray] = {}
     for target, masks in predictions.items():
-        arrays |= {f"{target}/bits": masks.bits, f"{target}/shape": np.array(masks.shape)}
+        alike = len(set(masks.shapes)) == 1
+        bits = masks.bits.reshape(len(masks.shapes), -1) if alike else masks.bits
+        arrays |= {f"{target}/bits": bits, f"{target}/shape": np.array(masks.shapes[0] if alike else masks.shapes)}
     file = BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 
-def read_predictions(path: Path, target: str, shape: tuple[int, ...]) -> Predictions:
+def read_predictions(path: Path, target: str, shapes: Sequence[Shape]) -> Predictions:
     """The predictions of one target.
 
     Args:
         path: of ``predictions.npz``.
         target: name of the domain.
-        shape: ``(n, classes, H, W)`` that they have; never are more bytes read than that.
+        shapes: ``(classes, H, W)`` that they have, image by image; never are more bytes read than that. Of prepared
+            images :attr:`~tta_bench.data.domain.Domain.prediction_shapes`.
 
     Raises:
-        UserError: the file is gone or damaged, has none of this target, or of another shape.
+        UserError: the file is gone or damaged, has none of this target, or of other shapes.
     """
-    images, *mask = shape
     try:
-        _check_sizes(path, {target: images}, tuple(mask))
+        _check_sizes(path, {target: len(shapes)}, shapes)
         with open_archive(path) as archive, archive.open(f"{target}/bits.npy") as file:
             bits = np.lib.format.read_array(file, allow_pickle=False)
-        if bits.shape != (images, _bytes(mask)) or bits.dtype != np.uint8:
+        if bits.size != sum(map(_bytes, shapes)) or bits.dtype != np.uint8:
             raise ValueError(f"{bits.dtype} of shape {bits.shape}")
     except Exception as error:  # zipfile and numpy raise many kinds for damaged files
         raise UserError(
             f"{path} cannot be read ({type(error).__name__}): compute the cell again with force=true"
         ) from None
-    return Predictions(bits, tuple(mask))
+    return Predictions(bits.reshape(-1), tuple(map(tuple, shapes)))
 
 
 def check_predictions(path: Path, images: Mapping[str, int], *, decode: bool) -> None:
@@ -102,21 +120,24 @@ def check_predictions(path: Path, images: Mapping[str, int], *, decode: bool) ->
         raise DamagedError(f"{path} ({error or type(error).__name__})") from None
 
 
-def _check_sizes(path: Path, images: Mapping[str, int], mask: tuple[int, ...] | None = None) -> None:
-    """Raise some exception unless every target has as many masks as images, of the given shape where there is one."""
+def _check_sizes(path: Path, images: Mapping[str, int], shapes: Sequence[Shape] | None = None) -> None:
+    """Raise some exception unless every target has as many masks as images, of the given shapes where there are."""
     fault = file_fault(path)
     if fault is not None:
         raise ValueError(fault)
     with open_archive(path) as archive:
         for target, n in images.items():
             name = f"{target}/shape.npy"
-            if archive.getinfo(name).file_size > _LARGEST_HEADER:
+            if archive.getinfo(name).file_size > _LARGEST_HEADER + 3 * 8 * n:
                 raise ValueError(f"{name} is too large")
-            shape = np.lib.format.read_array(BytesIO(archive.read(name)), allow_pickle=False).tolist()
-            if len(shape) != 3 or min(shape) < 1 or (mask is not None and tuple(shape) != mask):
-                raise ValueError(f"masks of shape {reprlib.repr(shape)}")
+            stored = np.lib.format.read_array(BytesIO(archive.read(name)), allow_pickle=False)
+            if stored.ndim == 1:
+                stored = np.broadcast_to(stored, (n, *stored.shape))
+            others = shapes is not None and not np.array_equal(stored, shapes)
+            if stored.shape != (n, 3) or stored.min() < 1 or others:
+                raise ValueError(f"masks of shape {reprlib.repr(stored.tolist())}")
             name = f"{target}/bits.npy"
-            if not 0 < archive.getinfo(name).file_size - n * _bytes(shape) <= _LARGEST_HEADER:
+            if not 0 < archive.getinfo(name).file_size - sum(map(_bytes, stored.tolist())) <= _LARGEST_HEADER:
                 raise ValueError(f"{name} has another size than {n} masks")
 
 

@@ -44,10 +44,10 @@ def with_metrics(
     for name, entry in summary["targets"].items():
         domain = domains[name]
         images = [_typed(row) for row in rows if row["target"] == name]
-        masks = read_predictions(predictions, name, (len(images), len(domain.classes), *domain.images.shape[1:3]))
+        masks = read_predictions(predictions, name, domain.prediction_shapes)
         added = []
         for row in images:
-            prediction, truth = torch.from_numpy(masks.mask(row["index"])), domain.label(row["index"])
+            prediction, truth = torch.from_numpy(masks.mask(row["index"])), domain.truth(row["index"])
             scores = {metric: METRICS.get(metric)(prediction, truth).tolist() for metric in codes}
             added.append(image_scores(scores, domain.classes))
         scored += [_after(last, row, new, codes) for row, new in zip(images, added, strict=True)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import StreamImage
+from tta_bench.ops.masks import Nested, nested_classes
 from tta_bench.records.predictions import Predictions
 
 
@@ -28,6 +29,34 @@ class ImageRecord:
     prediction: Predictions
     diagnostics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+
+
+def outside_classes(
+    predictions: Mapping[str, Predictions], classes: Mapping[str, Sequence[int]]
+) -> list[dict[str, Any]]:
+    """Where predicted classes leave the classes around them: entry ``outside`` of ``summary.json``.
+
+    Args:
+        predictions: of each target.
+        classes: name -> mask values.
+
+    Returns:
+        For each class that does: its name, that of the one around it, in how many ``images``, and how many ``pixels``
+        lie outside ``of`` all that it has.
+    """
+    names, nested = list(classes), nested_classes(classes)
+    counts: dict[Nested, list[int]] = {pair: [0, 0, 0] for pair in nested}
+    masks = (part.mask(0) for each in predictions.values() for part in each.each()) if nested else ()
+    for mask in masks:
+        for inner, outer in nested:
+            beyond = int((mask[inner] & ~mask[outer]).sum())
+            found = counts[inner, outer]
+            found[:] = found[0] + (beyond > 0), found[1] + beyond, found[2] + int(mask[inner].sum())
+    return [
+        {"class": names[inner], "around": names[outer], "images": images, "pixels": pixels, "of": total}
+        for (inner, outer), (images, pixels, total) in counts.items()
+        if images
+    ]
 
 
 def image_scores(scores: Mapping[str, Sequence[float]], classes: Iterable[str]) -> dict[str, float]:

@@ -60,22 +60,18 @@ class Snapshot:
             {"place": vars(r.place), "scores": r.scores, "diagnostics": r.diagnostics, "seconds": r.seconds}
             for r in self.records
         ]
-        predictions = {"bits": torch.from_numpy(masks.bits), "shape": masks.shape}
+        predictions = {"bits": torch.from_numpy(masks.bits), "shapes": [list(shape) for shape in masks.shapes]}
         return {**vars(self), "records": records, "predictions": predictions}
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Snapshot:
         """The snapshot with this content."""
         parts = dict(content)
-        predictions = parts.pop("predictions")
-        masks = predictions["bits"].split(1)
+        stored = parts.pop("predictions")
+        masks = Predictions(stored["bits"].numpy(), tuple(map(tuple, stored["shapes"]))).each()
         records = [
-            ImageRecord(
-                place=StreamImage(**record.pop("place")),
-                prediction=Predictions(bits.numpy(), predictions["shape"]),
-                **record,
-            )
-            for bits, record in zip(masks, parts.pop("records"), strict=True)
+            ImageRecord(place=StreamImage(**record.pop("place")), prediction=mask, **record)
+            for mask, record in zip(masks, parts.pop("records"), strict=True)
         ]
         return cls(records=records, **parts)
 

@@ -57,7 +57,7 @@ def config_faults(plan: Plan, cells: Sequence[tuple[str, Cell]]) -> list[str]:
 def _comparable(cell: Cell) -> dict[str, Any]:
     """Dotted keys and values that all rows share unless the experiment varies them."""
     config = cell.config
-    sections = config.model_dump(mode="json", include={"protocol", "data", "model", "checkpoint"})
+    sections = config.model_dump(mode="json", include={"protocol", "predict", "data", "model", "checkpoint"})
     sections["training"] = config.training.content(config.model.branches)
     del sections["training"]["seed"], sections["protocol"]["order"]  # repeats
     return flat(sections)
@@ -123,6 +123,7 @@ def comparable_with_paper(table: Table) -> bool:
     domains = {*data["domains"]}
     return (
         {*_differing(data, table.data)} <= {"root", "seed"}  # the seed is that of generated images
+        and table.protocol.get("score_at", "network") == "network"
         and all(table.protocol[key] == value for key, value in shipped("protocol/online").items() if key != "name")
         and all({*targets} == domains - {source} for source, targets in table.targets.items())
         and all(planned.cell.config.model.name == "resunet34" for planned in table.plan.cells)

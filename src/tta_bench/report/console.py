@@ -78,7 +78,8 @@ def cell_table(metric: Metric, result: Result, reference: Result | None, differs
     columns = [*shown, metric.name]
     headings = [*(key.removeprefix(f"{metric.name}_") for key in shown), metric.title if len(classes) == 1 else "mean"]
 
-    caption = f"mean of {len(classes)} classes" if len(classes) > CLASSES_SHOWN else None
+    of_classes = f"mean of {len(classes)} classes, " if len(classes) > CLASSES_SHOWN else ""
+    caption = f"{of_classes}scored {text.SCORED_AT[summary['protocol'].get('score_at', 'network')]}"
     settings = f", {' '.join(differs)}" if differs else ""
     table = narrow_table(f"{metric.in_unit}, source {summary['source']}, seed {summary['seed']}{settings}", caption)
     table.add_column("target", overflow="fold")

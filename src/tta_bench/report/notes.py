@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tta_bench.report.cells import STATES, distinct_cells
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.model import Comparison, Table
-from tta_bench.report.text import DASH, INCOMPLETE, joined, number
+from tta_bench.report.text import DASH, INCOMPLETE, joined, number, scored
 
 
 def notes(table: Table) -> list[str]:
@@ -30,10 +30,12 @@ def notes(table: Table) -> list[str]:
             "The paper's numbers are of other images or settings, its own network and protocol on five whole sets of "
             "fundus photographs: only the order of the rows can be compared."
         )
-    settings = ", ".join(f"{key} {joined(value, ', ')}" for key, value in table.protocol.items() if key != "name")
+    unsaid = ("name", "score_at")
+    settings = ", ".join(f"{key} {joined(value, ', ')}" for key, value in table.protocol.items() if key not in unsaid)
     limit = table.data["limit"]
     first = f", the first {limit} of each domain" if limit else ""
     lines.append(f"Protocol {table.protocol_hash}: {settings}, images of {table.data['image_size']} pixels{first}.")
+    lines.append(scored(table.protocol, table.data))
     if table.source_models:
         lines += [source_models_note(table), *branch_notes(table)]
     return lines

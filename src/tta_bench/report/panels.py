@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tta_bench.data.domain import Domain
-from tta_bench.data.prepare import prepare
+from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError, nearest
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
@@ -85,7 +85,7 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
         )
     targets = table.targets[source]
     config, metric = cells[table.reference].cell.config, table.metric
-    domains = prepare(config.data, targets, config.results_root / "data", labelled=True, progress=False)
+    domains = prepared(config, targets, progress=False)
     rows = {label: _by_target(cell) for label, cell in cells.items()}
     chosen = choose(rows[table.reference], metric) if images is None else _by_name(images, domains, targets)
     _check_unchanged(cells, domains, chosen)
@@ -254,14 +254,13 @@ def _panel(
 ) -> Panel:
     """Gather what is to be drawn of an image."""
     target, index = choice.target, choice.index
-    truth = domain.label(index).numpy()
-    shape = (len(domain), *truth.shape)
+    shapes = domain.prediction_shapes
     return Panel(
         title=f"{target}: {domain.image_names[index]}{f' ({choice.note})' if choice.note else ''}",
-        image=np.array(domain.images[index]),
-        truth=truth,
+        image=domain.picture(index),
+        truth=domain.truth(index).numpy(),
         predictions={
-            label: read_predictions(finished.cell.folder().predictions, target, shape).mask(index)
+            label: read_predictions(finished.cell.folder().predictions, target, shapes).mask(index)
             for label, finished in cells.items()
         },
         values={label: values[label][target][index] for label in cells},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tta_bench.metrics.base import Metric
@@ -53,6 +53,27 @@ def difference(estimate: Comparison | Estimate | None) -> str:
 def joined(values: Any, separator: str) -> str:
     """A setting as text; all its values where the rows of a table vary it."""
     return separator.join(map(str, values)) if isinstance(values, tuple) else str(values)
+
+
+SCORED_AT = {"network": "at the size of the network's input", "stored": "at the size of the files"}
+"""Values of ``protocol.score_at`` in words."""
+
+FITS = {
+    "stretch": "stretched to the network's square",
+    "pad": "scaled into the network's square with their aspect ratio kept, the rest mirrored",
+    "tile": "cut into overlapping squares of the network's size, all adapted to as one image",
+}
+"""Values of ``data.fit`` in words."""
+
+
+def scored(protocol: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """How images come to the network and masks are compared, of sections of the configuration: a sentence."""
+
+    def words(value: Any, meaning: Mapping[str, str]) -> str:
+        return " or ".join(meaning[each] for each in (value if isinstance(value, tuple) else (value,)))
+
+    at = words(protocol.get("score_at", "network"), SCORED_AT)
+    return f"Images are {words(data.get('fit', 'stretch'), FITS)}; predictions are scored {at}."
 
 
 WIDTH = 12

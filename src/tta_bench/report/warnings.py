@@ -34,13 +34,20 @@ def warnings(table: Table) -> list[str]:
     skipped = [f"{row.label} {row.skipped_updates}" for row in table.rows if row.skipped_updates]
     if skipped:
         lines.append(f"Updates skipped because a loss or gradient was not finite: {', '.join(skipped)}.")
-    return [*lines, *_one_training_seed(table), *_weak_sources(runs), *_undertrained(runs), *_empty(runs)]
+    return [
+        *lines,
+        *_one_training_seed(table),
+        *_weak_sources(runs),
+        *_undertrained(runs),
+        *_empty(runs),
+        *_outside(runs),
+    ]
 
 
 def run_warnings(result: Result) -> list[str]:
     """The same of a single run, of which everybody knows that its training seed is one."""
     runs = [Run(result[0]["method"], *result)]
-    return [*_weak_sources(runs), *_undertrained(runs), *_empty(runs)]
+    return [*_weak_sources(runs), *_undertrained(runs), *_empty(runs), *_outside(runs)]
 
 
 def _one_training_seed(table: Table) -> list[str]:
@@ -122,4 +129,23 @@ def _empty(runs: Iterable[Run]) -> list[str]:
         "the predictions have no pixel of it, "
         + ("in every row." if len(weak) == len(labels) > 1 else f"with {', '.join(weak)}.")
         for (name, weak), targets in together.items()
+    ]
+
+
+def _outside(runs: Iterable[Run]) -> list[str]:
+    """Classes that were predicted outside the classes around them."""
+    found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(dict)  # pair of classes -> label -> counts
+    for label, summary, rows in runs:
+        for each in summary.get("outside", ()):
+            counts = found[each["class"], each["around"]].setdefault(label, [0, 0, 0, 0])
+            new = (each["images"], len(rows), each["pixels"], each["of"])
+            counts[:] = (before + more for before, more in zip(counts, new, strict=True))
+    return [
+        f"Class {inner} is predicted outside {outer}, which it lies in: "
+        + ", ".join(
+            f"{label} in {images} of {n} images ({number(100 * pixels / total)} percent of its pixels)"
+            for label, (images, n, pixels, total) in labels.items()
+        )
+        + ". predict.nest=true takes that away."
+        for (inner, outer), labels in found.items()
     ]

@@ -20,12 +20,14 @@ from torch import Tensor
 from tta_bench.data.domain import class_channels
 from tta_bench.data.images import read_image
 from tta_bench.metrics.dice import dice_score
+from tta_bench.ops.geometry import Geometry
+from tta_bench.ops.masks import Finish
 from tta_bench.ops.painting import COLOURS, paint
-from tta_bench.ops.probabilities import Activation, masks, probabilities
+from tta_bench.ops.probabilities import probabilities
 from tta_bench.runtime.files import write_atomically
 from tta_bench.serving.folder import OUT
 from tta_bench.serving.images import ImageFile
-from tta_bench.serving.masks import mask_values, mean_entropy, resized, vertical_ratio
+from tta_bench.serving.masks import mask_values, mean_entropy, vertical_ratio
 
 _WAITING = 4  # images whose logits wait to be written
 _LONGER_SIDE = 1024  # pixels of an overlay
@@ -56,7 +58,7 @@ class Prediction:
     """What the method made of an image.
 
     Attributes:
-        logits: ``[channels, size, size]``, on the CPU.
+        logits: of the network's input, on the CPU, see :meth:`~tta_bench.ops.geometry.Geometry.restored`.
         unadapted: those of the source model as it is; None if nobody asks.
         height: of the image as stored, pixels.
         width: likewise.
@@ -77,16 +79,16 @@ class ImageWriter:
     Attributes:
         out: folder of the results.
         classes: name -> mask values, one channel of the logits each, behind that of the background of a softmax.
-        activation: what the logits stand for.
-        threshold: probability from which a pixel belongs to a class.
+        finish: what makes masks of logits.
+        geometry: between the image and the network's input.
         outputs: what to write.
         max_pixels: of an image that is read again for its overlay.
     """
 
     out: Path
     classes: Mapping[str, tuple[int, ...]]
-    activation: Activation
-    threshold: float
+    finish: Finish
+    geometry: Geometry
     outputs: Outputs
     max_pixels: int
 
@@ -101,7 +103,7 @@ class ImageWriter:
             "height": prediction.height,
             "width": prediction.width,
             **self._shape("", after),
-            "entropy": mean_entropy(prediction.logits, self.activation),
+            "entropy": mean_entropy(prediction.logits, self.finish.activation),
         }
         before = None
         if prediction.unadapted is not None:
@@ -113,7 +115,8 @@ class ImageWriter:
             if self.outputs.compare:
                 row |= self._shape("unadapted_", before)
         if self.outputs.probabilities:
-            levels = probabilities(logits, self.activation).mul(65535).round().to(torch.int32).numpy().astype(np.uint16)
+            probable = probabilities(logits, self.finish.activation)
+            levels = probable.mul(65535).round().to(torch.int32).numpy().astype(np.uint16)
             for name, level in zip(self.classes, levels[-len(self.classes) :], strict=True):  # without the background
                 self._save(f"probabilities/{file_name(name)}/{image.stem}.png", Image.fromarray(level))
         if self.outputs.overlay:
@@ -134,11 +137,11 @@ class ImageWriter:
         self, folder: str | None, image: ImageFile, logits: Tensor, size: Prediction
     ) -> tuple[Tensor, Tensor]:
         """Logits and bool masks ``[classes, height, width]`` at the image's own size, the masks as they are written."""
-        logits = resized(logits, size.height, size.width)
-        found = masks(logits, self.activation, self.threshold)
+        logits = self.geometry.restored(logits, size.height, size.width, "stored")
+        found = self.finish(logits)
         pictures = {f"{file_name(name)}/": 255 * mask for name, mask in zip(self.classes, found.byte(), strict=True)}
         if not self.outputs.per_class:
-            values = mask_values(found, logits, self.threshold, self.classes)
+            values = mask_values(found, logits, self.finish.threshold, self.classes)
             found, pictures = class_channels(values, self.classes), {"": values}
         for name, picture in pictures.items() if folder else ():
             self._save(f"{folder}/{name}{image.stem}.png", Image.fromarray(picture.numpy()))

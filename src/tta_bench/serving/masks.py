@@ -5,18 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.errors import UserError
 from tta_bench.ops.probabilities import Activation, entropies
-
-
-def resized(logits: Tensor, height: int, width: int) -> Tensor:
-    """Logits ``[classes, h, w]`` at another size, bilinearly; the same tensor where the size is theirs."""
-    if logits.shape[-2:] == (height, width):
-        return logits
-    return F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
 
 
 def mean_entropy(logits: Tensor, activation: Activation) -> float:

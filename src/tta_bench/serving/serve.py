@@ -20,18 +20,17 @@ from torch.utils.data import Dataset
 from tta_bench.adaptation.progress import progress_bar
 from tta_bench.adaptation.provenance import Definition, code_of
 from tta_bench.adaptation.scenarios.base import Scenario, scenario_of
-from tta_bench.data.decoding import decode
+from tta_bench.adaptation.setup import finish_of, method_on
+from tta_bench.data.decoding import Fitted, decode, fitted
 from tta_bench.data.domain import Domain
 from tta_bench.data.file_record import FileRecord
-from tta_bench.data.readers.base import Sample
 from tta_bench.data.streams import passes
 from tta_bench.errors import UserError
-from tta_bench.methods.base import METHODS, Method, Protocol
+from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
-from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
-from tta_bench.models.placement import place
 from tta_bench.ops.draws import ImageKey
+from tta_bench.ops.geometry import Geometry
 from tta_bench.records.snapshots import ProgressFile
 from tta_bench.runtime import signals
 from tta_bench.runtime.memory import keep_freed_memory, refuse_impossible
@@ -82,6 +81,8 @@ class Request:
             "model": config.model.model_dump(mode="json"),
             "classes": {name: list(values) for name, values in source.classes.items()},
             "image_size": source.image_size,
+            **({"fit": config.data.fit} if config.data.fit != "stretch" else {}),
+            **({"predict": config.predict.model_dump()} if config.predict.nest else {}),
             "protocol": config.protocol.model_dump(mode="json"),
             "seed": config.seed[0],
             "domain": self.domain,
@@ -136,7 +137,7 @@ def serve(request: Request) -> list[dict[str, str]]:
     source = load_checkpoint(config.checkpoint, config)
     if not request.outputs.per_class:
         memberships(source.classes)
-    method = _method(config.method, config, source, device)
+    method = method_on(config, source, device)
     results = Results(request.out, request.identity(source), {"checkpoint_file": str(source.path)})
     with results.locked():
         rows = results.finished()
@@ -155,14 +156,6 @@ def serve(request: Request) -> list[dict[str, str]]:
             save_state(request.state, belongs, method.state_dict())
         results.finish([run.rows[index] for index in range(len(request.images))], request.outputs.compare)
         return results.rows()
-
-
-def _method(section: Mapping[str, Any], config: RunConfig, source: SourceModel, device: torch.device) -> Method:
-    """A method on a network of its own, as in a cell."""
-    kind, options, size = METHODS.get(section["name"]), method_options(section), source.image_size
-    network = place(AdaptableNetwork(source.model, kind.branches(options), image_size=size), device, size)
-    scenario, protocol = scenario_of(config.protocol.reset), config.protocol
-    return kind(network, options, Protocol(scenario.episodic, protocol.steps, protocol.predict))
 
 
 def _state_identity(config: RunConfig, source: SourceModel) -> dict[str, Any]:
@@ -201,6 +194,7 @@ class _Run:
         self.request, self.method, self.start_state = request, method, state
         config = request.config
         self.scenario: Scenario = scenario_of(config.protocol.reset)
+        self.geometry = Geometry(config.data.image_size, config.data.fit)
         self.device = method.network.source_theta.device
         outputs = request.outputs
         self.unadapted: Method | None = None
@@ -209,8 +203,8 @@ class _Run:
         self.writer = ImageWriter(
             request.out,
             source.classes,
-            method.network.activation,
-            config.protocol.threshold,
+            finish_of(config, source),
+            self.geometry,
             outputs,
             config.data.max_pixels,
         )
@@ -261,26 +255,21 @@ class _Run:
         """A fresh state for a stream; a method that looks ahead sees all its images that can be read."""
         self.method.start(1)
         if type(self.method).before_stream is not Method.before_stream:
-            samples = closing(decode([self._record(index) for index in images], self.size))
+            samples = closing(decode([self._record(index) for index in images], self.geometry))
             with samples as each:
-                readable = [index for index, sample in zip(images, each, strict=True) if isinstance(sample, Sample)]
+                readable = [index for index, sample in zip(images, each, strict=True) if isinstance(sample, Fitted)]
             self.method.before_stream([_Ahead(self, readable)])
-
-    @property
-    def size(self) -> int:
-        """Side of the network's input, pixels."""
-        return self.request.config.data.image_size
 
     def _record(self, index: int) -> FileRecord:
         """An image that has no mask: in the place of its path stands the image's own."""
         path = self.request.images[index].path
         return FileRecord(str(path), path, path, labelled=False, max_pixels=self.request.config.data.max_pixels)
 
-    def _batches(self, images: Sequence[int]) -> Iterator[tuple[dict[int, Sample], dict[int, str]]]:
+    def _batches(self, images: Sequence[int]) -> Iterator[tuple[dict[int, Fitted], dict[int, str]]]:
         """The next images that the method takes together, and those that could not be read before the last of them."""
-        batch: dict[int, Sample] = {}
+        batch: dict[int, Fitted] = {}
         skipped: dict[int, str] = {}
-        with closing(decode([self._record(index) for index in images], self.size)) as samples:
+        with closing(decode([self._record(index) for index in images], self.geometry)) as samples:
             for index, sample in zip(images, samples, strict=True):
                 if isinstance(sample, UserError):
                     skipped[index] = "; ".join(sample.faults)
@@ -292,11 +281,13 @@ class _Run:
         if batch or skipped:
             yield batch, skipped
 
-    def network_input(self, sample: Sample) -> Tensor:
-        """What the network sees of an image, ``[3, size, size]``, exactly as in a cell."""
-        return Domain("", ("",), sample.image[None], None, {}, "").image(0, self.method.network.preprocessing)
+    def network_input(self, sample: Fitted) -> Tensor:
+        """What the network sees of an image, exactly as in a cell."""
+        sizes = ((sample.height, sample.width),)
+        domain = Domain("", ("",), sample.image[None], None, {}, "", geometry=self.geometry, sizes=sizes)
+        return domain.image(0, self.method.network.preprocessing)
 
-    def _step(self, batch: Mapping[int, Sample], behind: WriteBehind) -> None:
+    def _step(self, batch: Mapping[int, Fitted], behind: WriteBehind) -> None:
         """Adapt to one image, or to a batch, and have the predictions written."""
         inputs = torch.stack([self.network_input(sample) for sample in batch.values()]).to(self.device)
         images = inputs if self.scenario.batch == 1 else inputs[None]
@@ -346,4 +337,5 @@ class _Ahead(Dataset[Tensor]):
 
     def __getitem__(self, k: int) -> Tensor:
         run = self.run
-        return run.network_input(run._record(self.images[k]).read(run.size))
+        record = run._record(self.images[k])
+        return run.network_input(fitted(record.read(run.geometry.side), run.geometry))

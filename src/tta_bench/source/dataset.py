@@ -19,6 +19,9 @@ from tta_bench.source.augmentation import Augmentation
 class SourceImages(Dataset[tuple[Tensor, Tensor]]):
     """The images of a domain, augmented; the item ``(epoch, index)`` is the same in every process.
 
+    Of images that are cut into tiles an item is a square at a random place. There are as many in an epoch as there are
+    tiles: ``index`` is the image's plus the number of the square times the number of images.
+
     Args:
         domain: images and masks.
         training: augmentation and seed.
@@ -29,18 +32,26 @@ class SourceImages(Dataset[tuple[Tensor, Tensor]]):
         self.domain = domain
         self.seed = training.seed
         self.preprocessing = preprocessing
-        self.augmentation = Augmentation(training.augmentation, domain.images.shape[1], training.legacy_unaligned_mask)
+        self.augmentation = Augmentation(training.augmentation, domain.side, training.legacy_unaligned_mask)
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Image float32 ``[3, size, size]`` in [0, 1] and label bool ``[classes, size, size]``."""
         epoch, index = item
         image, mask = self.augmentation(
-            self.domain.images[index],
-            self.domain.mask(index),
+            *self._square(epoch, index),
             seed=seed_of(self.seed, "augmentation", epoch, index),
         )
         scaled = self.preprocessing.unit_range(torch.from_numpy(image).permute(2, 0, 1).float())
         return scaled, class_channels(torch.from_numpy(mask), self.domain.classes)
+
+    def _square(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Image and mask values as the network sees them, before augmentation."""
+        geometry, number = self.domain.geometry, index % len(self.domain)
+        image, mask = self.domain.images[number], self.domain.mask(number)
+        if geometry.fit != "tile":
+            return image, mask
+        top, left = np.random.default_rng(seed_of(self.seed, "crop", epoch, index)).random(2).tolist()
+        return geometry.crop(image, (top, left)), geometry.crop(mask, (top, left))
 
 
 class EpochOrder(Sampler[tuple[int, int]]):
@@ -90,6 +101,7 @@ def training_batches(
         pin_memory: for copies to a GPU.
         preprocessing: of the network.
     """
+    indices = [index + k * len(domain) for index in indices for k in range(domain.tiles(index))]
     return DataLoader(
         SourceImages(domain, training, preprocessing),
         batch_size=training.batch_size,

@@ -33,6 +33,7 @@ from tta_bench.models.checkpoint import (
 from tta_bench.models.encoder_weights import digest, weights_file
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.ops.draws import seed_of
+from tta_bench.ops.geometry import Fit, ScoreAt, stacked, unstacked
 from tta_bench.ops.probabilities import Activation, masks
 from tta_bench.runtime.files import move_aside, temporaries, warn_once
 from tta_bench.runtime.locks import acquire_lock
@@ -113,8 +114,11 @@ def model_path(config: RunConfig, domain: Domain, root: Path) -> Path:
 
 def cache_key(config: RunConfig, domain: Domain) -> str:
     """Hash of all that determines the weights: data, network, training and this code's version."""
-    size, activation = domain.images.shape[1], config.data.activation
-    return _key(domain.fingerprint, size, domain.classes, activation, config.model, config.training)
+    geometry, activation = domain.geometry, config.data.activation
+    return _key(
+        *(domain.fingerprint, geometry.side, domain.classes, activation, config.model, config.training),
+        *(geometry.fit, domain.score_at),
+    )
 
 
 def _key(
@@ -124,6 +128,8 @@ def _key(
     activation: Activation,
     model: ModelConfig,
     training: TrainingConfig,
+    fit: Fit,
+    score_at: ScoreAt,
 ) -> str:
     network = model.model_dump(mode="json")
     if file := weights_file(model.encoder_weights):
@@ -136,6 +142,8 @@ def _key(
         "model": network,
         "training": training.content(model.branches),
         **({"activation": activation} if activation != "sigmoid" else {}),  # younger than many models and their keys
+        **({"fit": fit} if fit != "stretch" else {}),
+        **({"score_at": score_at} if score_at != "network" else {}),  # of the in-domain Dice
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -145,10 +153,12 @@ def serves(checkpoint: Description, config: RunConfig) -> bool:
     if checkpoint.domain != config.source or config.checkpoint is not None:
         return False
     size, classes, activation = checkpoint.image_size, checkpoint.classes, checkpoint.activation
-    given = (size, {name: tuple(values) for name, values in classes.items()}, activation)
-    if given != (config.data.image_size, dict(config.data.classes), config.data.activation):
+    scoring = checkpoint.fit, checkpoint.score_at
+    given = (size, {name: tuple(values) for name, values in classes.items()}, activation, *scoring)
+    data, score_at = config.data, config.protocol.score_at
+    if given != (data.image_size, dict(data.classes), data.activation, data.fit, score_at):
         return False
-    key = _key(checkpoint.fingerprint, size, classes, activation, config.model, config.training)
+    key = _key(checkpoint.fingerprint, size, classes, activation, config.model, config.training, *scoring)
     return checkpoint.path.parent.name == key
 
 
@@ -190,7 +200,8 @@ def branchless_path(checkpoint: Description, root: Path) -> Path | None:
     except ValidationError:  # also where a file of encoder weights is gone: the key cannot be known any more
         return None
     size, classes, activation = checkpoint.image_size, checkpoint.classes, checkpoint.activation
-    key = _key(checkpoint.fingerprint, size, classes, activation, model, training)
+    scoring = checkpoint.fit, checkpoint.score_at
+    key = _key(checkpoint.fingerprint, size, classes, activation, model, training, *scoring)
     return root / "source_models" / key / "model.ckpt"
 
 
@@ -240,13 +251,15 @@ def _report_branch_cost(checkpoint: Description, root: Path) -> None:
 def in_domain_dice(
     model: SegmentationModel, domain: Domain, indices: Sequence[int], device: torch.device
 ) -> dict[str, float]:
-    """Mean Dice of each class, percent, of ``model`` in eval mode on some images of its own domain."""
+    """Mean Dice of each class, percent, of ``model`` in eval mode on some images of its own domain, scored as a run."""
     model.eval()
     scores = []
     with torch.no_grad():
         for index in indices:
-            logits = model(domain.image(index, model.preprocessing)[None].to(device))[0].cpu()
-            scores.append(dice_score(masks(logits, model.activation, THRESHOLD), domain.label(index)))
+            tiles = unstacked(domain.image(index, model.preprocessing)[None], domain.tiles(index))
+            logits = torch.cat([model(tile[None].to(device)).cpu() for tile in tiles])
+            logits = domain.restored(stacked(logits, len(tiles))[0], index)
+            scores.append(dice_score(masks(logits, model.activation, THRESHOLD), domain.truth(index)))
     return dict(zip(domain.classes, torch.stack(scores).mean(dim=0).tolist(), strict=True))
 
 
@@ -308,7 +321,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
             f"{', '.join(domain.classes)}): choose another source, or check its masks and data.classes"
         )
     device = resolve_device(config.device)
-    batch, size = min(training.batch_size, len(train)), domain.images.shape[1]
+    batch, size = min(training.batch_size, len(train)), domain.side
     refuse_impossible(batch, size, True, device, "lower training.batch_size or data.image_size, or give a checkpoint")
     latest = folder / "last.ckpt"
     for path in (latest, folder / "model.ckpt"):
@@ -341,7 +354,9 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
                 preprocessing=model.preprocessing,
                 classes=domain.classes,
                 activation=model.activation,
-                image_size=domain.images.shape[1],
+                image_size=domain.side,
+                fit=domain.geometry.fit,
+                score_at=domain.score_at,
                 domain=domain.name,
                 fingerprint=domain.fingerprint,
                 training=training.model_dump(mode="json"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
@@ -19,21 +19,15 @@ from tta_bench.schema import DataConfig
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded image, with its mask if it has one.
+    """One decoded image as it is stored, with its mask if it has one; ``data.fit`` says what becomes of them.
 
     Attributes:
-        image: uint8 ``[size, size, 3]``, RGB.
-        mask: uint8 ``[size, size]``, mask values; None without a mask.
-        height: of the image as stored, pixels.
-        width: of the image as stored, pixels.
-        counts: pixels of each mask value that occurs before resizing, ascending by value; empty without a mask.
+        image: uint8 ``[height, width, 3]``, RGB.
+        mask: uint8 ``[height, width]``, mask values; None without a mask.
     """
 
     image: np.ndarray
     mask: np.ndarray | None
-    height: int
-    width: int
-    counts: Mapping[int, int]
 
 
 class Record(Protocol):
@@ -58,7 +52,10 @@ class Record(Protocol):
         """About how many bytes :meth:`read` takes."""
 
     def read(self, size: int) -> Sample:
-        """Decode, check and resize.
+        """Decode and check; what is drawn and not stored is drawn at this size.
+
+        Args:
+            size: side of the network's square, pixels.
 
         Raises:
             UserError: with every fault of image and mask.

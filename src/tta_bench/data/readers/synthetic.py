@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from tta_bench.data.images import value_counts
 from tta_bench.data.readers.base import Reader, Record, Sample, register_reader, require_known
 from tta_bench.data.synthetic.centres import CENTRES, VERSION
 from tta_bench.schema import DataConfig
@@ -50,7 +49,7 @@ class SyntheticRecord:
         from tta_bench.data.synthetic.render import render  # SciPy, only where something is rendered
 
         image, mask = render(self.centre, self.index, seed=self.seed, size=size)
-        return Sample(image, mask, size, size, value_counts(mask))
+        return Sample(image, mask)
 
 
 @register_reader("synthetic")

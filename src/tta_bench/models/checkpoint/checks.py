@@ -10,6 +10,7 @@ from tta_bench.models.build import preprocessing_of
 from tta_bench.models.checkpoint.content import Description
 from tta_bench.models.checkpoint.official import OFFICIAL_IMAGE_SIZE
 from tta_bench.models.segmentation import NETWORKS
+from tta_bench.ops.geometry import Fit
 from tta_bench.ops.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def misfits(checkpoint: Description, config: RunConfig) -> list[str]:
         *_class_faults(checkpoint, config.data.classes),
         *_activation_faults(checkpoint, config.data),
         *_image_size_faults(checkpoint, config.data.image_size),
+        *_fit_faults(checkpoint, config.data.fit),
     ]
     if checkpoint.domain is not None and checkpoint.domain != config.source:
         faults.append(
@@ -114,3 +116,13 @@ def _image_size_faults(checkpoint: Description, image_size: int) -> list[str]:
             f"use data.image_size={checkpoint.image_size}"
         ]
     return []
+
+
+def _fit_faults(checkpoint: Description, fit: Fit) -> list[str]:
+    """A network has learnt shapes as they were shown to it; a file that records no size records no fit."""
+    if checkpoint.fit == fit:
+        return []
+    if checkpoint.image_size is None:
+        log.warning("checkpoint %s was trained on stretched images, data.fit=%s", checkpoint.path, fit)
+        return []
+    return [f"its images were fitted by {checkpoint.fit}, but data.fit={fit}: use data.fit={checkpoint.fit}"]

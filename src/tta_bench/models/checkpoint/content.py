@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.ops.geometry import Fit, ScoreAt
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
 
@@ -25,6 +26,8 @@ class Description:
         classes: class name -> mask values that belong to it; no values where the file records none.
         activation: what the logits stand for.
         image_size: side of the square input, pixels.
+        fit: how images become the square; see :class:`~tta_bench.ops.geometry.Geometry`.
+        score_at: size at which the in-domain Dice was measured.
         preprocessing: of its images.
         domain: name of the domain it was trained on.
         fingerprint: of that domain's images and masks.
@@ -40,6 +43,8 @@ class Description:
     classes: Mapping[str, tuple[int, ...]]
     activation: Activation = "sigmoid"
     image_size: int | None = None
+    fit: Fit = "stretch"
+    score_at: ScoreAt = "network"
     preprocessing: Preprocessing = PAPER
     domain: str | None = None
     fingerprint: str | None = None

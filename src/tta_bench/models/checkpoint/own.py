@@ -19,6 +19,7 @@ from tta_bench.models.build import build_model, preprocessing_of
 from tta_bench.models.checkpoint.content import Description
 from tta_bench.models.checkpoint.schema import description_faults
 from tta_bench.models.weights import shapes_of, state_faults
+from tta_bench.ops.geometry import Fit, ScoreAt
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
 from tta_bench.runtime.files import write_atomically
@@ -38,6 +39,8 @@ def save_checkpoint(
     classes: Mapping[str, Sequence[int]],
     activation: Activation = "sigmoid",
     image_size: int,
+    fit: Fit = "stretch",
+    score_at: ScoreAt = "network",
     domain: str | None,
     fingerprint: str | None = None,
     training: Mapping[str, Any] | None = None,
@@ -54,6 +57,8 @@ def save_checkpoint(
         classes: class name -> mask values.
         activation: what the logits stand for.
         image_size: side of the square input, pixels.
+        fit: how images become the square.
+        score_at: size at which the in-domain Dice was measured.
         domain: name of the source domain, or None where unknown.
         fingerprint: of its data, or None where unknown.
         training: fields of ``TrainingConfig``, plain values, or None where unknown.
@@ -71,6 +76,8 @@ def save_checkpoint(
         # Younger than many files, whose bytes stay what they are.
         **({"activation": activation} if activation != "sigmoid" else {}),
         "image_size": image_size,
+        **({"fit": fit} if fit != "stretch" else {}),
+        **({"score_at": score_at} if score_at != "network" else {}),
         "preprocessing": _stored(preprocessing),
         "domain": domain,
         "fingerprint": fingerprint,
@@ -117,6 +124,8 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
         classes={name: tuple(values) for name, values in content["classes"].items()},
         activation=content.get("activation", "sigmoid"),
         image_size=content["image_size"],
+        fit=content.get("fit", "stretch"),
+        score_at=content.get("score_at", "network"),
         preprocessing=preprocessing,
         domain=content["domain"],
         fingerprint=content["fingerprint"],

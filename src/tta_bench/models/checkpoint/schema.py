@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
+from tta_bench.ops.geometry import Fit, ScoreAt
 from tta_bench.ops.probabilities import Activation
 from tta_bench.registry import Registry
 
@@ -67,6 +68,8 @@ class Description(_Part):
     classes: Annotated[dict[str, list[MaskValue]], Field(min_length=1)]
     activation: Activation = "sigmoid"
     image_size: Annotated[int, Field(ge=1, le=65536)]
+    fit: Fit = "stretch"
+    score_at: ScoreAt = "network"
     domain: Annotated[str, Field(min_length=1)] | None
     fingerprint: str | None
     training: Training | None

@@ -95,6 +95,7 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], met
         each(protocol["predict"], lambda value: f"An image is predicted {value} the update that it causes."),
         each(protocol["order"], lambda value: f"Images come in {f'random order {value}' if value else 'file order'}."),
         each(data.get("exclusive", False), lambda exclusive: _EXCLUSIVE if exclusive else threshold),
+        text.scored(protocol, data),
         f"{metric.in_unit}: mean over the images of a target, then over classes, then over targets; the average is the "
         "unweighted mean over the sources.",
     ]

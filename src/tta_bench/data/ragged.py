@@ -1,0 +1,48 @@
+"""Pictures of different sizes, one behind the other in one flat array."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Ragged:
+    """A sequence of uint8 arrays of different shapes.
+
+    Args:
+        flat: uint8 ``[bytes]``, usually memory-mapped.
+        shapes: of the arrays, in order.
+        lengths: bytes of each in ``flat``, which holds them compressed by :func:`packed`; None: as they are.
+    """
+
+    def __init__(
+        self, flat: NDArray[np.uint8], shapes: Sequence[tuple[int, ...]], lengths: Sequence[int] | None = None
+    ) -> None:
+        sizes = lengths if lengths is not None else [int(np.prod(shape)) for shape in shapes]
+        self._flat, self._shapes, self._compressed = flat, [tuple(shape) for shape in shapes], lengths is not None
+        self._starts = [0, *accumulate(sizes)]
+        if self._starts[-1] != len(flat):
+            raise ValueError(f"{len(flat)} bytes, not {self._starts[-1]}")
+
+    def __len__(self) -> int:
+        """Number of arrays."""
+        return len(self._shapes)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """One of them."""
+        piece = self._flat[self._starts[index] : self._starts[index + 1]]
+        values = np.frombuffer(zlib.decompress(piece.tobytes()), np.uint8) if self._compressed else piece
+        return values.reshape(self._shapes[index])
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        """All of them, in order."""
+        return (self[index] for index in range(len(self)))
+
+
+def packed(array: NDArray[np.uint8]) -> bytes:
+    """The array's bytes, compressed: a mask becomes a hundredth of itself."""
+    return zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
