@@ -276,6 +276,14 @@ class ProtocolConfig(Section):
     predict: Literal["after", "before"]
     order: Seed = Field(description="0: file order; k: the k-th random permutation of every target")
     threshold: Annotated[float, Range(0, 1, "()")]
+    empty: Literal["one", "skip"] = Field(
+        default="one", description="what a class scores that neither prediction nor truth has: the best value, or none"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The key is younger than many results, whose identity is that of the default."""
+        return {key: value for key, value in dump(self).items() if (key, value) != ("empty", "one")}
 
 
 class DiagnosticsConfig(Section):
@@ -304,7 +312,7 @@ class RunConfig(Section):
     target: Annotated[Names, _distinct("target")] | None = None
     seed: Seeds
     metrics: Annotated[Names, _distinct("metrics"), AfterValidator(_dice_first)] = Field(
-        description="taken from the predictions, so no part of what a cell is; Dice is always first"
+        description="taken from what is predicted, so no part of what a cell is; Dice is always first"
     )
     checkpoint: UserPath | None = None
     data: DataConfig

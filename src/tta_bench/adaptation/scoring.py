@@ -11,8 +11,8 @@ from torch import Tensor
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch, StreamImage
 from tta_bench.methods.base import StepResult
-from tta_bench.metrics.base import METRICS
-from tta_bench.ops.probabilities import Activation, masks
+from tta_bench.metrics.base import METRICS, EmptyRule, Sample
+from tta_bench.ops.probabilities import Activation, masks, probabilities
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.scores import ImageRecord
 
@@ -31,6 +31,7 @@ class Scoring(pl.Callback):
         metrics: names of those to score with.
         records: of the images before, if a run goes on.
         activation: what the logits stand for.
+        empty: the rule for classes without a pixel, see :meth:`tta_bench.metrics.base.Metric.score`.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Scoring(pl.Callback):
         metrics: Sequence[str],
         records: Sequence[ImageRecord] = (),
         activation: Activation = "sigmoid",
+        empty: EmptyRule = "one",
     ) -> None:
         self.domains = domains
         self.metrics = {name: METRICS.get(name) for name in metrics}
         self.threshold = threshold
         self.activation = activation
+        self.empty: EmptyRule = empty
         self.records = list(records)
         """One per image; streams in the order of their groups, side by side within a group."""
 
@@ -60,10 +63,17 @@ class Scoring(pl.Callback):
         """Score the prediction of each image."""
         predictions = masks(outputs.logits, self.activation, self.threshold).cpu().flatten(0, -4)
         labels = labels_of(self.domains, batch.places)
-        scores = {name: metric(predictions, labels).tolist() for name, metric in self.metrics.items()}
+        chances = None
+        if not all(metric.from_predictions for metric in self.metrics.values()):
+            chances = probabilities(outputs.logits, self.activation).cpu().flatten(0, -4)
+            chances = chances[:, chances.shape[1] - labels.shape[1] :]  # without the background of a softmax
         per_stream = len(predictions) // len(batch.images)
         for row, place in enumerate(batch.places):
             diagnostics = {name: float(values[row // per_stream]) for name, values in outputs.diagnostics.items()}
             prediction = Predictions.of([predictions[row].numpy()])
-            of_image = {name: values[row] for name, values in scores.items()}
-            self.records.append(ImageRecord(place, of_image, prediction, diagnostics, outputs.seconds))
+            classes = tuple(self.domains[place.domain].classes)
+            of_image = None if chances is None else chances[row]
+            sample = Sample(predictions[row], labels[row], classes, probabilities=of_image)
+            scores = {name: metric.score(sample, self.empty) for name, metric in self.metrics.items()}
+            record = ImageRecord(place, scores, prediction, diagnostics, outputs.seconds, sample.emptiness())
+            self.records.append(record)

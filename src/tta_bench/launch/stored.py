@@ -56,6 +56,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
             **others,
             **sections,
             "data": {**shipped("shared/data"), **_section(record, "data")},
+            "protocol": {**shipped("protocol/online"), **_section(record, "protocol")},
             "training": {**shipped("training/quick"), "branch_weights": {}, **_section(record, "training")},
         }
     )

@@ -58,6 +58,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
         faults += error.faults
     if config is not None and options is not None and not faults:
         faults += [*_missing_branches(config, options), *_scenario_faults(config), *_threshold_faults(config)]
+        faults += filter(None, (METRICS.get(name).lacks(config.data.classes) for name in config.metrics))
     if config is None or faults:
         raise UserError(faults)
     return config
