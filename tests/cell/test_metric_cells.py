@@ -101,16 +101,15 @@ def test_metrics_come_later_to_cells_of_any_code_and_are_those_of_a_run_that_ask
     path.write_text(json.dumps(summary(config) | {"code": "of an earlier version"}))
     words = ["evaluate", "--metrics", "hd95,surfacedice,vcdr,foreground", folder(config).name, f"results_root={root}"]
     main(words)
-    assert (
-        "scored by hd95 and surfacedice and vcdr and foreground: 1 cells; were so before: 1;" in capsys.readouterr().out
-    )
+    told = "cells scored by hd95 and surfacedice and vcdr and foreground: 2; before: 0; unfinished: 0"
+    assert told in capsys.readouterr().out
     assert summary(config)["metrics"] == codes
     columns, content = untimed(config)
     assert columns == scored[0]
     assert dict(content) == dict(scored[1]) | {"code": "of an earlier version"}
     assert len(computed) == 4
     main(words)
-    assert "0 cells; were so before: 2" in capsys.readouterr().out
+    assert "foreground: 0; before: 2; unfinished: 0" in capsys.readouterr().out
 
     with pytest.raises(SystemExit) as left:
         main(["evaluate", "--metrics", "ece", folder(config).name, f"results_root={root}"])
@@ -156,7 +155,7 @@ def test_classes_that_are_nowhere_are_scored_or_skipped_and_counted_as_asked(roo
     assert summary(skip)["hd95"] == pytest.approx(diagonal)
     assert summary(skip)["dice"] == pytest.approx(0, abs=1e-6)
     told = [" ".join(text.replace("\u2502", " ").split()) for text in texts]
-    assert all("counts as the diagonal of the image there: no_adapt 1 masks" in text for text in told)
+    assert all("counts as the diagonal of the image there, masks: no_adapt 1." in text for text in told)
     assert ["protocol.empty=skip" in text for text in told] == [False, True]
 
     for index in range(3):

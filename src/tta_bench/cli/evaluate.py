@@ -23,8 +23,6 @@ def run(parsed: argparse.Namespace) -> None:
     cells = [planned.cell for group in asked(parsed, "evaluated") for planned in group.plan.cells]
     outcome = evaluate(cells, parsed.metrics.split(","))
     names = " and ".join(outcome.metrics)
-    print(
-        f"scored by {names}: {outcome.scored} cells; were so before: {outcome.before}; unfinished: {outcome.unfinished}"
-    )
+    print(f"cells scored by {names}: {outcome.scored}; before: {outcome.before}; unfinished: {outcome.unfinished}")
     if outcome.faults:
         raise UserError(outcome.faults)

@@ -38,12 +38,18 @@ def warnings(table: Table) -> list[str]:
     return [*lines, *_infinite(runs, table.metric), *_skipped(runs)]
 
 
-def run_warnings(result: Result) -> list[str]:
-    """The same of a single run, of which everybody knows that its training seed is one."""
+def run_warnings(result: Result, reference: Result | None = None) -> list[str]:
+    """The same of a single run, of which everybody knows that its training seed is one.
+
+    Args:
+        result: of the run.
+        reference: what it is compared with; its masks count in the table, too.
+    """
     runs = [Run(result[0]["method"], *result)]
     metrics = [METRICS.get(name) for name in result[0].get("metrics", ()) if name in METRICS.names()]
-    infinite = [line for metric in metrics for line in _infinite(runs, metric)]
-    return [*_weak_sources(runs), *_undertrained(runs), *_empty(runs), *infinite, *_skipped(runs)]
+    both = runs if reference is None else [Run(reference[0]["method"], *reference), *runs]
+    infinite = [line for metric in metrics for line in _infinite(both, metric)]
+    return [*_weak_sources(runs), *_undertrained(runs), *_empty(runs), *infinite, *_skipped(both)]
 
 
 def _infinite(runs: Sequence[Run], metric: Metric) -> list[str]:
@@ -53,7 +59,7 @@ def _infinite(runs: Sequence[Run], metric: Metric) -> list[str]:
         return []
     return [
         f"{metric.title} is infinite where one of two masks has no pixel, and counts as the diagonal of the image "
-        f"there: {', '.join(f'{label} {count}' for label, count in counts.items())} masks."
+        f"there, masks: {', '.join(f'{label} {count}' for label, count in counts.items())}."
     ]
 
 
@@ -63,8 +69,8 @@ def _skipped(runs: Sequence[Run]) -> list[str]:
     if not counts:
         return []
     return [
-        "Left out of the means, because neither prediction nor truth has a pixel of a class (protocol.empty=skip): "
-        f"{', '.join(f'{label} {count}' for label, count in counts.items())} masks."
+        "Left out of the means, because neither prediction nor truth has a pixel of a class (protocol.empty=skip), "
+        f"masks: {', '.join(f'{label} {count}' for label, count in counts.items())}."
     ]
 
 

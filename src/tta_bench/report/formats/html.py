@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tta_bench.adaptation.scenarios.base import scenario_of
-from tta_bench.metrics.base import Metric
+from tta_bench.metrics.base import PRIMARY, Metric
 from tta_bench.report import text
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.drawings import draw
@@ -111,10 +111,11 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], met
 def commands(table: Table) -> list[str]:
     """What to type to compute and to report the table again."""
     overrides, word = table.plan.overrides, table.plan.experiment.word
+    metric = [] if table.metric.name == PRIMARY else ["--metric", table.metric.name]
     reference = [] if table.reference == table.plan.experiment.reference else ["--reference", table.reference]
     return [
         shlex.join(["python", "-m", "tta_bench", f"experiment={word}", *overrides]),
-        shlex.join(["tta-bench", "report", word, *overrides, *reference]),
+        shlex.join(["tta-bench", "report", word, *overrides, *reference, *metric]),
     ]
 
 
