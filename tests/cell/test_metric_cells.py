@@ -14,6 +14,7 @@ from tta_bench.cell import Cell
 from tta_bench.cli import main
 from tta_bench.launch.targets import with_targets
 from tta_bench.metrics.base import METRICS
+from tta_bench.sinks.cells import Followed
 
 MISSED = """
 from tta_bench.metrics.base import register_metric
@@ -96,6 +97,16 @@ def test_metrics_come_later_to_cells_of_any_code_and_are_those_of_a_run_that_ask
     config = configure(root, "+method=bn_only", "target=A", asked)
     execute(config)
     scored, codes = untimed(config), summary(config)["metrics"]
+    main(["report", folder(config).name, f"results_root={root}", "--metric", "dice,hd95"])
+    reports = root / "reports/cells"
+    assert "HD95 in px (lower is better)" in (reports / "hd95/table.md").read_text()
+    assert "HD95" not in (reports / "table.md").read_text()
+    cell = Cell.of(with_targets(config), 0)
+    compared = Followed(cell.config, 0, cell.folder(), cell.beside(), {})._compared()
+    without = compared["compared/hd95_no_adapt"]
+    assert compared["compared/hd95_gain_over_no_adapt"] == without - summary(config)["hd95"]
+    assert compared["A/gain_over_no_adapt"] == summary(config)["dice"] - compared["compared/no_adapt"]
+    capsys.readouterr()
     execute(configure(root, "+method=bn_only", "target=A", "force=true"))
     path = folder(config) / "summary.json"
     path.write_text(json.dumps(summary(config) | {"code": "of an earlier version"}))
