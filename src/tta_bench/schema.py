@@ -277,7 +277,7 @@ class ProtocolConfig(Section):
     order: Seed = Field(description="0: file order; k: the k-th random permutation of every target")
     threshold: Annotated[float, Range(0, 1, "()")]
     empty: Literal["one", "skip"] = Field(
-        default="one", description="what a class scores that neither prediction nor truth has: the best value, or none"
+        description="what a class scores that neither prediction nor truth has: the best value, or none"
     )
 
     @model_serializer(mode="wrap")
