@@ -25,6 +25,7 @@ from tta_bench.launch.check import check
 from tta_bench.launch.composition import composer
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options, method_options
+from tta_bench.metrics.base import METRICS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.unet import UNet
 from tta_bench.objectives.base import OBJECTIVES
@@ -134,6 +135,21 @@ def test_every_method_has_a_yaml_with_its_defaults_and_a_card(name):
     assert settings["name"] == name
     assert method_options(settings) == default_options(name)
     assert (ROOT / f"docs/methods/{name}.md").read_text().startswith(f"# `{name}`")
+
+
+def test_the_table_of_metrics_is_that_of_the_registry():
+    page = (ROOT / "docs/metrics.md").read_text()
+    table = {row[0]: row[2:] for row in re.findall(r"^\| `(\w+)` \|(.*?)\|(.*?)\|(.*?)\|(.*?)\|(.*?)\|$", page, re.M)}
+    built_in = [METRICS.get(name) for name in METRICS.names() if _is_built_in(METRICS.get(name))]
+    assert list(table) == [metric.name for metric in built_in]
+    for metric in built_in:
+        low, high = metric.range
+        facts = (metric.unit, metric.direction, f"{low} to {high}", metric.of)
+        assert tuple(map(str.strip, table[metric.name])) == facts, metric.name
+
+
+def _is_built_in(metric):
+    return metric.function.__module__.startswith("tta_bench.")
 
 
 def test_the_table_of_methods_is_that_of_the_classes():

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tta_bench import __version__
+from tta_bench.adaptation.later_metrics import add_metrics, obstacle
 from tta_bench.adaptation.provenance import change_since, code_of, metric_codes, staleness, unscored
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.data.domain import Domain
@@ -27,9 +28,15 @@ from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.records.predictions import Predictions
-from tta_bench.records.rescoring import with_metrics
 from tta_bench.records.run_log import run_log
-from tta_bench.records.scores import ImageRecord, image_row, outside_classes, overall_scores, target_scores
+from tta_bench.records.scores import (
+    ImageRecord,
+    empty_masks,
+    image_row,
+    outside_classes,
+    overall_scores,
+    target_scores,
+)
 from tta_bench.records.snapshots import SnapshotFile, code_digest
 from tta_bench.records.store import CellFolder, cell_hash
 from tta_bench.runtime.files import translate_os_errors
@@ -191,15 +198,11 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
         if finished is not None and not cell.config.force:
             changed = _changed_inputs(finished[0], cell, domains, source)
             lacking = unscored(finished[0], cell.config)
-            if lacking and not changed and not folder.predictions.is_file():
-                changed = f"there are no predictions to take {', '.join(lacking)} from"
+            changed = changed or obstacle(lacking, folder)
             if not changed:
                 log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
                 if lacking:
-                    codes = {name: code for name, code in metric_codes(cell.config).items() if name in lacking}
-                    rows, summary = with_metrics(*finished, folder.predictions, domains, codes)
-                    folder.rewrite(rows, summary)
-                    finished = folder.finished() or (summary, [])
+                    finished = add_metrics(lacking, folder, finished, domains)
                     log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
                 folder.delete_leftovers()
                 dashboard.send()
@@ -260,7 +263,7 @@ def compute(
     snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, method, groups))
     resumed, total = snapshots.read(), sum(map(len, streams))
     scored = resumed.records if resumed is not None else ()
-    scoring = Scoring(domains, finish_of(config, source), config.metrics, scored)
+    scoring = Scoring(domains, finish_of(config, source), config.metrics, scored, config.protocol.empty)
     if resumed is not None:
         log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
     resumption = Resumption(snapshots, method, scoring, resumed)
@@ -282,6 +285,10 @@ def compute(
     updates = sum(len(group[0]) for group in groups)  # an update of side-by-side streams counts once
     counted = {"forwards_per_image": network.forwards / updates, "backwards_per_image": method.backwards / updates}
     summary = summarise(cell, rows, domains, source, method) | counted
+    summary["empty_masks"] = {
+        name: empty_masks([r.empty for r in scoring.records if r.place.domain == name], domains[name].classes)
+        for name in cell.targets
+    }
     summary["peak_memory_mb"] = round(memory.megabytes(), 1)
     predictions = predictions_by_target(cell, scoring.records)
     return rows, predictions, summary | {"outside": outside_classes(predictions, config.data.classes)}

@@ -282,11 +282,15 @@ class ProtocolConfig(Section):
     score_at: Literal["network", "stored"] = Field(
         description="size at which predictions are compared with the masks: the network's, or that of the files"
     )
+    empty: Literal["one", "skip"] = Field(
+        description="what a class scores that neither prediction nor truth has: the best value, or none"
+    )
 
     @model_serializer(mode="wrap")
     def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The key is younger than many results, whose identity is that of the network's size."""
-        return {key: value for key, value in dump(self).items() if key != "score_at" or value != "network"}
+        """These keys are younger than many results, whose identity is that of their defaults."""
+        younger = (("score_at", "network"), ("empty", "one"))
+        return {key: value for key, value in dump(self).items() if (key, value) not in younger}
 
 
 class PredictConfig(Section):
@@ -321,7 +325,7 @@ class RunConfig(Section):
     target: Annotated[Names, _distinct("target")] | None = None
     seed: Seeds
     metrics: Annotated[Names, _distinct("metrics"), AfterValidator(_dice_first)] = Field(
-        description="taken from the predictions, so no part of what a cell is; Dice is always first"
+        description="taken from what is predicted, so no part of what a cell is; Dice is always first"
     )
     checkpoint: UserPath | None = None
     data: DataConfig

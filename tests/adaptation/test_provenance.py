@@ -85,7 +85,7 @@ def changed(monkeypatch):
         ("ops/preprocessing.py", "span == 0", "span == 1", [GRATA, NO_ADAPT], []),
         ("metrics/dice.py", "return", "return 2 *", [GRATA, NO_ADAPT], []),
         ("ops/probabilities.py", ">= threshold", "> threshold", [GRATA, NO_ADAPT], []),
-        ("records/scores.py", "sum(values) / len(values)", "max(values)", [GRATA, NO_ADAPT], []),
+        ("records/scores.py", "sum(known) / len(known)", "max(known)", [GRATA, NO_ADAPT], []),
         ("adaptation/scenarios/online.py", "list(passes)", "list(passes)[::-1]", [GRATA, EPISODIC], [CONTINUAL]),
         ("adaptation/scenarios/episodic.py", "episodic = True", "episodic = False", [EPISODIC], [GRATA, CONTINUAL]),
         ("adaptation/empirical_gradient.py", "gradient_cosine(", "2 * gradient_cosine(", [EMPIRICAL], [GRATA]),

@@ -86,6 +86,7 @@ def run_config(model=None, *, source="A", **data) -> RunConfig:
                 "predict": "after",
                 "order": 0,
                 "threshold": 0.5,
+                "empty": "one",
             },
             "logger": {},
             "results_root": "outputs",

@@ -32,6 +32,7 @@ def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seco
         "source": source,
         "seed": 0,
         "method": method,
+        "protocol": {},
         "source_checkpoint": {"dice_in_domain": 99.0},
         "targets": summaries,
         "seconds_per_image": seconds,
@@ -62,7 +63,7 @@ def test_each_metric_that_was_asked_for_has_its_table():
             halves = {key.replace("dice", "iou"): value for key, value in each.items() if key.startswith("dice")}
             each |= {key: type(value)(float(value) / 2) for key, value in halves.items()}
     lines = [line.split() for line in printed(adapted, reference, metric=iou_score)]
-    assert " ".join(lines[0]) == "IOU in percent, source D, seed 0"
+    assert " ".join(lines[0]) == "IoU in percent, source D, seed 0"
     row = next(line for line in lines if line[:1] == ["tent"])
     assert row[1:5] == [
         *(f"{adapted[0]['targets']['A'][key] / 2:.2f}" for key in ("dice_disc", "dice_cup", "dice")),
@@ -74,7 +75,7 @@ def test_each_metric_that_was_asked_for_has_its_table():
     show(console, asked, adapted, reference)
     text = console.file.getvalue()
     assert "source D, seed 0, lr=0.25" in " ".join(text.split())
-    assert text.index("Dice in percent") < text.index("IOU in percent") < text.index("results: cells/x")
+    assert text.index("Dice in percent") < text.index("IoU in percent") < text.index("results: cells/x")
 
 
 def test_the_numbers_are_those_of_the_summary_and_the_mean_is_over_targets():

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 
 from made_tables import changed, finish, made_plan, planned, simple_plan
+from tta_bench.adaptation.provenance import metric_code
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import PlannedCell
-from tta_bench.metrics.base import Metric
+from tta_bench.metrics.base import METRICS
 from tta_bench.metrics.dice import dice_score
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.formats import formats
@@ -81,7 +82,7 @@ def test_best_and_second_best_are_of_the_shown_numbers(values, expected):
 
 
 def test_where_less_is_better_the_smallest_is_the_best():
-    assert ranks([1.0, 3.0, 2.0, None], Metric("hd95", "px", higher_is_better=False, function=None)) == (1, 0, 2, 0)
+    assert ranks([1.0, 3.0, 2.0, None], METRICS.get("hd95")) == (1, 0, 2, 0)
 
 
 def test_every_module_of_a_format_is_a_file_of_the_report():
@@ -293,7 +294,7 @@ def test_latex_has_a_table_per_group_of_columns_and_the_notes_below(wide):
     text = latex(with_labels(wide, "table1"))
     captions = re.findall(r"Part (.*?)\.}\\label{(.*?)}", text)
     assert captions == [
-        ("1 of 9: Dice", "tab:table1"),
+        ("1 of 9: Dice in percent", "tab:table1"),
         ("2 of 9: differences", "tab:table1-differences"),
         ("3 of 9: costs", "tab:table1-costs"),
         ("4 of 9: classes", "tab:table1-classes"),
@@ -336,27 +337,30 @@ def test_latex_of_many_rows_or_long_labels_is_no_wider_than_the_page(name, wide,
 
 def test_a_table_of_another_metric_says_so_in_every_format_and_has_no_paper(tmp_path):
     """The present summary and rows under other names."""
-    metric = Metric("hd95", "px", higher_is_better=False, function=None)
+    metric = METRICS.get("hd95")
     paper = {"no_adapt": {"A": 60.0}, "tent": {"A": 70.0}}
     plan = simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0}, ("A",), paper=paper)
-    with pytest.raises(UserError, match="has no hd95: run it again with metrics=hd95"):
+    with pytest.raises(UserError, match="has no hd95: 'tta-bench evaluate --metrics hd95' takes it"):
         build_table(plan, metric=metric)
     for entry in plan.cells:
         folder = entry.cell.folder().path
         summary = json.loads((folder / "summary.json").read_text())
         for part in (summary, *summary["targets"].values()):
             part |= {key.replace("dice", "hd95"): value for key, value in part.items() if key.startswith("dice")}
+        summary["metrics"] = {"dice": "", "hd95": metric_code("hd95")}
         (folder / "summary.json").write_text(json.dumps(summary))
         heading, *lines = (folder / "per_image.csv").read_text().splitlines()
-        index = heading.split(",").index("dice")
-        lines = [f"{line},{line.split(',')[index]}" for line in lines]
-        (folder / "per_image.csv").write_text("\n".join([f"{heading},hd95", *lines]) + "\n")
+        names = [name for name in heading.split(",") if name.startswith("dice")]
+        places = [heading.split(",").index(name) for name in names]
+        lines = [",".join([line, *(line.split(",")[place] for place in places)]) for line in lines]
+        heading = ",".join([heading, *(name.replace("dice", "hd95") for name in names)])
+        (folder / "per_image.csv").write_text("\n".join([heading, *lines]) + "\n")
     table = build_table(plan, metric=metric)
     texts = {name: write(table) for name, write in formats().items()}
     assert "HD95 in px: mean over images" in texts["table.md"]
     assert lines_of(texts["table.md"], "no_adapt")[0].startswith("| no_adapt | **")
     assert {"hd95", "hd95_disc"} < set(texts["table.csv"].splitlines()[0].split(","))
-    assert "Part 1 of 5: HD95." in texts["table.tex"]
+    assert "Part 1 of 5: HD95 in px (lower is better)." in texts["table.tex"]
     assert "HD95 in px per source domain" in texts["index.html"]
-    assert "bold: the lowest of a column" in texts["index.html"]
+    assert "bold: the lowest of a column, which is best" in texts["index.html"]
     assert not any("60.00" in text for text in texts.values()), "the paper prints Dice"

@@ -10,7 +10,7 @@ from fabricated import fabricated_plan, fabricated_table
 from rich.console import Console
 
 from made_tables import finish, made_plan, planned
-from tta_bench.metrics.base import Metric
+from tta_bench.metrics.base import METRICS
 from tta_bench.metrics.dice import dice_score
 from tta_bench.report.drawings import figures, picture_files
 from tta_bench.report.formats import formats
@@ -291,7 +291,7 @@ def test_the_best_of_a_column_is_bold_and_ties_all_are(table):
     assert best == {"A": {"grata"}, "B": {"grata"}, "average": {"grata"}}
     rows = (*table.rows, replace(table.rows[3], label="again"))
     assert best_rows(replace(table, rows=rows))["B"] == {"grata", "again"}
-    assert best_rows(replace(table, metric=Metric("hd95", "px", False, None)))["B"] == {"no_adapt"}
+    assert best_rows(replace(table, metric=METRICS.get("hd95")))["B"] == {"no_adapt"}
 
 
 def test_the_protocol_is_told_in_words():

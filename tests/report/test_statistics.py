@@ -177,3 +177,8 @@ def test_an_estimate_counts_targets_equally_and_its_interval_covers_the_truth_as
 
 def test_of_one_image_there_is_no_interval():
     assert np.isnan(mean_of_targets([[1.0], [1.0, 2.0]]).low)
+
+
+def test_images_without_a_value_are_passed_over_by_a_running_mean():
+    values = running_mean([[math.nan, 2.0, math.nan, 4.0]], [0, 1, 2, 3])
+    assert values == pytest.approx([math.nan, 2.0, 2.0, 3.0], nan_ok=True)

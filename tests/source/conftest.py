@@ -68,6 +68,7 @@ def make_config():
                     "predict": "after",
                     "order": 0,
                     "threshold": 0.5,
+                    "empty": "one",
                 },
                 "logger": {},
                 "results_root": "outputs",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+import math
+
 from torch import Tensor
 
 from tta_bench import register_metric
 
 
-@register_metric("areaerror", "%", higher_is_better=False)
-def area_error(prediction: Tensor, truth: Tensor) -> Tensor:
+@register_metric("areaerror", "%", direction="lower", range=(0, math.inf), title="area error")
+def area_error(prediction: Tensor, truth: Tensor) -> float:
     """Difference of the areas in percent of the true one; without a value (NaN) where nothing is there to be found."""
-    predicted, true = (mask.sum(dim=(-2, -1)).double() for mask in (prediction, truth))
-    return torch.where(true > 0, 100 * (predicted - true).abs() / true, torch.nan)
+    predicted, true = prediction.sum().item(), truth.sum().item()
+    return 100 * abs(predicted - true) / true if true else math.nan

@@ -114,7 +114,7 @@ def change_since(summary: Mapping[str, Any], config: RunConfig) -> str | None:
 
 def metric_codes(config: RunConfig) -> dict[str, str]:
     """Entry ``metrics`` of ``summary.json``: each metric that is asked for -> digest of its code."""
-    return {name: _metric_code(name) for name in config.metrics}
+    return {name: metric_code(name) for name in config.metrics}
 
 
 def unscored(summary: Mapping[str, Any], config: RunConfig) -> list[str]:
@@ -130,7 +130,8 @@ def staleness(summary: Mapping[str, Any], config: RunConfig) -> str | None:
 
 
 @cache
-def _metric_code(name: str) -> str:
+def metric_code(name: str) -> str:
+    """The digest of a metric's code."""
     root = _definition(METRICS.get(name).function)
     return _digest(repr(_sources(frozenset({root.module.partition(".")[0], PACKAGE})).digests([root], {})))
 

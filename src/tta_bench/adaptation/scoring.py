@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch
 from tta_bench.methods.base import StepResult
-from tta_bench.metrics.base import METRICS
+from tta_bench.metrics.base import METRICS, EmptyRule, Sample
 from tta_bench.ops.masks import Finish
+from tta_bench.ops.probabilities import probabilities
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.scores import ImageRecord
 
@@ -23,6 +24,7 @@ class Scoring(pl.Callback):
         finish: what makes masks of logits.
         metrics: names of those to score with.
         records: of the images before, if a run goes on.
+        empty: the rule for classes without a pixel, see :meth:`tta_bench.metrics.base.Metric.score`.
     """
 
     def __init__(
@@ -31,10 +33,12 @@ class Scoring(pl.Callback):
         finish: Finish,
         metrics: Sequence[str],
         records: Sequence[ImageRecord] = (),
+        empty: EmptyRule = "one",
     ) -> None:
         self.domains = domains
         self.metrics = {name: METRICS.get(name) for name in metrics}
         self.finish = finish
+        self.empty: EmptyRule = empty
         self.records = list(records)
         """One per image; streams in the order of their groups, side by side within a group."""
 
@@ -51,10 +55,17 @@ class Scoring(pl.Callback):
         # One image at a time, and on the host, as a user's own images: masks as stored may be large.
         logits = outputs.logits.flatten(0, -4)
         per_stream = len(logits) // len(batch.images)
+        graded = not all(metric.from_predictions for metric in self.metrics.values())
         for row, place in enumerate(batch.places):
             domain = self.domains[place.domain]
             diagnostics = {name: float(values[row // per_stream]) for name, values in outputs.diagnostics.items()}
-            found, truth = self.finish(domain.restored(logits[row].cpu(), place.index)), domain.truth(place.index)
-            scores = {name: metric(found, truth).tolist() for name, metric in self.metrics.items()}
+            image = domain.restored(logits[row].cpu(), place.index)
+            found, truth, classes = self.finish(image), domain.truth(place.index), tuple(domain.classes)
+            # Without the background of a softmax.
+            chances = probabilities(image, self.finish.activation)[-len(classes) :] if graded else None
+            sample = Sample(found, truth, classes, probabilities=chances)
+            scores = {name: metric.score(sample, self.empty) for name, metric in self.metrics.items()}
             prediction = Predictions.of([found.numpy()])
-            self.records.append(ImageRecord(place, scores, prediction, diagnostics, outputs.seconds))
+            self.records.append(
+                ImageRecord(place, scores, prediction, diagnostics, outputs.seconds, sample.emptiness())
+            )

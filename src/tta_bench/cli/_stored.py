@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tta_bench.cell import Cell
+    from tta_bench.launch.sweeps import Group
 
 WHERE = "only cells with these values, such as method=tent,sar,source=D; keys as in config.yaml, and status; repeatable"
 
@@ -16,6 +18,15 @@ WHERE = "only cells with these values, such as method=tent,sar,source=D; keys as
 def add_where(parser: argparse.ArgumentParser) -> None:
     """A filter of cells."""
     parser.add_argument("--where", metavar="KEY=VALUE,…", action="append", default=[], help=WHERE)
+
+
+def add_asked(parser: argparse.ArgumentParser) -> None:
+    """Which tables or cells, for :func:`asked`."""
+    text = "a name of tta-bench list experiments, PATH.yaml, or the beginnings of the hashes of cells"
+    parser.add_argument("overrides", nargs="*", metavar="TABLE|CELL…|KEY=VALUE", help=f"{text}; overrides as for a run")
+    parser.add_argument("--last", action="store_true", help="the cells of the last sweep of this results folder")
+    add_where(parser)
+    parser.add_argument("--config-dir", metavar="DIR", help="as for a run: more YAML files, experiments/ among them")
 
 
 def results_root(overrides: Sequence[str]) -> Path:
@@ -60,3 +71,41 @@ def chosen(root: Path, where: Sequence[str], *, may_be_empty: bool = False) -> l
             f"no cell in {root / 'cells'}{' is so' if where else ''}: 'tta-bench cells' lists what there is"
         )
     return found
+
+
+def asked(parsed: argparse.Namespace, done: str) -> list[Group]:
+    """The tables that are asked for, those of cells with the references that are finished.
+
+    Args:
+        parsed: with the arguments of :func:`add_asked`.
+        done: what is done to them.
+
+    Raises:
+        UserError: none is, or several at once; or what they are made of is not there.
+    """
+    from tta_bench.errors import UserError
+    from tta_bench.launch.experiments import plan
+    from tta_bench.launch.stored import cell_of, cells_by_hash, read_last_sweep
+    from tta_bench.launch.sweeps import Group, groups
+    from tta_bench.report.sweep import with_finished_references
+
+    names = [word for word in parsed.overrides if "=" not in word or Path(word).is_file()]
+    overrides = [word for word in parsed.overrides if word not in names]
+    given = [bool(names), parsed.last, bool(parsed.where)]
+    if sum(given) != 1:
+        what = "a TABLE, CELL…, --last or --where"
+        raise UserError(f"choose one of them: {what}" if any(given) else f"what is to be {done}? Give {what}")
+    if names and not all(re.fullmatch("[0-9a-f]{4,16}", word) for word in names):
+        if len(names) > 1:
+            raise UserError(f"'{' '.join(names)}': one table at a time, or beginnings of the hashes of cells")
+        return [Group("", plan(names[0], overrides, parsed.config_dir))]
+    root = results_root(overrides)
+    if parsed.last:
+        last = read_last_sweep(root)
+        if last["table"] is not None:
+            return [Group("", plan(last["table"], last["overrides"], last["config_dir"]))]
+        cells = [cell_of(record, root) for record in last["cells"]]
+        return groups(cells, "last", f"The last sweep: {' '.join(last['command'])}")
+    cells = cells_by_hash(root, names) if names else chosen(root, parsed.where)
+    text = " ".join([*(f"--where {where}" for where in parsed.where), *names])
+    return groups(with_finished_references(cells), "cells", f"Cells of {root}: {text}")

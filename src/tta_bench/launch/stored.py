@@ -57,7 +57,11 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
             **others,
             **sections,
             "data": {**shipped("shared/data"), **_section(record, "data")},
-            "protocol": {**shipped("shared/network_size"), **_section(record, "protocol")},
+            "protocol": {
+                **shipped("shared/network_size"),
+                **shipped("protocol/online"),
+                **_section(record, "protocol"),
+            },
             "training": {**shipped("training/quick"), "branch_weights": {}, **_section(record, "training")},
         }
     )

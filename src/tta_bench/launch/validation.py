@@ -59,7 +59,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
         faults += error.faults
     if config is not None and options is not None and not faults:
         faults += [*_missing_branches(config, options), *_scenario_faults(config), *_mask_faults(config)]
-        faults += _tile_faults(config)
+        faults += [*_tile_faults(config), *_metric_faults(config)]
     if config is None or faults:
         raise UserError(faults)
     return config
@@ -166,6 +166,11 @@ def _scenario_faults(config: RunConfig) -> Iterator[str]:
         yield f"{shows}, and method={name} takes one: choose another of them"
     if config.diagnostics.empirical_gradient:
         yield f"{shows}, and diagnostics.empirical_gradient=true compares gradients of one: leave it out"
+
+
+def _metric_faults(config: RunConfig) -> list[str]:
+    """Metrics that need classes which the data do not have."""
+    return [fault for name in config.metrics if (fault := METRICS.get(name).lacks(config.data.classes))]
 
 
 def _tile_faults(config: RunConfig) -> Iterator[str]:

@@ -28,7 +28,7 @@ NAMES = ("source", "target", "method", "image")
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Percent = Annotated[float, Field(ge=0, le=100 + 1e-6)]  # a whole overlap may be rounded to a little more
-_PERCENT: TypeAdapter[float] = TypeAdapter(Percent, config=ConfigDict(strict=True, allow_inf_nan=False))
+_OPTIONAL: TypeAdapter[float | None] = TypeAdapter(Percent | None, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
 class DamagedError(Exception):
@@ -43,7 +43,7 @@ class _Part(BaseModel):
 
 class _Target(_Part):
     n: Annotated[int, Field(ge=1)]
-    dice: Percent
+    dice: Percent | None  # null where the class is in no image, and those are skipped
     seconds_per_image: Amount
 
     @model_validator(mode="after")
@@ -52,7 +52,7 @@ class _Target(_Part):
         if not classes:
             raise ValueError("no class has a Dice")
         for value in classes:
-            _PERCENT.validate_python(value)
+            _OPTIONAL.validate_python(value)
         return self
 
 
@@ -70,7 +70,7 @@ class _Summary(_Part):
     seed: int
     protocol: dict[str, Any]
     targets: Annotated[dict[str, _Target], Field(min_length=1)]
-    dice: Percent
+    dice: Percent | None
     skipped_updates: Count
     seconds_per_image: Amount
     forwards_per_image: Amount
@@ -85,14 +85,18 @@ class _Summary(_Part):
     def _metrics_are_there(self) -> _Summary:
         for part in (self, *self.targets.values()):
             content = part.model_dump()
-            missing = [name for name in self.metrics if not isinstance(content.get(name), int | float)]
+            missing = [name for name in self.metrics if not isinstance(content.get(name, ""), int | float | None)]
             if missing:
                 raise ValueError(f"it has no {missing[0]}")
+            if self.protocol.get("empty") != "skip" and any(
+                value is None and key.partition("_")[0] == "dice" for key, value in content.items()
+            ):
+                raise ValueError("a Dice has no value, though no empty mask is skipped")
         return self
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """The content of ``summary.json``.
+    """The content of ``summary.json``; a metric without a value, null there, is NaN.
 
     Raises:
         DamagedError: it cannot be read, or something is missing or of another type.
@@ -107,6 +111,9 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} ({key}{value}: {fault['msg'].lower()})") from None
     if content["data"].keys() != content["targets"].keys():
         raise DamagedError(f"{path} (targets and data name other domains)")
+    metrics = content.get("metrics", {"dice": ""})
+    for part in (content, *content["targets"].values()):
+        part |= {key: math.nan for key in part if part[key] is None and key.partition("_")[0] in metrics}
     return content
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from tta_bench.data.domain import Domain
-from tta_bench.metrics.base import METRICS, PRIMARY
+from tta_bench.metrics.base import METRICS, PRIMARY, EmptyRule, Sample
 from tta_bench.records.finished import NAMES
 from tta_bench.records.predictions import read_predictions
-from tta_bench.records.scores import image_scores, overall_scores, target_scores
+from tta_bench.records.scores import empty_masks, image_scores, overall_scores, target_scores
 
 
 def with_metrics(
@@ -29,7 +29,7 @@ def with_metrics(
         rows: of its ``per_image.csv``; columns of other metrics stay as they are.
         predictions: its ``predictions.npz``.
         domains: the prepared targets.
-        codes: metric -> digest of its code, for each one to score with.
+        codes: metric -> digest of its code, for each one to score with; none of probabilities.
 
     Returns:
         The rows of ``per_image.csv`` and the content of ``summary.json``.
@@ -40,20 +40,24 @@ def with_metrics(
     kept = {name: code for name, code in summary.get("metrics", {PRIMARY: ""}).items() if name not in codes}
     last = next(reversed(kept))
     scored: list[dict[str, Any]] = []
-    targets = {}
+    rule: EmptyRule = summary["protocol"].get("empty", "one")
+    targets, empty = {}, {}
     for name, entry in summary["targets"].items():
         domain = domains[name]
         images = [_typed(row) for row in rows if row["target"] == name]
         masks = read_predictions(predictions, name, domain.prediction_shapes)
-        added = []
+        added, emptiness = [], []
         for row in images:
             prediction, truth = torch.from_numpy(masks.mask(row["index"])), domain.truth(row["index"])
-            scores = {metric: METRICS.get(metric)(prediction, truth).tolist() for metric in codes}
+            sample = Sample(prediction, truth, tuple(domain.classes))
+            scores = {metric: METRICS.get(metric).score(sample, rule) for metric in codes}
             added.append(image_scores(scores, domain.classes))
+            emptiness.append(sample.emptiness())
         scored += [_after(last, row, new, codes) for row, new in zip(images, added, strict=True)]
         targets[name] = _after(last, entry, target_scores(added, codes, domain.classes), codes)
+        empty[name] = empty_masks(emptiness, domain.classes)
     changed = _after(last, summary, overall_scores(targets, codes), codes)
-    return scored, changed | {"targets": targets, "metrics": {**kept, **codes}}
+    return scored, changed | {"targets": targets, "metrics": {**kept, **codes}, "empty_masks": empty}
 
 
 def _typed(row: Mapping[str, str]) -> dict[str, Any]:

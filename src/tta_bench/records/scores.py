@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import StreamImage
+from tta_bench.metrics.base import METRICS
 from tta_bench.ops.masks import Nested, nested_classes
 from tta_bench.records.predictions import Predictions
 
@@ -18,10 +21,11 @@ class ImageRecord:
 
     Attributes:
         place: the image.
-        scores: metric -> one value per class, in the order of the domain's classes.
+        scores: metric -> one value per class, in the order of the domain's classes, or that of the image alone.
         prediction: of this image alone, packed at once: as many as a data set has would not fit into memory.
         diagnostics: what the method reports of its update.
         seconds: wall time of adaptation and prediction.
+        empty: of every class, see :meth:`tta_bench.metrics.base.Sample.emptiness`.
     """
 
     place: StreamImage
@@ -29,6 +33,7 @@ class ImageRecord:
     prediction: Predictions
     diagnostics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    empty: Sequence[str] = ()
 
 
 def outside_classes(
@@ -60,12 +65,22 @@ def outside_classes(
 
 
 def image_scores(scores: Mapping[str, Sequence[float]], classes: Iterable[str]) -> dict[str, float]:
-    """Columns of an image: ``<metric>_<class>…,<metric>`` of each metric, the last the mean over classes."""
+    """Columns of an image: ``<metric>_<class>…,<metric>`` of each metric, the last the mean over classes.
+
+    A metric that compares classes has the last alone.
+    """
     columns: dict[str, float] = {}
     for metric, values in scores.items():
-        columns |= {f"{metric}_{name}": value for name, value in zip(classes, values, strict=True)}
-        columns[metric] = sum(values) / len(values)
+        if METRICS.get(metric).per_class:
+            columns |= {f"{metric}_{name}": value for name, value in zip(classes, values, strict=True)}
+        columns[metric] = _mean(values)
     return columns
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Over what has a value; NaN where nothing has one."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 def image_row(record: ImageRecord, domain: Domain, **of_cell: Any) -> dict[str, Any]:
@@ -93,14 +108,30 @@ def image_row(record: ImageRecord, domain: Domain, **of_cell: Any) -> dict[str, 
 def target_scores(
     rows: Sequence[Mapping[str, Any]], metrics: Iterable[str], classes: Iterable[str]
 ) -> dict[str, float]:
-    """The same columns of a target: the mean over images of each class, then over classes."""
+    """The same columns of a target: the mean over images of each class, then over classes.
+
+    What has no value is left out of a mean.
+    """
     entries: dict[str, float] = {}
     for metric in metrics:
-        means = {f"{metric}_{name}": sum(row[f"{metric}_{name}"] for row in rows) / len(rows) for name in classes}
-        entries |= {**means, metric: sum(means.values()) / len(means)}
+        columns = [f"{metric}_{name}" for name in classes] if METRICS.get(metric).per_class else [metric]
+        means = {column: _mean(row[column] for row in rows) for column in columns}
+        entries |= {**means, metric: _mean(means.values())}
     return entries
 
 
 def overall_scores(targets: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) -> dict[str, float]:
     """Each metric as the unweighted mean over targets."""
-    return {metric: sum(target[metric] for target in targets.values()) / len(targets) for metric in metrics}
+    return {metric: _mean(target[metric] for target in targets.values()) for metric in metrics}
+
+
+def empty_masks(images: Iterable[Sequence[str]], classes: Iterable[str]) -> dict[str, dict[str, int]]:
+    """How many images of a target have empty masks: class -> ``both``, ``truth``, ``prediction`` -> images, if any.
+
+    Args:
+        images: of each, what :meth:`tta_bench.metrics.base.Sample.emptiness` says.
+        classes: of the target.
+    """
+    of_classes = zip(classes, zip(*images, strict=True), strict=True)
+    counts = {name: dict(sorted(Counter(each for each in found if each).items())) for name, found in of_classes}
+    return {name: count for name, count in counts.items() if count}

@@ -57,7 +57,7 @@ class Snapshot:
         """The same as tensors and plain values."""
         masks = Predictions.joined([record.prediction for record in self.records])
         records = [
-            {"place": vars(r.place), "scores": r.scores, "diagnostics": r.diagnostics, "seconds": r.seconds}
+            {name: value for name, value in vars(r).items() if name != "prediction"} | {"place": vars(r.place)}
             for r in self.records
         ]
         predictions = {"bits": torch.from_numpy(masks.bits), "shapes": [list(shape) for shape in masks.shapes]}

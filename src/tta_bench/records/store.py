@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -171,7 +172,7 @@ class CellFolder:
         """Write the scores of the predictions; killed between the two files, the cell is still complete."""
         columns = list(dict.fromkeys(name for row in rows for name in row))
         write_atomically(self.path / "per_image.csv", csv_file(columns, rows))
-        write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        write_atomically(self.path / "summary.json", json.dumps(_with_nulls(summary), indent=2) + "\n")
 
     def fail(self, error: BaseException) -> None:
         """Write the status ``failed`` with the exception."""
@@ -186,6 +187,13 @@ class CellFolder:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         content = {"status": status, "time": now, "process": os.getpid(), **more}
         write_atomically(self.path / "status.json", json.dumps(content, indent=2) + "\n")
+
+
+def _with_nulls(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 class _TextDumper(yaml.SafeDumper):

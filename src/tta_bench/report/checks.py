@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tta_bench.adaptation.provenance import metric_code
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.launch.stored import flat
-from tta_bench.metrics.base import Metric
+from tta_bench.metrics.base import PRIMARY, Metric
 from tta_bench.report.cells import name_of, seed_of
 from tta_bench.report.model import FinishedCell, Seed, Table
 from tta_bench.runtime.paths import shipped
@@ -83,8 +84,14 @@ def summary_faults(finished: Sequence[FinishedCell], metric: Metric) -> list[str
     again = "compute one of them again with force=true"
     for result in finished:
         summary, config, name = result.summary, result.cell.config, name_of(result.row, result.cell)
-        if metric.name not in summary:
-            faults.append(f"{name} has no {metric.name}: run it again with metrics={metric.name}")
+        if metric.name not in summary or not _is_present(metric, summary):
+            lacks = "has no" if metric.name not in summary else "was scored by other code than the present of"
+            remedy = (
+                f"'tta-bench evaluate --metrics {metric.name}' takes it from the predictions"
+                if metric.from_predictions
+                else f"run it again with metrics={metric.name}"
+            )
+            faults.append(f"{name} {lacks} {metric.name}: {remedy}")
         faults += [
             f"{name} was computed with protocol.{key}={summary['protocol'].get(key)}, not "
             f"{getattr(config.protocol, key, None)}: compute it again with force=true"
@@ -106,6 +113,11 @@ def summary_faults(finished: Sequence[FinishedCell], metric: Metric) -> list[str
                     f"{name_of(other.row, other.cell)} ({other.summary['data'][target][:12]}): {again}"
                 )
     return faults
+
+
+def _is_present(metric: Metric, summary: Mapping[str, Any]) -> bool:
+    """Whether present code has scored a cell by it; the code of Dice is that of the cell."""
+    return metric.name == PRIMARY or summary.get("metrics", {}).get(metric.name) == metric_code(metric.name)
 
 
 def _key(cell: Cell, *parts: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ CLASSES_SHOWN = 2
 
 def show(console: Console, cell: Cell, result: Result, reference: Result | None) -> None:
     """Print what is weak about the cell, its table of each metric that was asked for, and the folder of its results."""
-    for panel in warning_box(run_warnings(result)):
+    for panel in warning_box(run_warnings(result, reference)):
         console.print(panel)
     for name in cell.config.metrics:
         metric = METRICS.get(name)
@@ -43,7 +44,7 @@ def _classes(metric: Metric, result: Result) -> list[str]:
 def class_table(metric: Metric, result: Result, reference: Result | None) -> Table:
     """Every class on every target, with and without adaptation; arguments as of :func:`cell_table`."""
     shown = [each for each in (reference, result) if each is not None]
-    table = narrow_table(f"{metric.in_unit} of each class")
+    table = narrow_table(f"{metric.heading} of each class")
     for heading in ("target", "class"):
         table.add_column(heading, overflow="fold")
     for summary, _ in shown:
@@ -55,10 +56,9 @@ def class_table(metric: Metric, result: Result, reference: Result | None) -> Tab
         label = target
         for column in _classes(metric, result):
             values = [summary["targets"][target][column] for summary, _ in shown]
-            gain = [text.number(values[1] - values[0], form="+")] if len(values) > 1 else []
-            table.add_row(
-                *map(literal, (label, column.removeprefix(f"{metric.name}_"), *map(text.number, values), *gain))
-            )
+            gain = [text.number(values[1] - values[0], metric.digits, "+")] if len(values) > 1 else []
+            told = (text.number(value, metric.digits) for value in values)
+            table.add_row(*map(literal, (label, column.removeprefix(f"{metric.name}_"), *told, *gain)))
             label = ""
     return table
 
@@ -76,12 +76,12 @@ def cell_table(metric: Metric, result: Result, reference: Result | None, differs
     classes = _classes(metric, result)
     shown = classes if 1 < len(classes) <= CLASSES_SHOWN else []
     columns = [*shown, metric.name]
-    headings = [*(key.removeprefix(f"{metric.name}_") for key in shown), metric.title if len(classes) == 1 else "mean"]
+    headings = [*(key.removeprefix(f"{metric.name}_") for key in shown), metric.title if len(classes) < 2 else "mean"]
 
     of_classes = f"mean of {len(classes)} classes, " if len(classes) > CLASSES_SHOWN else ""
     caption = f"{of_classes}scored {text.SCORED_AT[summary['protocol'].get('score_at', 'network')]}"
     settings = f", {' '.join(differs)}" if differs else ""
-    table = narrow_table(f"{metric.in_unit}, source {summary['source']}, seed {summary['seed']}{settings}", caption)
+    table = narrow_table(f"{metric.heading}, source {summary['source']}, seed {summary['seed']}{settings}", caption)
     table.add_column("target", overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)
@@ -100,11 +100,11 @@ def cell_table(metric: Metric, result: Result, reference: Result | None, differs
         for printed in [*([reference] if reference else []), result]:
             numbers = printed[0]
             values_of = [[target[column] for target in _targets(numbers, place)] for column in columns]
-            means = (f"{sum(values) / len(values):.2f}" for values in values_of)
+            means = (text.number(_known_mean(values), metric.digits) for values in values_of)
             seconds = (numbers if place is None else numbers["targets"][place])["seconds_per_image"]
             gain: list[Text | str] = []
             if reference is not None:
-                gain = [_difference(metric.name, result, reference, place) if printed is result else ""]
+                gain = [_difference(metric, result, reference, place) if printed is result else ""]
             table.add_row(*label, numbers["method"], *means, *gain, f"{seconds:.3f}")
             label = ["", ""]
     return table
@@ -133,12 +133,19 @@ def _targets(summary: Mapping[str, Any], place: str | None) -> list[Mapping[str,
     return [target for name, target in summary["targets"].items() if place in (None, name)]
 
 
-def _difference(metric: str, result: Result, reference: Result, place: str | None) -> Text:
-    """The paired difference on one target, or on all."""
-    before = {(row["target"], row["index"]): float(row[metric] or "nan") for row in reference[1]}
+def _known_mean(values: Sequence[float]) -> float | None:
+    """Over what has a value; None where nothing has one."""
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else None
+
+
+def _difference(metric: Metric, result: Result, reference: Result, place: str | None) -> Text:
+    """The paired difference on one target, or on all, of the images that have a value in both."""
+    before = {(row["target"], row["index"]): float(row[metric.name] or "nan") for row in reference[1]}
     pairs: dict[str, list[float]] = {}
     for row in result[1]:
         if place in (None, row["target"]):
-            gain = float(row[metric] or "nan") - before[row["target"], row["index"]]
-            pairs.setdefault(row["target"], []).append(gain)
-    return literal(text.difference(paired_difference(list(pairs.values()))))
+            gain = float(row[metric.name] or "nan") - before[row["target"], row["index"]]
+            if math.isfinite(gain):
+                pairs.setdefault(row["target"], []).append(gain)
+    return literal(text.difference(paired_difference(list(pairs.values())) if pairs else None, metric.digits))

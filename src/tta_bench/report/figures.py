@@ -73,15 +73,24 @@ def distributions(values: Mapping[str, ArrayLike], metric: Metric) -> str:
         axes = figure.add_subplot()
         samples = {label: np.asarray(row, dtype=float) for label, row in values.items()}
         finite = np.concatenate([row[np.isfinite(row)] for row in samples.values()])
-        limits = (0.0, 100.0) if metric.unit == "%" else (min(0.0, finite.min()), finite.max() or 1.0)
+        whole = metric.unit == "%" and metric.direction == "higher"
+        limits = (0.0, 100.0) if whole else (min(0.0, finite.min(initial=0.0)), finite.max(initial=0.0) or 1.0)
+        samples = {label: row[np.isfinite(row)] for label, row in samples.items()}
         for place, row in enumerate(samples.values()):
-            _distribution(axes, row, place, limits)
+            if len(row):
+                _distribution(axes, row, place, limits)
         axes.set_yticks(range(len(values)), list(values))
         axes.set_ylim(len(values) - 0.5, -0.5)
         axes.set_xlim(limits)
         axes.set_xlabel(_axis(f"{metric.title} of an image", metric))
         _grid(axes, "x")
-        parts = [f"{label}: median {np.median(row):.1f}, mean {np.mean(row):.1f}" for label, row in samples.items()]
+        digits = metric.digits - 1
+        parts = [
+            f"{label}: median {np.median(row):.{digits}f}, mean {np.mean(row):.{digits}f}"
+            if len(row)
+            else f"{label}: none"
+            for label, row in samples.items()
+        ]
         description = f"Distribution for each row. {', '.join(parts)}."
         return _svg(figure, f"{metric.name}-distributions", f"{metric.title} per image", description)
 
@@ -108,7 +117,10 @@ def running_means(streams: Mapping[str, Sequence[ArrayLike]], metric: Metric, re
                 axes.plot(positions + 1, curves[reference], color=_INK, alpha=0.6, linewidth=0.9, linestyle="--")
             axes.plot(positions + 1, curves[label], color=PALETTE[0], linewidth=1.6)
         dashed = f" Dashed: {reference}." if reference in curves else ""
-        ends = ", ".join(f"{label} from {curve[0]:.1f} to {curve[-1]:.1f}" for label, curve in curves.items())
+        digits = metric.digits - 1
+        ends = ", ".join(
+            f"{label} from {curve[0]:.{digits}f} to {curve[-1]:.{digits}f}" for label, curve in curves.items()
+        )
         return _svg(figure, f"running-{metric.name}", f"Mean {metric.title} along the stream", f"{ends}.{dashed}")
 
 
@@ -205,7 +217,8 @@ def _style() -> Iterator[None]:
 
 def _axis(quantity: str, metric: Metric) -> str:
     """The label of an axis."""
-    return f"{quantity} in {metric.unit}" if metric.unit else quantity
+    unit = f" in {metric.unit}" if metric.unit else ""
+    return f"{quantity}{unit}{', lower is better' if metric.direction == 'lower' else ''}"
 
 
 def _distribution(axes: Axes, values: NDArray[np.float64], place: int, limits: tuple[float, float]) -> None:

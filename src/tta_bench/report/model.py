@@ -188,7 +188,7 @@ class Table:
     sources: tuple[str, ...]  # names of the source domains, the columns
     seeds: tuple[Seed, ...]  # of all planned cells; a method that draws nothing does not add to those of the others
     targets: Mapping[str, tuple[str, ...]]  # target domains per source
-    classes: tuple[str, ...]  # names, in order
+    classes: tuple[str, ...]  # names, in order; none where the metric compares classes
     missing: tuple[MissingCell, ...]  # planned cells without results
     protocol: Mapping[str, Any]  # the protocol section; a value that the experiment varies is a tuple of all its values
     data: Mapping[str, Any]  # the data section, in the same way

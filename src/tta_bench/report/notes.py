@@ -7,16 +7,18 @@ from collections.abc import Mapping
 from tta_bench.report.cells import STATES, distinct_cells
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.model import Comparison, Table
-from tta_bench.report.text import DASH, INCOMPLETE, joined, number, scored
+from tta_bench.report.text import DASH, INCOMPLETE, joined, number, reading, scored
 
 
 def notes(table: Table) -> list[str]:
     """What has to be known to read the numbers, one or two sentences each."""
     images = {name: max(row.results[name].n for row in table.rows) for name in table.sources}
     counts = ", ".join(f"{name} {n or DASH}" for name, n in images.items())
+    classes = f", then classes ({', '.join(table.classes)})" if table.classes else ""
     lines = [
-        f"{table.metric.in_unit}: mean over images, then classes ({', '.join(table.classes)}), then target domains"
-        + (f"; {table.average_name}: unweighted mean over the sources." if len(table.sources) > 1 else "."),
+        f"{table.metric.in_unit}: mean over images{classes}, then target domains"
+        + (f"; {table.average_name}: unweighted mean over the sources." if len(table.sources) > 1 else ".")
+        + reading(table.metric),
         f"Images per source model: {counts}. Repeats: {len(table.seeds)}"
         + ("; ± is the sample standard deviation over them." if len(table.seeds) > 1 else "."),
     ]
@@ -30,8 +32,9 @@ def notes(table: Table) -> list[str]:
             "The paper's numbers are of other images or settings, its own network and protocol on five whole sets of "
             "fundus photographs: only the order of the rows can be compared."
         )
-    unsaid = ("name", "score_at")
-    settings = ", ".join(f"{key} {joined(value, ', ')}" for key, value in table.protocol.items() if key not in unsaid)
+    said = ("name", "score_at")
+    told = {key: value for key, value in table.protocol.items() if key not in said and (key, value) != ("empty", "one")}
+    settings = ", ".join(f"{key} {joined(value, ', ')}" for key, value in told.items())
     limit = table.data["limit"]
     first = f", the first {limit} of each domain" if limit else ""
     lines.append(f"Protocol {table.protocol_hash}: {settings}, images of {table.data['image_size']} pixels{first}.")

@@ -21,6 +21,7 @@ from tta_bench.metrics.dice import dice_score
 from tta_bench.ops.painting import COLOURS, paint
 from tta_bench.records.predictions import read_predictions
 from tta_bench.report.model import FinishedCell, Panels, Table
+from tta_bench.report.text import number
 from tta_bench.runtime.names import find
 
 DIFFICULTIES: Final = {"easy": 90, "median": 50, "hard": 10}
@@ -103,11 +104,13 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
         f"Source {shown}. Fill and contour: {', '.join(config.data.classes)}; boxes: the ground truth; number: "
         f"{metric.in_unit}. {how}" + (f" Without predictions yet: {', '.join(absent)}." if absent else "")
     )
+    digits = metric.digits - 1
     values = "; ".join(
-        f"{line.title}: " + ", ".join(f"{label} {value:.1f}" for label, value in line.values.items()) for line in lines
+        f"{line.title}: " + ", ".join(f"{label} {number(value, digits)}" for label, value in line.values.items())
+        for line in lines
     )
     alt = f"Segmentations with source {shown}, beside image and ground truth. {metric.in_unit}: {values}."
-    return Panels(draw(lines, list(config.data.classes)), caption, alt)
+    return Panels(draw(lines, list(config.data.classes), digits), caption, alt)
 
 
 def choose(values: Mapping[str, Sequence[float]], metric: Metric = dice_score) -> list[Choice]:
@@ -128,7 +131,7 @@ def choose(values: Mapping[str, Sequence[float]], metric: Metric = dice_score) -
     }
     chosen: list[Choice] = []
     for note, percentile in DIFFICULTIES.items():
-        level = np.percentile([*finite.values()], percentile if metric.higher_is_better else 100 - percentile)
+        level = np.percentile([*finite.values()], percentile if metric.direction != "lower" else 100 - percentile)
         fresh = {*values} - {choice.target for choice in chosen} or {*values}
         taken = {(choice.target, choice.index) for choice in chosen}
         candidates = [image for image in finite if image[0] in fresh and image not in taken]
@@ -137,12 +140,13 @@ def choose(values: Mapping[str, Sequence[float]], metric: Metric = dice_score) -
     return chosen
 
 
-def draw(lines: Sequence[Panel], classes: Sequence[str]) -> NDArray[np.uint8]:
+def draw(lines: Sequence[Panel], classes: Sequence[str], digits: int = 1) -> NDArray[np.uint8]:
     """Draw panels: a line per image; columns are the image, the ground truth and every row of the table.
 
     Args:
         lines: at least one; the columns are the labels of the first.
         classes: names of the masks' channels.
+        digits: of the values, behind the point.
 
     Returns:
         uint8 ``[height, width, 3]``, RGB.
@@ -159,15 +163,15 @@ def draw(lines: Sequence[Panel], classes: Sequence[str]) -> NDArray[np.uint8]:
     for column, heading in enumerate(headings):
         place = (left + column * step + _TILE // 2, top - _GAP)
         pen.multiline_text(place, "\n".join(heading), _INK, font, anchor="md", align="center", spacing=2)
-    for number, line in enumerate(lines):
-        y = top + number * step
-        pen.multiline_text((_GAP, y + _TILE // 2), "\n".join(titles[number]), _INK, font, anchor="lm", spacing=3)
+    for below, line in enumerate(lines):
+        y = top + below * step
+        pen.multiline_text((_GAP, y + _TILE // 2), "\n".join(titles[below]), _INK, font, anchor="lm", spacing=3)
         plain = Image.fromarray(line.image).resize((_TILE, _TILE), Image.Resampling.LANCZOS)
         canvas.paste(plain, (left, y))
         canvas.paste(_tile(plain, line.truth, line.truth, classes), (left + step, y))
         for column, label in enumerate(labels, 2):
             tile = _tile(plain, line.predictions[label], line.truth, classes)
-            _write_corner(tile, f"{line.values[label]:.1f}", small)
+            _write_corner(tile, number(line.values[label], digits), small)
             canvas.paste(tile, (left + column * step, y))
     return np.asarray(canvas)
 

@@ -137,7 +137,7 @@ def running_mean(streams: Sequence[ArrayLike], positions: ArrayLike) -> NDArray[
     at the unweighted mean over the streams, which is the number in the table.
 
     Args:
-        streams: one value per image, in stream order; none is empty.
+        streams: one value per image, in stream order; none is empty. Images without a value are passed over.
         positions: ``[points]``, where to look; 0 is the first image.
 
     Returns:
@@ -146,7 +146,9 @@ def running_mean(streams: Sequence[ArrayLike], positions: ArrayLike) -> NDArray[
     curves = []
     for each in streams:
         values = np.asarray(each, dtype=float)
-        means = np.cumsum(values) / np.arange(1, len(values) + 1)
+        known = np.isfinite(values)
+        counts = np.cumsum(known)
+        means = np.cumsum(np.where(known, values, 0)) / np.where(counts, counts, np.nan)
         curves.append(means[np.minimum(positions, len(values) - 1)])
     return np.asarray(np.mean(curves, axis=0))
 

@@ -45,10 +45,10 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
     printed = summary_table(tables[0][1])  # for its title and form
     missing = sum(len(table.missing) for _, table in tables)
     gaps = f", {missing} cells missing" if missing else ""
-    name = tables[0][1].name.rpartition("_")[0]
+    name, metric = tables[0][1].name.rpartition("_")[0], tables[0][1].metric
     combined = RichTable(
         box=printed.box,
-        title=literal(f"{name}: {tables[0][1].metric.in_unit}{gaps}"),
+        title=literal(f"{name}: {metric.heading}{gaps}"),
         pad_edge=False,
         show_edge=False,
         collapse_padding=True,
@@ -62,9 +62,11 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
     for settings, table in tables:
         combined.add_section()
         for row in table.rows:
-            values = [narrow_mean(row.result(column)) if column in table.columns else "" for column in columns]
-            comparison = row.vs_reference
-            gain = ("", "") if comparison is None else (number(comparison.mean, form="+"), p_value(comparison.p_holm))
+            digits, comparison = metric.digits, row.vs_reference
+            values = [narrow_mean(row.result(each), digits) if each in table.columns else "" for each in columns]
+            gain = ("", "")
+            if comparison is not None:
+                gain = number(comparison.mean, digits, "+"), p_value(comparison.p_holm)
             combined.add_row(*map(literal, (f"{row.label} {settings}",)), *values, *map(literal, gain))
     return combined
 

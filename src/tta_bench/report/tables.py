@@ -52,6 +52,7 @@ def build_table(plan: Plan, reference: str | None = None, metric: Metric = dice_
         rows.append(replace(row, vs_reference=vs_reference.get(label), vs_bn_only=vs_bn_only.get(label)))
     configs = [cell.config for _, cell in cells]
     protocol = _common([config.protocol.model_dump(mode="json") for config in configs])
+    empty = _common([{"empty": config.protocol.empty} for config in configs])
     data = _common([config.data.model_dump(mode="json") for config in configs])
     seeds = sorted({seed_of(cell) for _, cell in cells}, key=_seed_order)
     drawn = {seed[:2] for seed in seeds if seed.adaptation is not None}
@@ -64,9 +65,9 @@ def build_table(plan: Plan, reference: str | None = None, metric: Metric = dice_
         sources=sources,
         seeds=tuple(seed for seed in seeds if seed.adaptation is not None or seed[:2] not in drawn),
         targets={cell.config.source: cell.targets for _, cell in cells},
-        classes=tuple(configs[0].data.classes),
+        classes=tuple(configs[0].data.classes) if metric.per_class else (),
         missing=tuple(missing),
-        protocol=protocol,
+        protocol=protocol | empty,
         data=data,
         protocol_hash=_protocol_hash(protocol, data),
         source_models=_source_models(finished),

@@ -29,25 +29,38 @@ def p_value(p: float) -> str:
     return "<0.001" if p < 0.001 else number(p, 3)
 
 
-def mean(result: SourceResult) -> str:
+def mean(result: SourceResult, digits: int = 2) -> str:
     """Mean, standard deviation over several seeds, and a mark if seeds are missing."""
-    text = number(result.value)
+    text = number(result.value, digits)
     if result.value is None:
         return text
-    return text + ("" if result.std is None else f" ± {result.std:.2f}") + (INCOMPLETE if result.missing else "")
+    return (
+        text
+        + ("" if result.std is None else f" ± {number(result.std, digits)}")
+        + (INCOMPLETE if result.missing else "")
+    )
 
 
-def narrow_mean(result: SourceResult) -> str:
+def narrow_mean(result: SourceResult, digits: int = 2) -> str:
     """Mean, and below it the standard deviation over several seeds."""
-    return number(result.value) + ("" if result.std is None else f"\n±{result.std:.2f}")
+    return number(result.value, digits) + ("" if result.std is None else f"\n±{number(result.std, digits)}")
 
 
-def difference(estimate: Comparison | Estimate | None) -> str:
+def difference(estimate: Comparison | Estimate | None, digits: int = 2) -> str:
     """Mean and, if there is one, its 95 % interval."""
     if estimate is None:
         return DASH
-    interval = f" [{estimate.low:+.2f}, {estimate.high:+.2f}]" if math.isfinite(estimate.low) else ""
-    return f"{estimate.mean:+.2f}{interval}"
+    mean, low, high = (number(value, digits, "+") for value in (estimate.mean, estimate.low, estimate.high))
+    return mean + (f" [{low}, {high}]" if math.isfinite(estimate.low) else "")
+
+
+def reading(metric: Metric) -> str:
+    """How a difference of the metric is read, after a space; empty where more is better."""
+    return {
+        "higher": "",
+        "lower": " Lower is better: a difference below 0 is a gain.",
+        "none": " No value is better than another.",
+    }[metric.direction]
 
 
 def joined(values: Any, separator: str) -> str:
@@ -89,8 +102,8 @@ class Column(NamedTuple):
 
 
 def ranks(values: Sequence[float | None], metric: Metric) -> tuple[int, ...]:
-    """1 for the best, 2 for the second best, at two digits, else 0; of a single value nothing is best."""
-    shown = [None if value is None or not math.isfinite(value) else round(value, 2) for value in values]
+    """1 for the best, 2 for the second best, as they are shown, else 0; of a single value nothing is best."""
+    shown = [None if value is None or not math.isfinite(value) else round(value, metric.digits) for value in values]
     if sum(value is not None for value in shown) < 2:
         return (0,) * len(values)
     order = metric.best(value for value in shown if value is not None)
@@ -103,7 +116,7 @@ def mean_columns(table: Table) -> list[Column]:
     for name in table.columns:
         measured = [row.result(name) for row in table.rows]
         values = ranks([result.value for result in measured], table.metric)
-        columns.append(Column(name, tuple(map(mean, measured)), values))
+        columns.append(Column(name, tuple(mean(each, table.metric.digits) for each in measured), values))
         printed = [row.paper.get(name) for row in table.rows]
         if any(value is not None for value in printed):
             columns.append(Column("paper", tuple(map(number, printed)), ranks(printed, table.metric)))
@@ -116,10 +129,11 @@ def column_groups(table: Table) -> dict[str, list[Column]]:
     def p_holm(comparison: Comparison | None) -> str:
         return DASH if comparison is None else p_value(comparison.p_holm)
 
+    digits = table.metric.digits
     differences: list[tuple[str, Callable[[Row], str]]] = [
-        (f"minus {table.reference} [95 %]", lambda row: difference(row.vs_reference)),
+        (f"minus {table.reference} [95 %]", lambda row: difference(row.vs_reference, digits)),
         ("p (Holm)", lambda row: p_holm(row.vs_reference)),
-        (f"minus {BN_ONLY} [95 %]", lambda row: difference(row.vs_bn_only)),
+        (f"minus {BN_ONLY} [95 %]", lambda row: difference(row.vs_bn_only, digits)),
         ("p (Holm)", lambda row: p_holm(row.vs_bn_only)),
     ]
     if comparable_with_paper(table):
@@ -131,7 +145,7 @@ def column_groups(table: Table) -> dict[str, list[Column]]:
         ("forwards", lambda row: number(row.costs.forwards_per_image, 1)),
         ("backwards", lambda row: number(row.costs.backwards_per_image, 1)),
     ]
-    groups = {table.metric.title: mean_columns(table)}
+    groups = {table.metric.heading: mean_columns(table)}
     for name, texts in (("differences", differences), ("costs", costs)):
         columns = [
             Column(heading, tuple(text(row) for row in table.rows), (0,) * len(table.rows)) for heading, text in texts
@@ -145,9 +159,10 @@ def breakdown_groups(table: Table) -> dict[str, list[Column]]:
     several = len(table.classes) > 1
     parts = {(part.row, part.source, part.target): part for part in breakdown(table)}
     groups: dict[str, list[Column]] = {}
+    digits = table.metric.digits
 
     def column(heading: str, values: Sequence[float | None]) -> Column:
-        return Column(heading, tuple(map(number, values)), ranks(values, table.metric))
+        return Column(heading, tuple(number(value, digits) for value in values), ranks(values, table.metric))
 
     if several:
         each = [column(name, [row.average.classes.get(name) for row in table.rows]) for name in table.classes]

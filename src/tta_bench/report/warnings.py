@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tta_bench.cell import Result
-from tta_bench.metrics.base import PRIMARY
+from tta_bench.metrics.base import METRICS, PRIMARY, Metric
 from tta_bench.report.model import Table
 from tta_bench.report.notes import missing_note
 from tta_bench.report.text import number
@@ -34,20 +34,53 @@ def warnings(table: Table) -> list[str]:
     skipped = [f"{row.label} {row.skipped_updates}" for row in table.rows if row.skipped_updates]
     if skipped:
         lines.append(f"Updates skipped because a loss or gradient was not finite: {', '.join(skipped)}.")
+    lines += _one_training_seed(table) + _weak_sources(runs) + _undertrained(runs) + _empty(runs)
+    return [*lines, *_infinite(runs, table.metric), *_skipped(runs), *_outside(runs)]
+
+
+def run_warnings(result: Result, reference: Result | None = None) -> list[str]:
+    """The same of a single run, of which everybody knows that its training seed is one.
+
+    Args:
+        result: of the run.
+        reference: what it is compared with; its masks count in the table, too.
+    """
+    runs = [Run(result[0]["method"], *result)]
+    metrics = [METRICS.get(name) for name in result[0].get("metrics", ()) if name in METRICS.names()]
+    both = runs if reference is None else [Run(reference[0]["method"], *reference), *runs]
+    infinite = [line for metric in metrics for line in _infinite(both, metric)]
+    return [*_weak_sources(runs), *_undertrained(runs), *_empty(runs), *infinite, *_skipped(both), *_outside(runs)]
+
+
+def _infinite(runs: Sequence[Run], metric: Metric) -> list[str]:
+    """Distances from or to a mask that has no pixel."""
+    counts = _empty_masks(runs, ("truth", "prediction")) if metric.is_distance else {}
+    if not counts:
+        return []
     return [
-        *lines,
-        *_one_training_seed(table),
-        *_weak_sources(runs),
-        *_undertrained(runs),
-        *_empty(runs),
-        *_outside(runs),
+        f"{metric.title} is infinite where one of two masks has no pixel, and counts as the diagonal of the image "
+        f"there, masks: {', '.join(f'{label} {count}' for label, count in counts.items())}."
     ]
 
 
-def run_warnings(result: Result) -> list[str]:
-    """The same of a single run, of which everybody knows that its training seed is one."""
-    runs = [Run(result[0]["method"], *result)]
-    return [*_weak_sources(runs), *_undertrained(runs), *_empty(runs), *_outside(runs)]
+def _skipped(runs: Sequence[Run]) -> list[str]:
+    """Masks that no mean counts."""
+    counts = _empty_masks([run for run in runs if run.summary["protocol"].get("empty") == "skip"], ("both",))
+    if not counts:
+        return []
+    return [
+        "Left out of the means, because neither prediction nor truth has a pixel of a class (protocol.empty=skip), "
+        f"masks: {', '.join(f'{label} {count}' for label, count in counts.items())}."
+    ]
+
+
+def _empty_masks(runs: Iterable[Run], kinds: Sequence[str]) -> dict[str, int]:
+    """Label -> how many pairs of masks of all its runs are empty in one of these ways, if any."""
+    counts: Counter[str] = Counter()
+    for label, summary, _ in runs:
+        found = [count for classes in summary.get("empty_masks", {}).values() for count in classes.values()]
+        counts[label] += sum(count.get(kind, 0) for count in found for kind in kinds)
+    return {label: count for label, count in counts.items() if count}
 
 
 def _one_training_seed(table: Table) -> list[str]:

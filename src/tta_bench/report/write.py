@@ -54,7 +54,7 @@ def write_report(
 def summary_table(table: Table) -> RichTable:
     """Means per source and on average, and the difference to the reference, in 80 columns; the files say more."""
     gaps = f", {len(table.missing)} cells missing" if table.missing else ""
-    printed = narrow_table(f"{table.name}: {table.metric.in_unit}{gaps}", literal(headline(table)) or None)
+    printed = narrow_table(f"{table.name}: {table.metric.heading}{gaps}", literal(headline(table)) or None)
     printed.add_column("row", overflow="fold")
     for column in table.columns:
         printed.add_column(literal(column), justify="right", min_width=5, overflow="fold")
@@ -63,9 +63,9 @@ def summary_table(table: Table) -> RichTable:
     )
     printed.add_column("p\n(Holm)", justify="right", no_wrap=True)
     for row in table.rows:
-        cells = [narrow_mean(row.result(column)) for column in table.columns]
-        comparison = row.vs_reference
-        gain = ("", "") if comparison is None else (number(comparison.mean, form="+"), p_value(comparison.p_holm))
+        digits, comparison = table.metric.digits, row.vs_reference
+        cells = [narrow_mean(row.result(column), digits) for column in table.columns]
+        gain = ("", "") if comparison is None else (number(comparison.mean, digits, "+"), p_value(comparison.p_holm))
         printed.add_row(literal(row.label), *cells, *map(literal, gain))
     return printed
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tta_bench.data.domain import Domain
+from tta_bench.metrics.base import METRICS, PRIMARY
 from tta_bench.records.scores import ImageRecord
 from tta_bench.records.store import CellFolder
 from tta_bench.schema import RunConfig
@@ -89,15 +91,23 @@ class Followed:
             log.warning("no panels for the dashboard (%s: %s)", type(error).__name__, error)
 
     def _compared(self) -> dict[str, float]:
-        """Dice of the other cells, and what this one gains over them."""
+        """Dice of the other cells, and what this one gains over them; further metrics under their names.
+
+        A gain is above 0 where this cell is better, whichever way the metric is read.
+        """
         own, compared = self.folder.finished(), {}
         for name, folder in self.beside.items():
             other = folder.finished()
             if own is None or other is None:
                 continue
-            compared[f"compared/{name}"] = other[0]["dice"]
-            compared[f"compared/gain_over_{name}"] = own[0]["dice"] - other[0]["dice"]
-            for target, scores in own[0]["targets"].items():
-                gain = scores["dice"] - other[0]["targets"][target]["dice"]
-                compared[f"{target}/gain_over_{name}"] = gain
-        return compared
+            for metric in self.config.metrics:
+                if metric not in other[0]:
+                    continue
+                of = "" if metric == PRIMARY else f"{metric}_"
+                sign = -1 if METRICS.get(metric).direction == "lower" else 1
+                compared[f"compared/{of}{name}"] = other[0][metric]
+                compared[f"compared/{of}gain_over_{name}"] = sign * (own[0][metric] - other[0][metric])
+                for target, scores in own[0]["targets"].items():
+                    gain = sign * (scores[metric] - other[0]["targets"][target][metric])
+                    compared[f"{target}/{of}gain_over_{name}"] = gain
+        return {name: value for name, value in compared.items() if math.isfinite(value)}

@@ -100,6 +100,7 @@ def outcome_of(folder: Path, compared: Mapping[str, float]) -> Outcome:
     numbers |= {f"versions/{name}": str(value) for name, value in summary["versions"].items()}
     columns = list(dict.fromkeys(name for target in summary["targets"].values() for name in target))
     rows = [[name, *(target.get(column) for column in columns)] for name, target in summary["targets"].items()]
+    numbers = {name: value for name, value in numbers.items() if value == value}  # NaN: a metric without a value
     return Outcome({**numbers, **compared}, pictures, Grid(["target", *columns], rows))
 
 

@@ -28,6 +28,8 @@ def _csv_line(table: Table, row: Row, name: str, weak: str) -> dict[str, Any]:
         "row": row.label,
         "method": row.method,
         "source": name,
+        "unit": table.metric.unit,
+        "better": table.metric.direction,
         table.metric.name: result.value,
         "std": result.std,
         "n": result.n,

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tta_bench.adaptation.scenarios.base import scenario_of
-from tta_bench.metrics.base import Metric
+from tta_bench.metrics.base import PRIMARY, Metric
 from tta_bench.report import text
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.drawings import draw
@@ -48,6 +48,7 @@ def write(table: Table) -> str:
         with_bn_only=any(row.vs_bn_only for row in table.rows),
         planned=planned_cells(table),
         headline=headline(table),
+        reading=text.reading(table.metric),
         breakdown=text.breakdown_groups(table),
         warnings=warnings(table),
         branch_notes=branch_notes(table),
@@ -60,12 +61,18 @@ def best_rows(table: Table) -> dict[str, set[str]]:
     best = {}
     for column in table.columns:
         values = {row.label: row.result(column).value for row in table.rows}
-        known = {label: round(value, 2) for label, value in values.items() if value is not None}
-        best[column] = {label for label, value in known.items() if value == table.metric.best(known.values())[0]}
+        order = text.ranks(list(values.values()), table.metric)
+        best[column] = {label for label, rank in zip(values, order, strict=True) if rank == 1}
     return best
 
 
 _EXCLUSIVE = "Classes exclude each other: each pixel belongs to the most probable of them, or to the background."
+
+
+_EMPTY = {
+    "one": "A class that neither the prediction nor the truth of an image has counts as predicted perfectly.",
+    "skip": "A class that neither the prediction nor the truth of an image has is left out of the means.",
+}
 
 
 def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], metric: Metric) -> list[str]:
@@ -96,18 +103,20 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], met
         each(protocol["order"], lambda value: f"Images come in {f'random order {value}' if value else 'file order'}."),
         each(data.get("exclusive", False), lambda exclusive: _EXCLUSIVE if exclusive else threshold),
         text.scored(protocol, data),
-        f"{metric.in_unit}: mean over the images of a target, then over classes, then over targets; the average is the "
-        "unweighted mean over the sources.",
+        each(protocol.get("empty", "one"), _EMPTY.__getitem__),
+        f"{metric.in_unit}: mean over the images of a target, {'then over classes, ' * metric.per_class}then over "
+        f"targets; the average is the unweighted mean over the sources.{text.reading(metric)}",
     ]
 
 
 def commands(table: Table) -> list[str]:
     """What to type to compute and to report the table again."""
     overrides, word = table.plan.overrides, table.plan.experiment.word
+    metric = [] if table.metric.name == PRIMARY else ["--metric", table.metric.name]
     reference = [] if table.reference == table.plan.experiment.reference else ["--reference", table.reference]
     return [
         shlex.join(["python", "-m", "tta_bench", f"experiment={word}", *overrides]),
-        shlex.join(["tta-bench", "report", word, *overrides, *reference]),
+        shlex.join(["tta-bench", "report", word, *overrides, *reference, *metric]),
     ]
 
 

@@ -1,0 +1,16 @@
+"""How much of the true mask was found."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from tta_bench.metrics.base import register_metric
+
+
+@register_metric("sensitivity", "%", direction="higher", range=(0, 100), title="sensitivity")
+def sensitivity(prediction: Tensor, truth: Tensor) -> float:
+    """Sensitivity (recall) in percent: ``100 |P and G| / |G|``."""
+    true = truth.sum().item()
+    return 100 * float((prediction & truth).sum().item()) / true if true else math.nan
