@@ -55,7 +55,9 @@ def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain:
             samples = [records[index].read(config.image_size) for index in shown]
             # Without a mask there is no contour to draw.
             masks = [np.zeros_like(each.image[..., 0]) if each.mask is None else each.mask for each in samples]
-            rows.append((name, [(each.image, mask) for each, mask in zip(samples, masks, strict=True)]))
+            rows.append(
+                (name, [(each.image.round().astype(np.uint8), mask) for each, mask in zip(samples, masks, strict=True)])
+            )
         except UserError as error:
             faults += error.faults
     if faults:

@@ -16,7 +16,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache as memoised
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,10 +39,10 @@ class Entry:
     """A valid cache entry.
 
     Attributes:
-        images: uint8 ``[n, size, size, 3]``, memory-mapped.
+        images: uint8 or float32 ``[n, size, size, 3]``, memory-mapped.
         masks: uint8 ``[n, size, size]``, memory-mapped; None without masks.
-        index: ``image_names``, ``sizes`` (height, width) as stored, ``counts`` of mask values as pairs, and
-            ``content``, a digest of names and pixels.
+        index: ``image_names``, ``sizes`` (height, width) as stored, ``counts`` of mask values as pairs, ``content``, a
+            digest of names and pixels, and ``spacings`` where files have any.
     """
 
     images: np.ndarray
@@ -126,10 +126,12 @@ def _write(part: Path, names: Sequence[str], size: int, labelled: bool, samples:
     sizes: list[tuple[int, int]] = []
     counts: list[list[tuple[int, int]]] = []
     faults: list[str] = []
+    spacings: list[tuple[float, ...] | None] = []
+    dtype = np.dtype(np.uint8)  # of the images
     content = hashlib.sha256()
     with contextlib.ExitStack() as stack:
         # Plain sequential writes: a full disk raises an error, where writing to a memory map kills the process.
-        files = [stack.enter_context(path.open("wb")) for path in paths]
+        files: list[BinaryIO] = [stack.enter_context(path.open("wb")) for path in paths]
         for file, shape in zip(files, shapes, strict=False):
             _write_header(file, shape)
         for name, sample in zip(names, samples, strict=True):
@@ -137,6 +139,11 @@ def _write(part: Path, names: Sequence[str], size: int, labelled: bool, samples:
                 faults += sample.faults
             elif not faults:
                 content.update(name.encode())
+                if sample.image.dtype != dtype:
+                    if dtype == np.uint8:
+                        dtype = sample.image.dtype
+                        files[0] = stack.enter_context(_widened(files[0], paths[0], shapes[0], len(sizes), dtype))
+                    sample = replace(sample, image=sample.image.astype(dtype))
                 for file, array in zip(files, (sample.image, sample.mask), strict=False):
                     assert array is not None  # of labelled images
                     pixels = array.tobytes()
@@ -144,6 +151,7 @@ def _write(part: Path, names: Sequence[str], size: int, labelled: bool, samples:
                     content.update(pixels)
                 sizes.append((sample.height, sample.width))
                 counts.append(list(sample.counts.items()))
+                spacings.append(sample.spacing)
         for file in files:
             _flush(file)
     if faults:
@@ -154,15 +162,33 @@ def _write(part: Path, names: Sequence[str], size: int, labelled: bool, samples:
         "sizes": sizes,
         "counts": counts,
         "content": content.hexdigest(),
+        **({"spacings": spacings} if any(spacings) else {}),
     }
     with (part / "index.json").open("wb") as file:
         file.write(json.dumps({**index, "checksum": digest(index)}).encode())
         _flush(file)
 
 
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Begin an ``.npy`` file of uint8 values."""
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: str = "|u1") -> None:
+    """Begin an ``.npy`` file."""
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+
+
+def _widened(file: BinaryIO, path: Path, shape: tuple[int, ...], done: int, dtype: np.dtype) -> BinaryIO:
+    """Begin the file anew in another type of numbers, with the ``done`` images that it has."""
+    file.flush()
+    wider = path.with_name(f"{path.name}.wider")
+    new = wider.open("wb")
+    _write_header(new, shape, dtype.str)
+    length = int(np.prod(shape[1:]))
+    with path.open("rb") as before:
+        np.lib.format.read_magic(before)
+        np.lib.format.read_array_header_1_0(before)
+        for _ in range(done):
+            new.write(np.frombuffer(before.read(length), np.uint8).astype(dtype).tobytes())
+    file.close()
+    wider.replace(path)
+    return new
 
 
 def _flush(file: BinaryIO) -> None:

@@ -20,10 +20,14 @@ class Domain:
     Attributes:
         name: the domain's name, as in ``source=`` and ``target=``.
         image_names: one identifier per image, in stream order.
-        images: uint8 ``[n, size, size, 3]``, RGB; usually memory-mapped.
+        images: ``[n, size, size, 3]``, RGB in grey levels of 0 to 255; usually memory-mapped. uint8, or float32 where
+            any image has levels that are no whole numbers.
         masks: uint8 ``[n, size, size]``, the mask values of the files (``classes`` gives them meaning); None without.
         classes: class name -> mask values that belong to it; classes may nest (disc and cup).
         fingerprint: hash of all of the above, so that results can tell when the data changed.
+        cases: of each image the name of its volume and its number there, from 0; None where images are no slices.
+        spacings: of each image as stored, millimetres from slice to slice, row to row and column to column; None where
+            files have none.
     """
 
     name: str
@@ -32,6 +36,8 @@ class Domain:
     masks: np.ndarray | None
     classes: Mapping[str, tuple[int, ...]]
     fingerprint: str
+    cases: tuple[tuple[str, int], ...] | None = None
+    spacings: tuple[tuple[float, float, float] | None, ...] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -40,6 +46,10 @@ class Domain:
     def image(self, index: int, preprocessing: Preprocessing = PAPER) -> Tensor:
         """What a source model of this preprocessing is shown: float32 ``[3, size, size]`` in [0, 1]."""
         return preprocessing.unit_range(torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float())
+
+    def picture(self, index: int) -> np.ndarray:
+        """An image to look at: uint8 ``[size, size, 3]``."""
+        return np.array(self.images[index]).round().astype(np.uint8)
 
     def mask(self, index: int) -> np.ndarray:
         """The mask values of an image: uint8 ``[size, size]``.

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from tta_bench.data.cache import Entry, digest, open_entry, remove_leftovers, sole_maker, write_entry
 from tta_bench.data.decoding import decode
 from tta_bench.data.domain import Domain
-from tta_bench.data.readers.base import Record, open_reader
+from tta_bench.data.readers.base import Record, case_of, open_reader
 from tta_bench.data.shades import MANY, shares
 from tta_bench.errors import UserError, shown
 from tta_bench.schema import DataConfig
@@ -94,12 +94,14 @@ def survey(
                 )
                 raise UserError([*faults, unwritable]) from error
             else:
-                prepared[name] = _prepared(config, name, entry)
+                prepared[name] = _prepared(config, name, records, entry)
     return prepared, tuple(faults)
 
 
-def _prepared(config: DataConfig, name: str, entry: Entry) -> Prepared:
+def _prepared(config: DataConfig, name: str, records: Sequence[Record], entry: Entry) -> Prepared:
     """A cache entry as a domain."""
+    cases = tuple(case for case in map(case_of, records) if case is not None)
+    spacings = entry.index.get("spacings")
     domain = Domain(
         name=name,
         image_names=tuple(entry.index["image_names"]),
@@ -107,14 +109,19 @@ def _prepared(config: DataConfig, name: str, entry: Entry) -> Prepared:
         masks=entry.masks,
         classes=config.classes,
         fingerprint=digest([name, entry.index["content"], list(config.classes.items())]),
+        cases=cases if len(cases) == len(records) else None,
+        spacings=None if spacings is None else tuple(None if each is None else tuple(each) for each in spacings),
     )
     return Prepared(domain, tuple((height, width) for height, width in entry.index["sizes"]))
 
 
 def _entry(config: DataConfig, name: str, records: Sequence[Record], cache: Path, bars: Progress) -> Entry:
     """The cache entry of some records, made if it is absent or invalid."""
+    reading = config.reading
     stamps = [[record.name, *record.stamp()] for record in records]
-    folder = cache / digest([LAYOUT_VERSION, config.name, config.image_size, config.shades, stamps])
+    folder = cache / digest(
+        [LAYOUT_VERSION, config.name, config.image_size, config.shades, stamps, *([reading] if reading else [])]
+    )
     if entry := open_entry(folder):
         return entry
     with sole_maker(folder):

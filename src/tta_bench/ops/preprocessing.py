@@ -16,12 +16,16 @@ def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     """Bring an RGB image to the square network input; the aspect ratio is not kept, as in the paper.
 
     Args:
-        image: uint8 ``[height, width, 3]``.
+        image: uint8 ``[height, width, 3]``, or float32 in grey levels of 0 to 255.
         size: side in pixels.
 
     Returns:
-        uint8 ``[size, size, 3]``, by Pillow's bicubic filter.
+        ``[size, size, 3]`` of the same type, by Pillow's bicubic filter.
     """
+    if image.dtype != np.uint8:
+        channels = [Image.fromarray(channel) for channel in np.moveaxis(image, 2, 0)]
+        resized = [np.asarray(each.resize((size, size), Image.Resampling.BICUBIC)) for each in channels]
+        return np.stack(resized, axis=2).clip(0, 255)
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 

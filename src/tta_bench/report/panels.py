@@ -258,7 +258,7 @@ def _panel(
     shape = (len(domain), *truth.shape)
     return Panel(
         title=f"{target}: {domain.image_names[index]}{f' ({choice.note})' if choice.note else ''}",
-        image=np.array(domain.images[index]),
+        image=domain.picture(index),
         truth=truth,
         predictions={
             label: read_predictions(finished.cell.folder().predictions, target, shape).mask(index)

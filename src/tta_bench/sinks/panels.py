@@ -33,9 +33,7 @@ def write_panels(folder: CellFolder, domains: Mapping[str, Domain], rows: Sequen
         index = int(own[len(own) // 2]["index"])
         truth = domain.label(index).numpy()
         prediction = read_predictions(folder.predictions, target, (len(domain), *truth.shape)).mask(index)
-        write_atomically(
-            folder.path / "panels" / f"{target}.png", _png(np.array(domain.images[index]), truth, prediction)
-        )
+        write_atomically(folder.path / "panels" / f"{target}.png", _png(domain.picture(index), truth, prediction))
 
 
 def _png(image: NDArray[np.uint8], *masks: NDArray[np.bool_]) -> bytes:

@@ -14,6 +14,7 @@ import numpy as np
 from tta_bench.data.files import is_text, printable
 from tta_bench.errors import UserError, nearest
 from tta_bench.registry import Registry
+from tta_bench.runtime.files_section import FilesConfig
 from tta_bench.schema import DataConfig
 
 
@@ -22,11 +23,12 @@ class Sample:
     """One decoded image, with its mask if it has one.
 
     Attributes:
-        image: uint8 ``[size, size, 3]``, RGB.
+        image: ``[size, size, 3]``, RGB in grey levels of 0 to 255: uint8, or float32 where they are no whole numbers.
         mask: uint8 ``[size, size]``, mask values; None without a mask.
         height: of the image as stored, pixels.
         width: of the image as stored, pixels.
         counts: pixels of each mask value that occurs before resizing, ascending by value; empty without a mask.
+        spacing: millimetres from slice to slice, row to row and column to column as stored; None where there is none.
     """
 
     image: np.ndarray
@@ -34,6 +36,7 @@ class Sample:
     height: int
     width: int
     counts: Mapping[int, int]
+    spacing: tuple[float, float, float] | None = None
 
 
 class Record(Protocol):
@@ -65,6 +68,15 @@ class Record(Protocol):
         """
 
 
+def case_of(record: Record) -> tuple[str, int] | None:
+    """The name of the volume that an image is a slice of, and its number there, from 0; None where it is no slice.
+
+    A record that has slices says so by its attributes ``case`` and ``slice``.
+    """
+    case, number = getattr(record, "case", None), getattr(record, "slice", None)
+    return None if case is None or number is None else (case, number)
+
+
 class Reader(ABC):
     """A data set: domains and their records."""
 
@@ -73,6 +85,9 @@ class Reader(ABC):
 
     decodes_shades: ClassVar[bool] = False
     """Whether its masks are grey pictures, so that ``data.shades`` means something."""
+
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Keys of :class:`~tta_bench.runtime.files_section.FilesConfig` that mean something for it."""
 
     @classmethod
     @abstractmethod
@@ -124,6 +139,8 @@ def section_faults(config: DataConfig) -> list[str]:
     faults = [f"data={config.name} needs {remedies[key]}" for key in reader.needs if not getattr(config, key)]
     if config.shades is not None and not reader.decodes_shades:
         faults.append(f"data.shades is for data=fundus: data={config.name} has data.classes instead")
+    given = [key for key in FilesConfig.model_fields if getattr(config, key) is not None and key not in reader.takes]
+    faults += [f"data.{key} is not for data={config.name}: leave it out, or use data=folder" for key in given]
     return faults
 
 
