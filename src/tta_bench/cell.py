@@ -31,7 +31,7 @@ from tta_bench.models.placement import place
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.rescoring import with_metrics
 from tta_bench.records.run_log import run_log
-from tta_bench.records.scores import ImageRecord, image_row, overall_scores, target_scores
+from tta_bench.records.scores import ImageRecord, case_scores, image_row, overall_scores, target_scores
 from tta_bench.records.snapshots import SnapshotFile, code_digest
 from tta_bench.records.store import CellFolder, cell_hash
 from tta_bench.runtime.files import translate_os_errors
@@ -275,8 +275,11 @@ def compute(
     updates = sum(len(group[0]) for group in groups)  # an update of side-by-side streams counts once
     counted = {"forwards_per_image": network.forwards / updates, "backwards_per_image": method.backwards / updates}
     summary = summarise(cell, rows, domains, source, method) | counted
+    predictions = predictions_by_target(cell, scoring.records)
+    for name, entry in summary["targets"].items():
+        entry |= case_scores(domains[name], predictions[name])
     summary["peak_memory_mb"] = round(memory.megabytes(), 1)
-    return rows, predictions_by_target(cell, scoring.records), summary
+    return rows, predictions, summary
 
 
 def lockstep_width(config: RunConfig, method: Method, device: torch.device) -> int:

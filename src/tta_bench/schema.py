@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
-from tta_bench.runtime.files_section import FilesConfig, Names, as_mapping, as_tuple
+from tta_bench.runtime.files_section import FilesConfig, Names, as_mapping, as_tuple, null_is
 from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed, check_device
 from tta_bench.runtime.sections import PreprocessingConfig, Section, ascending
 
@@ -197,6 +197,9 @@ class ModelConfig(Section):
     encoder_weights: str | None = None
     decoder_channels: tuple[Annotated[int, Range(1, 2**14)], ...] | None = None
     branches: tuple[str, ...] = ()
+    channels: Annotated[Literal[1, 3] | None, null_is(3)] = Field(
+        default=None, description="of its images; null: 3, and 1 shows it the luminance alone"
+    )
     options: dict[str, Any] = Field(default={}, description="of a network of a plug-in, as that reads them")
     preprocessing: PreprocessingConfig | None = Field(
         default=None, description="of its images; null: that of the checkpoint, the paper's where one is trained"
@@ -205,11 +208,18 @@ class ModelConfig(Section):
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # a mapping has none
 
+    @model_validator(mode="after")
+    def _mean_is_of_channels(self) -> ModelConfig:
+        mean = self.preprocessing.mean if self.preprocessing else None
+        if self.channels == 1 and mean is not None and len(mean) == 3:
+            raise ValueError("model.channels=1 and model.preprocessing has three means: give one, and one deviation")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """These keys are younger than many results, whose identity is that of none, and of the paper's."""
         content: dict[str, Any] = dump(self)
-        for key in ("options", "architecture"):
+        for key in ("options", "architecture", "channels"):
             if not content.get(key):
                 content.pop(key, None)
         if self.preprocessing in (None, PreprocessingConfig(range="min_max")):

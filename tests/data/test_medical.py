@@ -44,16 +44,21 @@ def test_slices_do_not_depend_on_the_order_of_the_axes_in_the_file(tmp_path, cod
     np.testing.assert_allclose(stack.spacing, [spacing[axis], rows, columns], rtol=1e-6)
 
 
-def test_a_mask_is_written_in_the_place_of_its_volume(tmp_path):
-    from tta_bench.data.decoders.nifti import write_like
-
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_a_mask_is_written_in_the_place_of_its_volume(tmp_path, suffix):
     path = tmp_path / "a.nii.gz"
     nifti(path, codes="SRA")
+    if not suffix.startswith(".nii"):
+        path = tmp_path / f"a{suffix}"
+        sitk.WriteImage(sitk.ReadImage(str(tmp_path / "a.nii.gz")), str(path))
     mask = (decoder_of(path).read(path, 1, 10**6).values > 0).astype(np.uint8)
-    write_like(tmp_path / "m.nii.gz", path, mask, 1)
-    np.testing.assert_array_equal(decoder_of(path).mask(tmp_path / "m.nii.gz", 1, 10**6), mask)
-    np.testing.assert_array_equal(nibabel.load(tmp_path / "m.nii.gz").affine, nibabel.load(path).affine)
-    assert nibabel.load(tmp_path / "m.nii.gz").get_data_dtype() == np.uint8
+    written = tmp_path / f"m{suffix}"
+    decoder_of(path).write_mask(written, path, mask, 1)
+    np.testing.assert_array_equal(decoder_of(path).mask(written, 1, 10**6), mask)
+    before, after = (sitk.ReadImage(str(each)) for each in (path, written))
+    assert after.GetPixelID() == sitk.sitkUInt8
+    for each in ("GetSize", "GetOrigin", "GetSpacing", "GetDirection"):
+        np.testing.assert_allclose(getattr(after, each)(), getattr(before, each)(), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class Domain:
         return len(self.image_names)
 
     def image(self, index: int, preprocessing: Preprocessing = PAPER) -> Tensor:
-        """What a source model of this preprocessing is shown: float32 ``[3, size, size]`` in [0, 1]."""
+        """What a source model of this preprocessing is shown: float32 ``[channels, size, size]`` in [0, 1]."""
         return preprocessing.unit_range(torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float())
 
     def picture(self, index: int) -> np.ndarray:

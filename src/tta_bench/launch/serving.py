@@ -16,7 +16,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import OFFICIAL_IMAGE_SIZE, read_description
 from tta_bench.schema import RunConfig
 
-TAKEN = ("method", "protocol", "seed", "device", "checkpoint", "data.max_pixels")
+TAKEN = ("method", "protocol", "seed", "device", "checkpoint", "data.max_pixels", "data.intensity", "data.axis")
 """Keys and groups that a prediction takes."""
 
 OF_THE_CHECKPOINT = (
@@ -87,6 +87,9 @@ def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
         data["image_size"] = described.image_size
     elif "data.image_size" not in keys:
         data["image_size"] = OFFICIAL_IMAGE_SIZE
+    if described.intensity is not None:
+        recorded.add("data.intensity")
+        data["intensity"] = dict(described.intensity)
     needed: Sequence[str] = ()
     with suppress(UserError):  # told by the validation
         options = method_options(section["method"])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,6 +42,13 @@ def min_max(image: Tensor) -> Tensor:
     low = image.amin(dim=(-3, -2, -1), keepdim=True)
     span = image.amax(dim=(-3, -2, -1), keepdim=True) - low
     return (image - low) / span.masked_fill(span == 0, 1)
+
+
+def grey(image: Tensor) -> Tensor:
+    """One channel ``[..., 1, H, W]`` of red, green and blue: the luminance of ITU-R BT.601, of a grey image its own."""
+    if image.shape[-3] == 1 or bool((image == image[..., :1, :, :]).all()):
+        return image[..., :1, :, :]
+    return (image * image.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(-3, keepdim=True)
 
 
 def unit(image: Tensor) -> Tensor:
@@ -87,15 +94,24 @@ class Preprocessing:
         percentiles: of each image that become 0 and 1, for ``percentile`` alone.
         mean: of each channel, or one of all, in [0, 1]; None for none.
         std: likewise; above 0.
+        channels: of the network, 3 or 1; a network of one is shown the luminance. Part of the network, not of what is
+            stored of the preprocessing.
     """
 
     range: Literal["min_max", "unit", "percentile"] = "min_max"
     percentiles: tuple[float, float] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    channels: int = 3
+
+    def content(self) -> dict[str, Any]:
+        """What is stored of it, field by field."""
+        return {key: value for key, value in asdict(self).items() if key != "channels"}
 
     def unit_range(self, image: Tensor) -> Tensor:
-        """Grey levels ``[..., 3, H, W]``, floating, as values in [0, 1]."""
+        """Grey levels ``[..., 3, H, W]``, floating, as values in [0, 1] of as many channels as the network has."""
+        if self.channels == 1:
+            image = grey(image)
         if self.percentiles is not None:
             return between_percentiles(image, *self.percentiles)
         return min_max(image) if self.range == "min_max" else unit(image)

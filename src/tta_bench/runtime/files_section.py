@@ -43,7 +43,7 @@ def _text_keys(value: Any) -> Any:
     return {str(key): each for key, each in value.items()} if isinstance(value, Mapping) else value
 
 
-def _null_is(default: Any) -> BeforeValidator:
+def null_is(default: Any) -> BeforeValidator:
     """The default spelled out is the default, so that it is no other data set."""
     return BeforeValidator(lambda value: None if value == default and not isinstance(value, bool) else value)
 
@@ -56,14 +56,14 @@ Level = Annotated[float, Range(-LARGE, LARGE)]
 class IntensityConfig(Section):
     """Which pixel values become black and white: one of three rules."""
 
-    minmax: bool = Field(default=False, description="the lowest and the highest of each file")
+    minmax: bool | None = Field(default=None, description="the lowest and the highest of each file")
     window: tuple[Level, Level] | None = Field(default=None, description="these two")
     percentile: tuple[Percentile, Percentile] | None = Field(default=None, description="of each file")
 
     @model_validator(mode="after")
     def _is_one_rule(self) -> IntensityConfig:
         valid = "give minmax, {window: [LOW, HIGH]} or {percentile: [1, 99]}"
-        if self.minmax + (self.window is not None) + (self.percentile is not None) != 1:
+        if sum(map(bool, (self.minmax, self.window, self.percentile))) != 1:
             raise ValueError(f"data.intensity is one rule: {valid}")
         ends = self.window or self.percentile
         if ends is not None and ends[0] >= ends[1]:
@@ -77,19 +77,19 @@ class FilesConfig(Section):
     intensity: Annotated[IntensityConfig | None, BeforeValidator(_as_intensity)] = Field(
         default=None, description="null: 8 and 16 bits by the range of their type, others by their window or ends"
     )
-    axis: Annotated[Annotated[int, Range(0, 2)] | None, _null_is(2)] = Field(
+    axis: Annotated[Annotated[int, Range(0, 2)] | None, null_is(2)] = Field(
         default=None, description="of volumes, that slices are counted along; null: 2, of x, y and z"
     )
-    image_dir: Annotated[str | None, _null_is("image")] = Field(
+    image_dir: Annotated[str | None, null_is("image")] = Field(
         default=None, description="folder: where a domain has its images; null: image"
     )
-    mask_dir: Annotated[str | None, _null_is("mask")] = Field(
+    mask_dir: Annotated[str | None, null_is("mask")] = Field(
         default=None, description="folder: where a domain has its masks; null: mask"
     )
-    mask_prefix: Annotated[str | None, _null_is("")] = Field(
+    mask_prefix: Annotated[str | None, null_is("")] = Field(
         default=None, description="folder: what stands before the image's name in that of its mask"
     )
-    mask_suffix: Annotated[str | None, _null_is("")] = Field(default=None, description="folder: what stands behind it")
+    mask_suffix: Annotated[str | None, null_is("")] = Field(default=None, description="folder: what stands behind it")
     colours: Annotated[dict[str, tuple[Byte, Byte, Byte]] | None, BeforeValidator(_text_keys)] = Field(
         default=None, description="folder: class or mask value -> red, green, blue"
     )
@@ -99,7 +99,7 @@ class FilesConfig(Section):
     annotators: Annotated[Names | None, Field(min_length=2)] = Field(
         default=None, description="folder: FOLDER/ or suffix of each annotator's masks"
     )
-    fusion: Annotated[Literal["majority", "intersection", "staple"] | None, _null_is("majority")] = Field(
+    fusion: Annotated[Literal["majority", "intersection", "staple"] | None, null_is("majority")] = Field(
         default=None, description="of annotators; null: majority"
     )
 

@@ -18,11 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 from tta_bench.data.domain import class_channels
-from tta_bench.data.images import read_image
 from tta_bench.metrics.dice import dice_score
 from tta_bench.ops.painting import COLOURS, paint
 from tta_bench.ops.probabilities import Activation, masks, probabilities
 from tta_bench.runtime.files import write_atomically
+from tta_bench.schema import DataConfig
 from tta_bench.serving.folder import OUT
 from tta_bench.serving.images import ImageFile
 from tta_bench.serving.masks import mask_values, mean_entropy, resized, vertical_ratio
@@ -80,7 +80,7 @@ class ImageWriter:
         activation: what the logits stand for.
         threshold: probability from which a pixel belongs to a class.
         outputs: what to write.
-        max_pixels: of an image that is read again for its overlay.
+        data: how an image is read again for its overlay.
     """
 
     out: Path
@@ -88,7 +88,7 @@ class ImageWriter:
     activation: Activation
     threshold: float
     outputs: Outputs
-    max_pixels: int
+    data: DataConfig
 
     def write(self, image: ImageFile, prediction: Prediction) -> dict[str, Any]:
         """Write all files of an image, each whole or not at all.
@@ -117,9 +117,20 @@ class ImageWriter:
             for name, level in zip(self.classes, levels[-len(self.classes) :], strict=True):  # without the background
                 self._save(f"probabilities/{file_name(name)}/{image.stem}.png", Image.fromarray(level))
         if self.outputs.overlay:
-            drawn = overlay(read_image(image.path, self.max_pixels), after, before if self.outputs.compare else None)
+            shown = image.record(self.data).levels().round().astype(np.uint8)
+            drawn = overlay(shown, after, before if self.outputs.compare else None)
             self._save(f"overlays/{image.stem}.jpg", drawn)
         return {**row, **prediction.told}
+
+    @property
+    def folders(self) -> list[str]:
+        """Those that masks are written to, below :attr:`out`."""
+        parts = ["masks", *["unadapted"] * self.outputs.compare]
+        return (
+            [f"{part}/{file_name(name)}" for part in parts for name in self.classes]
+            if self.outputs.per_class
+            else parts
+        )
 
     def _shape(self, prefix: str, found: Tensor) -> dict[str, float | None]:
         """The area of each class in parts of the image, and the cup-to-disc ratio where there are both."""

@@ -9,7 +9,6 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -184,7 +183,7 @@ def branchless_path(checkpoint: Description, root: Path) -> Path | None:
         return None
     try:
         model = ModelConfig.model_validate(
-            {**checkpoint.architecture, "branches": (), "preprocessing": asdict(checkpoint.preprocessing)}
+            {**checkpoint.architecture, "branches": (), "preprocessing": checkpoint.preprocessing.content()}
         )
         training = TrainingConfig.model_validate(checkpoint.training)
     except ValidationError:  # also where a file of encoder weights is gone: the key cannot be known any more
@@ -344,6 +343,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
                 image_size=domain.images.shape[1],
                 domain=domain.name,
                 fingerprint=domain.fingerprint,
+                intensity=config.data.model_dump(mode="json").get("intensity"),
                 training=training.model_dump(mode="json"),
                 dice_in_domain_per_class=dice,
             )

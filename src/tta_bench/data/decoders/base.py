@@ -85,6 +85,20 @@ class Decoder(ABC):
         """
         return whole_numbers(path, self.read(path, axis, max_pixels).values)
 
+    def write_mask(self, path: Path, image: Path, mask: np.ndarray, axis: int) -> None:
+        """Write the mask of a volume into a file of its own, in the place and orientation of the volume.
+
+        Args:
+            path: the new file.
+            image: the volume.
+            mask: uint8 ``[slices, height, width]``, as :meth:`read` gives those of the volume.
+            axis: that they are along.
+
+        Raises:
+            NotImplementedError: the format is not written.
+        """
+        raise NotImplementedError
+
     def place(self, path: Path) -> float:
         """Where a slice that is a file of its own lies among the others of its case; 0 where its name decides."""
         return 0.0
@@ -129,6 +143,16 @@ def stem_of(path: Path) -> str:
     """The name of a file without its ending."""
     suffix = suffix_of(path.name)
     return path.name[: -len(suffix)] if suffix and suffix != path.name else path.stem
+
+
+def slices_in(path: Path, axis: int) -> int | None:
+    """How many slices a file has; None for one of pictures, which is not opened, and for one that holds a picture.
+
+    Raises:
+        UserError: the header cannot be read.
+    """
+    decoder = decoder_of(path)
+    return None if isinstance(decoder, DECODERS.get(PICTURES)) else decoder.shape(path, axis)[0]
 
 
 def decoder_of(path: Path) -> Decoder:

@@ -17,8 +17,10 @@ from tta_bench.data.decoders.base import (
     sentences,
     sliced_spacing,
     slices_of,
+    volume_of,
 )
 from tta_bench.errors import UserError
+from tta_bench.runtime.files import replacing
 
 _ORIENTATION = "LPI"  # as that of NIfTI files
 
@@ -43,6 +45,19 @@ class ItkDecoder(Decoder):
         """See :class:`Decoder`."""
         values, spacing = self._open(path, axis, max_pixels)
         return Stack(real_numbers(path, values), spacing)
+
+    def write_mask(self, path: Path, image: Path, mask: np.ndarray, axis: int) -> None:
+        """See :class:`Decoder`."""
+        sitk = library(image, "SimpleITK", "medical")
+        volume = sitk.ReadImage(str(image))
+        turned = sitk.GetImageFromArray(np.ascontiguousarray(volume_of(mask, axis).transpose(2, 1, 0)))
+        turned.CopyInformation(sitk.DICOMOrient(volume, _ORIENTATION))
+        orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(volume.GetDirection())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            named = temporary.with_name(f"{temporary.name}{path.suffix}")  # which tells the library the format
+            sitk.WriteImage(sitk.DICOMOrient(turned, orientation), str(named), useCompression=True)
+            named.replace(temporary)
 
     def _dimension(self, path: Path) -> int:
         return int(_header(path).GetDimension())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tta_bench.data.decoders.base import (
     volume_of,
 )
 from tta_bench.errors import UserError
-from tta_bench.runtime.files import replacing
+from tta_bench.runtime.files import write_atomically
 
 ORIENTATION = ("L", "P", "I")
 """Where x, y and z lead: a slice is seen as radiologists see it, whatever the order of the axes in the file."""
@@ -68,37 +69,20 @@ class NiftiDecoder(Decoder):
             spacing = sliced_spacing(turned.header.get_zooms()[:3], axis)
             return Stack(slices_of(values, axis), spacing)
 
+    def write_mask(self, path: Path, image: Path, mask: np.ndarray, axis: int) -> None:
+        """See :class:`Decoder`; with the affine of the volume."""
+        nibabel = library(image, "nibabel", "medical")
+        from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
 
-def write_like(path: Path, image: Path, slices: np.ndarray, axis: int) -> None:
-    """Write a mask of a NIfTI volume into a file of its own, in the place and orientation of the volume.
-
-    Args:
-        path: the new file.
-        image: the volume.
-        slices: uint8 ``[slices, height, width]``, as :meth:`NiftiDecoder.read` gives those of the volume.
-        axis: that they are along.
-    """
-    nibabel = library(image, "nibabel", "medical")
-    from nibabel.orientations import apply_orientation, ornt_transform
-
-    file = nibabel.load(image)
-    back = ornt_transform(_axes(), nibabel.io_orientation(file.affine))
-    volume = apply_orientation(volume_of(slices, axis), back).astype(np.uint8)
-    header = file.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        kind = nibabel.Nifti2Image if isinstance(file, nibabel.Nifti2Image) else nibabel.Nifti1Image
-        content = kind(volume, file.affine, header).to_bytes()
-        temporary.write_bytes(_compressed(content) if path.name.lower().endswith(".gz") else content)
-
-
-def _compressed(content: bytes) -> bytes:
-    import gzip
-
-    return gzip.compress(content, 6, mtime=0)
+        file = nibabel.load(image)
+        back = ornt_transform(_axes(), io_orientation(file.affine))
+        volume = apply_orientation(volume_of(mask, axis), back).astype(np.uint8)
+        header = file.header.copy()
+        header.set_data_dtype(np.uint8)
+        header.set_slope_inter(1, 0)
+        header["cal_min"] = header["cal_max"] = 0
+        content = type(file)(volume, file.affine, header).to_bytes()
+        write_atomically(path, gzip.compress(content, 6, mtime=0) if path.suffix.lower() == ".gz" else content)
 
 
 def _axes() -> Any:

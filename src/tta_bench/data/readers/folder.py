@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Self
 
-from tta_bench.data.decoders.base import AXIS, DECODERS, PICTURES, decoder_of, file_state, stem_of
+from tta_bench.data.decoders.base import AXIS, decoder_of, file_state, slices_in, stem_of
 from tta_bench.data.file_record import FileRecord
 from tta_bench.data.files import is_text, printable
 from tta_bench.data.mask_sources import AnnotatorMasks, ClassMasks, ColourMask, MaskSource
@@ -164,7 +164,7 @@ class FolderReader(Reader):
             intensity=config.intensity,
             axis=AXIS if config.axis is None else config.axis,
         )
-        slices = _slices_of(image, record.axis)
+        slices = slices_in(image, record.axis)
         if slices is None:
             return [record]
         return [
@@ -196,12 +196,6 @@ class FolderReader(Reader):
                     image = stem_of(path).removeprefix(self._before).removesuffix(self._behind)
                     faults.append(f"{path} has no image: add {folder / self._images / image}.* or remove the mask")
         return faults
-
-
-def _slices_of(path: Path, axis: int) -> int | None:
-    """How many slices a file has; None for a picture, whose file is not opened."""
-    decoder = decoder_of(path)
-    return None if isinstance(decoder, DECODERS.get(PICTURES)) else decoder.shape(path, axis)[0]
 
 
 @lru_cache(maxsize=64)
