@@ -87,7 +87,7 @@ def test_a_case_counts_its_pixels_together():
 def test_predictions_of_a_volume_are_a_volume_in_its_place(finished):
     root, _, (summary, _), _ = finished
     checkpoint = summary["source_checkpoint"]["path"]
-    words = ["predict", str(root / "raw/B"), str(root / "predicted"), f"checkpoint={checkpoint}", "+method=tent"]
+    words = ["predict", str(root / "raw/B/image"), str(root / "predicted"), f"checkpoint={checkpoint}", "+method=tent"]
     main([*words, "device=cpu", "--overlay"])
     for case in ("p2", "p3"):
         mask, image = (nibabel.load(root / place / f"{case}.nii.gz") for place in ("predicted/masks", "raw/B/image"))
@@ -97,4 +97,4 @@ def test_predictions_of_a_volume_are_a_volume_in_its_place(finished):
     assert not list((root / "predicted/masks").rglob("*.png"))
     assert (root / "predicted/overlays/p2/0000.jpg").is_file()
     rows = list(csv.DictReader((root / "predicted/predictions.csv").open()))
-    assert [row["image"] for row in rows][:2] == ["image/p2.nii.gz/0000", "image/p2.nii.gz/0001"]
+    assert [row["image"] for row in rows][:2] == ["p2.nii.gz/0000", "p2.nii.gz/0001"]
