@@ -31,6 +31,7 @@ from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
 from tta_bench.records.scores import (
     ImageRecord,
+    case_scores,
     empty_masks,
     image_row,
     outside_classes,
@@ -289,8 +290,10 @@ def compute(
         name: empty_masks([r.empty for r in scoring.records if r.place.domain == name], domains[name].classes)
         for name in cell.targets
     }
-    summary["peak_memory_mb"] = round(memory.megabytes(), 1)
     predictions = predictions_by_target(cell, scoring.records)
+    for name, entry in summary["targets"].items():
+        entry |= case_scores(domains[name], predictions[name])
+    summary["peak_memory_mb"] = round(memory.megabytes(), 1)
     return rows, predictions, summary | {"outside": outside_classes(predictions, config.data.classes)}
 
 

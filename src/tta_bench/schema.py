@@ -6,7 +6,6 @@ below, which know of no registry: what a name stands for is looked up there.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
+from tta_bench.runtime.files_section import FilesConfig, Names, as_mapping, as_tuple, null_is
 from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed, check_device
 from tta_bench.runtime.sections import PreprocessingConfig, Section, ascending
 
@@ -40,32 +40,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:200]}..."
 
 
-def as_tuple(value: Any) -> Any:
-    """Accept ``A``, ``'A,C'`` and ``[A, C]`` for a list of names or numbers."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    if isinstance(value, int | float):
-        return (value,)
-    return value
-
-
-def _as_mapping(value: Any) -> Any:
-    """Accept a mapping as JSON, which is how the command line hands over one that replaces the default."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
 def _as_classes(value: Any) -> Any:
-    return {"foreground": (1,)} if value is None else _as_mapping(value)
+    return {"foreground": (1,)} if value is None else as_mapping(value)
 
 
 def _as_shades(value: Any) -> Any:
     """The default spelled out is the default, so that it is no other data set."""
-    shades = _as_mapping(value)
+    shades = as_mapping(value)
     spelled_out = {name: list(codes) for name, codes in SHADES.items()}
     return None if shades in (spelled_out, SHADES) else shades
 
@@ -118,14 +99,13 @@ Grey = Annotated[float, Range(0, 255)]
 
 LOCKSTEP = Range(1, 2**16)
 
-Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), _distinct("seed")]
 Devices = Annotated[tuple[Annotated[int, Range(0, 2**10)], ...], _distinct("launch.devices")]
 MaskValues = tuple[Annotated[int, Range(0, 255)], ...]
 UserPath = Annotated[Path, BeforeValidator(_as_path)]
 
 
-class DataConfig(Section):
+class DataConfig(FilesConfig):
     """Which images, read how (``conf/data``)."""
 
     name: str
@@ -147,7 +127,7 @@ class DataConfig(Section):
     max_pixels: Annotated[int, Range(1, 2**40)] = Field(
         exclude=True, description="refuse larger images; changes no number"
     )
-    domains: Annotated[dict[str, str] | None, BeforeValidator(_as_mapping)] = Field(
+    domains: Annotated[dict[str, str] | None, BeforeValidator(as_mapping)] = Field(
         default=None, description="fundus: domain name -> file prefix"
     )
     seed: Seed = Field(description="synthetic: seed of the generated images")
@@ -166,6 +146,19 @@ class DataConfig(Section):
                 "them, for example {rim: [1], cup: [2]}, or leave data.exclusive out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _files_are_of_classes(self) -> DataConfig:
+        self.check_classes(self.classes)
+        return self
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """All beside the files that decides what is decoded from them, as plain values; empty at its default."""
+        keys = {"intensity", "axis", "colours", "class_masks", "annotators", "fusion"}
+        dumped = self.model_dump(mode="json", include=keys)
+        by_class = self.colours or self.class_masks or self.annotators
+        return {**dumped, "classes": [[name, *values] for name, values in self.classes.items()]} if by_class else dumped
 
     @property
     def activation(self) -> Literal["sigmoid", "softmax"]:
@@ -193,8 +186,9 @@ class DataConfig(Section):
     @model_serializer(mode="wrap")
     def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The keys are younger than many results, whose identity is that of the default."""
-        defaults = {"shades": self.shades is None, "exclusive": not self.exclusive, "fit": self.fit == "stretch"}
-        return {key: value for key, value in dump(self).items() if not defaults.get(key)}
+        left_out = {"shades": self.shades is None, "exclusive": not self.exclusive, "fit": self.fit == "stretch"}
+        left_out |= {key: getattr(self, key) is None for key in FilesConfig.model_fields}
+        return {key: value for key, value in dump(self).items() if not left_out.get(key)}
 
 
 class ModelConfig(Section):
@@ -206,6 +200,9 @@ class ModelConfig(Section):
     encoder_weights: str | None = None
     decoder_channels: tuple[Annotated[int, Range(1, 2**14)], ...] | None = None
     branches: tuple[str, ...] = ()
+    channels: Annotated[Literal[1, 3] | None, null_is(3)] = Field(
+        default=None, description="of its images; null: 3, and 1 shows it the luminance alone"
+    )
     options: dict[str, Any] = Field(default={}, description="of a network of a plug-in, as that reads them")
     preprocessing: PreprocessingConfig | None = Field(
         default=None, description="of its images; null: that of the checkpoint, the paper's where one is trained"
@@ -214,11 +211,18 @@ class ModelConfig(Section):
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # a mapping has none
 
+    @model_validator(mode="after")
+    def _mean_is_of_channels(self) -> ModelConfig:
+        mean = self.preprocessing.mean if self.preprocessing else None
+        if self.channels == 1 and mean is not None and len(mean) == 3:
+            raise ValueError("model.channels=1 and model.preprocessing has three means: give one, and one deviation")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """These keys are younger than many results, whose identity is that of none, and of the paper's."""
         content: dict[str, Any] = dump(self)
-        for key in ("options", "architecture"):
+        for key in ("options", "architecture", "channels"):
             if not content.get(key):
                 content.pop(key, None)
         if self.preprocessing in (None, PreprocessingConfig(range="min_max")):

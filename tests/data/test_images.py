@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from tta_bench.data.images import read_image, stored_pixels
+from tta_bench.data.images import read_image, stored_size
 from tta_bench.data.masks import read_mask
 from tta_bench.errors import UserError
 from tta_bench.ops.preprocessing import resize_image, resize_mask
@@ -113,10 +113,7 @@ REFUSED = {
     "folder": (read_image, lambda path: path.mkdir(), "cannot be read"),
     "text": (read_image, lambda path: path.write_text("name,age\n"), "not an image"),
     "palette": (read_image, transparent_palette, "transparent"),
-    "16 bits": (read_image, Image.fromarray(np.full((64, 64), 3000, np.uint16)), "more than 8 bits per pixel"),
-    "16-bit colour": (read_image, lambda path: path.write_bytes(DEEP), "16 bits per channel"),
     "16-bit coloured mask": (read_mask, lambda path: path.write_bytes(DEEP), "16 bits per channel"),
-    "float": (read_image, Image.fromarray(np.eye(64, dtype=np.float32)), "floating-point"),
     "float mask": (read_mask, Image.fromarray(np.eye(64, dtype=np.float32)), "one small integer per pixel"),
     "LAB": (read_image, Image.new("LAB", SIZE), "LAB"),
     "frames": (read_image, three_frames, "3 frames"),
@@ -145,7 +142,7 @@ def test_what_only_looks_like_a_file_never_blocks(tmp_path, read, kind):
             server.bind(str(path))
     else:
         path.symlink_to({"device": "/dev/zero", "loop": path, "dangling": tmp_path / "nowhere"}[kind])
-    assert stored_pixels(path) == 0
+    assert stored_size(path) == (0, 0)
     sentence = refusal(read, path)
     assert "does not exist" in sentence if kind == "dangling" else "cannot be read (" in sentence
 
@@ -240,7 +237,7 @@ def test_exif_orientation(tmp_path, rgb, suffix):
 
 @pytest.mark.parametrize("size", [32, 64, 96])
 def test_resize_is_the_authors(rgb, indices, size):
-    image, mask = resize_image(rgb, size), resize_mask(indices, size)
+    image, mask = resize_image(rgb, size, size), resize_mask(indices, size, size)
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "PNG")
     expected = Image.open(buffer).convert("RGB").resize((size, size), Image.Resampling.BICUBIC)

@@ -111,7 +111,7 @@ class TestFolder:
         assert f"{images / 'lonely.png'} has no mask: add {masks / 'lonely'}.*" in text
         assert f"{masks / 'orphan.png'} has no image" in text
         assert "twin.png share one name: keep one" in text
-        assert f"{images / 'patient7'} is a folder" in text
+        assert f"{images / 'patient7'} holds no image" in text
 
     def test_no_mask_folder(self, tmp_path):
         picture(tmp_path / "X/image/a.png")

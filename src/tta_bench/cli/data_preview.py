@@ -60,8 +60,9 @@ def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain:
             geometry = Geometry(config.image_size, config.fit)
             samples = [fitted(records[index].read(geometry.side), geometry) for index in shown]
             # Without a mask there is no contour to draw.
-            masks = [np.zeros_like(each.image[..., 0]) if each.mask is None else each.mask for each in samples]
-            rows.append((name, [(each.image, mask) for each, mask in zip(samples, masks, strict=True)]))
+            masks = [np.zeros(each.image.shape[:2], np.uint8) if each.mask is None else each.mask for each in samples]
+            pictures = [each.image.round().astype(np.uint8) for each in samples]
+            rows.append((name, list(zip(pictures, masks, strict=True))))
         except UserError as error:
             faults += error.faults
     if faults:

@@ -73,8 +73,9 @@ def request_of(parsed: argparse.Namespace) -> Request:
         config = compose_serving(parsed.overrides)
     except UserError as error:
         faults += error.faults
+    axis = None if config is None else config.data.axis
     try:
-        images = find_images(parsed.images, parsed.order, parsed.stream_by, parsed.out)
+        images = find_images(parsed.images, parsed.order, parsed.stream_by, parsed.out, axis)
     except UserError as error:
         faults += error.faults
     if parsed.compare and parsed.no_change:

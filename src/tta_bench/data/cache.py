@@ -18,7 +18,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache as memoised
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,11 +44,11 @@ class Entry:
     """A valid cache entry.
 
     Attributes:
-        images: uint8 ``[n, size, size, 3]``, or of the size as stored; memory-mapped.
+        images: uint8 or float32 ``[n, size, size, 3]``, or of the size as stored; memory-mapped.
         masks: uint8 ``[n, size, size]``, memory-mapped; None without masks, and where images are kept as stored.
         truths: the masks as stored; None where they are not kept.
-        index: ``image_names``, ``sizes`` (height, width) as stored, ``counts`` of mask values as pairs, and
-            ``content``, a digest of names and pixels.
+        index: ``image_names``, ``sizes`` (height, width) as stored, ``counts`` of mask values as pairs, ``content``, a
+            digest of names and pixels, and ``spacings`` where files have any.
     """
 
     images: np.ndarray | Ragged
@@ -74,7 +74,8 @@ def open_entry(folder: Path) -> Entry | None:
         images, masks = (np.load(folder / name, mmap_mode="r") if name in names else None for name in _ARRAYS)
         sizes = [tuple(size) for size in index["sizes"]]
         if images is None:
-            images = Ragged(np.memmap(folder / _STORED_IMAGES, np.uint8, "r"), [(*size, 3) for size in sizes])
+            stored = np.memmap(folder / _STORED_IMAGES, np.uint8, "r")
+            images = Ragged(stored, [(*size, 3) for size in sizes], kinds=index["kinds"])
         lengths = index.get("truths")
         truths = Ragged(np.memmap(folder / _TRUTHS, np.uint8, "r"), sizes, lengths) if lengths else None
         return Entry(images, masks, truths, index)
@@ -154,10 +155,13 @@ def _write(
     sizes: list[tuple[int, int]] = []
     counts: list[list[tuple[int, int]]] = []
     faults: list[str] = []
+    spacings: list[tuple[float, ...] | None] = []
+    kinds: list[str] = []  # of numbers, of each image that is kept as stored
+    dtype = np.dtype(np.uint8)  # of the images
     content = hashlib.sha256()
     with contextlib.ExitStack() as stack:
         # Plain sequential writes: a full disk raises an error, where writing to a memory map kills the process.
-        files = [stack.enter_context(path.open("wb")) for path in paths]
+        files: list[BinaryIO] = [stack.enter_context(path.open("wb")) for path in paths]
         for file, shape in zip(files[: len(arrays)], () if as_stored else shapes, strict=False):
             _write_header(file, shape)
         for name, sample in zip(names, samples, strict=True):
@@ -165,6 +169,13 @@ def _write(
                 faults += sample.faults
             elif not faults:
                 content.update(name.encode())
+                if as_stored:
+                    kinds.append(sample.image.dtype.str)
+                elif sample.image.dtype != dtype:
+                    if dtype == np.uint8:
+                        dtype = sample.image.dtype
+                        files[0] = stack.enter_context(_widened(files[0], paths[0], shapes[0], len(sizes), dtype))
+                    sample = replace(sample, image=sample.image.astype(dtype))
                 for file, array in zip(files[: len(arrays)], (sample.image, sample.mask), strict=False):
                     assert array is not None  # of labelled images
                     pixels = array.tobytes()
@@ -176,6 +187,7 @@ def _write(
                     content.update(sample.truth_sha256)
                 sizes.append((sample.height, sample.width))
                 counts.append(list(sample.counts.items()))
+                spacings.append(sample.spacing)
         for file in files:
             _flush(file)
     if faults:
@@ -188,15 +200,34 @@ def _write(
         "sizes": sizes,
         "counts": counts,
         "content": content.hexdigest(),
+        **({"spacings": spacings} if any(spacings) else {}),
+        **({"kinds": kinds} if kinds else {}),
     }
     with (part / "index.json").open("wb") as file:
         file.write(json.dumps({**index, "checksum": digest(index)}).encode())
         _flush(file)
 
 
-def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    """Begin an ``.npy`` file of uint8 values."""
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+def _write_header(file: BinaryIO, shape: tuple[int, ...], dtype: str = "|u1") -> None:
+    """Begin an ``.npy`` file."""
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+
+
+def _widened(file: BinaryIO, path: Path, shape: tuple[int, ...], done: int, dtype: np.dtype) -> BinaryIO:
+    """Begin the file anew in another type of numbers, with the ``done`` images that it has."""
+    file.flush()
+    wider = path.with_name(f"{path.name}.wider")
+    new = wider.open("wb")
+    _write_header(new, shape, dtype.str)
+    length = int(np.prod(shape[1:]))
+    with path.open("rb") as before:
+        np.lib.format.read_magic(before)
+        np.lib.format.read_array_header_1_0(before)
+        for _ in range(done):
+            new.write(np.frombuffer(before.read(length), np.uint8).astype(dtype).tobytes())
+    file.close()
+    wider.replace(path)
+    return new
 
 
 def _flush(file: BinaryIO) -> None:

@@ -27,11 +27,12 @@ class Fitted:
     """What is kept of a sample.
 
     Attributes:
-        image: uint8 ``[height, width, 3]``, RGB, as :meth:`~tta_bench.ops.geometry.Geometry.image` keeps it.
+        image: uint8 or float32 ``[height, width, 3]``, RGB, as :meth:`~tta_bench.ops.geometry.Geometry.image` keeps it.
         mask: uint8 ``[height, width]``, mask values; None without a mask.
         height: of the image as stored, pixels.
         width: likewise.
         counts: pixels of each mask value that occurs before resizing, ascending by value; empty without a mask.
+        spacing: of the sample.
         truth: the mask as stored, :func:`~tta_bench.data.ragged.packed`; None where it is not asked for.
         truth_sha256: of its values.
     """
@@ -41,6 +42,7 @@ class Fitted:
     height: int
     width: int
     counts: Mapping[int, int]
+    spacing: tuple[float, float, float] | None = None
     truth: bytes | None = None
     truth_sha256: bytes = b""
 
@@ -56,8 +58,8 @@ def fitted(sample: Sample, geometry: Geometry, truth: bool = False) -> Fitted:
     height, width = sample.image.shape[:2]
     image, mask = geometry.image(sample.image), sample.mask
     if mask is None:
-        return Fitted(image, None, height, width, {})
-    kept = Fitted(image, geometry.mask(mask), height, width, value_counts(mask))
+        return Fitted(image, None, height, width, {}, sample.spacing)
+    kept = Fitted(image, geometry.mask(mask), height, width, value_counts(mask), sample.spacing)
     if not truth:
         return kept
     stored = np.ascontiguousarray(mask)

@@ -25,7 +25,8 @@ class Domain:
     Attributes:
         name: the domain's name, as in ``source=`` and ``target=``.
         image_names: one identifier per image, in stream order.
-        images: uint8 ``[n, size, size, 3]``, RGB; usually memory-mapped; cut into tiles, they are kept as stored.
+        images: ``[n, size, size, 3]``, RGB in grey levels of 0 to 255; usually memory-mapped. uint8, or float32 where
+            any image has levels that are no whole numbers. Cut into tiles, they are kept as stored.
         masks: uint8 ``[n, size, size]``, the mask values of the files (``classes`` gives them meaning); None without;
             kept as stored where the images are.
         classes: class name -> mask values that belong to it; classes may nest (disc and cup).
@@ -34,6 +35,9 @@ class Domain:
         sizes: height and width of each image as stored, pixels; default: those of ``images``.
         truths: the masks as stored, where ``masks`` are not; None where none are kept.
         score_at: size at which predictions are compared with the truth.
+        cases: of each image the name of its volume and its number there, from 0; None where images are no slices.
+        spacings: of each image as stored, millimetres from slice to slice, row to row and column to column; None where
+            files have none.
     """
 
     name: str
@@ -46,6 +50,8 @@ class Domain:
     sizes: tuple[tuple[int, int], ...] = ()
     truths: Ragged | None = None
     score_at: ScoreAt = "network"
+    cases: tuple[tuple[str, int], ...] | None = None
+    spacings: tuple[tuple[float, float, float] | None, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.geometry is _SQUARE and isinstance(self.images, np.ndarray):
@@ -66,9 +72,9 @@ class Domain:
         return len(self.geometry.corners(*self.sizes[index]))
 
     def image(self, index: int, preprocessing: Preprocessing = PAPER) -> Tensor:
-        """What a source model of this preprocessing is shown: float32 ``[3, size, size]`` in [0, 1].
+        """What a source model of this preprocessing is shown: float32 ``[channels, size, size]`` in [0, 1].
 
-        Of an image that is cut, its tiles one below the other: ``[3, tiles * size, size]``.
+        Of an image that is cut, its tiles one below the other: ``[channels, tiles * size, size]``.
         """
         image = preprocessing.unit_range(torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float())
         if self.geometry.fit != "tile":
@@ -77,7 +83,7 @@ class Domain:
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """The image for people, uint8 ``[h, w, 3]``: as it is kept, without padding, and not cut."""
-        image = np.array(self.images[index])
+        image = np.array(self.images[index]).round().astype(np.uint8)
         return image if self.geometry.fit == "tile" else image[self.geometry.place(*self.sizes[index])]
 
     def mask(self, index: int) -> NDArray[np.uint8]:

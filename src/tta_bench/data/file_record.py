@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tta_bench.data.images import MAX_PIXELS, read_image, stored_pixels
-from tta_bench.data.masks import read_mask
+from tta_bench.data.decoders.base import AXIS, decoder_of, file_state
+from tta_bench.data.images import MAX_PIXELS
+from tta_bench.data.intensity import grey_levels
+from tta_bench.data.mask_sources import MaskSource
 from tta_bench.data.readers.base import Sample
 from tta_bench.data.shades import class_numbers
 from tta_bench.errors import UserError
+from tta_bench.runtime.files_section import IntensityConfig
 
 _BYTES_PER_STORED_PIXEL = 16  # Pillow's image, its array and what a conversion adds
+
+
+Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,12 @@ class FileRecord:
     shades: Mapping[str, Sequence[int]] | None = None
     listed: Path | None = None  # another name under which a list has the mask, for the message if it is not there
     max_pixels: int = MAX_PIXELS  # refuse larger files
+    source: MaskSource | None = None  # what the mask is made of; None: of the one file
+    intensity: IntensityConfig | None = None  # see :func:`tta_bench.data.intensity.grey_levels`
+    case: str | None = None  # name of the volume that the image is a slice of
+    slice: int | None = None  # its number there, from 0
+    in_file: bool = False  # whether the file holds the whole volume
+    axis: int = AXIS  # of the volume, that its slices are counted along
 
     @property
     def origin(self) -> str:
@@ -38,9 +53,9 @@ class FileRecord:
         return str(self.mask)
 
     def stamp(self) -> Sequence[str | int]:
-        """Path, size and modification time (ns) of both files; those of a missing file are left out."""
-        stamp: list[str | int] = []
-        for path in (self.image, self.mask):
+        """Path, size and modification time (ns) of all files; those of a missing file are left out."""
+        stamp: list[str | int] = [] if self.slice is None else [self.slice]
+        for path in (self.image, *((self.mask,) if self.source is None else self.source.paths)):
             stamp.append(str(path.absolute()))
             with contextlib.suppress(OSError):  # ``read`` reports it, together with the other faults
                 status = path.stat()
@@ -48,8 +63,8 @@ class FileRecord:
         return stamp
 
     def memory(self, size: int) -> int:
-        """By the headers of both files."""
-        pixels = max(stored_pixels(self.image), stored_pixels(self.mask))
+        """By the headers of both files; of a volume what a slice takes beside the volume itself."""
+        pixels = max(_stored_pixels(path, self.axis) for path in (self.image, self.mask))
         return _BYTES_PER_STORED_PIXEL * min(pixels, self.max_pixels)
 
     def read(self, size: int) -> Sample:
@@ -59,9 +74,9 @@ class FileRecord:
             UserError: with the faults of both files, or the mismatch between them.
         """
         faults: list[str] = []
-        image = mask = None
+        image = mask = spacing = None
         try:
-            image = self._image()
+            image, spacing = self._image()
         except UserError as error:
             faults += error.faults
         try:
@@ -72,23 +87,39 @@ class FileRecord:
             raise UserError(faults)
         height, width = image.shape[:2]
         if mask is None:
-            return Sample(image, None)
+            return Sample(image, None, spacing)
         if mask.shape != (height, width):
             raise UserError(
                 f"{self.image} has {width}x{height} pixels (width x height) but its mask "
                 f"{self.mask} has {mask.shape[1]}x{mask.shape[0]}: give both the same size"
             )
-        return Sample(image, mask)
+        return Sample(image, mask, spacing)
 
-    def _image(self) -> np.ndarray:
-        """The decoded image; one in which nothing can be seen is refused."""
-        image = read_image(self.image, self.max_pixels)
-        if image.min() == image.max():
+    def levels(self) -> np.ndarray:
+        """The grey levels of the image as stored: uint8 or float32 ``[height, width, 3]``.
+
+        Raises:
+            UserError: as :meth:`read`, about the image alone.
+        """
+        return self._image()[0]
+
+    def _image(self) -> tuple[np.ndarray, Spacing | None]:
+        """Grey levels ``[height, width, 3]`` and spacing of the image; one in which nothing can be seen is refused."""
+        arguments = (self.axis, self.max_pixels, self.intensity)
+        picture = _kept(self.image, _levels, *arguments) if self.in_file else _levels(self.image, *arguments)
+        levels = picture.levels[self._number if self.in_file else 0]
+        # An empty slice of a volume is one of its slices.
+        if self.case is None and levels.min() == levels.max():
             remedy = "remove it and its mask" if self.labelled else "remove it"
             raise UserError(
-                f"{self.image} is constant (every value is {image.min()}), nothing can be seen in it: {remedy}"
+                f"{self.image} is constant (every value is {levels.min()}), nothing can be seen in it: {remedy}"
             )
-        return image
+        return levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=2), picture.spacing
+
+    @property
+    def _number(self) -> int:
+        assert self.slice is not None  # of a volume
+        return self.slice
 
     def _mask(self) -> np.ndarray:
         """The decoded mask; where it is not there, under which name it is looked for."""
@@ -98,5 +129,65 @@ class FileRecord:
                 f"{self.mask} does not exist: a mask that is listed as NAME.tif lies on disk as NAME-1.tif, as in the "
                 f"authors' archive ({self.listed} {there}): put it there"
             )
-        mask = read_mask(self.mask, grey=self.shades is not None, max_pixels=self.max_pixels)
+        masks = (
+            self._read_mask(self.mask) if self.source is None else self.source.read(self._read_mask, self.max_pixels)
+        )
+        if (self.in_file and len(masks) <= self._number) or (not self.in_file and len(masks) > 1):
+            raise UserError(
+                f"{self.mask} has {len(masks)} slices, and {self.image} has "
+                f"{_slices(self.image, self.axis)}: give both the same"
+            )
+        mask = masks[self._number if self.in_file else 0]
         return mask if self.shades is None else class_numbers(mask, self.shades, self.mask)
+
+    def _read_mask(self, path: Path) -> np.ndarray:
+        """The values of a mask file: uint8 ``[slices, height, width]``."""
+        if self.in_file:
+            return _kept(path, _values, self.axis, self.max_pixels)
+        return _values(path, self.axis, self.max_pixels, self.shades is not None)
+
+
+class _Levels(NamedTuple):
+    """Grey levels of all slices of a file, and their spacing."""
+
+    levels: np.ndarray
+    spacing: Spacing | None
+
+
+def _levels(path: Path, axis: int, max_pixels: int, intensity: IntensityConfig | None) -> _Levels:
+    stack = decoder_of(path).read(path, axis, max_pixels)
+    return _Levels(grey_levels(stack, intensity), stack.spacing)
+
+
+def _values(path: Path, axis: int, max_pixels: int, grey: bool = False) -> np.ndarray:
+    return decoder_of(path).mask(path, axis, max_pixels, grey)
+
+
+def _stored_pixels(path: Path, axis: int) -> int:
+    """Of a picture or a slice; 0 where the header does not tell, which decoding will explain."""
+    try:
+        _, height, width = decoder_of(path).shape(path, axis)
+    except UserError:
+        return 0
+    return height * width
+
+
+def _slices(path: Path, axis: int) -> int:
+    return decoder_of(path).shape(path, axis)[0] or 1
+
+
+_volumes = threading.Lock()
+
+
+def _kept(path: Path, read: Callable[..., Any], *arguments: Any) -> Any:
+    """What is read of a whole volume, once for all slices that follow each other.
+
+    One thread reads at a time, because its neighbours want slices of the same.
+    """
+    with _volumes:
+        return _read_volume(path, file_state(path), read, *arguments)
+
+
+@lru_cache(maxsize=4)  # an image, its mask, and those of the volume before
+def _read_volume(path: Path, state: tuple[int, int], read: Callable[..., Any], *arguments: Any) -> Any:
+    return read(path, *arguments)

@@ -1,4 +1,4 @@
-"""Decode one image file with Pillow into a plain uint8 array, or refuse it."""
+"""Decode one picture with Pillow into a plain array of its values, or refuse it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ _LOSSLESS_TIFF = (
 _COLOUR_MODES = ("1", "L", "P", "RGB", "CMYK", "YCbCr", "LA", "RGBA", "PA")
 INTEGER_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION_TAG = 0x0112
+_DEEP = "tta_bench: 16 bits per channel"
+PHOTOMETRIC_TAG, WHITE_IS_ZERO = 262, 0
 
 MAX_PIXELS = 178_956_970
 """Pillow's own limit against bombs, for whoever reads a file without a configuration and its ``data.max_pixels``."""
@@ -32,36 +34,90 @@ _opening = threading.Lock()
 
 
 def read_image(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode an image as RGB.
+    """Decode an image: of 8 bits as RGB, of more as its own values.
 
-    Grey, palette, CMYK and YCbCr images are converted as by ``PIL.Image.convert("RGB")``; an alpha channel
+    Grey, palette, CMYK and YCbCr images of 8 bits are converted as by ``PIL.Image.convert("RGB")``; an alpha channel
     that is opaque everywhere is dropped.
 
     Returns:
-        uint8 ``[height, width, 3]``, 0-255.
+        uint8 ``[height, width, 3]``, 0-255; of deeper files uint16, int32 or floating point, ``[height, width]`` or
+        ``[height, width, 3]``.
 
     Raises:
         UserError: missing, no regular file, empty, truncated or not an image; more than ``max_pixels``; several
-            frames; an EXIF orientation; 16-bit, 32-bit or floating-point values; real transparency.
+            frames; an EXIF orientation; real transparency.
     """
-    image = decode(path, max_pixels)
+    if (values := _tiff_beyond_pillow(path, max_pixels)) is not None:
+        return values
+    image = decode(path, max_pixels, deep=True)
     if image.mode in INTEGER_MODES or image.mode == "F":
-        values = "floating-point values" if image.mode == "F" else "more than 8 bits per pixel"
-        raise UserError(_too_deep(path, f"{values} (Pillow mode {image.mode})"))
+        return _deep_grey(path, image)
+    if image.info.get(_DEEP):
+        return _deep_colours(path, image)
     if image.mode not in _COLOUR_MODES:
-        raise UserError(f"{path}: colour mode {image.mode} is not read: save it as an 8-bit RGB PNG")
+        raise UserError(f"{path}: colour mode {image.mode} is not read: save it as an RGB PNG")
     require_opaque(path, image)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def stored_pixels(path: Path) -> int:
-    """Width times height by the header of an image file; 0 if that cannot be told, which decoding will explain."""
+def _deep_grey(path: Path, image: Image.Image) -> np.ndarray:
+    """The values of a file of one channel of more than 8 bits."""
+    values = np.asarray(image)
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        values = values.astype(np.uint16)  # which Pillow widens
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
+        if values.dtype.kind != "u":
+            raise UserError(f"{path} counts its shades from white (TIFF WhiteIsZero): save it anew, black as 0")
+        return np.iinfo(values.dtype).max - values
+    return values
+
+
+def _deep_colours(path: Path, image: Image.Image) -> np.ndarray:
+    """Red, green and blue of 16 bits, of which Pillow keeps the upper 8.
+
+    Raises:
+        UserError: transparency, or values of which the upper bits are not those that Pillow reads.
+    """
+    import cv2
+
+    values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+    shown = np.asarray(image.convert("RGB"))
+    if values is None or values.dtype != np.uint16 or values.shape[:2] != shown.shape[:2]:
+        raise UserError(f"{path} has 16 bits per channel in a form that is not read: save it as PNG or TIFF")
+    values = values[..., None].repeat(3, axis=2) if values.ndim == 2 else values
+    if values.shape[2] == 4 and values[..., 3].min() < 65535:
+        raise UserError(_transparent(path))
+    colours = np.ascontiguousarray(values[..., 2::-1], np.uint16)
+    if (np.abs((colours // 256).astype(np.int16) - shown) > 1).any():
+        raise UserError(f"{path} has 16 bits per channel in a form that is not read: save it as PNG or TIFF")
+    return colours
+
+
+def _tiff_beyond_pillow(path: Path, max_pixels: int) -> np.ndarray | None:
+    """Red, green and blue of a TIFF file in floating point, which Pillow does not know; None for any other file."""
+    if path.suffix.lower() not in (".tif", ".tiff") or stored_size(path) != (0, 0):
+        return None
+    import cv2
+
+    with _sentences(path):
+        content = np.fromfile(path, np.uint8) if require_file(path) else np.zeros(0, np.uint8)
+        if not content.size or (values := cv2.imdecode(content, cv2.IMREAD_UNCHANGED)) is None:
+            return None
+    if values.dtype.kind != "f" or values.ndim != 3 or values.shape[2] != 3:
+        return None
+    if values.shape[0] * values.shape[1] > max_pixels:
+        raise UserError(f"{path} has more pixels than data.max_pixels={max_pixels}: scale it down, or set it higher")
+    return np.ascontiguousarray(values[..., ::-1])
+
+
+def stored_size(path: Path) -> tuple[int, int]:
+    """Height and width by the header of an image file; 0 if they cannot be told, which decoding will explain."""
     try:
         require_file(path)
         with _open(path) as image:
-            return image.width * image.height
+            return image.height, image.width
     except Exception:  # Pillow's plug-ins raise errors of many types on damaged files
-        return 0
+        return 0, 0
 
 
 @cache
@@ -77,13 +133,14 @@ def value_counts(mask: np.ndarray) -> dict[int, int]:
     return {value: count for value, count in enumerate(counts) if count}
 
 
-def decode(path: Path, max_pixels: int, *, lossless: bool = False) -> Image.Image:
+def decode(path: Path, max_pixels: int, *, lossless: bool = False, deep: bool = False) -> Image.Image:
     """Open and decode a file completely, so that a truncated one is found here and not during a run.
 
     Args:
         path: the file.
         max_pixels: refuse larger ones.
         lossless: refuse codecs that may have changed values.
+        deep: do not refuse colours of 16 bits, of which this is the upper half; the image says so then.
 
     Raises:
         UserError: as :func:`read_image`, apart from what its mode and its transparency tell.
@@ -104,7 +161,9 @@ def decode(path: Path, max_pixels: int, *, lossless: bool = False) -> Image.Imag
                 # Pillow takes the bytes of such a file for bits.
                 raise UserError(f"{path} has a palette of black and white in a deeper BMP file: save it as PNG")
     if ";16" in raw_modes and image.mode not in INTEGER_MODES:
-        raise UserError(_too_deep(path, "16 bits per channel"))
+        if not deep:
+            raise UserError(f"{path} has 16 bits per channel: save class numbers as a one-channel 8-bit PNG")
+        image.info[_DEEP] = True
     if orientation not in (0, 1):
         # Whether image and mask match before or after the rotation cannot be known, so do not guess.
         raise UserError(
@@ -209,9 +268,8 @@ def _is_lossless_webp(path: Path) -> bool:
 def require_opaque(path: Path, image: Image.Image) -> None:
     """Refuse transparency: what is shown under it is not defined by the file."""
     if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
-        raise UserError(f"{path} has transparent pixels: flatten it onto its background and save without alpha")
+        raise UserError(_transparent(path))
 
 
-def _too_deep(path: Path, values: str) -> str:
-    """The refusal of values beyond 8 bits: which range holds the picture is not recorded in the file."""
-    return f"{path} has {values}, 8-bit images are expected: scale its values to 0-255 and save an 8-bit PNG"
+def _transparent(path: Path) -> str:
+    return f"{path} has transparent pixels: flatten it onto its background and save without alpha"

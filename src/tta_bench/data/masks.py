@@ -7,10 +7,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tta_bench.data.images import INTEGER_MODES, MAX_PIXELS, decode, require_opaque, value_counts
+from tta_bench.data.images import (
+    INTEGER_MODES,
+    MAX_PIXELS,
+    PHOTOMETRIC_TAG,
+    WHITE_IS_ZERO,
+    decode,
+    require_opaque,
+    value_counts,
+)
 from tta_bench.errors import UserError
-
-_PHOTOMETRIC_TAG, _WHITE_IS_ZERO = 262, 0
 
 
 def read_mask(path: Path, *, grey: bool = False, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -89,7 +95,7 @@ def _by_palette(path: Path, mask: Image.Image, grey: bool) -> np.ndarray:
 def _by_value(path: Path, mask: Image.Image) -> np.ndarray:
     """The values of a file of 16 or 32 bits per pixel."""
     # Pillow turns 1-bit and 8-bit files of this kind round, but not these.
-    if getattr(mask, "tag_v2", {}).get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:
+    if getattr(mask, "tag_v2", {}).get(PHOTOMETRIC_TAG) == WHITE_IS_ZERO:
         raise UserError(f"{path} counts its shades from white (TIFF WhiteIsZero): save it as an 8-bit PNG")
     values = np.asarray(mask)
     if values.min() < 0 or values.max() > 255:
@@ -104,5 +110,16 @@ def _coloured(path: Path) -> str:
     """The refusal of a mask in colours."""
     return (
         f"{path}: a mask holds one number per pixel, this one holds colours: "
-        "replace each colour by its class number and save a one-channel PNG"
+        "give data.colours={CLASS: [R, G, B]}, or replace each colour by its class number and save a one-channel PNG"
     )
+
+
+def read_colours(path: Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode a mask that shows its classes in colours: uint8 ``[height, width, 3]``.
+
+    Raises:
+        UserError: as :func:`read_mask`, but for the colours.
+    """
+    mask = decode(path, max_pixels, lossless=True)
+    require_opaque(path, mask)
+    return np.asarray(mask.convert("RGB"))

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from tta_bench.data.cache import Entry, digest, open_entry, remove_leftovers, sole_maker, write_entry
 from tta_bench.data.decoding import decode
 from tta_bench.data.domain import Domain
-from tta_bench.data.readers.base import Record, open_reader
+from tta_bench.data.readers.base import Record, case_of, open_reader
 from tta_bench.data.shades import MANY, shares
 from tta_bench.errors import UserError, shown
 from tta_bench.ops.geometry import Geometry, ScoreAt
@@ -114,14 +114,16 @@ def survey(
                 )
                 raise UserError([*faults, unwritable]) from error
             else:
-                sound[name] = _prepared(config, name, entry, score_at)
+                sound[name] = _prepared(config, name, records, entry, score_at)
     return sound, tuple(faults)
 
 
-def _prepared(config: DataConfig, name: str, entry: Entry, score_at: ScoreAt) -> Prepared:
+def _prepared(config: DataConfig, name: str, records: Sequence[Record], entry: Entry, score_at: ScoreAt) -> Prepared:
     """A cache entry as a domain."""
     geometry = Geometry(config.image_size, config.fit)
     sizes = tuple((height, width) for height, width in entry.index["sizes"])
+    cases = tuple(case for case in map(case_of, records) if case is not None)
+    spacings = entry.index.get("spacings")
     domain = Domain(
         name=name,
         image_names=tuple(entry.index["image_names"]),
@@ -133,6 +135,8 @@ def _prepared(config: DataConfig, name: str, entry: Entry, score_at: ScoreAt) ->
         sizes=sizes,
         truths=entry.truths,
         score_at=score_at,
+        cases=cases if len(cases) == len(records) else None,
+        spacings=None if spacings is None else tuple(None if each is None else tuple(each) for each in spacings),
     )
     return Prepared(domain, sizes)
 
@@ -141,11 +145,13 @@ def _entry(
     config: DataConfig, name: str, records: Sequence[Record], cache: Path, bars: Progress, score_at: ScoreAt
 ) -> Entry:
     """The cache entry of some records, made if it is absent or invalid."""
+    reading = config.reading
     stamps = [[record.name, *record.stamp()] for record in records]
     geometry, labelled = Geometry(config.image_size, config.fit), all(record.labelled for record in records)
     # Only stretched images are scored at network size unless somebody asks for the other.
     truth = labelled and (config.fit != "stretch" or score_at == "stored")
-    younger = [[config.fit, truth]] if config.fit != "stretch" or truth else []  # than many entries
+    younger: list[Any] = [[config.fit, truth]] if config.fit != "stretch" or truth else []  # than many entries
+    younger += [reading] if reading else []
     folder = cache / digest([LAYOUT_VERSION, config.name, config.image_size, config.shades, stamps, *younger])
     if entry := open_entry(folder):
         return entry

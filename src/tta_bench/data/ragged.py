@@ -5,24 +5,32 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 class Ragged:
-    """A sequence of uint8 arrays of different shapes.
+    """A sequence of arrays of different shapes.
 
     Args:
         flat: uint8 ``[bytes]``, usually memory-mapped.
         shapes: of the arrays, in order.
         lengths: bytes of each in ``flat``, which holds them compressed by :func:`packed`; None: as they are.
+        kinds: NumPy's name of the numbers of each; None: all are uint8.
     """
 
     def __init__(
-        self, flat: NDArray[np.uint8], shapes: Sequence[tuple[int, ...]], lengths: Sequence[int] | None = None
+        self,
+        flat: NDArray[np.uint8],
+        shapes: Sequence[tuple[int, ...]],
+        lengths: Sequence[int] | None = None,
+        kinds: Sequence[str] | None = None,
     ) -> None:
-        sizes = lengths if lengths is not None else [int(np.prod(shape)) for shape in shapes]
+        self._kinds = [np.dtype(kind) for kind in kinds or ["|u1"] * len(shapes)]
+        plain = [int(np.prod(shape)) * kind.itemsize for shape, kind in zip(shapes, self._kinds, strict=True)]
+        sizes = plain if lengths is None else lengths
         self._flat, self._shapes, self._compressed = flat, [tuple(shape) for shape in shapes], lengths is not None
         self._starts = [0, *accumulate(sizes)]
         if self._starts[-1] != len(flat):
@@ -32,13 +40,13 @@ class Ragged:
         """Number of arrays."""
         return len(self._shapes)
 
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+    def __getitem__(self, index: int) -> NDArray[Any]:
         """One of them."""
         piece = self._flat[self._starts[index] : self._starts[index + 1]]
         values = np.frombuffer(zlib.decompress(piece.tobytes()), np.uint8) if self._compressed else piece
-        return values.reshape(self._shapes[index])
+        return np.frombuffer(values, self._kinds[index]).reshape(self._shapes[index])
 
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+    def __iter__(self) -> Iterator[NDArray[Any]]:
         """All of them, in order."""
         return (self[index] for index in range(len(self)))
 

@@ -110,7 +110,9 @@ def domains_at_hand(data: Sequence[str], config_dir: str | None = None) -> tuple
 
     The files are read without Hydra, which takes a while to start.
     """
-    places = [text for text in data if text.partition("=")[0] in ("data", "data.root", "data.domains")]
+    places = [
+        text for text in data if text.partition("=")[0] in ("data", "data.root", "data.domains", "data.image_dir")
+    ]
     try:
         values = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(places)}
         if any(override.is_sweep_override() for override in values.values()):
@@ -139,7 +141,7 @@ def domains_at_hand(data: Sequence[str], config_dir: str | None = None) -> tuple
 
 def place(section: Mapping[str, Any]) -> DataConfig:
     """The part of a data section that says where the domains are."""
-    places = {key: section[key] for key in ("name", "root", "domains") if key in section}
+    places = {key: section[key] for key in ("name", "root", "domains", "image_dir") if key in section}
     return validate_data({**shipped("shared/data"), **places, "image_size": 64, "classes": None})
 
 

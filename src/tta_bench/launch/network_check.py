@@ -153,7 +153,7 @@ def usable_model(config: ModelConfig, classes: int, size: int, activation: Activ
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             model = build_model(config, classes, activation=activation, pretrained=False).eval()
-            shape = tuple(model(probe_images(size)[:1].float()).shape)
+            shape = tuple(model(probe_images(size, model.in_channels)[:1].float()).shape)
         if shape != (1, classes + (activation == "softmax"), size, size):
             raise ValueError(f"its output is of {' x '.join(map(str, shape[2:]))} pixels")
     except UserError:

@@ -14,9 +14,13 @@ from tta_bench.launch.validation import validate
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import OFFICIAL_IMAGE_SIZE, read_description
-from tta_bench.schema import RunConfig
+from tta_bench.runtime.files_section import FilesConfig
+from tta_bench.schema import RunConfig, validate_section
 
-TAKEN = ("method", "protocol", "seed", "device", "checkpoint", "predict", "data.max_pixels")
+TAKEN = (
+    *("method", "protocol", "seed", "device", "checkpoint", "predict"),
+    *("data.max_pixels", "data.intensity", "data.axis"),
+)
 """Keys and groups that a prediction takes."""
 
 OF_THE_CHECKPOINT = (
@@ -90,6 +94,9 @@ def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
         data["image_size"], data["fit"] = described.image_size, described.fit
     elif "data.image_size" not in keys:
         data["image_size"] = OFFICIAL_IMAGE_SIZE
+    if described.intensity is not None:
+        recorded.add("data.intensity")
+        data["intensity"] = dict(described.intensity)
     needed: Sequence[str] = ()
     with suppress(UserError):  # told by the validation
         options = method_options(section["method"])
@@ -104,13 +111,17 @@ def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
         "source": described.domain or section["source"],
         "target": None,
     }
+    # Of images without a data set, whose reader would have to take them.
+    reading = {key: data.pop(key) for key in ("intensity", "axis") if key in data}
     try:
         config = validate({**section, **known})
+        files = validate_section(FilesConfig, reading, "data")
     except UserError as error:
         raise UserError([*faults, *error.faults]) from None
     if faults:
         raise UserError(faults)
-    return config
+    read = config.data.model_copy(update={"intensity": files.intensity, "axis": files.axis})
+    return config.model_copy(update={"data": read})
 
 
 def _below(key: str, places: Sequence[str]) -> bool:

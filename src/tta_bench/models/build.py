@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import yaml
+from torch import nn
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.models.segmentation import NETWORKS, SegmentationModel
@@ -34,7 +35,26 @@ def build_model(
     channels = classes + (activation == "softmax")
     network = NETWORKS.get(config.name).configured(config, channels, config.encoder_weights if pretrained else None)
     network.activation = activation
+    if config.channels == 1:
+        show_grey(network)
     return network.expect(preprocessing_of(config.preprocessing))
+
+
+def show_grey(network: SegmentationModel) -> None:
+    """Make a network of red, green and blue one of a single channel: on grey images it stays the same function.
+
+    The kernels of the three channels are added, which are shown the same there; random kernels have the variance of one
+    channel's then.
+
+    Raises:
+        UserError: its first convolution is not one of three channels.
+    """
+    parts = (module for name, part in network.named_children() if name != "branches" for module in part.modules())
+    first = next((module for module in parts if isinstance(module, nn.Conv2d)), None)
+    if first is None or first.in_channels != 3 or first.groups != 1:
+        raise UserError("model.channels=1: the network begins with no convolution of three channels; leave it out")
+    first.weight = nn.Parameter(first.weight.detach().sum(1, keepdim=True))
+    first.in_channels = network.in_channels = 1
 
 
 def preprocessing_called(name: str) -> Preprocessing:

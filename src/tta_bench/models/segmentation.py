@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
@@ -64,7 +65,7 @@ class SegmentationModel(nn.Module):
 
     def expect(self, preprocessing: Preprocessing) -> Self:
         """Take images of this preprocessing from now on; returns itself."""
-        self.preprocessing = preprocessing
+        self.preprocessing = replace(preprocessing, channels=self.in_channels)
         like = next(self.parameters(), torch.empty(()))
         for name, values in (("_mean", preprocessing.mean), ("_std", preprocessing.std)):
             tensor = None if values is None else like.new_tensor(values)[:, None, None]

@@ -8,7 +8,7 @@ into overlapping squares, which are stacked into one tall image of the network's
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from tta_bench.ops.preprocessing import resize_image, resize_mask
@@ -45,22 +44,18 @@ class Geometry:
     fit: Fit = "stretch"
 
     def image(self, image: NDArray[Any]) -> NDArray[Any]:
-        """What is kept of an RGB image uint8 ``[height, width, 3]``."""
-        return self._kept(image, Image.Resampling.BICUBIC)
+        """What is kept of an RGB image ``[height, width, 3]``, uint8 or float32 in grey levels."""
+        return self._kept(image, resize_image)
 
     def mask(self, mask: NDArray[Any]) -> NDArray[Any]:
         """What is kept of mask values uint8 ``[height, width]``; a mirrored pixel has its true value."""
-        return self._kept(mask, Image.Resampling.NEAREST)
+        return self._kept(mask, resize_mask)
 
-    def _kept(self, picture: NDArray[Any], resampling: Image.Resampling) -> NDArray[Any]:
+    def _kept(self, picture: NDArray[Any], resize: Callable[[NDArray[Any], int, int], NDArray[Any]]) -> NDArray[Any]:
         if self.fit == "tile":
             return picture
-        if self.fit == "stretch":
-            nearest = resampling == Image.Resampling.NEAREST
-            return resize_mask(picture, self.side) if nearest else resize_image(picture, self.side)
         rows, columns = self.place(*picture.shape[:2])
-        size = columns.stop - columns.start, rows.stop - rows.start
-        return self._mirrored(np.asarray(Image.fromarray(picture).resize(size, resampling)))
+        return self._mirrored(resize(picture, rows.stop - rows.start, columns.stop - columns.start))
 
     def _mirrored(self, picture: NDArray[Any]) -> NDArray[Any]:
         """Filled up to the square on all sides, edge pixels repeated; as it is where it is not smaller."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -12,22 +12,27 @@ from PIL import Image
 from torch import Tensor
 
 
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Bring an RGB image to the square network input; the aspect ratio is not kept, as in the paper.
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring an RGB image to another size.
 
     Args:
-        image: uint8 ``[height, width, 3]``.
-        size: side in pixels.
+        image: uint8 ``[h, w, 3]``, or float32 in grey levels of 0 to 255.
+        height: of the result, pixels.
+        width: likewise.
 
     Returns:
-        uint8 ``[size, size, 3]``, by Pillow's bicubic filter.
+        ``[height, width, 3]`` of the same type, by Pillow's bicubic filter.
     """
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
+    if image.dtype != np.uint8:
+        channels = [Image.fromarray(channel) for channel in np.moveaxis(image, 2, 0)]
+        resized = [np.asarray(each.resize((width, height), Image.Resampling.BICUBIC)) for each in channels]
+        return np.stack(resized, axis=2).clip(0, 255)
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """As :func:`resize_image` for mask values ``[height, width]``, each pixel the nearest value."""
-    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """As :func:`resize_image` for mask values ``[h, w]``, each pixel the nearest value."""
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
 def min_max(image: Tensor) -> Tensor:
@@ -38,6 +43,13 @@ def min_max(image: Tensor) -> Tensor:
     low = image.amin(dim=(-3, -2, -1), keepdim=True)
     span = image.amax(dim=(-3, -2, -1), keepdim=True) - low
     return (image - low) / span.masked_fill(span == 0, 1)
+
+
+def grey(image: Tensor) -> Tensor:
+    """One channel ``[..., 1, H, W]`` of red, green and blue: the luminance of ITU-R BT.601, of a grey image its own."""
+    if image.shape[-3] == 1 or bool((image == image[..., :1, :, :]).all()):
+        return image[..., :1, :, :]
+    return (image * image.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(-3, keepdim=True)
 
 
 def unit(image: Tensor) -> Tensor:
@@ -83,15 +95,24 @@ class Preprocessing:
         percentiles: of each image that become 0 and 1, for ``percentile`` alone.
         mean: of each channel, or one of all, in [0, 1]; None for none.
         std: likewise; above 0.
+        channels: of the network, 3 or 1; a network of one is shown the luminance. Part of the network, not of what is
+            stored of the preprocessing.
     """
 
     range: Literal["min_max", "unit", "percentile"] = "min_max"
     percentiles: tuple[float, float] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    channels: int = 3
+
+    def content(self) -> dict[str, Any]:
+        """What is stored of it, field by field."""
+        return {key: value for key, value in asdict(self).items() if key != "channels"}
 
     def unit_range(self, image: Tensor) -> Tensor:
-        """Grey levels ``[..., 3, H, W]``, floating, as values in [0, 1]."""
+        """Grey levels ``[..., 3, H, W]``, floating, as values in [0, 1] of as many channels as the network has."""
+        if self.channels == 1:
+            image = grey(image)
         if self.percentiles is not None:
             return between_percentiles(image, *self.percentiles)
         return min_max(image) if self.range == "min_max" else unit(image)

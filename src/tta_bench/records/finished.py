@@ -22,7 +22,7 @@ LARGEST_TEXT = 256 * 2**20
 TOLERANCE = 1e-6
 """Percent by which a mean that was summed in another order may differ."""
 
-NAMES = ("source", "target", "method", "image")
+NAMES = ("source", "target", "method", "image", "case")
 """Columns of ``per_image.csv`` that are text; all others are numbers, or empty where a method has none."""
 
 Count = Annotated[int, Field(ge=0)]

@@ -8,11 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import StreamImage
 from tta_bench.metrics.base import METRICS
 from tta_bench.ops.masks import Nested, nested_classes
 from tta_bench.records.predictions import Predictions
+
+EMPTY = 1e-6
+"""In the Dice of a volume, as in that of an image: two empty masks score 100."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +103,40 @@ def image_row(record: ImageRecord, domain: Domain, **of_cell: Any) -> dict[str, 
         "seed": of_cell["seed"],
         "index": record.place.index,
         "image": domain.image_names[record.place.index],
+        **case_columns(domain, record.place.index),
         **image_scores(record.scores, domain.classes),
         "position": record.place.position,
         **record.diagnostics,
         "seconds": round(record.seconds, 6),
     }
+
+
+def case_columns(domain: Domain, index: int) -> dict[str, Any]:
+    """The columns ``case`` and ``slice`` of an image; none where images are no slices."""
+    return {} if domain.cases is None else dict(zip(("case", "slice"), domain.cases[index], strict=True))
+
+
+def case_scores(domain: Domain, predictions: Predictions) -> dict[str, float]:
+    """Dice over the whole volume of each case, as the mean over cases: ``case_dice_<class>…,case_dice`` and ``cases``.
+
+    Args:
+        domain: with its masks.
+        predictions: of all its images, in their order.
+
+    Returns:
+        Percent; nothing where images are no slices.
+    """
+    if domain.cases is None:
+        return {}
+    counts: dict[str, np.ndarray] = {}
+    for index, (case, _) in enumerate(domain.cases):
+        prediction, truth = predictions.mask(index), domain.truth(index).numpy()
+        both = np.stack([(prediction & truth).sum((1, 2)), prediction.sum((1, 2)) + truth.sum((1, 2))])
+        counts[case] = counts[case] + both if case in counts else both
+    overlap, areas = np.moveaxis(np.stack(list(counts.values())).astype(np.float64), 1, 0)  # [cases, classes] each
+    means = (100 * (2 * overlap + EMPTY) / (areas + EMPTY)).mean(0).tolist()
+    of_classes = {f"case_dice_{name}": value for name, value in zip(domain.classes, means, strict=True)}
+    return {**of_classes, "case_dice": sum(means) / len(means), "cases": len(counts)}
 
 
 def target_scores(

@@ -78,8 +78,9 @@ def cell_table(metric: Metric, result: Result, reference: Result | None, differs
     columns = [*shown, metric.name]
     headings = [*(key.removeprefix(f"{metric.name}_") for key in shown), metric.title if len(classes) < 2 else "mean"]
 
-    of_classes = f"mean of {len(classes)} classes, " if len(classes) > CLASSES_SHOWN else ""
-    caption = f"{of_classes}scored {text.SCORED_AT[summary['protocol'].get('score_at', 'network')]}"
+    told = [f"mean of {len(classes)} classes"] * (len(classes) > CLASSES_SHOWN)
+    told.append(f"scored {text.SCORED_AT[summary['protocol'].get('score_at', 'network')]}")
+    caption = "; ".join([*told, *per_case(metric, result, reference)])
     settings = f", {' '.join(differs)}" if differs else ""
     table = narrow_table(f"{metric.heading}, source {summary['source']}, seed {summary['seed']}{settings}", caption)
     table.add_column("target", overflow="fold")
@@ -108,6 +109,18 @@ def cell_table(metric: Metric, result: Result, reference: Result | None, differs
             table.add_row(*label, numbers["method"], *means, *gain, f"{seconds:.3f}")
             label = ["", ""]
     return table
+
+
+def per_case(metric: Metric, result: Result, reference: Result | None) -> list[str]:
+    """Dice over whole volumes, for the caption: one clause, or none where images are no slices."""
+    key = f"case_{metric.name}"
+    shown = [each[0] for each in (reference, result) if each is not None]
+    cases = {name: entry["cases"] for name, entry in result[0]["targets"].items() if key in entry}
+    if not cases or any(key not in summary["targets"][name] for summary in shown for name in cases):
+        return []
+    means = [sum(summary["targets"][name][key] for name in cases) / len(cases) for summary in shown]
+    values = ", ".join(f"{summary['method']} {mean:.2f}" for summary, mean in zip(shown, means, strict=True))
+    return [f"over whole cases ({sum(cases.values())}): {values}"]
 
 
 def warning_box(lines: Sequence[str]) -> list[Panel]:

@@ -18,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 
 from tta_bench.data.domain import class_channels
-from tta_bench.data.images import read_image
 from tta_bench.metrics.dice import dice_score
 from tta_bench.ops.geometry import Geometry
 from tta_bench.ops.masks import Finish
 from tta_bench.ops.painting import COLOURS, paint
 from tta_bench.ops.probabilities import probabilities
 from tta_bench.runtime.files import write_atomically
+from tta_bench.schema import DataConfig
 from tta_bench.serving.folder import OUT
 from tta_bench.serving.images import ImageFile
 from tta_bench.serving.masks import mask_values, mean_entropy, vertical_ratio
@@ -82,7 +82,7 @@ class ImageWriter:
         finish: what makes masks of logits.
         geometry: between the image and the network's input.
         outputs: what to write.
-        max_pixels: of an image that is read again for its overlay.
+        data: how an image is read again for its overlay.
     """
 
     out: Path
@@ -90,7 +90,7 @@ class ImageWriter:
     finish: Finish
     geometry: Geometry
     outputs: Outputs
-    max_pixels: int
+    data: DataConfig
 
     def write(self, image: ImageFile, prediction: Prediction) -> dict[str, Any]:
         """Write all files of an image, each whole or not at all.
@@ -120,9 +120,20 @@ class ImageWriter:
             for name, level in zip(self.classes, levels[-len(self.classes) :], strict=True):  # without the background
                 self._save(f"probabilities/{file_name(name)}/{image.stem}.png", Image.fromarray(level))
         if self.outputs.overlay:
-            drawn = overlay(read_image(image.path, self.max_pixels), after, before if self.outputs.compare else None)
+            shown = image.record(self.data).levels().round().astype(np.uint8)
+            drawn = overlay(shown, after, before if self.outputs.compare else None)
             self._save(f"overlays/{image.stem}.jpg", drawn)
         return {**row, **prediction.told}
+
+    @property
+    def folders(self) -> list[str]:
+        """Those that masks are written to, below :attr:`out`."""
+        parts = ["masks", *["unadapted"] * self.outputs.compare]
+        return (
+            [f"{part}/{file_name(name)}" for part in parts for name in self.classes]
+            if self.outputs.per_class
+            else parts
+        )
 
     def _shape(self, prefix: str, found: Tensor) -> dict[str, float | None]:
         """The area of each class in parts of the image, and the cup-to-disc ratio where there are both."""

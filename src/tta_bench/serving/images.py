@@ -9,11 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from tta_bench.data.decoders.base import AXIS, readable_suffixes, slices_in, stem_of, suffix_of
+from tta_bench.data.file_record import FileRecord
 from tta_bench.data.files import is_text, on_disk, printable
-from tta_bench.data.images import image_suffixes
 from tta_bench.data.lists import read_table
 from tta_bench.errors import UserError, nearest
 from tta_bench.runtime.names import normal
+from tta_bench.schema import DataConfig
 from tta_bench.serving.folder import holds_predictions
 
 FOLDER = "folder"
@@ -29,18 +31,41 @@ class ImageFile:
         path: of the file.
         stem: of all files that are written for it; of no other image, also where case does not count.
         stream: which stream it belongs to; empty if there is one for all.
+        case: of a slice, what the files of its whole volume are called; else None.
+        slice: its number in the file, from 0; None where the file is one picture.
     """
 
     name: str
     path: Path
     stem: str = ""
     stream: str = ""
+    case: str | None = None
+    slice: int | None = None
+
+    def record(self, data: DataConfig) -> FileRecord:
+        """What reads it; it has no mask, and in the place of one's path stands its own."""
+        return FileRecord(
+            str(self.path),
+            self.path,
+            self.path,
+            labelled=False,
+            max_pixels=data.max_pixels,
+            intensity=data.intensity,
+            case=self.case,
+            slice=self.slice,
+            in_file=self.slice is not None,
+            axis=AXIS if data.axis is None else data.axis,
+        )
 
 
 def find_images(
-    place: str, order: Path | None = None, stream_by: str | None = None, outside: Path | None = None
+    place: str,
+    order: Path | None = None,
+    stream_by: str | None = None,
+    outside: Path | None = None,
+    axis: int | None = None,
 ) -> tuple[ImageFile, ...]:
-    """The images of a folder, a pattern, a list or a file; none is opened.
+    """The images of a folder, a pattern, a list or a file; of volumes the header alone is read.
 
     Args:
         place: a folder, searched with all below it; a pattern with ``*``, ``**``, ``?`` or ``[…]``; a CSV file with a
@@ -48,6 +73,7 @@ def find_images(
         order: a text file with all their names, one per line; default: that of the list, else sorted by name.
         stream_by: :data:`FOLDER` or a column of the list; default: one stream.
         outside: a folder that may hold none of them, because results go there.
+        axis: of volumes, that their slices are counted along.
 
     Returns:
         In stream order.
@@ -66,7 +92,7 @@ def find_images(
     elif path.is_dir():
         images = _named(path, _walk(path))
         if not images:
-            kinds = ", ".join(sorted(image_suffixes()))
+            kinds = ", ".join(readable_suffixes())
             raise UserError(f"{place} holds no image: its files end in none of {kinds}")
     elif glob.has_magic(place):
         root = Path(*_fixed(path))
@@ -90,7 +116,22 @@ def find_images(
     if order is not None:
         images = _ordered(images, order)
     stems = file_stems([image.name for image in images])
-    return tuple(replace(image, stem=stem) for image, stem in zip(images, stems, strict=True))
+    named = (replace(image, stem=stem) for image, stem in zip(images, stems, strict=True))
+    return tuple(each for image in named for each in _slices(image, AXIS if axis is None else axis))
+
+
+def _slices(image: ImageFile, axis: int) -> Iterator[ImageFile]:
+    """The slices of a volume, each an image; a picture as it is.
+
+    Raises:
+        UserError: the header of a volume cannot be read.
+    """
+    count = slices_in(image.path, axis)
+    if count is None:
+        yield image
+    for number in range(count or 0):
+        name, stem = (f"{each}/{number:04d}" for each in (image.name, image.stem))
+        yield replace(image, name=name, stem=stem, case=image.stem, slice=number)
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
@@ -102,7 +143,7 @@ def file_stems(names: Sequence[str]) -> list[str]:
     ['a', 'b.png', 'b.jpg', 'c/d']
     """
     inside = ["/".join(part for part in PurePosixPath(name).parts if part not in ("/", "..")) for name in names]
-    short = [str(PurePosixPath(name).with_suffix("")) for name in inside]
+    short = [_without_ending(name) for name in inside]
     shared = Counter(map(_folded, short))
     taken: set[str] = set()
     stems = []
@@ -113,6 +154,11 @@ def file_stems(names: Sequence[str]) -> list[str]:
         taken.add(_folded(stem))
         stems.append(stem)
     return stems
+
+
+def _without_ending(name: str) -> str:
+    """A path without the ending of its last part."""
+    return str(PurePosixPath(name).with_name(stem_of(Path(name))))
 
 
 def _folded(name: str) -> str:
@@ -163,7 +209,7 @@ def _walk(folder: Path) -> Iterator[Path]:
             if os.path.isdir(path):
                 if not (name == "mask" and "image" in names) and not holds_predictions(path):
                     pending.append(path)
-            elif os.path.splitext(name)[1].lower() in image_suffixes():
+            elif suffix_of(name):
                 yield Path(path)
 
 

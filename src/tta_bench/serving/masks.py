@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from tta_bench.data.classes import told_values
 from tta_bench.errors import UserError
 from tta_bench.ops.probabilities import Activation, entropies
 
@@ -17,9 +18,7 @@ def mean_entropy(logits: Tensor, activation: Activation) -> float:
 
 
 def memberships(classes: Mapping[str, tuple[int, ...]]) -> dict[int, tuple[bool, ...]]:
-    """The mask values that tell different things, 0 among them -> which classes a pixel of this value belongs to.
-
-    Of several values that tell the same, the smallest.
+    """As :func:`~tta_bench.data.classes.told_values`, where one mask tells all classes.
 
     Raises:
         UserError: two classes have the same values, so that no mask tells them apart.
@@ -32,10 +31,7 @@ def memberships(classes: Mapping[str, tuple[int, ...]]) -> dict[int, tuple[bool,
                 f"classes {twin} and {name} have the same mask values {sorted(set(values))}, so that no value tells "
                 "them apart: add --per-class, which writes one file for each class"
             )
-    told: dict[tuple[bool, ...], int] = {}
-    for value in sorted({0}.union(*classes.values())):
-        told.setdefault(tuple(value in values for values in classes.values()), value)
-    return {value: members for members, value in told.items()}
+    return told_values(classes)
 
 
 def mask_values(masks: Tensor, logits: Tensor, threshold: float, classes: Mapping[str, tuple[int, ...]]) -> Tensor:

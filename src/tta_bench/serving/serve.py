@@ -41,6 +41,7 @@ from tta_bench.serving.folder import Results
 from tta_bench.serving.images import ImageFile
 from tta_bench.serving.masks import memberships
 from tta_bench.serving.state import read_state, save_state
+from tta_bench.serving.volumes import write_volumes
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class Request:
             **({"predict": config.predict.model_dump()} if config.predict.nest else {}),
             "protocol": config.protocol.model_dump(mode="json"),
             "seed": config.seed[0],
+            **config.data.reading,
             "domain": self.domain,
             "outputs": asdict(self.outputs),
             "state": None if self.state is None else str(self.state),
@@ -152,6 +154,7 @@ def serve(request: Request) -> list[dict[str, str]]:
         with signals.at_stake(), numerics(device):
             run = _Run(request, source, method, results, state)
             run.adapt()
+            write_volumes(request.out, request.images, run.writer.folders, config.data.axis)
         if request.state is not None:
             save_state(request.state, belongs, method.state_dict())
         results.finish([run.rows[index] for index in range(len(request.images))], request.outputs.compare)
@@ -206,7 +209,7 @@ class _Run:
             finish_of(config, source),
             self.geometry,
             outputs,
-            config.data.max_pixels,
+            config.data,
         )
         self.indices: dict[str, list[int]] = {}
         for index, image in enumerate(request.images):
@@ -261,9 +264,8 @@ class _Run:
             self.method.before_stream([_Ahead(self, readable)])
 
     def _record(self, index: int) -> FileRecord:
-        """An image that has no mask: in the place of its path stands the image's own."""
-        path = self.request.images[index].path
-        return FileRecord(str(path), path, path, labelled=False, max_pixels=self.request.config.data.max_pixels)
+        """What reads an image."""
+        return self.request.images[index].record(self.request.config.data)
 
     def _batches(self, images: Sequence[int]) -> Iterator[tuple[dict[int, Fitted], dict[int, str]]]:
         """The next images that the method takes together, and those that could not be read before the last of them."""

@@ -1,7 +1,7 @@
 """Augmentation of source images: the one module that knows albumentations.
 
 Operations and order follow batchgenerators in the script that trained the paper's models: elastic, rotation,
-scaling, mirroring, brightness, noise; on 8-bit images, before the per-image min-max scaling.
+scaling, mirroring, brightness, noise; on grey levels, before the per-image min-max scaling.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Augmentation:
         """Augment one image and its mask together.
 
         Args:
-            image: uint8 ``[size, size, 3]``.
+            image: ``[size, size, 3]``, uint8 or float32 in grey levels of 0 to 255.
             mask: uint8 ``[size, size]``.
             seed: all that the random draws depend on.
 
@@ -80,8 +80,12 @@ class Augmentation:
         """
         # Not set_random_seed: that gives every operation the same numbers, so that both flips always coincide.
         self._compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+        deep = image.dtype != np.uint8
         image, moved = np.array(image), np.array(mask)
+        if deep:  # the library takes floating point in [0, 1]
+            image /= 255
         if self.legacy_unaligned_mask:
-            return self._compose(image=image)["image"], moved
-        result = self._compose(image=image, mask=moved)
-        return result["image"], result["mask"]
+            result = {**self._compose(image=image), "mask": moved}
+        else:
+            result = self._compose(image=image, mask=moved)
+        return 255 * result["image"] if deep else result["image"], result["mask"]

@@ -9,7 +9,6 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -194,7 +193,7 @@ def branchless_path(checkpoint: Description, root: Path) -> Path | None:
         return None
     try:
         model = ModelConfig.model_validate(
-            {**checkpoint.architecture, "branches": (), "preprocessing": asdict(checkpoint.preprocessing)}
+            {**checkpoint.architecture, "branches": (), "preprocessing": checkpoint.preprocessing.content()}
         )
         training = TrainingConfig.model_validate(checkpoint.training)
     except ValidationError:  # also where a file of encoder weights is gone: the key cannot be known any more
@@ -359,6 +358,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
                 score_at=domain.score_at,
                 domain=domain.name,
                 fingerprint=domain.fingerprint,
+                intensity=config.data.model_dump(mode="json").get("intensity"),
                 training=training.model_dump(mode="json"),
                 dice_in_domain_per_class=dice,
             )

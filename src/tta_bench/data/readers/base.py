@@ -14,6 +14,7 @@ import numpy as np
 from tta_bench.data.files import is_text, printable
 from tta_bench.errors import UserError, nearest
 from tta_bench.registry import Registry
+from tta_bench.runtime.files_section import FilesConfig
 from tta_bench.schema import DataConfig
 
 
@@ -22,12 +23,14 @@ class Sample:
     """One decoded image as it is stored, with its mask if it has one; ``data.fit`` says what becomes of them.
 
     Attributes:
-        image: uint8 ``[height, width, 3]``, RGB.
+        image: ``[height, width, 3]``, RGB in grey levels of 0 to 255: uint8, or float32 for fractions.
         mask: uint8 ``[height, width]``, mask values; None without a mask.
+        spacing: millimetres from slice to slice, row to row and column to column; None where there is none.
     """
 
     image: np.ndarray
     mask: np.ndarray | None
+    spacing: tuple[float, float, float] | None = None
 
 
 class Record(Protocol):
@@ -62,6 +65,15 @@ class Record(Protocol):
         """
 
 
+def case_of(record: Record) -> tuple[str, int] | None:
+    """The name of the volume that an image is a slice of, and its number there, from 0; None where it is no slice.
+
+    A record that has slices says so by its attributes ``case`` and ``slice``.
+    """
+    case, number = getattr(record, "case", None), getattr(record, "slice", None)
+    return None if case is None or number is None else (case, number)
+
+
 class Reader(ABC):
     """A data set: domains and their records."""
 
@@ -70,6 +82,9 @@ class Reader(ABC):
 
     decodes_shades: ClassVar[bool] = False
     """Whether its masks are grey pictures, so that ``data.shades`` means something."""
+
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Keys of :class:`~tta_bench.runtime.files_section.FilesConfig` that mean something for it."""
 
     @classmethod
     @abstractmethod
@@ -121,6 +136,8 @@ def section_faults(config: DataConfig) -> list[str]:
     faults = [f"data={config.name} needs {remedies[key]}" for key in reader.needs if not getattr(config, key)]
     if config.shades is not None and not reader.decodes_shades:
         faults.append(f"data.shades is for data=fundus: data={config.name} has data.classes instead")
+    given = [key for key in FilesConfig.model_fields if getattr(config, key) is not None and key not in reader.takes]
+    faults += [f"data.{key} is not for data={config.name}: leave it out, or use data=folder" for key in given]
     return faults
 
 

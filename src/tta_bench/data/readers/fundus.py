@@ -14,6 +14,7 @@ from tta_bench.data.files import on_disk
 from tta_bench.data.lists import ListedPair, read_list
 from tta_bench.data.readers.base import Reader, Record, existing_root, register_reader, require_known
 from tta_bench.errors import UserError
+from tta_bench.runtime.files_section import IntensityConfig
 from tta_bench.schema import SHADES, DataConfig
 
 log = logging.getLogger(__name__)
@@ -31,23 +32,32 @@ class FundusReader(Reader):
         domains: domain name -> prefix of its CSV files.
         shades: grey codes of the masks.
         max_pixels: refuse larger files.
+        intensity: which pixel values become black and white.
     """
 
     needs = ("root", "domains")
     decodes_shades = True
+    takes = ("intensity",)
 
     def __init__(
-        self, root: Path, domains: Mapping[str, str], shades: Mapping[str, Sequence[int]], max_pixels: int
+        self,
+        root: Path,
+        domains: Mapping[str, str],
+        shades: Mapping[str, Sequence[int]],
+        max_pixels: int,
+        intensity: IntensityConfig | None = None,
     ) -> None:
         self._root = root
         self._domains = domains
         self._shades = shades
         self._max_pixels = max_pixels
+        self._intensity = intensity
 
     @classmethod
     def from_config(cls, config: DataConfig) -> Self:
         """By ``data.root``, ``data.domains`` and ``data.shades``."""
-        return cls(existing_root(config), config.domains or {}, config.shades or SHADES, config.max_pixels)
+        shades = config.shades or SHADES
+        return cls(existing_root(config), config.domains or {}, shades, config.max_pixels, config.intensity)
 
     def domain_names(self) -> tuple[str, ...]:
         """The domains with at least one CSV file on disk, so that owning some of them is enough.
@@ -111,4 +121,5 @@ class FundusReader(Reader):
             shades=self._shades,
             listed=self._root / pair.mask if moved else None,
             max_pixels=self._max_pixels,
+            intensity=self._intensity,
         )

@@ -46,6 +46,9 @@ def _architecture_faults(checkpoint: Description, model: ModelConfig) -> list[st
             f"or a checkpoint of {model.name}"
         ]
     faults = NETWORKS.get(model.name).differences(architecture, model)
+    stored, asked = architecture.get("channels") or 3, model.channels or 3
+    if stored != asked:
+        faults.append(f"its images have {stored} channels, but model.channels={asked}: use model.channels={stored}")
     missing = [name for name in model.branches if name not in architecture["branches"]]
     if missing:
         available = ", ".join(architecture["branches"]) or "none"

@@ -31,6 +31,7 @@ class Description:
         preprocessing: of its images.
         domain: name of the domain it was trained on.
         fingerprint: of that domain's images and masks.
+        intensity: fields of ``IntensityConfig``, by which pixel values became grey levels; None: by their type.
         training: fields of ``TrainingConfig``.
         dice_in_domain_per_class: percent on held-out images of the domain.
         version: of tta_bench, when the file was written.
@@ -48,6 +49,7 @@ class Description:
     preprocessing: Preprocessing = PAPER
     domain: str | None = None
     fingerprint: str | None = None
+    intensity: Mapping[str, Any] | None = None
     training: Mapping[str, Any] | None = None
     dice_in_domain_per_class: Mapping[str, float] | None = None
     version: str | None = None

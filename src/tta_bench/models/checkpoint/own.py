@@ -6,7 +6,6 @@ import io
 import reprlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ def save_checkpoint(
     score_at: ScoreAt = "network",
     domain: str | None,
     fingerprint: str | None = None,
+    intensity: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     dice_in_domain_per_class: Mapping[str, float] | None = None,
     origin: Mapping[str, str] | None = None,
@@ -61,6 +61,7 @@ def save_checkpoint(
         score_at: size at which the in-domain Dice was measured.
         domain: name of the source domain, or None where unknown.
         fingerprint: of its data, or None where unknown.
+        intensity: fields of ``IntensityConfig``, plain values, or None for none.
         training: fields of ``TrainingConfig``, plain values, or None where unknown.
         dice_in_domain_per_class: percent, or None where not measured.
         origin: ``file`` and ``sha256`` of what it was imported from, if it was.
@@ -81,6 +82,7 @@ def save_checkpoint(
         "preprocessing": _stored(preprocessing),
         "domain": domain,
         "fingerprint": fingerprint,
+        **({} if intensity is None else {"intensity": dict(intensity)}),
         "training": None if training is None else dict(training),
         "dice_in_domain": None if dice_in_domain_per_class is None else dict(dice_in_domain_per_class),
         **({} if origin is None else {"origin": dict(origin)}),
@@ -129,6 +131,7 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
         preprocessing=preprocessing,
         domain=content["domain"],
         fingerprint=content["fingerprint"],
+        intensity=content.get("intensity"),
         training=content["training"],
         dice_in_domain_per_class=content["dice_in_domain"],
         version=content["tta_bench"],
@@ -138,8 +141,10 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
 
 def _stored(preprocessing: Preprocessing) -> Any:
     """As plain values, none of which is at its default."""
-    given = {key: value for key, value in asdict(preprocessing).items() if value is not None}
-    return PAPERS if preprocessing == PAPER else {key: _plain(value) for key, value in given.items()}
+    given = {key: value for key, value in preprocessing.content().items() if value is not None}
+    return (
+        PAPERS if preprocessing.content() == PAPER.content() else {key: _plain(value) for key, value in given.items()}
+    )
 
 
 def _plain(value: Any) -> Any:

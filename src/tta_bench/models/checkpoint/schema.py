@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -43,6 +43,7 @@ class Architecture(_Part):
     encoder_weights: str | None
     decoder_channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=5, max_length=5)] | None
     options: dict[str, Any] = {}
+    channels: Literal[1, 3] | None = None
     branches: list[Annotated[str, AfterValidator(_known(PRETEXT_TASKS))]]
 
 
@@ -72,6 +73,7 @@ class Description(_Part):
     score_at: ScoreAt = "network"
     domain: Annotated[str, Field(min_length=1)] | None
     fingerprint: str | None
+    intensity: dict[str, Any] | None = None
     training: Training | None
     dice_in_domain: dict[str, Percent] | None
     origin: Origin | None = None
