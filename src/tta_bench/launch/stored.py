@@ -48,13 +48,13 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         "device": "auto",
         "lockstep": "auto",
         "launch": {"devices": "auto", "cells_per_device": 1},
-        "diagnostics": {"empirical_gradient": False},
     }
     sections = {key: value for key, value in record.items() if key not in ("hash", "seed", "results_root")}
     config = validate(
         {
             **others,
             **sections,
+            "diagnostics": {**shipped("config")["diagnostics"], **_section(record, "diagnostics")},
             "data": {**shipped("shared/data"), **_section(record, "data")},
             "training": {**shipped("training/quick"), "branch_weights": {}, **_section(record, "training")},
         }

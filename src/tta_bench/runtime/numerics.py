@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,20 @@ def numerics(device: torch.device) -> Iterator[None]:
             yield
         finally:
             _set(before)
+
+
+def forward_precision(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Within it, and within :func:`numerics`, a forward pass multiplies in this precision.
+
+    Args:
+        device: where the tensors are.
+        precision: ``f32``, or ``bf16``: convolutions and matrix products in bfloat16, with float32 weights, and what
+            torch's autocast keeps in float32 there.
+    """
+    if precision != "bf16":
+        return nullcontext()
+    # Autocast empties its cache of bfloat16 weights where the outermost one ends, which here is that of numerics.
+    return torch.autocast(device.type, dtype=torch.bfloat16, cache_enabled=False)
 
 
 def _present(owner: Any, name: str) -> Any:

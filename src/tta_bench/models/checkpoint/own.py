@@ -41,6 +41,7 @@ def save_checkpoint(
     domain: str | None,
     fingerprint: str | None = None,
     training: Mapping[str, Any] | None = None,
+    more_epochs: int | None = None,
     dice_in_domain_per_class: Mapping[str, float] | None = None,
     origin: Mapping[str, str] | None = None,
 ) -> None:
@@ -57,6 +58,7 @@ def save_checkpoint(
         domain: name of the source domain, or None where unknown.
         fingerprint: of its data, or None where unknown.
         training: fields of ``TrainingConfig``, plain values, or None where unknown.
+        more_epochs: how many it had, where ``training`` says fewer and asks for more steps than they give.
         dice_in_domain_per_class: percent, or None where not measured.
         origin: ``file`` and ``sha256`` of what it was imported from, if it was.
     """
@@ -75,6 +77,7 @@ def save_checkpoint(
         "domain": domain,
         "fingerprint": fingerprint,
         "training": None if training is None else dict(training),
+        **({} if more_epochs is None else {"more_epochs": more_epochs}),
         "dice_in_domain": None if dice_in_domain_per_class is None else dict(dice_in_domain_per_class),
         **({} if origin is None else {"origin": dict(origin)}),
         "state": {key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
@@ -121,6 +124,7 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
         domain=content["domain"],
         fingerprint=content["fingerprint"],
         training=content["training"],
+        more_epochs=content.get("more_epochs"),
         dice_in_domain_per_class=content["dice_in_domain"],
         version=content["tta_bench"],
         origin=content.get("origin"),

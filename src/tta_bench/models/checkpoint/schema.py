@@ -70,6 +70,7 @@ class Description(_Part):
     domain: Annotated[str, Field(min_length=1)] | None
     fingerprint: str | None
     training: Training | None
+    more_epochs: Annotated[int, Field(ge=1)] | None = None
     dice_in_domain: dict[str, Percent] | None
     origin: Origin | None = None
     state: dict[str, Any]
