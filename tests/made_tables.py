@@ -17,6 +17,7 @@ from tta_bench.records.predictions import Predictions
 TARGETS = ("C", "D")
 IMAGES = 3
 CLASSES = ("disc", "cup")
+EXAMINATION = {"images": "held-out", "n": 20, "dice": 90.0, "ece": 2.0, "dice_image_statistics": 89.0}
 
 
 @functools.cache
@@ -104,7 +105,12 @@ def summary_of(cell, targets, **more):
         "peak_memory_mb": 100.0,
         "forwards_per_image": 2.0,
         "backwards_per_image": 1.0,
-        "source_checkpoint": {"path": f"models/{source}.ckpt", "sha256": source * 32, "dice_in_domain": 90.0},
+        "source_checkpoint": {
+            "path": f"models/{source}.ckpt",
+            "sha256": source * 32,
+            "dice_in_domain": 90.0,
+            "examination": EXAMINATION,
+        },
         "data": {target: target * 32 for target in targets},
         "versions": {"tta_bench": "0.1.0", "torch": "2.15.0", "device": "x86_64"},
         **code_of(cell.config),

@@ -12,7 +12,8 @@ from tta_bench.launch.check import check
 from tta_bench.launch.validation import validate
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.methods.options import default_options, method_options
-from tta_bench.schema import AugmentationConfig, RunConfig
+from tta_bench.runtime.training_section import AugmentationConfig
+from tta_bench.schema import RunConfig
 from tta_bench.source.augmentation import Augmentation
 
 UNLIMITED = {("dltta", "largest_rate"), ("sar", "margin")}

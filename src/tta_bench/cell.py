@@ -27,6 +27,7 @@ from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
+from tta_bench.records.examination import Examination, with_examination
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
 from tta_bench.records.scores import (
@@ -47,6 +48,7 @@ from tta_bench.runtime.signals import at_stake, stop_signal
 from tta_bench.schema import RunConfig
 from tta_bench.sinks.cells import Followed
 from tta_bench.sinks.training import followed_training, send_training
+from tta_bench.source.examination import announce, examined
 from tta_bench.source.train import source_model
 
 log = logging.getLogger(__name__)
@@ -172,11 +174,12 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
         send_training(config, source.path.parent)
     else:
         source = given
-    _announce_source(source)
+    examination = examined(config, source, domains, device)
+    announce(config, source, examination)
     for cell in Cell.all_of(config):
         reference = cell.reference()
-        compared = finish(reference, domains, source, device) if reference is not None else None
-        yield cell, finish(cell, domains, source, device), compared
+        compared = finish(reference, domains, source, device, examination) if reference is not None else None
+        yield cell, finish(cell, domains, source, device, examination), compared
 
 
 def _refuse_impossible(config: RunConfig, device: torch.device, tiles: int) -> None:
@@ -189,13 +192,19 @@ def _refuse_impossible(config: RunConfig, device: torch.device, tiles: int) -> N
     refuse_impossible(tiles * width, config.data.image_size, gradients, device, remedy)
 
 
-def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Result:
+def finish(
+    cell: Cell,
+    domains: Mapping[str, Domain],
+    source: SourceModel,
+    device: torch.device,
+    examination: Examination | None = None,
+) -> Result:
     """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
     folder = cell.folder()
     with folder.locked(), at_stake():
         finished = folder.finished(thoroughly=True)
         method = cell.config.method["name"]
-        dashboard = Followed(cell.config, cell.seed, folder, cell.beside(), domains)
+        dashboard = Followed(cell.config, cell.seed, folder, cell.beside(), domains, examination)
         if finished is not None and not cell.config.force:
             changed = _changed_inputs(finished[0], cell, domains, source)
             lacking = unscored(finished[0], cell.config)
@@ -205,6 +214,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
                 if lacking:
                     finished = add_metrics(lacking, folder, finished, domains)
                     log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
+                finished = folder.annotate(finished, examination)
                 folder.delete_leftovers()
                 dashboard.send()
                 return finished
@@ -216,7 +226,7 @@ def finish(cell: Cell, domains: Mapping[str, Domain], source: SourceModel, devic
             folder.start({"hash": folder.hash, **content})
             with run_log(folder.path / "run.log"):
                 rows, predictions, summary = compute(cell, domains, source, device, dashboard.begin)
-                folder.finish(rows, predictions, summary)
+                folder.finish(rows, predictions, with_examination(summary, examination))
                 folder.delete_leftovers()
         except BaseException as error:
             dashboard.stop()
@@ -398,12 +408,6 @@ def snapshot_key(
         "the metrics": list(cell.config.metrics),
         "streams side by side": [[len(stream) for stream in group] for group in groups],
     }
-
-
-def _announce_source(source: SourceModel) -> None:
-    dice = source.dice_in_domain
-    held_out = "not measured" if dice is None else f"{dice:.2f} %"
-    log.info("source model %s: in-domain Dice %s, %s", source.domain, held_out, source.path)
 
 
 def _changed_inputs(

@@ -7,7 +7,7 @@ below, which know of no registry: what a name stands for is looked up there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -24,8 +24,9 @@ from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
 from tta_bench.runtime.files_section import FilesConfig, Names, as_mapping, as_tuple, null_is
-from tta_bench.runtime.ranges import Decay, Fraction, NonNegative, Positive, Range, Seed, check_device
-from tta_bench.runtime.sections import PreprocessingConfig, Section, ascending
+from tta_bench.runtime.ranges import Range, Seed, check_device
+from tta_bench.runtime.sections import PreprocessingConfig, Section
+from tta_bench.runtime.training_section import TrainingConfig
 
 SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
 """Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
@@ -90,12 +91,6 @@ def _distinct(key: str) -> AfterValidator:
 
     return AfterValidator(check)
 
-
-Zoom = Annotated[float, Range(0.01, 100)]
-"""A hundredth of an image is a pixel or two, and so is what is seen of it at a hundredfold size."""
-
-Grey = Annotated[float, Range(0, 255)]
-"""In grey levels, or a factor of them: any more leaves no image."""
 
 LOCKSTEP = Range(1, 2**16)
 
@@ -230,50 +225,6 @@ class ModelConfig(Section):
         return content
 
 
-class AugmentationConfig(Section):
-    """Augmentation of source images; ``p`` is the probability of each operation per image."""
-
-    flip: Fraction
-    affine: Fraction
-    rotation_degrees: Annotated[float, Range(0, 180)]
-    scale: Annotated[tuple[Zoom, Zoom], ascending("training.augmentation.scale")]
-    elastic: Fraction
-    brightness: Fraction
-    brightness_range: Annotated[tuple[Grey, Grey], ascending("training.augmentation.brightness_range")]
-    noise: Fraction
-    noise_range: Annotated[tuple[Grey, Grey], ascending("training.augmentation.noise_range")] = Field(
-        description="standard deviation, in grey levels of 0-255"
-    )
-
-
-class TrainingConfig(Section):
-    """How the source model is trained (``conf/training``)."""
-
-    name: str
-    epochs: Annotated[int, Range(1, 10**6)]
-    batch_size: Annotated[int, Range(2, 2**16)]
-    optimizer: Literal["sgd", "adam"]
-    learning_rate: Positive
-    momentum: Decay
-    nesterov: bool
-    weight_decay: NonNegative
-    schedule_power: NonNegative = Field(description="lr * (1 - epoch / epochs) ** power")
-    holdout: Annotated[float, Range(0, 1, "[)")] = Field(
-        description="fraction of source images kept for the in-domain Dice"
-    )
-    seed: Seed
-    workers: Annotated[int, Range(0, 2**10)] = Field(description="processes that augment images; changes speed only")
-    legacy_unaligned_mask: bool
-    branch_weights: dict[str, NonNegative] = Field(
-        description="branch -> weight of its loss beside the segmentation loss of weight 1"
-    )
-    augmentation: AugmentationConfig
-
-    def content(self, branches: Sequence[str]) -> dict[str, Any]:
-        """All that determines the weights of a network with these branches; labels and speed are left out."""
-        return self.model_dump(mode="json", exclude={"name", "workers"} | (set() if branches else {"branch_weights"}))
-
-
 class ProtocolConfig(Section):
     """All that must be equal for two numbers to be compared (``conf/protocol``)."""
 
@@ -307,6 +258,14 @@ class DiagnosticsConfig(Section):
     """What is looked at beside the adaptation, without any effect on it."""
 
     empirical_gradient: bool
+    source_dice: Annotated[float, Range(0, 100)] | None = Field(
+        default=None, exclude=True, description="warn of a source model whose in-domain Dice in percent is below it"
+    )
+    source_gap: Annotated[float, Range(0, 100)] | None = Field(
+        default=None,
+        exclude=True,
+        description="warn of one that gains more points of Dice at home by the statistics of each image",
+    )
 
 
 class LaunchConfig(Section):

@@ -131,7 +131,7 @@ def test_the_summary_has_the_keys_of_the_contract(finished):
     assert (content["cell"], content["method"], content["source"]) == (folder(config).name, "grata", "D")
     assert content["protocol"] == config.protocol.model_dump()
     checkpoint = content["source_checkpoint"]
-    assert set(checkpoint) == {"path", "sha256", "dice_in_domain"}
+    assert set(checkpoint) == {"path", "sha256", "dice_in_domain", "examination"}
     assert load_checkpoint(Path(checkpoint["path"]), config).sha256 == checkpoint["sha256"]
     assert content["peak_memory_mb"] > 0
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0]

@@ -11,6 +11,7 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.placement import place
 from tta_bench.ops.draws import ImageKey
 from tta_bench.runtime import numerics as rooms
+from tta_bench.runtime.files import warn_once
 from tta_bench.runtime.numerics import activation_dtype, has_bfloat16, numerics
 
 CPU = torch.device("cpu")
@@ -57,6 +58,7 @@ def test_the_source_model_stays_as_it_is(small_net, images, bfloat16):
 
 def test_without_such_arithmetic_it_is_said_and_float32_used(monkeypatch, caplog):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    warn_once.cache_clear()
     assert not has_bfloat16(CPU)
     assert activation_dtype("bf16", CPU) == torch.float32
     assert "precision=bf16, but this CPU does not compute in bfloat16: float32 is used" in caplog.text

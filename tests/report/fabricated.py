@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from made_tables import summary_of
+from made_tables import EXAMINATION, summary_of
 from tta_bench.data.prepare import prepare
 from tta_bench.launch.experiments import plan
 from tta_bench.records.predictions import Predictions
@@ -50,6 +50,7 @@ def finish(planned, shift=None, **more):
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.start({"hash": folder.hash, **cell.identity()})
     checkpoint = {"path": f"{cell.config.source}/<model>.ckpt", "sha256": "ab" * 32, "dice_in_domain": 91.25}
+    checkpoint["examination"] = EXAMINATION
     fingerprints = {name: domains[name].fingerprint for name in targets}
     summary = summary_of(cell, targets, source_checkpoint=checkpoint, data=fingerprints, peak_memory_mb=1234.5)
     folder.finish(rows, predictions, summary)

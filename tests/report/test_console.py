@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from made_tables import base, changed
+from made_tables import EXAMINATION, base, changed
 from tta_bench.metrics.dice import dice_score
 from tta_bench.metrics.iou import iou_score
 from tta_bench.records.store import CellFolder
@@ -33,7 +33,7 @@ def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seco
         "seed": 0,
         "method": method,
         "protocol": {},
-        "source_checkpoint": {"dice_in_domain": 99.0},
+        "source_checkpoint": {"dice_in_domain": 99.0, "examination": EXAMINATION},
         "targets": summaries,
         "seconds_per_image": seconds,
     }, rows

@@ -6,15 +6,25 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from made_tables import finish, made_plan, planned
+from made_tables import EXAMINATION, finish, made_plan, planned
 from tta_bench.report.console import warning_box
 from tta_bench.report.formats import formats
 from tta_bench.report.sweep import summary
 from tta_bench.report.tables import build_table
-from tta_bench.report.warnings import LOW_DICE, run_warnings, warnings
+from tta_bench.report.warnings import run_warnings, warnings
 
 
-def made(root, dice=60.0, in_domain=90.0, seeds=(0, 1), sources=("A", "B"), leave_out=None, methods=("tent",), **more):
+def made(
+    root,
+    dice=60.0,
+    in_domain=90.0,
+    seeds=(0, 1),
+    sources=("A", "B"),
+    leave_out=None,
+    methods=("tent",),
+    found=EXAMINATION,
+    **more,
+):
     """A table of ``no_adapt`` at 50 percent and methods at ``dice``: a number or of (target, index)."""
     cells = []
     for label in ("no_adapt", *methods):
@@ -27,6 +37,7 @@ def made(root, dice=60.0, in_domain=90.0, seeds=(0, 1), sources=("A", "B"), leav
                 value = 50.0 if label == "no_adapt" else dice
                 name = f"{source}{seed}"
                 file = {"path": f"{name}.ckpt", "sha256": name * 32, "dice_in_domain": in_domain}
+                file |= {} if found == "never" else {"examination": found}
                 values = value if callable(value) else lambda *_, value=value: value
                 finish(entry.cell, values, source_checkpoint=file, **(more if label != "no_adapt" else {}))
     return build_table(made_plan(cells, sweep={"training.seed": "0,1"}))
@@ -48,10 +59,21 @@ def test_of_a_sound_table_nothing_is_said(tmp_path):
         ({"skipped_updates": 3}, "Updates skipped because a loss or gradient was not finite: tent 12."),
         ({"seeds": (4,)}, "ONLY ONE TRAINING SEED (4) STANDS BEHIND EVERY NUMBER: another training"),
         (
-            {"in_domain": LOW_DICE - 1, "dice": 40.0},
-            "In-domain Dice is low, below 70 percent: source A 69.00, B 69.00.",
+            {"in_domain": 69.0, "dice": 40.0, "found": "never"},
+            "SOURCE MODEL TOO WEAK TO ADAPT: A has an in-domain Dice of 69.00, below 70; B has",
         ),
-        ({"in_domain": None}, "In-domain Dice is unknown: source A, B."),
+        (
+            {"found": {**EXAMINATION, "dice": 69.0}},
+            "SOURCE MODEL TOO WEAK TO ADAPT: A has an in-domain Dice of 69.00, below 70, and gains 20.00 points at "
+            "home by the statistics of each image, above 5: its own have not converged (20 held-out images); B has",
+        ),
+        ({"found": "never"}, "Source model not examined: source A, B."),
+        ({"found": None}, "Source model not examined: source A, B."),
+        ({"found": None, "in_domain": None}, "In-domain Dice is unknown: source A, B."),
+        (
+            {"found": {**EXAMINATION, "images": "training"}},
+            "In-domain Dice is of training images, for none was held out: source A, B.",
+        ),
         ({"dice": 92.5}, "source A 92.50 with tent, 90.00 at home; B 92.50 with tent, 90.00 at home."),
         (
             {"dice": lambda target, index: 1e-6 if target == "C" else 60.0},
@@ -76,6 +98,21 @@ def test_each_weakness_is_said_first_in_every_format(tmp_path, changes, sentence
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_weak_source_model_is_the_first_of_all_warnings_and_the_bar_is_a_choice(tmp_path):
+    table = made(tmp_path, leave_out=("tent", "B", 1), found={**EXAMINATION, "dice": 83.0}, skipped_updates=3)
+    first, second, *_ = warnings(table)
+    assert first.startswith("SOURCE MODEL TOO WEAK TO ADAPT: A gains 6.00")
+    assert second.startswith("1 of 8 cells have no results")
+    texts = {name: write(table) for name, write in formats().items()}
+    assert "SOURCE MODEL TOO WEAK" in texts["table.md"].splitlines()[4]
+    assert "SOURCE MODEL TOO WEAK" in texts["table.tex"].split("Warning:")[1]
+    (cell, *_) = table.finished
+    bar = cell.cell.config.diagnostics
+    assert "TOO WEAK" in run_warnings((cell.summary, cell.rows), bar)[0]
+    for lower in ({"source_gap": 6.0}, {"source_gap": None}):
+        assert run_warnings((cell.summary, cell.rows), bar.model_copy(update=lower)) == []
+
+
 def test_a_class_that_every_row_misses_is_empty_in_every_row(tmp_path):
     table = made(tmp_path, dice=lambda *_: 0.0)
     nothing = [cell._replace(rows=[dict(row, dice_cup="0.0") for row in cell.rows]) for cell in table.finished]
@@ -94,12 +131,15 @@ def test_where_some_sources_have_several_training_seeds_the_others_are_named(tmp
 def test_a_domain_that_is_its_own_target_is_not_foreign(tmp_path):
     (cell, *_) = made(tmp_path, dice=60.0).finished
     targets = {"A": {"n": 3, "dice": 99.0}, "C": {"n": 3, "dice": 60.0}}
-    assert run_warnings(({**cell.summary, "targets": targets}, cell.rows)) == []
-    assert len(run_warnings(({**cell.summary, "targets": {"C": targets["A"]}}, cell.rows))) == 1
+    assert run_warnings(({**cell.summary, "targets": targets}, cell.rows), cell.cell.config.diagnostics) == []
+    assert (
+        len(run_warnings(({**cell.summary, "targets": {"C": targets["A"]}}, cell.rows), cell.cell.config.diagnostics))
+        == 1
+    )
 
 
 def test_warnings_of_one_of_several_tables_name_it(tmp_path):
-    whole, part = made(tmp_path / "1"), made(tmp_path / "2", in_domain=None)
+    whole, part = made(tmp_path / "1"), made(tmp_path / "2", in_domain=None, found=None)
     console = Console(file=io.StringIO(), width=200)
     console.print(summary([("limit=2", whole), ("limit=4", part)]))
     assert "! limit=4: In-domain Dice is unknown" in console.file.getvalue()

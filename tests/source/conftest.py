@@ -46,6 +46,7 @@ def make_config():
                 "training": {
                     "name": "test",
                     "epochs": 3,
+                    "min_steps": 0,
                     "batch_size": 2,
                     "optimizer": "adam",
                     "learning_rate": 1e-3,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tta_bench.source.dataset import EpochOrder, SourceImages, training_batches
-from tta_bench.source.train import split
+from tta_bench.source.held_out import split
 
 
 def epoch_batches(loader, epoch):

@@ -60,7 +60,7 @@ def test_trains_once_then_loads(make_config, make_domain, tmp_path):
     assert 0 <= first.dice_in_domain <= 100
     assert first.training["epochs"] == 3
     assert first.fingerprint == "abc"
-    assert sorted(os.listdir(first.path.parent)) in (["lock", "model.ckpt"], ["model.ckpt"])
+    assert {*os.listdir(first.path.parent)} - {"lock"} == {"examination.json", "model.ckpt"}
 
     with mock.patch.object(train, "_train", side_effect=AssertionError("trained again")):
         second = source_model(config, domain, tmp_path)
@@ -146,7 +146,7 @@ def test_a_training_removes_what_a_killed_one_before_it_left(make_config, make_d
     for name in LEFTOVERS[1:]:
         (folder / name).touch()
     source_model(config, domain, tmp_path)
-    assert {path.name for path in folder.iterdir()} == {"lock", "model.ckpt"}
+    assert {path.name for path in folder.iterdir()} == {"lock", "model.ckpt", "examination.json"}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped(signal.SIGTERM), MemoryError()])

@@ -42,7 +42,7 @@ def verify(path: Path) -> str:
         dice = f"{mean_dice(per_class):.2f} % ({parts})"
     training = "not recorded"
     if checkpoint.training:
-        training = f"{checkpoint.training['name']}, {checkpoint.training['epochs']} epochs"
+        training = f"{checkpoint.training['name']}, {checkpoint.more_epochs or checkpoint.training['epochs']} epochs"
     written = f", written by tta_bench {checkpoint.version}" if checkpoint.version else ""
     exclusive = " (exclusive: softmax with a background)" if checkpoint.activation == "softmax" else ""
     rows = {

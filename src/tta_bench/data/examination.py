@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from tta_bench.data.domain import Domain
+from tta_bench.data.ragged import Ragged
 
 _SIDE = 33  # pixels of the thumbnails that are compared, at least
 _BITS = 10  # of 64 in which the hashes of two copies may differ
@@ -86,10 +87,13 @@ def _open_share(inner: np.ndarray, outer: np.ndarray) -> float:
     return beyond / contour if contour else 0.0
 
 
-def _thumbnails(images: np.ndarray) -> np.ndarray:
-    """Grey pictures ``[n, side, side]`` of every k-th pixel."""
-    step = max(1, images.shape[1] // _SIDE)
-    return np.asarray(images[:, ::step, ::step]).astype(np.float32).mean(axis=-1)
+def _thumbnails(images: np.ndarray | Ragged) -> np.ndarray:
+    """Grey pictures ``[n, side, side]`` of pixels at equal distances."""
+    thumbnails = []
+    for image in images:
+        rows, columns = (np.arange(_SIDE) * length // _SIDE for length in image.shape[:2])
+        thumbnails.append(np.asarray(image[rows[:, None], columns]).astype(np.float32).mean(axis=-1))
+    return np.stack(thumbnails)
 
 
 def _hashes(thumbnails: np.ndarray) -> np.ndarray:

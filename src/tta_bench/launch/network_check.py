@@ -21,7 +21,8 @@ from tta_bench.models.probe import brief, probe_images
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.ops.probabilities import Activation
 from tta_bench.schema import ModelConfig, RunConfig
-from tta_bench.source.train import divide, model_path
+from tta_bench.source.held_out import divide
+from tta_bench.source.train import model_path
 
 
 def check_source_images(configs: Iterable[RunConfig]) -> None:

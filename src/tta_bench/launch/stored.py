@@ -48,7 +48,6 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         "device": "auto",
         "lockstep": "auto",
         "launch": {"devices": "auto", "cells_per_device": 1},
-        "diagnostics": {"empirical_gradient": False},
         "predict": {"nest": False},
     }
     sections = {key: value for key, value in record.items() if key not in ("hash", "seed", "results_root")}
@@ -56,6 +55,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         {
             **others,
             **sections,
+            "diagnostics": {**shipped("config")["diagnostics"], **_section(record, "diagnostics")},
             "data": {**shipped("shared/data"), **_section(record, "data")},
             "protocol": {
                 **shipped("shared/network_size"),

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from tta_bench.records.examination import Examination, Percent
 from tta_bench.runtime.files import file_fault
 from tta_bench.runtime.names import unguarded
 
@@ -27,7 +28,6 @@ NAMES = ("source", "target", "method", "image", "case")
 
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
-Percent = Annotated[float, Field(ge=0, le=100 + 1e-6)]  # a whole overlap may be rounded to a little more
 _OPTIONAL: TypeAdapter[float | None] = TypeAdapter(Percent | None, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
@@ -62,6 +62,7 @@ class _SourceCheckpoint(_Part):
     path: str
     sha256: str
     dice_in_domain: Percent | None
+    examination: Examination | None = None  # also where none was possible
 
 
 class _Summary(_Part):

@@ -16,6 +16,8 @@ from typing import Any
 
 import yaml
 
+from tta_bench.errors import UserError
+from tta_bench.records.examination import Examination, with_examination
 from tta_bench.records.finished import DamagedError, read_json, read_rows, read_summary
 from tta_bench.records.predictions import Predictions, check_predictions, predictions_file
 from tta_bench.runtime.files import leftovers, move_aside, temporaries, translate_os_errors, warn_once, write_atomically
@@ -173,6 +175,22 @@ class CellFolder:
         columns = list(dict.fromkeys(name for row in rows for name in row))
         write_atomically(self.path / "per_image.csv", csv_file(columns, rows))
         write_atomically(self.path / "summary.json", json.dumps(_with_nulls(summary), indent=2) + "\n")
+
+    def annotate(
+        self, finished: tuple[dict[str, Any], list[dict[str, str]]], examination: Examination | None
+    ) -> tuple[dict[str, Any], list[dict[str, str]]]:
+        """A finished result with what is known of its source model since, in ``summary.json`` too if it can be written.
+
+        Args:
+            finished: summary and rows.
+            examination: what that is; None leaves the result as it is.
+        """
+        summary, rows = with_examination(finished[0], examination), finished[1]
+        if examination is None or summary == finished[0]:
+            return finished
+        with suppress(OSError, UserError):  # a folder that only may be read keeps what it has
+            write_atomically(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        return summary, rows
 
     def fail(self, error: BaseException) -> None:
         """Write the status ``failed`` with the exception."""

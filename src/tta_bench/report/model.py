@@ -14,6 +14,7 @@ from PIL import Image
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.metrics.base import Metric
+from tta_bench.records.examination import Examination
 from tta_bench.runtime.names import distinct
 
 AVERAGE = "average"
@@ -129,6 +130,7 @@ class SourceModelRecord(NamedTuple):
     # folder, see :func:`tta_bench.source.train.branch_cost`.
     branch_cost: float | None
     lacks_twin: bool  # whether training that model would tell
+    examination: Examination | None = None  # of the model on its own domain; None where there was none
 
 
 ImageKey = tuple[str, str]

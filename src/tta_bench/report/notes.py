@@ -40,7 +40,7 @@ def notes(table: Table) -> list[str]:
     lines.append(f"Protocol {table.protocol_hash}: {settings}, images of {table.data['image_size']} pixels{first}.")
     lines.append(scored(table.protocol, table.data))
     if table.source_models:
-        lines += [source_models_note(table), *branch_notes(table)]
+        lines += [source_models_note(table), *examination_notes(table), *branch_notes(table)]
     return lines
 
 
@@ -64,6 +64,12 @@ def source_models_note(table: Table) -> str:
         cost = "" if model.branch_cost is None else f" (branches cost {number(model.branch_cost, form='+')})"
         parts.append(f"{name} {number(model.dice_in_domain)}{cost}")
     return f"In-domain Dice of the source models on held-out images: {'; '.join(parts)}."
+
+
+def examination_notes(table: Table) -> list[str]:
+    """What examining the source models has found; no line if none was examined."""
+    found = {f"{model.source} {model.examination}": None for model in table.source_models if model.examination}
+    return [f"Source models examined on their own domain: {'; '.join(found)}."] if found else []
 
 
 def branch_notes(table: Table) -> list[str]:

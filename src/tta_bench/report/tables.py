@@ -13,6 +13,7 @@ from tta_bench.errors import UserError, nearest
 from tta_bench.launch.experiments import Plan
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
+from tta_bench.records.examination import examination_of
 from tta_bench.report.cells import distinct_cells, read_cells, seed_of
 from tta_bench.report.checks import config_faults, repeat_faults, summary_faults
 from tta_bench.report.model import BN_ONLY, FinishedCell, Seed, SourceModelRecord, Table
@@ -118,6 +119,9 @@ def _source_models(finished: Sequence[FinishedCell]) -> tuple[SourceModelRecord,
         if checkpoint is not None:
             twin = branchless_twin(checkpoint, result.cell.config.results_root)
             cost, unknown = branch_cost(checkpoint, twin), lacks_twin(checkpoint, twin)
-        file = result.summary["source_checkpoint"]
-        records.append(SourceModelRecord(source, training_seed, **file, branch_cost=cost, lacks_twin=unknown))
+        file = {key: result.summary["source_checkpoint"][key] for key in ("path", "sha256", "dice_in_domain")}
+        found = examination_of(result.summary)
+        records.append(
+            SourceModelRecord(source, training_seed, **file, branch_cost=cost, lacks_twin=unknown, examination=found)
+        )
     return tuple(records)

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 from tta_bench.cell import Result
 from tta_bench.metrics.base import METRICS, PRIMARY, Metric
+from tta_bench.records.examination import examination_of
 from tta_bench.report.model import Table
 from tta_bench.report.notes import missing_note
 from tta_bench.report.text import number
-
-LOW_DICE = 70.0
-"""Percent. A source model below it on its own domain has not learned its task; what adapting it gains says little."""
+from tta_bench.schema import DiagnosticsConfig
 
 NOTHING = 0.01
 """Percent. Dice of masks without a pixel in common is below it, because of the ``1e-6`` in its formula."""
@@ -25,31 +24,35 @@ class Run(NamedTuple):
     label: str
     summary: Mapping[str, Any]  # content of ``summary.json``
     rows: Sequence[Mapping[str, str]]  # of ``per_image.csv``
+    bar: DiagnosticsConfig  # what a source model has to be
 
 
 def warnings(table: Table) -> list[str]:
     """One or two sentences each; none where nothing is weak."""
     lines = [missing_note(table)] if table.missing else []
-    runs = [Run(cell.row, cell.summary, cell.rows) for cell in table.finished]
+    runs = [Run(cell.row, cell.summary, cell.rows, cell.cell.config.diagnostics) for cell in table.finished]
     skipped = [f"{row.label} {row.skipped_updates}" for row in table.rows if row.skipped_updates]
     if skipped:
         lines.append(f"Updates skipped because a loss or gradient was not finite: {', '.join(skipped)}.")
-    lines += _one_training_seed(table) + _weak_sources(runs) + _undertrained(runs) + _empty(runs)
+    sources = [*_one_training_seed(table), *_unexamined(runs), *_undertrained(runs)]
+    lines = [*_weak_sources(runs), *lines, *sources, *_empty(runs)]
     return [*lines, *_infinite(runs, table.metric), *_skipped(runs), *_outside(runs)]
 
 
-def run_warnings(result: Result, reference: Result | None = None) -> list[str]:
+def run_warnings(result: Result, bar: DiagnosticsConfig, reference: Result | None = None) -> list[str]:
     """The same of a single run, of which everybody knows that its training seed is one.
 
     Args:
         result: of the run.
+        bar: what its source model has to be.
         reference: what it is compared with; its masks count in the table, too.
     """
-    runs = [Run(result[0]["method"], *result)]
+    runs = [Run(result[0]["method"], *result, bar)]
     metrics = [METRICS.get(name) for name in result[0].get("metrics", ()) if name in METRICS.names()]
-    both = runs if reference is None else [Run(reference[0]["method"], *reference), *runs]
+    both = runs if reference is None else [Run(reference[0]["method"], *reference, bar), *runs]
+    lines = [*_weak_sources(runs), *_unexamined(runs), *_undertrained(runs), *_empty(runs)]
     infinite = [line for metric in metrics for line in _infinite(both, metric)]
-    return [*_weak_sources(runs), *_undertrained(runs), *_empty(runs), *infinite, *_skipped(both), *_outside(runs)]
+    return [*lines, *infinite, *_skipped(both), *_outside(runs)]
 
 
 def _infinite(runs: Sequence[Run], metric: Metric) -> list[str]:
@@ -77,9 +80,9 @@ def _skipped(runs: Sequence[Run]) -> list[str]:
 def _empty_masks(runs: Iterable[Run], kinds: Sequence[str]) -> dict[str, int]:
     """Label -> how many pairs of masks of all its runs are empty in one of these ways, if any."""
     counts: Counter[str] = Counter()
-    for label, summary, _ in runs:
-        found = [count for classes in summary.get("empty_masks", {}).values() for count in classes.values()]
-        counts[label] += sum(count.get(kind, 0) for count in found for kind in kinds)
+    for run in runs:
+        found = [count for classes in run.summary.get("empty_masks", {}).values() for count in classes.values()]
+        counts[run.label] += sum(count.get(kind, 0) for count in found for kind in kinds)
     return {label: count for label, count in counts.items() if count}
 
 
@@ -101,32 +104,50 @@ def _one_training_seed(table: Table) -> list[str]:
 
 
 def _weak_sources(runs: Iterable[Run]) -> list[str]:
-    low: dict[str, float] = {}
-    unknown = {}
-    for _, summary, _ in runs:
+    """The first line of all where a model fails on its own domain, whatever adapting it gains."""
+    weak: dict[str, tuple[float, str]] = {}
+    for _, summary, _, bar in runs:
         source, dice = summary["source"], summary["source_checkpoint"]["dice_in_domain"]
-        if dice is None:
-            unknown[source] = True
-        elif dice < LOW_DICE:
-            low[source] = min(dice, low.get(source, dice))
-    lines = []
-    if low:
-        each = ", ".join(f"{source} {number(dice)}" for source, dice in low.items())
-        lines.append(
-            f"In-domain Dice is low, below {LOW_DICE:g} percent: source {each}. A model that fails on its own domain "
-            "says little about adaptation: train it longer or on more images."
-        )
-    if unknown:
-        lines.append(
-            f"In-domain Dice is unknown: source {', '.join(unknown)}. Nobody can tell here whether its model was "
-            "trained well: no images of its domain were kept out of its training, or it was imported."
-        )
-    return lines
+        found = examination_of(summary)
+        if found is not None:
+            dice, why = found.dice, ", and ".join(found.weaknesses(bar))
+            why = f"{source} {why} ({found.n} {found.where})" if why else ""
+        else:
+            low = dice is not None and bar.source_dice is not None and dice < bar.source_dice
+            why = f"{source} has an in-domain Dice of {number(dice)}, below {bar.source_dice:g}" if low else ""
+        if why:
+            weak[source] = min((dice, why), weak.get(source, (dice, why)))
+    if not weak:
+        return []
+    each = "; ".join(why for _, why in weak.values())
+    return [
+        f"SOURCE MODEL TOO WEAK TO ADAPT: {each}. What adaptation gains over such a model is what its training left: "
+        "train it longer (training.min_steps) or on more images."
+    ]
+
+
+def _unexamined(runs: Iterable[Run]) -> list[str]:
+    """Source models of which less is known than of others."""
+    by_kind: dict[str, dict[str, bool]] = defaultdict(dict)
+    for _, summary, _, _ in runs:
+        found, dice = examination_of(summary), summary["source_checkpoint"]["dice_in_domain"]
+        if found is not None and found.images == "training":
+            by_kind["training"][summary["source"]] = True
+        elif found is None:
+            by_kind["unknown" if dice is None else "unexamined"][summary["source"]] = True
+    sentences = {
+        "training": "In-domain Dice is of training images, for none was held out: source {}. On others it is lower.",
+        "unknown": "In-domain Dice is unknown: source {}. Nobody can tell here whether its model was trained well: no "
+        "images of its domain were kept out of its training, or it was imported.",
+        "unexamined": "Source model not examined: source {}. Whether its running statistics had converged is not "
+        "known; the same run again examines it where images of its domain are given, and computes nothing else anew.",
+    }
+    return [text.format(", ".join(by_kind[kind])) for kind, text in sentences.items() if by_kind[kind]]
 
 
 def _undertrained(runs: Iterable[Run]) -> list[str]:
     above: dict[str, tuple[float, str]] = {}
-    for label, summary, _ in runs:
+    for label, summary, _, _ in runs:
         source, dice = summary["source"], summary["source_checkpoint"]["dice_in_domain"]
         foreign = [target[PRIMARY] for name, target in summary["targets"].items() if name != source]
         mean = sum(foreign) / len(foreign) if foreign else 0.0
@@ -144,7 +165,7 @@ def _empty(runs: Iterable[Run]) -> list[str]:
     """Classes whose masks cannot meet, because those of the truth or of the predictions have no pixel."""
     found: dict[tuple[str, str], dict[str, bool]] = defaultdict(dict)  # class and target -> labels
     labels: dict[str, bool] = {}
-    for label, _, rows in runs:
+    for label, _, rows, _ in runs:
         labels[label] = True
         values: dict[tuple[str, str], list[float]] = defaultdict(list)
         for row in rows:
@@ -168,7 +189,7 @@ def _empty(runs: Iterable[Run]) -> list[str]:
 def _outside(runs: Iterable[Run]) -> list[str]:
     """Classes that were predicted outside the classes around them."""
     found: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(dict)  # pair of classes -> label -> counts
-    for label, summary, rows in runs:
+    for label, summary, rows, _ in runs:
         for each in summary.get("outside", ()):
             counts = found[each["class"], each["around"]].setdefault(label, [0, 0, 0, 0])
             new = (each["images"], len(rows), each["pixels"], each["of"])

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 
 from tta_bench.errors import UserError
+from tta_bench.runtime.files import warn_once
 from tta_bench.runtime.ranges import check_device
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,8 @@ def activation_dtype(precision: Precision, device: torch.device) -> torch.dtype:
         return torch.float32
     if has_bfloat16(device):
         return torch.bfloat16
-    log.warning("precision=bf16, but this %s does not compute in bfloat16: float32 is used", device.type.upper())
+    kind = device.type.upper()
+    warn_once(log, f"precision=bf16, but this {kind} does not compute in bfloat16: float32 is used")
     return torch.float32
 
 
@@ -103,8 +105,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def in_precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Where a network runs: convolutions and products in ``dtype``, by torch's rules of mixed precision."""
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+    """Within it and :func:`numerics` a network multiplies in ``dtype``, by torch's rules of mixed precision."""
+    # Autocast empties its cache of weights where the outermost one ends, which here is that of numerics.
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -18,20 +18,32 @@ SHORT = {"learning_rate": "lr", "batch_size": "batch"}
 """Names of options, as one writes them beside a curve."""
 
 
-def about_cell(config: RunConfig, seed: int, key: str) -> About:
+WEAK = "WEAK SOURCE MODEL"
+"""Begins the name of a run whose numbers say little about adaptation."""
+
+
+def about_cell(config: RunConfig, seed: int, key: str, weak: bool = False) -> About:
     """Of a cell.
 
     Args:
         config: with its targets.
         seed: of the adaptation.
         key: its hash.
+        weak: whether its source model is too weak to adapt.
     """
     name = " ".join(
-        [config.method["name"], *changes(config), f"source={config.source}", *([f"seed={seed}"] * (seed > 0))]
+        [
+            *([f"{WEAK}:"] * weak),
+            config.method["name"],
+            *changes(config),
+            f"source={config.source}",
+            *([f"seed={seed}"] * (seed > 0)),
+        ]
     )
     content = config.model_dump(mode="json", exclude={"logger", "force", "group"})
     content["method"] = {**config.method, **asdict(method_options(config.method))}
-    return About(key, name, "cell", config.group, _tags(config), {**content, "seed": seed, "cell": key})
+    tags = [*_tags(config), *([WEAK.lower()] * weak)]
+    return About(key, name, "cell", config.group, tags, {**content, "seed": seed, "cell": key})
 
 
 def about_training(config: RunConfig, key: str) -> About:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tta_bench.data.domain import Domain
 from tta_bench.metrics.base import METRICS, PRIMARY
+from tta_bench.records.examination import Examination
 from tta_bench.records.scores import ImageRecord
 from tta_bench.records.store import CellFolder
 from tta_bench.schema import RunConfig
@@ -29,6 +30,7 @@ class Followed:
         folder: of the cell.
         beside: name -> folder of the cells that it is compared with, where they are finished.
         domains: the prepared targets.
+        examination: of its source model.
     """
 
     def __init__(
@@ -38,12 +40,14 @@ class Followed:
         folder: CellFolder,
         beside: Mapping[str, CellFolder],
         domains: Mapping[str, Domain],
+        examination: Examination | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
         self.folder = folder
         self.beside = beside
         self.domains = domains
+        self.weak = examination is not None and bool(examination.weaknesses(config.diagnostics))
         self._live: Live | None = None
 
     def begin(self, row: Callable[[ImageRecord], Mapping[str, Any]], going_on: bool) -> Callable[[ImageRecord], None]:
@@ -58,7 +62,7 @@ class Followed:
         """
         if not self.config.logger:
             return lambda record: None
-        about = about_cell(self.config, self.seed, self.folder.hash)
+        about = about_cell(self.config, self.seed, self.folder.hash, self.weak)
         live = self._live = Live(self.config.logger, about, self.folder.path, going_on=going_on)
         curves = Curves(self.config.metrics)
         return lambda record: live.tell(curves.point(row(record)))
@@ -78,7 +82,7 @@ class Followed:
         """Send a cell that was finished before to those who do not have it."""
         if any(True for _ in unsent(self.config.logger, self.folder.path)):
             self._paint()
-            about = about_cell(self.config, self.seed, self.folder.hash)
+            about = about_cell(self.config, self.seed, self.folder.hash, self.weak)
             send(self.config.logger, about, self.folder.path, self._compared())
 
     def _paint(self) -> None:

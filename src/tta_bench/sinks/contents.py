@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tta_bench.records.examination import FILE as EXAMINATION
 from tta_bench.records.store import CellFolder
 from tta_bench.sinks.base import Grid, Outcome, Point
 
@@ -81,7 +82,9 @@ def outcome_of(folder: Path, compared: Mapping[str, float]) -> Outcome:
     """
     pictures = {path.stem: path for path in sorted((folder / "panels").glob("*.png"))}
     if (folder / TRAINING).is_file():
-        return Outcome(_read(folder / TRAINING)["summary"])
+        examined = folder / EXAMINATION
+        found = flat(_read(examined).get("examination", {}), "examined/") if examined.is_file() else {}
+        return Outcome({**_read(folder / TRAINING)["summary"], **found})
     if (folder / TABLE).is_file():
         figures = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
         files = [path for path in sorted(folder.iterdir()) if path.suffix in (".md", ".csv", ".tex", ".html")]
@@ -97,6 +100,7 @@ def outcome_of(folder: Path, compared: Mapping[str, float]) -> Outcome:
     numbers["cost/seconds"] = summary["seconds_per_image"] * images
     dice = summary["source_checkpoint"]["dice_in_domain"]
     numbers |= {} if dice is None else {"source_model/dice_in_domain": dice}
+    numbers |= flat(summary["source_checkpoint"].get("examination") or {}, "source_model/examined/")
     numbers |= {f"versions/{name}": str(value) for name, value in summary["versions"].items()}
     columns = list(dict.fromkeys(name for target in summary["targets"].values() for name in target))
     rows = [[name, *(target.get(column) for column in columns)] for name, target in summary["targets"].items()]

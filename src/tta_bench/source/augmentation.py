@@ -17,7 +17,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # before the import: it would look
 import albumentations as A
 
 if TYPE_CHECKING:
-    from tta_bench.schema import AugmentationConfig
+    from tta_bench.runtime.training_section import AugmentationConfig
 
 # Mirrored borders in images and masks alike: every pixel keeps a true label, and no black corner takes part in
 # the min-max scaling.

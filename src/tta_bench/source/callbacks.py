@@ -31,11 +31,69 @@ class PartialCheckpoint(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if it is time; after the last epoch the finished model follows at once."""
-        if monotonic() - self._saved < _PARTIAL_SECONDS or trainer.current_epoch + 1 == trainer.max_epochs:
+        last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
+        if last or monotonic() - self._saved < _PARTIAL_SECONDS:
             return
         with replacing(self.path) as temporary:
             trainer.save_checkpoint(temporary)
         self._saved = monotonic()
+
+
+class HeldOutScores(pl.Callback):
+    """Scores the model after every epoch, keeps the best one if asked to, and stops once none has been better.
+
+    Args:
+        score: measures the model as it is, and leaves it so; empty where no image is held out.
+        keep_best: whether the weights of the best epoch are wanted, the first of equals.
+        patience: epochs without a better one after which the training ends; None for never.
+        least_steps: optimiser steps before which it does not end.
+
+    Attributes:
+        values: of the last epoch.
+        best: state dict of the network in the best epoch, on the CPU; None where it is not wanted.
+        best_epoch: counted from 1.
+    """
+
+    def __init__(
+        self, score: Callable[[], dict[str, float]], *, keep_best: bool, patience: int | None, least_steps: int
+    ) -> None:
+        self.score = score
+        self.keep_best = keep_best
+        self.patience = patience
+        self.least_steps = least_steps
+        self.values: dict[str, float] = {}
+        self.best: dict[str, Tensor] | None = None
+        self.best_epoch = 0
+        self._best_dice = -1.0
+
+    @property
+    def decides(self) -> bool:
+        """Whether the source model depends on it."""
+        return self.keep_best or self.patience is not None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Score, and compare with the best."""
+        self.values = self.score()
+        if not self.decides:
+            return
+        epoch, dice = trainer.current_epoch + 1, self.values["held_out_dice"]
+        if dice > self._best_dice:
+            self._best_dice, self.best_epoch = dice, epoch
+            if self.keep_best:
+                state = pl_module.get_submodule("model").state_dict()
+                self.best = {key: value.detach().cpu().clone() for key, value in state.items()}
+        waited = self.patience is not None and epoch - self.best_epoch >= self.patience
+        if waited and trainer.global_step >= self.least_steps:
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """For the partial checkpoint."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "best_dice": self._best_dice}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Called once a training goes on."""
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        self._best_dice = state_dict["best_dice"]
 
 
 class ToldEpochs(pl.Callback):

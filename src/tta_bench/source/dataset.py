@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tta_bench.data.domain import Domain, class_channels
 from tta_bench.ops.draws import seed_of
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
-from tta_bench.schema import TrainingConfig
+from tta_bench.runtime.training_section import TrainingConfig
 from tta_bench.source.augmentation import Augmentation
 
 

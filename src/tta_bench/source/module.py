@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -9,7 +12,8 @@ from torch import Tensor
 from tta_bench.errors import UserError
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.ops.draws import seed_of
-from tta_bench.schema import TrainingConfig
+from tta_bench.runtime.numerics import activation_dtype, in_precision
+from tta_bench.runtime.training_section import TrainingConfig
 from tta_bench.source.loss import branch_loss, segmentation_loss
 
 
@@ -40,11 +44,14 @@ class SourceTraining(pl.LightningModule):
         # Noise and rotation labels depend on epoch and batch alone, so that a resumed run draws the same.
         torch.manual_seed(seed_of(self.training_config.seed, "batch", self.current_epoch, batch_idx))
         images, labels = batch
-        loss = segmentation_loss(self(images), labels, self.model.activation)
+        with self._precision(images):
+            logits = self(images)
+        loss = segmentation_loss(logits.float(), labels, self.model.activation)
         weights = self.training_config.branch_weights
         for name in self.model.branches:
             weight = weights.get(name, 1.0)  # of a plug-in's branch that of the segmentation loss
-            loss = loss + weight * branch_loss(name, self.model, images)
+            with self._precision(images):
+                loss = loss + weight * branch_loss(name, self.model, images)
         if not torch.isfinite(loss):
             raise UserError(
                 f"training the source model diverged in epoch {self.current_epoch + 1} (loss {loss.item()}): "
@@ -52,10 +59,14 @@ class SourceTraining(pl.LightningModule):
             )
         return loss
 
+    def _precision(self, images: Tensor) -> AbstractContextManager[Any]:
+        return in_precision(images.device, activation_dtype(self.training_config.precision or "f32", images.device))
+
     def on_train_epoch_start(self) -> None:
         """Set the learning rate, a function of the epoch alone: nothing to restore when a run resumes."""
-        config = self.training_config
-        rate = config.learning_rate * polynomial_decay(self.current_epoch, config.epochs, config.schedule_power)
+        config, epochs = self.training_config, self.trainer.max_epochs
+        assert epochs is not None
+        rate = config.learning_rate * polynomial_decay(self.current_epoch, epochs, config.schedule_power)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
 

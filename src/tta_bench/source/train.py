@@ -19,7 +19,6 @@ from pydantic import ValidationError
 
 from tta_bench.data.domain import Domain
 from tta_bench.errors import UserError
-from tta_bench.metrics.dice import dice_score
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import (
     Description,
@@ -30,25 +29,24 @@ from tta_bench.models.checkpoint import (
     save_checkpoint,
 )
 from tta_bench.models.encoder_weights import digest, weights_file
-from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.ops.draws import seed_of
-from tta_bench.ops.geometry import Fit, ScoreAt, stacked, unstacked
-from tta_bench.ops.probabilities import Activation, masks
+from tta_bench.ops.geometry import Fit, ScoreAt
+from tta_bench.ops.probabilities import Activation
 from tta_bench.runtime.files import move_aside, temporaries, warn_once
 from tta_bench.runtime.locks import acquire_lock
 from tta_bench.runtime.memory import refuse_impossible
 from tta_bench.runtime.numerics import is_gpu, numerics, resolve_device
 from tta_bench.runtime.signals import at_stake
 from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
-from tta_bench.schema import ModelConfig, RunConfig, TrainingConfig
+from tta_bench.runtime.training_section import TrainingConfig
+from tta_bench.schema import ModelConfig, RunConfig
+from tta_bench.source.examination import examine, side_file
+from tta_bench.source.held_out import divide, held_out_dice, in_domain_dice, split
+from tta_bench.source.schedule import least_steps, more_epochs, total_epochs
 
 log = logging.getLogger(__name__)
 
 TRAINING_VERSION = 2
 """Part of the cache key; raise it whenever the same configuration would give other weights."""
-
-THRESHOLD = 0.5
-"""Probability from which a pixel belongs to a class, for the in-domain Dice."""
 
 LARGEST_BRANCH_COST = 1.0
 """Points of in-domain Dice that auxiliary branches may cost before there is a warning."""
@@ -113,11 +111,17 @@ def model_path(config: RunConfig, domain: Domain, root: Path) -> Path:
 
 def cache_key(config: RunConfig, domain: Domain) -> str:
     """Hash of all that determines the weights: data, network, training and this code's version."""
-    geometry, activation = domain.geometry, config.data.activation
+    geometry, activation, training = domain.geometry, config.data.activation, config.training
+    train, _ = split(len(domain), training.holdout, training.seed)
     return _key(
-        *(domain.fingerprint, geometry.side, domain.classes, activation, config.model, config.training),
-        *(geometry.fit, domain.score_at),
+        *(domain.fingerprint, geometry.side, domain.classes, activation, config.model, training),
+        *(geometry.fit, domain.score_at, more_epochs(training, _squares(domain, train))),
     )
+
+
+def _squares(domain: Domain, indices: Sequence[int]) -> int:
+    """How many inputs of the network some images are in an epoch."""
+    return sum(map(domain.tiles, indices))
 
 
 def _key(
@@ -129,17 +133,23 @@ def _key(
     training: TrainingConfig,
     fit: Fit,
     score_at: ScoreAt,
+    more_epochs: int | None,
 ) -> str:
     network = model.model_dump(mode="json")
     if file := weights_file(model.encoder_weights):
         network["encoder_weights"] = digest(file)  # a file is what it holds, wherever it lies
+    trained = training.content(model.branches)
+    if training.patience is None:
+        trained.pop("min_steps", None)  # the epochs that they make say it all
+    if more_epochs is not None:
+        trained["more_epochs"] = more_epochs
     content = {
         "version": TRAINING_VERSION,
         "domain": fingerprint,
         "image_size": image_size,
         "classes": [[name, list(values)] for name, values in classes.items()],
         "model": network,
-        "training": training.content(model.branches),
+        "training": trained,
         **({"activation": activation} if activation != "sigmoid" else {}),  # younger than many models and their keys
         **({"fit": fit} if fit != "stretch" else {}),
         **({"score_at": score_at} if score_at != "network" else {}),  # of the in-domain Dice
@@ -157,7 +167,10 @@ def serves(checkpoint: Description, config: RunConfig) -> bool:
     data, score_at = config.data, config.protocol.score_at
     if given != (data.image_size, dict(data.classes), data.activation, data.fit, score_at):
         return False
-    key = _key(checkpoint.fingerprint, size, classes, activation, config.model, config.training, *scoring)
+    key = _key(
+        *(checkpoint.fingerprint, size, classes, activation, config.model, config.training),
+        *(*scoring, checkpoint.more_epochs),
+    )
     return checkpoint.path.parent.name == key
 
 
@@ -199,7 +212,7 @@ def branchless_path(checkpoint: Description, root: Path) -> Path | None:
     except ValidationError:  # also where a file of encoder weights is gone: the key cannot be known any more
         return None
     size, classes, activation = checkpoint.image_size, checkpoint.classes, checkpoint.activation
-    scoring = checkpoint.fit, checkpoint.score_at
+    scoring = checkpoint.fit, checkpoint.score_at, checkpoint.more_epochs
     key = _key(checkpoint.fingerprint, size, classes, activation, model, training, *scoring)
     return root / "source_models" / key / "model.ckpt"
 
@@ -247,68 +260,11 @@ def _report_branch_cost(checkpoint: Description, root: Path) -> None:
         )
 
 
-def in_domain_dice(
-    model: SegmentationModel, domain: Domain, indices: Sequence[int], device: torch.device
-) -> dict[str, float]:
-    """Mean Dice of each class, percent, of ``model`` in eval mode on some images of its own domain, scored as a run."""
-    model.eval()
-    scores = []
-    with torch.no_grad():
-        for index in indices:
-            tiles = unstacked(domain.image(index, model.preprocessing)[None], domain.tiles(index))
-            logits = torch.cat([model(tile[None].to(device)).cpu() for tile in tiles])
-            logits = domain.restored(stacked(logits, len(tiles))[0], index)
-            scores.append(dice_score(masks(logits, model.activation, THRESHOLD), domain.truth(index)))
-    return dict(zip(domain.classes, torch.stack(scores).mean(dim=0).tolist(), strict=True))
-
-
-def _held_out_dice(
-    model: SegmentationModel, domain: Domain, indices: Sequence[int], device: torch.device
-) -> dict[str, float]:
-    """The in-domain Dice in the middle of a training, and its mean over classes; empty without held-out images."""
-    if not indices:
-        return {}
-    modes = {module: module.training for module in model.modules()}
-    classes = in_domain_dice(model, domain, indices, device)
-    for module, mode in modes.items():
-        module.training = mode
-    mean = sum(classes.values()) / len(classes)
-    return {"held_out_dice": mean, **{f"held_out_dice_{name}": value for name, value in classes.items()}}
-
-
-def split(count: int, holdout: float, seed: int) -> tuple[list[int], list[int]]:
-    """Divide ``count`` images into those to train on and those held out, each in ascending order.
-
-    Args:
-        count: number of images.
-        holdout: fraction to hold out; above 0, at least one image is.
-        seed: of the permutation.
-    """
-    held = max(1, round(holdout * count)) if holdout > 0 else 0
-    order = np.random.default_rng(seed_of(seed, "holdout")).permutation(count).tolist()
-    return sorted(order[held:]), sorted(order[:held])
-
-
-def divide(name: str, count: int, training: TrainingConfig) -> tuple[list[int], list[int]]:
-    """:func:`split` the images of a source domain.
-
-    Raises:
-        UserError: too few are left to train on.
-    """
-    train, held_out = split(count, training.holdout, training.seed)
-    if len(train) < 2:
-        raise UserError(
-            f"source={name} has {count} images, {len(held_out)} of them held out: training needs at least 2; add "
-            "images, raise data.limit or set training.holdout=0"
-        )
-    return train, held_out
-
-
 def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | None) -> None:
-    """Train and write ``folder/model.ckpt``; the last epoch counts."""
+    """Train, write ``folder/model.ckpt`` and examine it."""
     # Lightning takes seconds to import: only where something is trained.
     from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
-    from tta_bench.source.callbacks import PartialCheckpoint, ProgressBar, ToldEpochs
+    from tta_bench.source.callbacks import HeldOutScores, PartialCheckpoint, ProgressBar, ToldEpochs
     from tta_bench.source.dataset import training_batches
     from tta_bench.source.module import SourceTraining
 
@@ -340,11 +296,21 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
         if resume is not None:
             log.info("resuming the training of source model %s from %s", domain.name, latest)
         with follow(folder, resume is not None) if follow is not None else nullcontext() as tell:
-            score = partial(_held_out_dice, model, domain, held_out, device)
-            told = [ToldEpochs(tell, score)] if tell is not None else []
-            callbacks = [ProgressBar(domain.name), *told, PartialCheckpoint(latest)]
-            trainer = one_device_trainer(device, callbacks, max_epochs=training.epochs, default_root_dir=folder)
+            scores = HeldOutScores(
+                partial(held_out_dice, model, domain, held_out, device),
+                keep_best=training.keep == "best",
+                patience=training.patience,
+                least_steps=least_steps(training),
+            )
+            told = [ToldEpochs(tell, lambda: scores.values)] if tell is not None else []
+            scored = [scores] if told or scores.decides else []
+            callbacks = [ProgressBar(domain.name), *scored, *told, PartialCheckpoint(latest)]
+            epochs = total_epochs(training, _squares(domain, train))
+            trainer = one_device_trainer(device, callbacks, max_epochs=epochs, default_root_dir=folder)
             trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
+            if scores.best is not None:
+                model.load_state_dict(scores.best)
+                log.info("source model %s: epoch %d of %d is kept", domain.name, scores.best_epoch, epochs)
             dice = in_domain_dice(model.to(device), domain, held_out, device) if held_out else None
             save_checkpoint(
                 folder / "model.ckpt",
@@ -360,8 +326,10 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
                 fingerprint=domain.fingerprint,
                 intensity=config.data.model_dump(mode="json").get("intensity"),
                 training=training.model_dump(mode="json"),
+                more_epochs=more_epochs(training, _squares(domain, train)),
                 dice_in_domain_per_class=dice,
             )
+            examine(load_checkpoint(folder / "model.ckpt", config), domain, device, side_file(folder / "model.ckpt"))
     for path in _leftovers(folder):
         path.unlink(missing_ok=True)
 

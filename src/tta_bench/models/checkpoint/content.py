@@ -33,6 +33,7 @@ class Description:
         fingerprint: of that domain's images and masks.
         intensity: fields of ``IntensityConfig``, by which pixel values became grey levels; None: by their type.
         training: fields of ``TrainingConfig``.
+        more_epochs: how many it had, where ``training`` says fewer and asks for more steps than they give.
         dice_in_domain_per_class: percent on held-out images of the domain.
         version: of tta_bench, when the file was written.
         origin: ``file`` and ``sha256`` of what it was imported from; None where it was trained here.
@@ -51,6 +52,7 @@ class Description:
     fingerprint: str | None = None
     intensity: Mapping[str, Any] | None = None
     training: Mapping[str, Any] | None = None
+    more_epochs: int | None = None
     dice_in_domain_per_class: Mapping[str, float] | None = None
     version: str | None = None
     origin: Mapping[str, str] | None = None

@@ -44,6 +44,7 @@ def save_checkpoint(
     fingerprint: str | None = None,
     intensity: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
+    more_epochs: int | None = None,
     dice_in_domain_per_class: Mapping[str, float] | None = None,
     origin: Mapping[str, str] | None = None,
 ) -> None:
@@ -63,6 +64,7 @@ def save_checkpoint(
         fingerprint: of its data, or None where unknown.
         intensity: fields of ``IntensityConfig``, plain values, or None for none.
         training: fields of ``TrainingConfig``, plain values, or None where unknown.
+        more_epochs: how many it had, where ``training`` says fewer and asks for more steps than they give.
         dice_in_domain_per_class: percent, or None where not measured.
         origin: ``file`` and ``sha256`` of what it was imported from, if it was.
     """
@@ -84,6 +86,7 @@ def save_checkpoint(
         "fingerprint": fingerprint,
         **({} if intensity is None else {"intensity": dict(intensity)}),
         "training": None if training is None else dict(training),
+        **({} if more_epochs is None else {"more_epochs": more_epochs}),
         "dice_in_domain": None if dice_in_domain_per_class is None else dict(dice_in_domain_per_class),
         **({} if origin is None else {"origin": dict(origin)}),
         "state": {key: value.detach().cpu().contiguous().clone() for key, value in state.items()},
@@ -133,6 +136,7 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
         fingerprint=content["fingerprint"],
         intensity=content.get("intensity"),
         training=content["training"],
+        more_epochs=content.get("more_epochs"),
         dice_in_domain_per_class=content["dice_in_domain"],
         version=content["tta_bench"],
         origin=content.get("origin"),

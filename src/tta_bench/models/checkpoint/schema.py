@@ -75,6 +75,7 @@ class Description(_Part):
     fingerprint: str | None
     intensity: dict[str, Any] | None = None
     training: Training | None
+    more_epochs: Annotated[int, Field(ge=1)] | None = None
     dice_in_domain: dict[str, Percent] | None
     origin: Origin | None = None
     state: dict[str, Any]

@@ -15,7 +15,7 @@ from tta_bench.report import text
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.drawings import draw
 from tta_bench.report.model import BN_ONLY, Table
-from tta_bench.report.notes import branch_notes, headline, planned_cells
+from tta_bench.report.notes import branch_notes, examination_notes, headline, planned_cells
 from tta_bench.report.warnings import warnings
 
 FILE = "index.html"
@@ -51,7 +51,7 @@ def write(table: Table) -> str:
         reading=text.reading(table.metric),
         breakdown=text.breakdown_groups(table),
         warnings=warnings(table),
-        branch_notes=branch_notes(table),
+        branch_notes=[*examination_notes(table), *branch_notes(table)],
         comparable=comparable_with_paper(table),
     )
 
