@@ -46,8 +46,8 @@ def with_metrics(
         images = [_typed(row) for row in rows if row["target"] == name]
         masks = read_predictions(predictions, name, (len(images), len(domain.classes), *domain.images.shape[1:3]))
         added = []
-        for row in images:
-            prediction, truth = torch.from_numpy(masks.mask(row["index"])), domain.label(row["index"])
+        for position, row in enumerate(images):  # the images of the cell, which may be fewer than the domain's
+            prediction, truth = torch.from_numpy(masks.mask(position)), domain.label(row["index"])
             scores = {metric: METRICS.get(metric)(prediction, truth).tolist() for metric in codes}
             added.append(image_scores(scores, domain.classes))
         scored += [_after(last, row, new, codes) for row, new in zip(images, added, strict=True)]

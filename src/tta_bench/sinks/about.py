@@ -26,12 +26,11 @@ def about_cell(config: RunConfig, seed: int, key: str) -> About:
         seed: of the adaptation.
         key: its hash.
     """
-    name = " ".join(
-        [config.method["name"], *changes(config), f"source={config.source}", *([f"seed={seed}"] * (seed > 0))]
-    )
+    name = " ".join([config.called, *changes(config), f"source={config.source}", *([f"seed={seed}"] * (seed > 0))])
     content = config.model_dump(mode="json", exclude={"logger", "force", "group"})
     content["method"] = {**config.method, **asdict(method_options(config.method))}
-    return About(key, name, "cell", config.group, _tags(config), {**content, "seed": seed, "cell": key})
+    content |= {"called": config.called, "seed": seed, "cell": key}
+    return About(key, name, "cell", config.group, _tags(config), content)
 
 
 def about_training(config: RunConfig, key: str) -> About:
@@ -40,6 +39,16 @@ def about_training(config: RunConfig, key: str) -> About:
     name = " ".join([f"source model {config.source}", *changes])
     content = config.model_dump(mode="json", include={"source", "data", "model", "training"})
     return About(key, name, "training", config.group, _tags(config), {**content, "source_model": key})
+
+
+def about_stage(config: RunConfig, target: str, key: str) -> About:
+    """Of the making of the adapted model of a target; ``key`` is that of its folder."""
+    assert config.adapt is not None
+    name = f"{config.adapt['name']} {config.source} -> {target}"
+    content = config.model_dump(mode="json", include={"adapt", "source", "data", "model", "training"})
+    return About(
+        key, name, "training", config.group, _tags(config), {**content, "target": target, "adapted_model": key}
+    )
 
 
 def about_report(table: str, protocol_hash: str, overrides: Sequence[str]) -> About:

@@ -29,10 +29,11 @@ def write_panels(folder: CellFolder, domains: Mapping[str, Domain], rows: Sequen
     """
     for target in dict.fromkeys(row["target"] for row in rows):
         domain = domains[target]
-        own = sorted((row for row in rows if row["target"] == target), key=lambda row: float(row["dice"] or "nan"))
-        index = int(own[len(own) // 2]["index"])
+        own = [row for row in rows if row["target"] == target]
+        position = sorted(range(len(own)), key=lambda k: float(own[k]["dice"] or "nan"))[len(own) // 2]
+        index = int(own[position]["index"])
         truth = domain.label(index).numpy()
-        prediction = read_predictions(folder.predictions, target, (len(domain), *truth.shape)).mask(index)
+        prediction = read_predictions(folder.predictions, target, (len(own), *truth.shape)).mask(position)
         write_atomically(
             folder.path / "panels" / f"{target}.png", _png(np.array(domain.images[index]), truth, prediction)
         )
