@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,3 +217,10 @@ def test_the_identity_has_the_options_and_the_code_of_the_system():
     assert len({system_code(first.model_copy(update={"adapt": {"name": name}})) for name in SYSTEMS.names()}) == len(
         SYSTEMS.names()
     )
+
+
+@pytest.mark.parametrize("name", SYSTEMS.names())
+def test_every_system_has_a_page(name):
+    text = (Path(__file__).parents[2] / f"docs/systems/{name}.md").read_text()
+    assert text.startswith(f"# `{name}`")
+    assert f"`{SYSTEMS.get(name).card.setting}`" in text
