@@ -7,26 +7,25 @@ experiment itself.
 from __future__ import annotations
 
 import logging
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib.metadata import version
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tta_bench import __version__
 from tta_bench.adaptation.later_metrics import add_metrics, obstacle
-from tta_bench.adaptation.provenance import change_since, code_of, metric_codes, staleness, unscored
-from tta_bench.adaptation.scenarios.base import scenario_of
+from tta_bench.adaptation.provenance import change_since, code_of, metric_codes, staleness, system_code, unscored
 from tta_bench.data.domain import Domain
+from tta_bench.data.held_out import tested
 from tta_bench.data.prepare import prepared
-from tta_bench.data.streams import Stream, lockstep_groups, passes
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
+from tta_bench.offline.options import card_of, system_options
+from tta_bench.offline.stage import adapted_model
 from tta_bench.records.examination import Examination, with_examination
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
@@ -41,22 +40,26 @@ from tta_bench.records.scores import (
 )
 from tta_bench.records.snapshots import SnapshotFile, code_digest
 from tta_bench.records.store import CellFolder, cell_hash
+from tta_bench.records.versions import versions
 from tta_bench.runtime.files import translate_os_errors
 from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory, refuse_impossible
-from tta_bench.runtime.numerics import device_name, placement, resolve_device
+from tta_bench.runtime.numerics import resolve_device
 from tta_bench.runtime.signals import at_stake, stop_signal
-from tta_bench.schema import RunConfig
+from tta_bench.schema import UNADAPTED, RunConfig
 from tta_bench.sinks.cells import Followed
-from tta_bench.sinks.training import followed_training, send_training
+from tta_bench.sinks.training import followed_stage, followed_training, send_training
 from tta_bench.source.examination import announce, examined
 from tta_bench.source.train import source_model
+
+if TYPE_CHECKING:
+    from tta_bench.adaptation.part import Part
 
 log = logging.getLogger(__name__)
 
 Result = tuple[Mapping[str, Any], Sequence[Mapping[str, str]]]
 """A cell's summary and the rows of its ``per_image.csv``."""
 
-REFERENCE = "no_adapt"
+REFERENCE = UNADAPTED
 """The method that every cell is compared with."""
 
 CONTROLS = (REFERENCE, "bn_only")
@@ -91,7 +94,9 @@ class Cell:
     @property
     def is_stochastic(self) -> bool:
         """Whether another seed gives other numbers."""
-        return METHODS.get(self.config.method["name"]).is_stochastic(method_options(self.config.method))
+        system = card_of(self.config.adapt)
+        by_method = METHODS.get(self.config.method["name"]).is_stochastic(method_options(self.config.method))
+        return by_method or (system is not None and system.stochastic)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -110,6 +115,8 @@ class Cell:
         content = config.model_dump(mode="json", include={"source", "target", "data", "model", "protocol"})
         left_out = method_options(config.method).without_identity()
         content["method"] = {key: value for key, value in self.method.items() if key not in left_out}
+        if config.adapt is not None:
+            content["adapt"] = config.adapt | asdict(system_options(config.adapt))
         if config.checkpoint is None:
             content["training"] = config.training.content(config.model.branches)
         else:
@@ -131,18 +138,18 @@ class Cell:
         return None if finished is None or staleness(finished[0], self.config) else finished
 
     def reference(self) -> Cell | None:
-        """The same cell without adaptation; None if this is one."""
-        if self.config.method["name"] == REFERENCE:
+        """The same cell without adaptation, whether before the test or in it; None if this is one."""
+        if self.config.method["name"] == REFERENCE and self.config.adapt is None:
             return None
         return self._with_method(REFERENCE)
 
     def beside(self) -> dict[str, CellFolder]:
         """The folders of the same cell without adaptation, and with test-image statistics alone."""
-        others = [name for name in CONTROLS if name != self.config.method["name"]]
+        others = [name for name in CONTROLS if name != self.config.method["name"] or self.config.adapt is not None]
         return {name: self._with_method(name).folder() for name in others}
 
     def _with_method(self, name: str) -> Cell:
-        return Cell.of(self.config.model_copy(update={"method": {"name": name}}), self.seed)
+        return Cell.of(self.config.model_copy(update={"method": {"name": name}, "adapt": None}), self.seed)
 
 
 def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
@@ -164,8 +171,9 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     refuse = partial(_refuse_impossible, config, device)
     refuse(1)
     given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
-    names = config.target if given else (*config.target, config.source)
-    domains = prepared(config, names)
+    system = card_of(config.adapt)
+    has_source = given is None or (system is not None and system.needs_source)
+    domains = prepared(config, (*config.target, config.source) if has_source else config.target)
     refuse(max(domains[name].tiles(index) for name in config.target for index in range(len(domains[name]))))
     if given is None:
         with translate_os_errors(config.results_root):
@@ -179,7 +187,8 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     for cell in Cell.all_of(config):
         reference = cell.reference()
         compared = finish(reference, domains, source, device, examination) if reference is not None else None
-        yield cell, finish(cell, domains, source, device, examination), compared
+        adapted = adapted_models(cell, domains, source, device)
+        yield cell, finish(cell, domains, source, device, examination, adapted), compared
 
 
 def _refuse_impossible(config: RunConfig, device: torch.device, tiles: int) -> None:
@@ -192,21 +201,39 @@ def _refuse_impossible(config: RunConfig, device: torch.device, tiles: int) -> N
     refuse_impossible(tiles * width, config.data.image_size, gradients, device, remedy)
 
 
+def adapted_models(
+    cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device
+) -> dict[str, SourceModel]:
+    """Target -> what ``adapt`` makes of the source model for it, or has made before; empty without ``adapt``."""
+    config, card = cell.config, card_of(cell.config.adapt)
+    if card is None:
+        return {}
+    of_source = domains[config.source] if card.needs_source else None
+    made, code = {}, system_code(config)
+    with translate_os_errors(config.results_root):
+        for target in cell.targets:
+            follow = partial(followed_stage, config, target) if config.logger else None
+            args = config, source, domains[target], of_source, cell.seed, code, device
+            made[target] = adapted_model(*args, follow)
+    return made
+
+
 def finish(
     cell: Cell,
     domains: Mapping[str, Domain],
     source: SourceModel,
     device: torch.device,
     examination: Examination | None = None,
+    adapted: Mapping[str, SourceModel] = MappingProxyType({}),
 ) -> Result:
     """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
     folder = cell.folder()
     with folder.locked(), at_stake():
         finished = folder.finished(thoroughly=True)
-        method = cell.config.method["name"]
+        method = cell.config.called
         dashboard = Followed(cell.config, cell.seed, folder, cell.beside(), domains, examination)
         if finished is not None and not cell.config.force:
-            changed = _changed_inputs(finished[0], cell, domains, source)
+            changed = _changed_inputs(finished[0], cell, domains, source, adapted)
             lacking = unscored(finished[0], cell.config)
             changed = changed or obstacle(lacking, folder)
             if not changed:
@@ -225,7 +252,7 @@ def finish(
         try:
             folder.start({"hash": folder.hash, **content})
             with run_log(folder.path / "run.log"):
-                rows, predictions, summary = compute(cell, domains, source, device, dashboard.begin)
+                rows, predictions, summary = compute(cell, domains, source, device, dashboard.begin, adapted)
                 folder.finish(rows, predictions, with_examination(summary, examination))
                 folder.delete_leftovers()
         except BaseException as error:
@@ -249,52 +276,43 @@ def compute(
     source: SourceModel,
     device: torch.device,
     follow: Follow | None = None,
+    adapted: Mapping[str, SourceModel] = MappingProxyType({}),
 ) -> tuple[list[dict[str, Any]], dict[str, Predictions], dict[str, Any]]:
     """The experiment: a fresh state per stream, every target image adapted to, predicted, scored and told of.
+
+    What ``adapted`` has for a target stands in for the source model there.
 
     Returns:
         The rows of ``per_image.csv``, the contents of ``predictions.npz`` and of ``summary.json``.
     """
     # Lightning takes seconds to import: only where something is computed.
-    from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
+    from tta_bench.adaptation.part import parts_of, run_parts
     from tta_bench.adaptation.progress import progress_bar
-    from tta_bench.adaptation.resumption import Resumption
-    from tta_bench.adaptation.runner import adapt_streams
     from tta_bench.adaptation.scoring import Scoring
-    from tta_bench.adaptation.setup import finish_of, method_on
+    from tta_bench.adaptation.setup import finish_of
     from tta_bench.adaptation.telling import Telling
 
     config = cell.config
     memory = PeakMemory(device)
-    method, scenario = method_on(config, source, device), scenario_of(config.protocol.reset)
-    network = method.network
-    streams = scenario.streams(passes(domains, cell.targets, config.protocol.order))
-    groups = lockstep_groups(streams, lockstep_width(config, method, device), scenario.batch)
-    log.info("%s: %s", config.method["name"], method.describe())
-    snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, method, groups))
-    resumed, total = snapshots.read(), sum(map(len, streams))
+    parts = parts_of(config, domains, source, adapted, device)
+    method = parts[0].method
+    log.info("%s: %s", config.called, method.describe())
+    snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, adapted, parts))
+    resumed, total = snapshots.read(), sum(len(stream) for part in parts for group in part.groups for stream in group)
     scored = resumed.records if resumed is not None else ()
     scoring = Scoring(domains, finish_of(config, source), config.metrics, scored, config.protocol.empty)
     if resumed is not None:
         log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
-    resumption = Resumption(snapshots, method, scoring, resumed)
-    looking_on = [EmpiricalGradient(method, domains)] if config.diagnostics.empirical_gradient else []
     telling = [Telling(scoring, follow(partial(_row, cell, domains), resumed is not None))] if follow else []
-    with progress_bar(f"{config.method['name']} {config.source} ->", total, len(scoring.records)) as progress:
-        adapt_streams(
-            method,
-            domains,
-            groups,
-            seed=cell.seed,
-            batch=scenario.batch,
-            begin=(resumption.group, resumption.steps),
-            observers=[*looking_on, scoring, *telling, resumption, progress],
-        )
+    with progress_bar(f"{config.called} {config.source} ->", total, len(scoring.records)) as progress:
+        method = run_parts(parts, config, domains, cell.seed, scoring, [*telling, progress], snapshots, resumed)
     if method.skipped:
         log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
     rows = per_image_rows(cell, domains, scoring.records)
-    updates = sum(len(group[0]) for group in groups)  # an update of side-by-side streams counts once
-    counted = {"forwards_per_image": network.forwards / updates, "backwards_per_image": method.backwards / updates}
+    # An update of side-by-side streams counts once.
+    updates = sum(len(group[0]) for part in parts for group in part.groups)
+    forwards, backwards = method.network.forwards / updates, method.backwards / updates
+    counted = {"forwards_per_image": forwards, "backwards_per_image": backwards}
     summary = summarise(cell, rows, domains, source, method) | counted
     summary["empty_masks"] = {
         name: empty_masks([r.empty for r in scoring.records if r.place.domain == name], domains[name].classes)
@@ -302,34 +320,22 @@ def compute(
     }
     predictions = predictions_by_target(cell, scoring.records)
     for name, entry in summary["targets"].items():
-        entry |= case_scores(domains[name], predictions[name])
+        images = tested(name, len(domains[name]), config.protocol.evaluation)
+        entry |= case_scores(domains[name], predictions[name], images)
+    if adapted:
+        summary["adapted"] = {name: {"path": str(each.path), "sha256": each.sha256} for name, each in adapted.items()}
     summary["peak_memory_mb"] = round(memory.megabytes(), 1)
     return rows, predictions, summary | {"outside": outside_classes(predictions, config.data.classes)}
 
 
-def lockstep_width(config: RunConfig, method: Method, device: torch.device) -> int:
-    """How many streams share one batch: a GPU is filled by several, a CPU is busy with one."""
-    if config.data.fit == "tile":  # the tiles of an image are side by side already
-        return 1
-    if config.lockstep != "auto":
-        return config.lockstep
-    adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
-    if adapts_convolutions or not placement(device).side_by_side:
-        return 1
-    per_stream = 3 * 2**30 * (config.data.image_size / 512) ** 2  # bytes, generous for the ResUNet-34 at 512 px
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(1, int(free / per_stream))
-
-
 def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
     """Rows of ``per_image.csv``: targets in order, images in file order."""
-    order = {name: position for position, name in enumerate(cell.targets)}
-    ordered = sorted(records, key=lambda record: (order[record.place.domain], record.place.index))
+    ordered = sorted(records, key=lambda record: (cell.targets.index(record.place.domain), record.place.index))
     return [_row(cell, domains, record) for record in ordered]
 
 
 def _row(cell: Cell, domains: Mapping[str, Domain], record: ImageRecord) -> dict[str, Any]:
-    head = {"source": cell.config.source, "method": cell.config.method["name"], "seed": cell.seed}
+    head = {"source": cell.config.source, "method": cell.config.called, "seed": cell.seed}
     return image_row(record, domains[record.place.domain], **head)
 
 
@@ -358,7 +364,7 @@ def summarise(
         targets[name] = {"n": len(images), **scores, "seconds_per_image": round(seconds, 4)}
     return {
         "cell": cell.folder().hash,
-        "method": cell.config.method["name"],
+        "method": cell.config.called,
         "source": cell.config.source,
         "seed": cell.seed,
         "protocol": cell.config.protocol.model_dump(mode="json"),
@@ -372,21 +378,9 @@ def summarise(
             "dice_in_domain": source.dice_in_domain,
         },
         "data": {name: domains[name].fingerprint for name in cell.targets},
-        "versions": versions(method),
+        "versions": versions(method.network.source_theta.device),
         **code_of(cell.config),
         "metrics": metric_codes(cell.config),
-    }
-
-
-def versions(method: Method) -> dict[str, Any]:
-    """Software and hardware, on which the last digits of a result depend."""
-    return {
-        "tta_bench": __version__,
-        "torch": version("torch"),
-        "segmentation_models_pytorch": version("segmentation-models-pytorch"),
-        "python": platform.python_version(),
-        "threads": torch.get_num_threads(),
-        "device": device_name(method.network.source_theta.device),
     }
 
 
@@ -394,27 +388,37 @@ def snapshot_key(
     cell: Cell,
     domains: Mapping[str, Domain],
     source: SourceModel,
-    method: Method,
-    groups: Sequence[Sequence[Stream]],
+    adapted: Mapping[str, SourceModel],
+    parts: Sequence[Part],
 ) -> dict[str, Any]:
     """All that must be as it was for a killed run to go on to the numbers of one that was not killed."""
+    method = parts[0].method
+    device = method.network.source_theta.device
     return {
         "the cell": cell.folder().hash,
         "the source model": source.sha256,
+        "the adapted models": {name: model.sha256 for name, model in adapted.items()},
         "the images": {name: domains[name].fingerprint for name in cell.targets},
         "the code": code_digest(type(method)),
-        "versions": versions(method),
-        "the device": str(method.network.source_theta.device),
+        "versions": versions(device),
+        "the device": str(device),
         "the metrics": list(cell.config.metrics),
-        "streams side by side": [[len(stream) for stream in group] for group in groups],
+        "streams side by side": [[len(stream) for stream in group] for part in parts for group in part.groups],
     }
 
 
 def _changed_inputs(
-    summary: Mapping[str, Any], cell: Cell, domains: Mapping[str, Domain], source: SourceModel
+    summary: Mapping[str, Any],
+    cell: Cell,
+    domains: Mapping[str, Domain],
+    source: SourceModel,
+    adapted: Mapping[str, SourceModel],
 ) -> str | None:
     """Why a finished cell is not what would be computed now, as a clause."""
     if summary["source_checkpoint"]["sha256"] != source.sha256:
         return "the source model changed since"
+    before = {name: model["sha256"] for name, model in summary.get("adapted", {}).items()}
+    if before != {name: model.sha256 for name, model in adapted.items()}:
+        return "the adapted models changed since"
     changed = [name for name in cell.targets if summary["data"].get(name) != domains[name].fingerprint]
     return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, cell.config)

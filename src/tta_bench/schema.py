@@ -28,6 +28,9 @@ from tta_bench.runtime.ranges import Range, Seed, check_device
 from tta_bench.runtime.sections import PreprocessingConfig, Section
 from tta_bench.runtime.training_section import TrainingConfig
 
+UNADAPTED = "no_adapt"
+"""The method that leaves a model as it is."""
+
 SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "cup": (0,)}
 """Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
 
@@ -63,6 +66,11 @@ def _as_seeds(value: Any) -> Any:
     """As :func:`as_tuple`, the numbers of a text read."""
     values = as_tuple(value)
     return tuple(int(part) if part.isdecimal() else part for part in values) if isinstance(value, str) else values
+
+
+def _as_evaluation(value: Any) -> Any:
+    """``all`` is what there was before there was a choice."""
+    return None if value == "all" else value
 
 
 def _as_lockstep(value: Any) -> Any:
@@ -240,11 +248,14 @@ class ProtocolConfig(Section):
     empty: Literal["one", "skip"] = Field(
         description="what a class scores that neither prediction nor truth has: the best value, or none"
     )
+    evaluation: Annotated[Literal["held_out"] | None, BeforeValidator(_as_evaluation)] = Field(
+        default=None, description="tested on: all images of a target, or the half that adapt may not use"
+    )
 
     @model_serializer(mode="wrap")
     def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """These keys are younger than many results, whose identity is that of their defaults."""
-        younger = (("score_at", "network"), ("empty", "one"))
+        younger = (("score_at", "network"), ("empty", "one"), ("evaluation", None))
         return {key: value for key, value in dump(self).items() if (key, value) not in younger}
 
 
@@ -284,6 +295,7 @@ class RunConfig(Section):
     """One fully resolved run."""
 
     method: dict[str, Any]
+    adapt: dict[str, Any] | None = Field(default=None, description="system that makes an adapted model beforehand")
     source: str
     target: Annotated[Names, _distinct("target")] | None = None
     seed: Seeds
@@ -304,6 +316,14 @@ class RunConfig(Section):
     force: bool
     device: Annotated[str, AfterValidator(check_device)]
     lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)]
+
+    @property
+    def called(self) -> str:
+        """What its numbers are called: the method, behind the system of the adapt stage where there is one."""
+        method = str(self.method["name"])
+        if self.adapt is None:
+            return method
+        return self.adapt["name"] if method == UNADAPTED else f"{self.adapt['name']} + {method}"
 
     @model_validator(mode="after")
     def _target_is_foreign(self) -> RunConfig:

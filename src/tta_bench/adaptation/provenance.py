@@ -23,6 +23,7 @@ from tta_bench.metrics.base import METRICS, PRIMARY
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
 from tta_bench.objectives.base import OBJECTIVES
+from tta_bench.offline.base import SYSTEMS
 from tta_bench.schema import RunConfig
 
 PACKAGE = "tta_bench"
@@ -49,6 +50,7 @@ ROOTS = (
 """What every cell runs. Prepared images and source models are compared as such, by the hashes in ``summary.json``."""
 
 EMPIRICAL_GRADIENT = Definition("tta_bench.adaptation.empirical_gradient")
+STAGE = Definition("tta_bench.offline.stage", "run_system")
 
 ACCOMPANIES = {
     Definition("tta_bench.adaptation.provenance"),
@@ -56,6 +58,8 @@ ACCOMPANIES = {
     Definition("tta_bench.methods.options"),
     Definition("tta_bench.errors"),
     Definition("tta_bench.methods.card"),
+    Definition("tta_bench.offline.card"),
+    Definition("tta_bench.offline.options"),
     Definition("tta_bench.registry"),
     Definition("tta_bench.runtime.files"),
     Definition("tta_bench.runtime.lightning"),
@@ -65,9 +69,9 @@ ACCOMPANIES = {
     Definition("tta_bench.records.store"),
     EMPIRICAL_GRADIENT,  # looks on; a root where it is asked for
     Definition("tta_bench.records.rescoring"),
-    Definition("tta_bench.cell", "lockstep_width"),  # streams do not depend on those beside them
+    Definition("tta_bench.adaptation.part", "lockstep_width"),  # streams do not depend on those beside them
     Definition("tta_bench.cell", "snapshot_key"),
-    Definition("tta_bench.cell", "versions"),
+    Definition("tta_bench.records.versions"),
     Definition("tta_bench.adaptation.progress"),
     Definition("tta_bench.adaptation.resumption"),
     Definition("tta_bench.adaptation.telling"),
@@ -94,9 +98,18 @@ def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
     heads = [_definition(PRETEXT_TASKS.get(branch).head) for branch in method.branches(options)]
     scenario = _definition(type(scenario_of(config.protocol.reset)))
     others = [_definition(NETWORKS.get(config.model.name)), scenario, *heads, *more]
+    if config.adapt is not None:
+        others += [_definition(SYSTEMS.get(config.adapt["name"])), STAGE]
     if config.diagnostics.empirical_gradient:
         others.append(EMPIRICAL_GRADIENT)
     return _code(method, named, tuple(others))
+
+
+def system_code(config: RunConfig) -> str:
+    """Digest of all that decides the weights of a run's adapted models, which are made anew where it changes."""
+    assert config.adapt is not None
+    roots = (_definition(SYSTEMS.get(config.adapt["name"])), _definition(NETWORKS.get(config.model.name)), STAGE)
+    return _system_code(roots)
 
 
 def change_since(summary: Mapping[str, Any], config: RunConfig) -> str | None:
@@ -134,6 +147,13 @@ def metric_code(name: str) -> str:
     """The digest of a metric's code."""
     root = _definition(METRICS.get(name).function)
     return _digest(repr(_sources(frozenset({root.module.partition(".")[0], PACKAGE})).digests([root], {})))
+
+
+@cache
+def _system_code(roots: tuple[Definition, ...]) -> str:
+    tops = frozenset(root.module.partition(".")[0] for root in roots)
+    objectives = {name: _definition(OBJECTIVES.get(name)) for name in OBJECTIVES.names()}
+    return _digest(repr(_sources(tops).digests(roots, objectives)))
 
 
 @cache

@@ -18,14 +18,17 @@ class Resumption(pl.Callback):
         method: whose state they hold.
         scoring: whose records they hold.
         resumed: the snapshot to go on from.
+        first: number of the first group of this method's, where others come before it.
     """
 
-    def __init__(self, file: SnapshotFile, method: Method, scoring: Scoring, resumed: Snapshot | None) -> None:
+    def __init__(
+        self, file: SnapshotFile, method: Method, scoring: Scoring, resumed: Snapshot | None, first: int = 0
+    ) -> None:
         self.file = file
         self.method = method
         self.scoring = scoring
         self.resumed = resumed
-        self.group, self.steps = (resumed.group, resumed.steps) if resumed is not None else (0, 0)
+        self.group, self.steps = (resumed.group, resumed.steps) if resumed is not None else (first, 0)
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the fresh state that the method has just made."""

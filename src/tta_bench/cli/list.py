@@ -14,6 +14,7 @@ from tta_bench.data.recipes.recipe import load_recipe, recipe_names
 from tta_bench.launch.catalogue import catalogue, matching, plugin_configs, registries
 from tta_bench.launch.experiment_files import heading, read_experiments
 from tta_bench.methods.card import Card
+from tta_bench.offline.card import SystemCard
 from tta_bench.runtime.paths import CONFIG_DIR
 
 
@@ -41,7 +42,8 @@ def listing(what: str, pattern: str = "*") -> Table:
     own = {"data": _data, "experiments": _experiments, "recipes": _recipes}
     if what in own:
         return own[what](pattern)
-    table = _methods(pattern) if what == "methods" else _described(what, pattern)
+    tables = {"methods": _methods, "systems": _systems}
+    table = tables[what](pattern) if what in tables else _described(what, pattern)
     for name, error in catalogue(what).broken.items():
         table.add_row(f"[red]{escape(name)}[/red]", escape(f"plug-in cannot be used: {error}"))
     return table
@@ -58,7 +60,7 @@ def _table(*columns: str) -> Table:
 def _methods(pattern: str) -> Table:
     """From the cards."""
     table = _table("method", "adapts", "needs", "passes", "paper (licence of its code)")
-    table.caption = "passes: images forward + passes backward, per test image"
+    table.caption = "setting: tta unless said otherwise; passes: images forward + passes backward, per test image"
     entries = catalogue("methods").entries
     for name in matching(pattern, entries):
         entry = entries[name]
@@ -67,6 +69,7 @@ def _methods(pattern: str) -> Table:
             continue
         card = Card(**entry.facts)
         needs = [
+            *([card.setting] if card.setting != "tta" else []),
             *(["source statistics"] if card.needs_source_statistics else []),
             *(["gradients"] if card.needs_gradients else []),
             *(f"{branch} branch" for branch in card.branches),
@@ -74,6 +77,19 @@ def _methods(pattern: str) -> Table:
         what = card.adapts.replace(" of normalisation", "").replace("normalisation ", "")
         passes = f"{card.forwards} + {card.backwards}"
         table.add_row(*map(escape, (name, what, ", ".join(needs), passes, f"{card.paper} ({card.licence})")))
+    return table
+
+
+def _systems(pattern: str) -> Table:
+    """From the cards."""
+    table = _table("system", "setting", "needs", "adapts", "paper (licence of its code)")
+    table.caption = "run by +adapt=NAME before the test; docs/settings.md says what a setting may see"
+    entries = catalogue("systems").entries
+    for name in matching(pattern, entries):
+        card = SystemCard(**entries[name].facts)
+        needs = ", ".join(need.replace("_", " ") for need in card.needs)
+        paper = f"{card.paper} ({card.licence})" + (f"; {card.reconstruction}" if card.reconstruction else "")
+        table.add_row(*map(escape, (name, card.setting, needs, card.adapts, paper)))
     return table
 
 

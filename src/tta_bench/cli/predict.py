@@ -63,9 +63,10 @@ def request_of(parsed: argparse.Namespace) -> Request:
     """
     from tta_bench.adaptation.scenarios.base import scenario_of
     from tta_bench.launch.serving import compose_serving
+    from tta_bench.schema import UNADAPTED
     from tta_bench.serving.files import Outputs
     from tta_bench.serving.images import ImageFile, find_images
-    from tta_bench.serving.serve import UNADAPTED, Request
+    from tta_bench.serving.serve import Request
 
     faults: list[str] = []
     config, images = None, tuple[ImageFile, ...]()

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from tta_bench.data.domain import Domain
+from tta_bench.data.held_out import tested
 from tta_bench.ops.draws import ImageKey, seed_of
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
 
@@ -50,7 +52,9 @@ class ImageBatch:
     places: list[StreamImage]
 
 
-def passes(domains: Mapping[str, Sized], targets: Sequence[str], order: int = 0) -> list[Stream]:
+def passes(
+    domains: Mapping[str, Sized], targets: Sequence[str], order: int = 0, evaluation: Literal["held_out"] | None = None
+) -> list[Stream]:
     """One pass over the images of each target; a scenario makes streams of them.
 
     Args:
@@ -58,11 +62,14 @@ def passes(domains: Mapping[str, Sized], targets: Sequence[str], order: int = 0)
         targets: their names, in order.
         order: 0 for file order; ``k`` for the ``k``-th permutation of each target, a function of ``k`` and the
             target's name and size alone.
+        evaluation: of the protocol: which images are tested on, see :mod:`tta_bench.data.held_out`.
     """
-    return [
-        tuple(StreamImage(name, index, position) for position, index in enumerate(_order(order, name, domains[name])))
-        for name in targets
-    ]
+    passes = []
+    for name in targets:
+        test = set(tested(name, len(domains[name]), evaluation))
+        indices = [index for index in _order(order, name, domains[name]) if index in test]
+        passes.append(tuple(StreamImage(name, index, position) for position, index in enumerate(indices)))
+    return passes
 
 
 def _order(order: int, name: str, domain: Sized) -> list[int]:

@@ -20,6 +20,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 REGISTRIES = {
     "methods": ("methods", "register_method"),
+    "systems": ("offline", "register_system"),
     "objectives": ("objectives", "register_objective", "register_pretext_task"),  # the latter's are objectives too
     "pretext_tasks": ("objectives", "register_pretext_task"),
     "readers": ("data/readers", "register_reader"),
@@ -34,7 +35,7 @@ Plug-ins name their modules in the entry-point group ``tta_bench.<registry>``.
 """
 
 
-PLUGIN_GROUPS = {"method": "methods", "data": "readers", "model": "networks", "logger": "sinks"}
+PLUGIN_GROUPS = {"method": "methods", "adapt": "systems", "data": "readers", "model": "networks", "logger": "sinks"}
 """Config group of which plug-ins may bring files as well -> the registry that their entry points name."""
 
 

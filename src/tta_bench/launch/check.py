@@ -40,7 +40,7 @@ from tta_bench.schema import DataConfig, ModelConfig, RunConfig, as_tuple, valid
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
 
-NOT_BY_NAME = ("method", "data", "model")
+NOT_BY_NAME = ("method", "adapt", "data", "model")
 """Groups whose ``name`` decides what the other keys mean."""
 
 SEVERAL = ("logger",)
@@ -122,7 +122,7 @@ def find_jobs(
             if key not in valid:
                 faults.append(_key_fault(key, valid))
             elif leaf == "name" and group in NOT_BY_NAME:
-                plus = "+" if group == "method" else ""
+                plus = "+" if group in ("method", "adapt") else ""
                 faults.append(f"'{key}' alone cannot be set: choose the whole group with {plus}{group}=NAME")
             else:
                 sound.append(override)

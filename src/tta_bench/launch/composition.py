@@ -26,9 +26,12 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from tta_bench.errors import UserError
 from tta_bench.launch.catalogue import PLUGIN_GROUPS, plugin_configs
-from tta_bench.launch.experiment_files import read_experiments
+from tta_bench.launch.experiment_files import ROW_GROUPS, read_experiments
 from tta_bench.methods.base import METHODS
 from tta_bench.runtime.paths import CONFIG_DIR
+
+_PLUS = {"method": "+", "adapt": ""}
+"""The method is not in the list of defaults, and has to be added."""
 
 
 def register_configs(overrides: Sequence[str] = ()) -> None:
@@ -121,11 +124,13 @@ class Composer:
             HydraException: it cannot be composed.
         """
         rows = [_row(text) for text in groups]
-        texts = [text if row is None else f"+method={row['method']}" for text, row in zip(groups, rows, strict=True)]
+        texts = []
+        for text, row in zip(groups, rows, strict=True):
+            texts += [text] if row is None else [f"{_PLUS[key]}{key}={row[key]}" for key in ROW_GROUPS if key in row]
         config = pickle.loads(self._composed(tuple(texts)))
         for row in rows:
             for key, value in (row or {}).items():
-                if key != "method":
+                if key not in ROW_GROUPS:
                     OmegaConf.update(config, key, value, force_add=True)
         for override in keys:
             _set(config, override)

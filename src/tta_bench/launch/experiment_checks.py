@@ -11,6 +11,7 @@ from tta_bench.errors import nearest, nearest_key
 from tta_bench.launch.experiment_files import Experiment, read_experiments
 from tta_bench.launch.overrides import sweep_values
 from tta_bench.methods.base import METHODS
+from tta_bench.offline.base import SYSTEMS
 from tta_bench.schema import valid_keys
 
 
@@ -54,6 +55,11 @@ def _row_faults(experiment: Experiment) -> Iterator[str]:
             group, *inner = key.split(".")
             if group == "method" and inner and inner[0] not in options:
                 yield f"rows.{label}: unknown key '{key}': {nearest_key(f'method.{inner[0]}', options)}"
+            elif key == "adapt":
+                if values[key] not in SYSTEMS.names():
+                    yield f"rows.{label}: unknown adapt={values[key]}: {SYSTEMS.nearest(str(values[key]))}"
+            elif group == "adapt":
+                continue  # checked with the choice of the row
             elif group != "method":
                 yield from (f"rows.{label}: {fault}" for fault in _key_faults(key))
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from tta_bench.cell import REFERENCE
 from tta_bench.data.readers.base import available_domains
 from tta_bench.errors import UserError
 from tta_bench.launch.catalogue import plugin_configs
@@ -40,7 +41,7 @@ DOMAINS = ("source", "target")
 MAPPINGS = ("data.classes", "data.domains", "data.shades")
 """``data.classes={vessel: [1]}`` replaces the default, where Hydra would merge it into the default."""
 
-IN_DEFAULTS = ("model", "branches", "preprocessing", "training", "data", "protocol", "logger", "experiment")
+IN_DEFAULTS = ("model", "branches", "preprocessing", "training", "data", "protocol", "adapt", "logger", "experiment")
 """Groups of the defaults list: Hydra chooses them with ``group=``, and the method with ``+method=``."""
 
 LONGEST_GROUP = 120
@@ -146,16 +147,19 @@ def place(section: Mapping[str, Any]) -> DataConfig:
 
 
 def complete_experiment(overrides: Sequence[str], config_dir: str | None = None) -> list[str]:
-    """The command line with what an experiment leaves open; one without an experiment as it is.
+    """The command line with what an experiment leaves open.
+
+    Without an experiment, what the stage ``adapt`` makes is left as it is unless a method is chosen.
 
     Without ``source=``, every domain of the data is a source. An option ``method.KEY=VALUE`` may be one of some rows'
     methods alone: it is added to all rows, and ``run_section`` takes it from the others again.
 
     Faults of the data are left to the check.
     """
-    if not any(f"experiment={name}" in overrides for name in read_experiments()):
-        return list(overrides)
     keys = [text.partition("=")[0].lstrip("+") for text in overrides]
+    if not any(f"experiment={name}" in overrides for name in read_experiments()):
+        plain = "adapt" in keys and "method" not in keys
+        return [*overrides, *([f"+method={REFERENCE}"] if plain else [])]
     pairs = list(zip(keys, overrides, strict=True))
     completed = [f"++{text.lstrip('+')}" if key.startswith("method.") else text for key, text in pairs]
     if "source" not in keys:

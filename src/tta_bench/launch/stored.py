@@ -21,7 +21,7 @@ from tta_bench.records.finished import DamagedError, read_json
 from tta_bench.runtime.files import file_fault, write_atomically
 from tta_bench.runtime.paths import shipped
 
-GROUPS = ("method", "data", "model", "protocol")
+GROUPS = ("method", "adapt", "data", "model", "protocol")
 """Sections that are called by their key ``name``."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -138,7 +138,7 @@ def facts(cell: Cell) -> dict[str, Any]:
     """What a cell may be filtered by: ``hash``, ``source``, ``target``, ``seed`` and dotted keys; groups by name."""
     content = {"checkpoint": None, **record_of(cell), "hash": cell.folder().hash, "seed": cell.seed}
     flat_content = flat(content)
-    return flat_content | {group: flat_content[f"{group}.name"] for group in GROUPS}
+    return flat_content | {group: flat_content.get(f"{group}.name") for group in GROUPS}
 
 
 def check_keys(where: Mapping[str, Any], known: Iterable[str]) -> None:

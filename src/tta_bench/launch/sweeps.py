@@ -78,7 +78,7 @@ def _common(key: str, cells: Sequence[Cell], settings: Mapping[str, Any]) -> str
 def _plan(cells: Sequence[Cell], name: str, description: str) -> Plan:
     """The plan of comparable cells, what nothing and what test-image statistics alone would give first."""
     labels = row_labels(cells)
-    methods = [cell.config.method["name"] for cell in cells]
+    methods = [cell.config.called for cell in cells]
     order = sorted(range(len(cells)), key=lambda k: _FIRST.index(methods[k]) if methods[k] in _FIRST else len(_FIRST))
     rows = {labels[k]: {"method": methods[k]} for k in order}
     reference = next((label for label, row in rows.items() if row["method"] == REFERENCE), next(iter(rows)))
@@ -89,8 +89,8 @@ def _plan(cells: Sequence[Cell], name: str, description: str) -> Plan:
 def row_labels(cells: Sequence[Cell]) -> list[str]:
     """Of comparable cells: the method, and those of its options in which its cells differ."""
     labels = [""] * len(cells)
-    for method in dict.fromkeys(cell.config.method["name"] for cell in cells):
-        own = [number for number, cell in enumerate(cells) if cell.config.method["name"] == method]
+    for method in dict.fromkeys(cell.config.called for cell in cells):
+        own = [number for number, cell in enumerate(cells) if cell.config.called == method]
         options = [_options(cells[number]) for number in own]
         keys = differing(options)
         for number, each in zip(own, options, strict=True):
@@ -119,7 +119,10 @@ def _settings(cell: Cell) -> dict[str, Any]:
 def _options(cell: Cell) -> dict[str, Any]:
     method = {key: value for key, value in cell.method.items() if key != "name"}
     diagnostics = cell.config.diagnostics.model_dump(mode="json")
-    return flat({**{f"method.{key}": value for key, value in method.items()}, "diagnostics": diagnostics})
+    stage = record_of(cell).get("adapt", {})
+    return flat(
+        {**{f"method.{key}": value for key, value in method.items()}, "adapt": stage, "diagnostics": diagnostics}
+    )
 
 
 def _short(key: str) -> str:

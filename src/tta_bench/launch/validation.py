@@ -13,12 +13,14 @@ from pydantic import ValidationError
 
 from tta_bench.adaptation.scenarios.base import reset_names, scenario_of
 from tta_bench.data.readers.base import READERS, section_faults
+from tta_bench.data.streams import passes
 from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.methods.options import method_options
 from tta_bench.metrics.base import METRICS
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
+from tta_bench.offline.options import card_of, system_options
 from tta_bench.ops.masks import nested_classes
 from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys, validate_section
 from tta_bench.sinks.base import sink_faults
@@ -54,12 +56,17 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     faults += _logger_faults(composed.get("logger"))
     faults += _branch_faults(composed)
     try:
+        if isinstance(composed.get("adapt"), Mapping):
+            system_options(composed["adapt"])
+    except UserError as error:
+        faults += error.faults
+    try:
         options = method_options(composed.get("method") or {})
     except UserError as error:
         faults += error.faults
     if config is not None and options is not None and not faults:
         faults += [*_missing_branches(config, options), *_scenario_faults(config), *_mask_faults(config)]
-        faults += [*_tile_faults(config), *_metric_faults(config)]
+        faults += [*_tile_faults(config), *_metric_faults(config), *_stage_faults(config)]
     if config is None or faults:
         raise UserError(faults)
     return config
@@ -187,6 +194,29 @@ def _tile_faults(config: RunConfig) -> Iterator[str]:
         yield (
             f"method={name} compares images pixel by pixel, and with data.fit=tile they need not have one size: use "
             "data.fit=pad, or another method"
+        )
+    if config.adapt is not None:
+        yield (
+            f"adapt={config.adapt['name']} learns from batches of images, and with data.fit=tile they need not have "
+            "one size: use data.fit=pad"
+        )
+
+
+def _stage_faults(config: RunConfig) -> Iterator[str]:
+    """Why the adapt stage cannot be used with what else is asked for."""
+    card = card_of(config.adapt)
+    if card is None or config.adapt is None:
+        return
+    name, apart = config.adapt["name"], passes({"A": "1", "B": "1"}, ("A", "B"))
+    if len(scenario_of(config.protocol.reset).streams(apart)) < len(apart):
+        yield (
+            f"protocol.reset={config.protocol.reset} leads one state through all targets, and adapt={name} makes a "
+            "model for each: leave one of them out"
+        )
+    if card.setting == "sda" and config.protocol.evaluation is None:
+        yield (
+            f"adapt={name} learns from labels of the target, and would be tested on the same images: "
+            "set protocol.evaluation=held_out"
         )
 
 

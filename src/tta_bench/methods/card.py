@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Card:
         forwards: images that pass through the network per test image, prediction included.
         backwards: backward passes per test image.
         paper: author, venue, year.
+        setting: what it may see: ``tta``, one unlabelled image at a time; ``tta+bank``, also a fixed bank made from
+            source images.
         licence: of the original code.
         stochastic: whether another seed gives other numbers with the default options; see
             :meth:`~tta_bench.methods.base.Method.is_stochastic`.
@@ -39,6 +42,7 @@ class Card:
     backwards: int
     paper: str
     licence: str
+    setting: Literal["tta", "tta+bank"] = "tta"
     stochastic: bool = False
     branches: tuple[str, ...] = ()
     needs_batch_norm: bool = False

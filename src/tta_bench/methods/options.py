@@ -65,11 +65,26 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
     if method.get("preset", PRESETS[0]) not in PRESETS:
         raise UserError(f"unknown method.preset={method['preset']}: {nearest(str(method['preset']), PRESETS)}")
     values = {key: value for key, value in method.items() if key not in ("name", "preset")}
+    checked: MethodOptions = typed_options(options, values, "method")
+    return checked
+
+
+def typed_options(options: Any, values: Mapping[str, Any], key: str) -> Any:
+    """Values as an options class, checked.
+
+    Args:
+        options: the class.
+        values: one for each of its fields.
+        key: of the section that they stand in.
+
+    Raises:
+        UserError: unknown or missing keys, wrong types or values out of range.
+    """
     try:
         return _validator(options).validate_python(values)
     except ValidationError as error:
         raise UserError(
-            [fault_sentence(fault, lambda path: _names(options, path), "method") for fault in error.errors()]
+            [fault_sentence(fault, lambda path: _names(options, path), key) for fault in error.errors()]
         ) from None
 
 

@@ -45,10 +45,11 @@ def with_metrics(
     for name, entry in summary["targets"].items():
         domain = domains[name]
         images = [_typed(row) for row in rows if row["target"] == name]
-        masks = read_predictions(predictions, name, domain.prediction_shapes)
+        shapes = domain.prediction_shapes
+        masks = read_predictions(predictions, name, [shapes[row["index"]] for row in images])
         added, emptiness = [], []
-        for row in images:
-            prediction, truth = torch.from_numpy(masks.mask(row["index"])), domain.truth(row["index"])
+        for position, row in enumerate(images):  # the images of the cell, which may be fewer than the domain's
+            prediction, truth = torch.from_numpy(masks.mask(position)), domain.truth(row["index"])
             sample = Sample(prediction, truth, tuple(domain.classes))
             scores = {metric: METRICS.get(metric).score(sample, rule) for metric in codes}
             added.append(image_scores(scores, domain.classes))

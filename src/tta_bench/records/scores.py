@@ -116,12 +116,13 @@ def case_columns(domain: Domain, index: int) -> dict[str, Any]:
     return {} if domain.cases is None else dict(zip(("case", "slice"), domain.cases[index], strict=True))
 
 
-def case_scores(domain: Domain, predictions: Predictions) -> dict[str, float]:
+def case_scores(domain: Domain, predictions: Predictions, images: Sequence[int]) -> dict[str, float]:
     """Dice over the whole volume of each case, as the mean over cases: ``case_dice_<class>…,case_dice`` and ``cases``.
 
     Args:
         domain: with its masks.
-        predictions: of all its images, in their order.
+        predictions: of some of its images.
+        images: which ones, in their order.
 
     Returns:
         Percent; nothing where images are no slices.
@@ -129,8 +130,9 @@ def case_scores(domain: Domain, predictions: Predictions) -> dict[str, float]:
     if domain.cases is None:
         return {}
     counts: dict[str, np.ndarray] = {}
-    for index, (case, _) in enumerate(domain.cases):
-        prediction, truth = predictions.mask(index), domain.truth(index).numpy()
+    for position, index in enumerate(images):
+        case, _ = domain.cases[index]
+        prediction, truth = predictions.mask(position), domain.truth(index).numpy()
         both = np.stack([(prediction & truth).sum((1, 2)), prediction.sum((1, 2)) + truth.sum((1, 2))])
         counts[case] = counts[case] + both if case in counts else both
     overlap, areas = np.moveaxis(np.stack(list(counts.values())).astype(np.float64), 1, 0)  # [cases, classes] each

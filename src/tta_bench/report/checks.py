@@ -65,7 +65,12 @@ def _comparable(cell: Cell) -> dict[str, Any]:
 
 
 def _on_purpose(key: str, plan: Plan) -> bool:
-    """Whether the experiment or the command line chooses this key or its section; a checkpoint is of one source."""
+    """Whether the experiment or the command line chooses this key or its section; a checkpoint is of one source.
+
+    Which images are tested on is never a choice within a table.
+    """
+    if key == "protocol.evaluation":
+        return False
     experiment = plan.experiment
     chosen = {key for row in experiment.rows.values() for key in row} | {*experiment.sweep, "checkpoint"}
     chosen |= {text.partition("=")[0] for text in plan.overrides}
@@ -136,7 +141,11 @@ def comparable_with_paper(table: Table) -> bool:
     return (
         {*_differing(data, table.data)} <= {"root", "seed"}  # the seed is that of generated images
         and table.protocol.get("score_at", "network") == "network"
-        and all(table.protocol[key] == value for key, value in shipped("protocol/online").items() if key != "name")
+        and all(
+            table.protocol.get(key, value) == value
+            for key, value in shipped("protocol/online").items()
+            if key != "name"
+        )
         and all({*targets} == domains - {source} for source, targets in table.targets.items())
         and all(planned.cell.config.model.name == "resunet34" for planned in table.plan.cells)
     )

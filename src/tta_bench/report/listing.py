@@ -61,7 +61,7 @@ def listed(cells: Sequence[Cell], hydra: Composer) -> list[Listed]:
         except DamagedError:
             time = ""
         found.append(Listed(cell, usual.differs(cell), dice, reading.status, time))
-    return sorted(found, key=lambda one: (one.cell.config.method["name"], one.differs, one.cell.config.source))
+    return sorted(found, key=lambda one: (one.cell.config.called, one.differs, one.cell.config.source))
 
 
 class Usual:
@@ -80,7 +80,7 @@ class Usual:
         """What is not as by default: choices of groups first, then keys that are not as their choice has them."""
         config = cell.config
         data, model = config.data.name, config.model.name
-        found = flat({key: value for key, value in record_of(cell).items() if key != "method"})
+        found = flat({key: value for key, value in record_of(cell).items() if key not in ("method", "adapt")})
         rest = [(training, self._different(found, self._of(data, model, training))) for training in self._trainings]
         training, keys = min(rest, key=lambda each: len(each[1]))
         first = self._of(*self._default())
@@ -147,7 +147,7 @@ def cells_table(found: Sequence[Listed], now: datetime | None = None) -> Table:
         config = one.cell.config
         repeats = {"training": config.training.seed, "order": config.protocol.order}
         seeds = "/".join(map(str, (one.cell.seed, *(repeats.values() if any(repeats.values()) else ()))))
-        words = (one.cell.folder().hash, config.method["name"], one.differs, config.source, seeds)
+        words = (one.cell.folder().hash, config.called, one.differs, config.source, seeds)
         age = _age(one.time, now or datetime.now(UTC))
         table.add_row(*map(literal, (*words, number(one.dice) if one.dice is not None else "", one.status, age)))
     if any(config.training.seed or config.protocol.order for config in (one.cell.config for one in found)):
@@ -160,7 +160,7 @@ def cells_csv(found: Sequence[Listed]) -> str:
     rows = []
     for one in found:
         config = one.cell.config
-        values = (one.cell.folder().hash, config.method["name"], one.differs, config.source, ",".join(one.cell.targets))
+        values = (one.cell.folder().hash, config.called, one.differs, config.source, ",".join(one.cell.targets))
         seeds = (config.training.seed, config.protocol.order, one.cell.seed)
         dice = "" if one.dice is None else one.dice
         rows.append(dict(zip(COLUMNS, (*values, *seeds, dice, one.status, one.time), strict=True)))

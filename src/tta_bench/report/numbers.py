@@ -55,7 +55,7 @@ def row_of(
     measured = {source: result.value for source, result in results.items()} | {mean: average.value}
     return Row(
         label=label,
-        method=planned[0].config.method["name"],
+        method=planned[0].config.called,
         control=label in plan.experiment.controls,
         results=results,
         average=average,

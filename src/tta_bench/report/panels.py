@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from tta_bench.data.domain import Domain
+from tta_bench.data.held_out import tested
 from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError, nearest
 from tta_bench.metrics.base import Metric
@@ -41,7 +42,7 @@ _FILL: Final = 0.28  # opacity
 
 @dataclass(frozen=True)
 class Choice:
-    """An image to show: its target, index in file order, and how it was chosen, empty if by name."""
+    """An image to show: its target, place among those tested on, and how it was chosen, empty if by name."""
 
     target: str
     index: int
@@ -88,7 +89,10 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
     config, metric = cells[table.reference].cell.config, table.metric
     domains = prepared(config, targets, progress=False)
     rows = {label: _by_target(cell) for label, cell in cells.items()}
-    chosen = choose(rows[table.reference], metric) if images is None else _by_name(images, domains, targets)
+    if images is None:
+        chosen = choose(rows[table.reference], metric)
+    else:
+        chosen = _by_name(images, domains, targets, config.protocol.evaluation)
     _check_unchanged(cells, domains, chosen)
     lines = [_panel(choice, domains[choice.target], cells, rows) for choice in chosen]
     absent = [row.label for row in table.rows if row.label not in cells]
@@ -215,7 +219,12 @@ def _by_target(finished: FinishedCell) -> dict[str, list[float]]:
     return values
 
 
-def _by_name(images: Sequence[tuple[str, str]], domains: Mapping[str, Domain], targets: Sequence[str]) -> list[Choice]:
+def _by_name(
+    images: Sequence[tuple[str, str]],
+    domains: Mapping[str, Domain],
+    targets: Sequence[str],
+    evaluation: Literal["held_out"] | None,
+) -> list[Choice]:
     """Find the images that were asked for."""
     chosen, faults = [], []
     for typed, typed_name in images:
@@ -227,7 +236,12 @@ def _by_name(images: Sequence[tuple[str, str]], domains: Mapping[str, Domain], t
             hint = nearest(typed_name, domains[target].image_names[:20])
             faults.append(f"images: domain {target} has no image '{typed_name}': {hint}")
         else:
-            chosen.append(Choice(target, domains[target].image_names.index(name), ""))
+            index = domains[target].image_names.index(name)
+            test = tested(target, len(domains[target]), evaluation)
+            if index in test:
+                chosen.append(Choice(target, test.index(index), ""))
+            else:
+                faults.append(f"images: '{name}' of {target} is not tested on under protocol.evaluation={evaluation}")
     if not images:
         faults.append("images is empty: name at least one, or leave it out")
     if faults:
@@ -257,17 +271,21 @@ def _panel(
     values: Mapping[str, Mapping[str, Sequence[float]]],
 ) -> Panel:
     """Gather what is to be drawn of an image."""
-    target, index = choice.target, choice.index
-    shapes = domain.prediction_shapes
+    target = choice.target
+    (evaluation,) = {cell.cell.config.protocol.evaluation for cell in cells.values()}
+    test = tested(target, len(domain), evaluation)
+    index, shapes = test[choice.index], domain.prediction_shapes
     return Panel(
         title=f"{target}: {domain.image_names[index]}{f' ({choice.note})' if choice.note else ''}",
         image=domain.picture(index),
         truth=domain.truth(index).numpy(),
         predictions={
-            label: read_predictions(finished.cell.folder().predictions, target, shapes).mask(index)
+            label: read_predictions(finished.cell.folder().predictions, target, [shapes[each] for each in test]).mask(
+                choice.index
+            )
             for label, finished in cells.items()
         },
-        values={label: values[label][target][index] for label in cells},
+        values={label: values[label][target][choice.index] for label in cells},
     )
 
 

@@ -35,7 +35,7 @@ from tta_bench.records.snapshots import ProgressFile
 from tta_bench.runtime import signals
 from tta_bench.runtime.memory import keep_freed_memory, refuse_impossible
 from tta_bench.runtime.numerics import numerics, resolve_device
-from tta_bench.schema import RunConfig
+from tta_bench.schema import UNADAPTED, RunConfig
 from tta_bench.serving.files import ImageWriter, Outputs, Prediction, WriteBehind
 from tta_bench.serving.folder import Results
 from tta_bench.serving.images import ImageFile
@@ -45,7 +45,6 @@ from tta_bench.serving.volumes import write_volumes
 
 log = logging.getLogger(__name__)
 
-UNADAPTED = "no_adapt"
 """The method that every prediction is compared with."""
 
 CODE = (Definition("tta_bench.serving.serve"), Definition("tta_bench.serving.masks"))

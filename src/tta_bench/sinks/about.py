@@ -31,19 +31,12 @@ def about_cell(config: RunConfig, seed: int, key: str, weak: bool = False) -> Ab
         key: its hash.
         weak: whether its source model is too weak to adapt.
     """
-    name = " ".join(
-        [
-            *([f"{WEAK}:"] * weak),
-            config.method["name"],
-            *changes(config),
-            f"source={config.source}",
-            *([f"seed={seed}"] * (seed > 0)),
-        ]
-    )
+    weakness, seeded = [f"{WEAK}:"] * weak, [f"seed={seed}"] * (seed > 0)
+    name = " ".join([*weakness, config.called, *changes(config), f"source={config.source}", *seeded])
     content = config.model_dump(mode="json", exclude={"logger", "force", "group"})
     content["method"] = {**config.method, **asdict(method_options(config.method))}
-    tags = [*_tags(config), *([WEAK.lower()] * weak)]
-    return About(key, name, "cell", config.group, tags, {**content, "seed": seed, "cell": key})
+    content |= {"called": config.called, "seed": seed, "cell": key}
+    return About(key, name, "cell", config.group, [*_tags(config), *([WEAK.lower()] * weak)], content)
 
 
 def about_training(config: RunConfig, key: str) -> About:
@@ -52,6 +45,16 @@ def about_training(config: RunConfig, key: str) -> About:
     name = " ".join([f"source model {config.source}", *changes])
     content = config.model_dump(mode="json", include={"source", "data", "model", "training"})
     return About(key, name, "training", config.group, _tags(config), {**content, "source_model": key})
+
+
+def about_stage(config: RunConfig, target: str, key: str) -> About:
+    """Of the making of the adapted model of a target; ``key`` is that of its folder."""
+    assert config.adapt is not None
+    name = f"{config.adapt['name']} {config.source} -> {target}"
+    content = config.model_dump(mode="json", include={"adapt", "source", "data", "model", "training"})
+    return About(
+        key, name, "training", config.group, _tags(config), {**content, "target": target, "adapted_model": key}
+    )
 
 
 def about_report(table: str, protocol_hash: str, overrides: Sequence[str]) -> About:

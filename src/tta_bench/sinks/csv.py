@@ -41,7 +41,7 @@ class CsvRun(Run):
             return
         cell, config = self._about.id, self._about.config
         head = {"cell": cell, "name": self._about.name, "group": self._about.group or "", "source": config["source"]}
-        head |= {"method": config["method"]["name"], "seed": config["seed"]}
+        head |= {"method": config["called"], "seed": config["seed"]}
         costs: dict[str, Any] = {name: value for name, value in outcome.summary.items() if name.startswith("cost/")}
         options = flat({name: config[name] for name in SECTIONS})
         lines = [

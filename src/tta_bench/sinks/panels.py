@@ -29,11 +29,13 @@ def write_panels(folder: CellFolder, domains: Mapping[str, Domain], rows: Sequen
     """
     for target in dict.fromkeys(row["target"] for row in rows):
         domain = domains[target]
-        own = sorted((row for row in rows if row["target"] == target), key=lambda row: float(row["dice"] or "nan"))
-        index = int(own[len(own) // 2]["index"])
+        own = [row for row in rows if row["target"] == target]
+        position = sorted(range(len(own)), key=lambda k: float(own[k]["dice"] or "nan"))[len(own) // 2]
+        index, shapes = int(own[position]["index"]), domain.prediction_shapes
         truth = domain.truth(index).numpy()
-        prediction = read_predictions(folder.predictions, target, domain.prediction_shapes).mask(index)
-        write_atomically(folder.path / "panels" / f"{target}.png", _png(domain.picture(index), truth, prediction))
+        stored = read_predictions(folder.predictions, target, [shapes[int(row["index"])] for row in own])
+        picture = _png(domain.picture(index), truth, stored.mask(position))
+        write_atomically(folder.path / "panels" / f"{target}.png", picture)
 
 
 def _png(image: NDArray[np.uint8], *masks: NDArray[np.bool_]) -> bytes:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tta_bench.runtime.files import write_atomically
 from tta_bench.schema import RunConfig
-from tta_bench.sinks.about import about_training
-from tta_bench.sinks.base import Point
+from tta_bench.sinks.about import about_stage, about_training
+from tta_bench.sinks.base import About, Point
 from tta_bench.sinks.contents import TRAINING
 from tta_bench.sinks.delivery import Live, send
 
@@ -28,7 +28,20 @@ def followed_training(config: RunConfig, folder: Path, going_on: bool) -> Iterat
         folder: of the source model.
         going_on: whether a training that was stopped goes on; then its epochs are told again, from the first.
     """
-    live = Live(config.logger, about_training(config, folder.name), folder, going_on=going_on)
+    with _followed(config, about_training(config, folder.name), folder, going_on) as tell:
+        yield tell
+
+
+@contextmanager
+def followed_stage(config: RunConfig, target: str, folder: Path, going_on: bool) -> Iterator[Tell]:
+    """The making of the adapted model of a target, in the same way."""
+    with _followed(config, about_stage(config, target, folder.name), folder, going_on) as tell:
+        yield tell
+
+
+@contextmanager
+def _followed(config: RunConfig, about: About, folder: Path, going_on: bool) -> Iterator[Tell]:
+    live = Live(config.logger, about, folder, going_on=going_on)
     points: list[Point] = []
     begin = time.monotonic()
 

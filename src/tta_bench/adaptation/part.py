@@ -1,0 +1,133 @@
+"""A method on a model, with the streams that it lives through: one for all targets, or one for each adapted model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+
+from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
+from tta_bench.adaptation.resumption import Resumption
+from tta_bench.adaptation.runner import adapt_streams
+from tta_bench.adaptation.scenarios.base import scenario_of
+from tta_bench.adaptation.scoring import Scoring
+from tta_bench.adaptation.setup import method_on
+from tta_bench.data.domain import Domain
+from tta_bench.data.streams import Stream, lockstep_groups, passes
+from tta_bench.methods.base import Method
+from tta_bench.models.checkpoint import SourceModel
+from tta_bench.records.snapshots import Snapshot, SnapshotFile
+from tta_bench.runtime.numerics import placement
+from tta_bench.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes along some streams.
+
+    Attributes:
+        method: on a network of its own.
+        groups: the streams, those of a group side by side.
+    """
+
+    method: Method
+    groups: list[list[Stream]]
+
+    def go_on_from(self, before: Part) -> None:
+        """Count passes and skipped updates on from those of another part."""
+        self.method.network.forwards = before.method.network.forwards
+        self.method.backwards, self.method.skipped = before.method.backwards, before.method.skipped
+
+
+def parts_of(
+    config: RunConfig,
+    domains: Mapping[str, Domain],
+    source: SourceModel,
+    adapted: Mapping[str, SourceModel],
+    device: torch.device,
+) -> list[Part]:
+    """The parts of a run, in the order of its targets.
+
+    Args:
+        config: with its targets.
+        domains: the prepared targets.
+        source: the source model.
+        adapted: target -> the model that stands in for it there; empty where it serves all targets.
+        device: to run on.
+    """
+    assert config.target is not None
+    if not adapted:
+        return [_part(config, domains, config.target, source, device)]
+    return [_part(config, domains, (target,), adapted[target], device) for target in config.target]
+
+
+def _part(
+    config: RunConfig, domains: Mapping[str, Domain], targets: tuple[str, ...], model: SourceModel, device: torch.device
+) -> Part:
+    protocol, scenario = config.protocol, scenario_of(config.protocol.reset)
+    method = method_on(config, model, device)
+    tested = passes(domains, targets, protocol.order, protocol.evaluation)
+    width = lockstep_width(config, method, device)
+    return Part(method, lockstep_groups(scenario.streams(tested), width, scenario.batch))
+
+
+def run_parts(
+    parts: Sequence[Part],
+    config: RunConfig,
+    domains: Mapping[str, Domain],
+    seed: int,
+    scoring: Scoring,
+    looking_on: Sequence[pl.Callback],
+    snapshots: SnapshotFile,
+    resumed: Snapshot | None,
+) -> Method:
+    """Every method along its streams, one part after another.
+
+    Args:
+        parts: in order.
+        config: of the run.
+        domains: the prepared targets.
+        seed: of the methods' random draws.
+        scoring: looks on first.
+        looking_on: further observers, after it.
+        snapshots: where the run keeps how far it has come.
+        resumed: the snapshot to go on from.
+
+    Returns:
+        The last method, which has counted for all of them.
+    """
+    first = 0  # number of the part's first group
+    for before, part in zip((parts[0], *parts), parts, strict=False):
+        part.go_on_from(before)
+        groups = range(first, first + len(part.groups))
+        first = groups.stop
+        if resumed is not None and resumed.group not in groups:
+            continue
+        resumption, resumed = Resumption(snapshots, part.method, scoring, resumed, groups.start), None
+        gradients = [EmpiricalGradient(part.method, domains)] if config.diagnostics.empirical_gradient else []
+        adapt_streams(
+            part.method,
+            domains,
+            part.groups,
+            seed=seed,
+            batch=scenario_of(config.protocol.reset).batch,
+            begin=(resumption.group - groups.start, resumption.steps),
+            observers=[*gradients, scoring, *looking_on, resumption],
+        )
+    return parts[-1].method
+
+
+def lockstep_width(config: RunConfig, method: Method, device: torch.device) -> int:
+    """How many streams share one batch: a GPU is filled by several, a CPU is busy with one."""
+    if config.data.fit == "tile":  # the tiles of an image are side by side already
+        return 1
+    if config.lockstep != "auto":
+        return config.lockstep
+    adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
+    if adapts_convolutions or not placement(device).side_by_side:
+        return 1
+    per_stream = 3 * 2**30 * (config.data.image_size / 512) ** 2  # bytes, generous for the ResUNet-34 at 512 px
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, int(free / per_stream))

@@ -1,0 +1,29 @@
+"""The section ``adapt`` of a configuration as the typed options of a registered system."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tta_bench.errors import UserError
+from tta_bench.methods.options import typed_options
+from tta_bench.offline.base import SYSTEMS, SystemOptions
+from tta_bench.offline.card import SystemCard
+
+
+def system_options(section: Mapping[str, Any]) -> SystemOptions:
+    """The hyper-parameters of a system (its YAML's content), typed and checked.
+
+    Raises:
+        UserError: no or an unknown name, unknown or missing keys, wrong types or values out of range.
+    """
+    if "name" not in section:
+        raise UserError(f"no system is chosen: add +adapt=NAME, {SYSTEMS.nearest('')}")
+    values = {key: value for key, value in section.items() if key != "name"}
+    options: SystemOptions = typed_options(SYSTEMS.get(str(section["name"])).Options, values, "adapt")
+    return options
+
+
+def card_of(section: Mapping[str, Any] | None) -> SystemCard | None:
+    """The card of the system of a section; None without one."""
+    return SYSTEMS.get(str(section["name"])).card if section is not None else None

@@ -1,0 +1,226 @@
+"""The adapted model of a target: made once, kept under a hash of everything that determines it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from tta_bench.data.domain import Domain
+from tta_bench.data.held_out import usable
+from tta_bench.errors import UserError
+from tta_bench.models.checkpoint import SourceModel, load_checkpoint, read_description, save_checkpoint
+from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.offline.access import Access, Grounds
+from tta_bench.offline.base import SYSTEMS, System
+from tta_bench.offline.options import system_options
+from tta_bench.ops.draws import seed_of
+from tta_bench.records.snapshots import ProgressFile
+from tta_bench.runtime.files import move_aside, warn_once
+from tta_bench.runtime.locks import acquire_lock
+from tta_bench.runtime.numerics import numerics
+from tta_bench.runtime.signals import at_stake, check
+from tta_bench.schema import RunConfig
+
+log = logging.getLogger(__name__)
+
+FOLDER = "adapted_models"
+"""In the results folder, one folder per adapted model."""
+
+Told = list[dict[str, float]]
+"""What was told of every epoch so far."""
+
+Follow = Callable[[Path, bool], AbstractContextManager[Callable[[int, Mapping[str, float]], None]]]
+"""``follow(folder, going_on)``: within it the stage is told of, epoch by epoch, and complete at its end."""
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a stage has come."""
+
+    told: Told
+    state: dict[str, Any]  # of the system
+
+    def content(self) -> dict[str, Any]:
+        """The same as tensors and plain values."""
+        return dict(vars(self))
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Progressed:
+        """The one with this content."""
+        return cls(**content)
+
+
+def adapted_model(
+    config: RunConfig,
+    source: SourceModel,
+    target: Domain,
+    source_domain: Domain | None,
+    seed: int,
+    code: str,
+    device: torch.device,
+    follow: Follow | None = None,
+) -> SourceModel:
+    """What ``config.adapt`` makes of a source model for a target: loaded if it was made before, else made now.
+
+    It lives in ``results_root/adapted_models/<key>/model.ckpt``. A killed stage goes on after its last kept epoch and
+    gives the same weights as one that was not killed. The global random state is as before afterwards.
+
+    Args:
+        config: the run.
+        source: the source model; stays as it is.
+        target: the prepared domain to adapt to.
+        source_domain: where the system's card asks for it.
+        seed: of the system's random draws.
+        code: digest of the code that decides the weights.
+        device: to run on.
+        follow: opens what follows the stage, if there is one.
+
+    Raises:
+        UserError: too few images, a system that cannot work on the model, or one that diverges.
+    """
+    grounds = _grounds(config, source, target, source_domain, seed)
+    key = _key(config, source, grounds, code)
+    folder = config.results_root / FOLDER / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / "model.ckpt"
+    if (made := _cached(path, config)) is not None:
+        return made
+    folder.mkdir(parents=True, exist_ok=True)
+    move_aside(folder / "lock")
+    lock = acquire_lock(folder / "lock", "makes the same adapted model")
+    try:
+        if (made := _cached(path, config)) is not None:  # another process may have made it in the meantime
+            return made
+        progress = ProgressFile(folder / "snapshot.pt", key, Progressed)
+        with at_stake():
+            model = run_system(config, source, grounds, seed, device, progress, folder, follow)
+            _save(path, model, source)
+        progress.path.unlink(missing_ok=True)
+        return load_checkpoint(path, config)
+    finally:
+        lock.release()
+
+
+def _grounds(
+    config: RunConfig, source: SourceModel, target: Domain, source_domain: Domain | None, seed: int
+) -> Grounds:
+    assert config.adapt is not None
+    count, evaluation = len(target), config.protocol.evaluation
+    indices = usable(target.name, count, evaluation)
+    labels = getattr(system_options(config.adapt), "labels", 0)
+    if len(indices) < max(labels, 1):
+        raise UserError(
+            f"adapt={config.adapt['name']} needs {max(labels, 1)} images of target={target.name} before the test, and "
+            f"there are {len(indices)}" + (f" of {count}, the others being held out" if evaluation else "") + ": "
+            "add images, raise data.limit, or leave the target out"
+        )
+    return Grounds(target, indices, labels, source_domain, source.model.preprocessing, seed)
+
+
+def _key(config: RunConfig, source: SourceModel, grounds: Grounds, code: str) -> dict[str, Any]:
+    """All that determines the weights, as plain values."""
+    assert config.adapt is not None
+    card = SYSTEMS.get(config.adapt["name"]).card
+    return {
+        "the system": {**config.adapt, **asdict(system_options(config.adapt))},
+        "the source model": source.sha256,
+        "the target": [grounds.target.fingerprint, config.protocol.evaluation],
+        "the source domain": grounds.source.fingerprint if grounds.source is not None else None,
+        "the seed": grounds.seed if card.stochastic else None,
+        "the code": code,
+    }
+
+
+def run_system(
+    config: RunConfig,
+    source: SourceModel,
+    grounds: Grounds,
+    seed: int,
+    device: torch.device,
+    progress: ProgressFile[Progressed],
+    folder: Path,
+    follow: Follow | None,
+) -> SegmentationModel:
+    """The system, epoch by epoch; arguments as of :func:`adapted_model`."""
+    assert config.adapt is not None
+    name, options = config.adapt["name"], system_options(config.adapt)
+    kind = SYSTEMS.get(name)
+    resumed = progress.read()
+    title = f"{name} {source.domain} -> {grounds.target.name}"
+    following = follow(folder, resumed is not None) if follow is not None else nullcontext(lambda epoch, values: None)
+    with _isolated_random_state(seed), numerics(device), following as tell, Progress(transient=True) as bar:
+        model = copy.deepcopy(source.model).to(device).eval()
+        system: System = kind(model, Access(kind.card, grounds), options, seed)
+        told: Told = []
+        if resumed is not None:
+            system.load_state_dict(resumed.state)
+            told = list(resumed.told)
+            log.info("%s: going on after epoch %d of %d", title, len(told), system.epochs)
+        task = bar.add_task(title, total=system.epochs, completed=len(told))
+        for epoch, values in enumerate(told, 1):
+            tell(epoch, values)
+        for number in range(len(told), system.epochs):
+            check()
+            told.append(dict(system.epoch(number)))
+            tell(number + 1, told[-1])
+            bar.advance(task)
+            progress.keep(lambda: Progressed(told, system.state_dict()))
+        log.info("%s: %s", title, ", ".join(f"{key} {value:.4g}" for key, value in told[-1].items()))
+        return system.adapted().eval().cpu()
+
+
+def _save(path: Path, model: SegmentationModel, source: SourceModel) -> None:
+    """As a source model of the same domain, which it stands in for."""
+    about = read_description(source.path)
+    save_checkpoint(
+        path,
+        model.state_dict(),
+        architecture={**about.architecture, "branches": list(model.branches)},
+        preprocessing=model.preprocessing,
+        classes=source.classes,
+        activation=model.activation,
+        image_size=source.image_size,
+        fit=about.fit,
+        score_at=about.score_at,
+        intensity=about.intensity,
+        domain=source.domain,
+        fingerprint=source.fingerprint,
+        training=source.training,
+    )
+
+
+def _cached(path: Path, config: RunConfig) -> SourceModel | None:
+    """The model that was made before; None, with a warning, if its file is damaged: it is made again."""
+    if not path.exists():
+        return None
+    try:
+        return load_checkpoint(path, config)
+    except UserError as error:
+        warn_once(log, f"adapting again: {error}")
+        return None
+
+
+@contextmanager
+def _isolated_random_state(seed: int) -> Iterator[None]:
+    """Seed every global generator, and put their states back afterwards."""
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            random.seed(seed)
+            np.random.seed(seed_of(seed) % 2**32)
+            torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy_state)
