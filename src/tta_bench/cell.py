@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tta_bench import __version__
+from tta_bench.adaptation.lockstep import lockstep_width
 from tta_bench.adaptation.provenance import change_since, code_of, metric_codes, staleness, unscored
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.data.domain import Domain
@@ -36,7 +37,7 @@ from tta_bench.records.snapshots import SnapshotFile, code_digest
 from tta_bench.records.store import CellFolder, cell_hash
 from tta_bench.runtime.files import translate_os_errors
 from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory, refuse_impossible
-from tta_bench.runtime.numerics import device_name, placement, resolve_device
+from tta_bench.runtime.numerics import device_name, resolve_device
 from tta_bench.runtime.signals import at_stake, stop_signal
 from tta_bench.schema import RunConfig
 from tta_bench.sinks.cells import Followed
@@ -277,18 +278,6 @@ def compute(
     summary = summarise(cell, rows, domains, source, method) | counted
     summary["peak_memory_mb"] = round(memory.megabytes(), 1)
     return rows, predictions_by_target(cell, scoring.records), summary
-
-
-def lockstep_width(config: RunConfig, method: Method, device: torch.device) -> int:
-    """How many streams share one batch: a GPU is filled by several, a CPU is busy with one."""
-    if config.lockstep != "auto":
-        return config.lockstep
-    adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
-    if adapts_convolutions or not placement(device).side_by_side:
-        return 1
-    per_stream = 3 * 2**30 * (config.data.image_size / 512) ** 2  # bytes, generous for the ResUNet-34 at 512 px
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(1, int(free / per_stream))
 
 
 def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[ImageRecord]) -> list[dict[str, Any]]:

@@ -291,6 +291,16 @@ class LaunchConfig(Section):
     cells_per_device: Annotated[int, Range(1, 2**10)] = Field(description="at once on each GPU")
 
 
+class SearchConfig(Section):
+    """How the options of a method are searched on source images (``conf/shared/search.yaml``)."""
+
+    trials: Annotated[int, Range(1, 10**6)] = Field(description="the budget of each method and source")
+    seed: Seed = Field(description="of what is tried, of the shifts and of the method's draws")
+    shifts: Annotated[dict[str, tuple[float, ...]], BeforeValidator(_as_mapping)] = Field(
+        description="shift -> its strengths; each makes a pseudo-target"
+    )
+
+
 def _dice_first(metrics: tuple[str, ...]) -> tuple[str, ...]:
     """The metric that every cell has comes first, whether it is asked for or not."""
     return tuple(dict.fromkeys(("dice", *metrics)))
@@ -307,6 +317,8 @@ class RunConfig(Section):
         description="taken from the predictions, so no part of what a cell is; Dice is always first"
     )
     checkpoint: UserPath | None = None
+    tune: bool = Field(default=False, description="search the method's options instead of adapting to targets")
+    search: SearchConfig | None = Field(default=None, description="how; also which search method.preset=tuned is of")
     data: DataConfig
     model: ModelConfig
     training: TrainingConfig

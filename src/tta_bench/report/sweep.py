@@ -54,6 +54,9 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
         collapse_padding=True,
     )
     combined.add_column("row", overflow="fold")
+    presets = any(table.has_presets for _, table in tables)
+    if presets:
+        combined.add_column("options", no_wrap=True)
     for column in columns:
         combined.add_column(literal(column), justify="right", min_width=5, overflow="fold")
     reference = references[0] if len(references) == 1 else "reference"
@@ -65,7 +68,8 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
             values = [narrow_mean(row.result(column)) if column in table.columns else "" for column in columns]
             comparison = row.vs_reference
             gain = ("", "") if comparison is None else (number(comparison.mean, form="+"), p_value(comparison.p_holm))
-            combined.add_row(*map(literal, (f"{row.label} {settings}",)), *values, *map(literal, gain))
+            options = [row.options] if presets else []
+            combined.add_row(literal(f"{row.label} {settings}"), *options, *values, *map(literal, gain))
     return combined
 
 
