@@ -189,7 +189,7 @@ def test_an_update_that_is_not_finite_fails_the_trial(searched, tmp_path, monkey
     assert outcome["trials"][0]["failed"] == "2 losses or gradients were not finite"
 
 
-def test_an_experiment_of_searches_is_run_and_shown(searched, tmp_path, capsys, monkeypatch):
+def test_an_experiment_of_searches_is_run_and_shown(searched, tmp_path, capsys, caplog, monkeypatch):
     words, _, _ = searched
     path = tmp_path / "mine.yaml"
     path.write_text('rows:\n  tent: {method: tent}\nsweep:\n  tune: "true"\n')
@@ -200,8 +200,8 @@ def test_an_experiment_of_searches_is_run_and_shown(searched, tmp_path, capsys, 
     monkeypatch.setattr(sys, "argv", ["tta_bench", f"experiment={path}", *words, *SMALL])
     main()
     printed = capsys.readouterr().out
-    assert "tent, source D: searched before" in printed
-    assert "no_adapt, source D: trial 1 of 1" in printed
+    assert "tent, source D: searched before" in caplog.text
+    assert "no_adapt, source D: trial 1 of 1" in caplog.text
     assert "3 of 3 finished" in printed
     with pytest.raises(SystemExit):
         cli(["report", str(path), *words, *SMALL])

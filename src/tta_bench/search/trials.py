@@ -93,6 +93,7 @@ class Trials:
         self, journal: Path, space: Mapping[str, Dimension], defaults: Mapping[str, Any], budget: int, seed: int
     ) -> None:
         import optuna
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._journal, self._budget, self._seed = journal, budget, seed
@@ -102,7 +103,7 @@ class Trials:
         self._running.mkdir(parents=True, exist_ok=True)
         with self._held():
             lock: Any = _NoLock()
-            backend = optuna.storages.journal.JournalFileBackend(str(journal), lock_obj=lock)
+            backend = JournalFileBackend(str(journal), lock_obj=lock)
             self._study = optuna.create_study(
                 storage=optuna.storages.JournalStorage(backend),
                 study_name="search",
@@ -116,12 +117,12 @@ class Trials:
 
         with self._held():
             number, waiting = 0, False
-            for trial in self._study.get_trials(deepcopy=False):
-                waiting = waiting or trial.state == optuna.trial.TrialState.WAITING
-                if trial.state == optuna.trial.TrialState.RUNNING and is_free(self._lock_of(trial.number)):
-                    self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
+            for each in self._study.get_trials(deepcopy=False):
+                waiting = waiting or each.state == optuna.trial.TrialState.WAITING
+                if each.state == optuna.trial.TrialState.RUNNING and is_free(self._lock_of(each.number)):
+                    self._study.tell(each.number, state=optuna.trial.TrialState.FAIL)  # its process was killed
                 else:
-                    number += _counts(trial)
+                    number += _counts(each)
             if number >= self._budget:
                 return None
             seed = seed_of(self._seed, "trial", number) % 2**32
