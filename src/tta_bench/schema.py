@@ -317,7 +317,7 @@ class RunConfig(Section):
         description="taken from the predictions, so no part of what a cell is; Dice is always first"
     )
     checkpoint: UserPath | None = None
-    tune: bool = Field(default=False, description="search the method's options instead of adapting to targets")
+    tune: bool = Field(description="search the method's options instead of adapting to targets")
     search: SearchConfig | None = Field(default=None, description="how; also which search method.preset=tuned is of")
     data: DataConfig
     model: ModelConfig
