@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ def _main() -> None:
     flags, overrides = _split(typed)
     only_shows = flags.help or flags.hydra_help or flags.cfg or flags.info or flags.shell_completion
     jobs: list[RunConfig] = []
-    plan, is_sweep = None, False
+    plan, is_sweep, tunes = None, False, False
     try:
         require_utf8(sys.argv[1:])
         refuse_flags(flags)
@@ -77,11 +77,14 @@ def _main() -> None:
             check_networks(jobs)
             check_pretrained_weights(jobs)
             is_sweep = flags.multirun or len(jobs) > 1
-            if any(job.row for job in found):
+            tunes = any(config.tune for config in jobs)
+            if tunes and not all(config.tune for config in jobs):
+                raise UserError("tune has several values: search with tune=true first, and run without it then")
+            if any(job.row for job in found) and not tunes:
                 name = next(text for text in overrides if text.startswith("experiment=")).partition("=")[2]
                 others = [word for word in words if word.lstrip("+").partition("=")[0] != "experiment"]
                 plan = plan_of(name, found, others)
-            if is_sweep:
+            if is_sweep and not tunes:
                 remember_sweep(typed, found, plan, flags.config_dir)
         sys.argv[1:] = [*_words(flags), *overrides]
     except UserError as error:
@@ -106,7 +109,9 @@ def _main() -> None:
         sys.exit(USER_ERROR if left.code == 1 else left.code)
     finally:
         _tell_unsent(jobs, typed)
-    if is_sweep:
+    if tunes:
+        _show_searches(jobs)
+    elif is_sweep:
         _show_sweep(jobs, plan)
     failures = [code for code in _outcomes or _outcomes_elsewhere(jobs) if code]
     if failures:
@@ -128,12 +133,10 @@ def _run_here(configs: Sequence[RunConfig]) -> None:
 
     Hydra's launchers compose every job again, where it runs: there is no public way to hand them what is composed.
     """
-    from tta_bench.launch.progress import watched
-
     _show_progress()
     for root in dict.fromkeys(config.results_root for config in configs):
         root.mkdir(parents=True, exist_ok=True)
-    with watched(configs) if len(configs) > 1 else nullcontext():
+    with _watched(configs):
         for config in configs:
             attempt(partial(_on_own_device, config))
 
@@ -144,17 +147,16 @@ def _run_by_hydra(program: Callable[[], object], sweep: Sweep, configs: Sequence
     Else the workers that want a model would wait for the one that trains it.
     """
     from tta_bench.launch.engine import share_cores
-    from tta_bench.launch.progress import watched
     from tta_bench.launch.workers import to_train
 
     if not sweep.engine.is_elsewhere:
-        with watched(configs) if len(configs) > 1 else nullcontext():
+        with _watched(configs):
             program()
         return
     told = share_cores(sweep.engine, len(configs), os.environ)
     if told is not None:
         print(told, flush=True)
-    with signals.handed_on(sweep.stop), watched(configs):
+    with signals.handed_on(sweep.stop), _watched(configs, elsewhere=True):
         first = to_train(configs)
         if first and len(configs) > 1:
             print(f"source models first: {len(first)}", flush=True)
@@ -166,6 +168,14 @@ def _run_by_hydra(program: Callable[[], object], sweep: Sweep, configs: Sequence
             if not any(_outcomes_elsewhere(configs)):
                 raise
             logging.getLogger("tta_bench").exception("the launcher %s has ended the sweep", sweep.engine.name)
+
+
+def _watched(configs: Sequence[RunConfig], *, elsewhere: bool = False) -> AbstractContextManager[object]:
+    """Progress of several cells, or of any in other processes; searches tell of their trials themselves."""
+    from tta_bench.launch.progress import watched
+
+    tunes = any(config.tune for config in configs)
+    return watched(configs) if (elsewhere or len(configs) > 1) and not tunes else nullcontext()
 
 
 def job(composed: Any) -> None:
@@ -180,6 +190,7 @@ def job(composed: Any) -> None:
 
     from tta_bench.launch.composition import run_section
     from tta_bench.launch.targets import with_targets
+    from tta_bench.launch.tuned import with_tuned
     from tta_bench.launch.validation import validate
     from tta_bench.runtime.names import print_everything
 
@@ -188,7 +199,7 @@ def job(composed: Any) -> None:
     container: Any = OmegaConf.to_container(composed, resolve=True)
 
     def work(console: Console) -> None:
-        config = with_targets(validate(run_section(container)))
+        config = with_tuned(with_targets(validate(run_section(container))))
         if _here:
             _on_own_device(config, console)
         else:
@@ -225,7 +236,12 @@ def _on_own_device(config: RunConfig, console: Console) -> None:
 
 
 def run_and_show(config: RunConfig, console: Console) -> None:
-    """Run, and show each cell as soon as it is finished."""
+    """Run, and show each cell as soon as it is finished; or search."""
+    if config.tune:
+        from tta_bench.search.tune import tune
+
+        tune(config)
+        return
     from tta_bench.cell import run
     from tta_bench.report.console import show
 
@@ -241,6 +257,16 @@ def _show_sweep(jobs: Sequence[RunConfig], plan: Plan | None) -> None:
     from tta_bench.report.sweep import show_sweep
 
     show_sweep(Console(), plan, [cell for config in jobs for cell in Cell.all_of(config)])
+
+
+def _show_searches(jobs: Sequence[RunConfig]) -> None:
+    """Print what the searches have found."""
+    from rich.console import Console
+
+    from tta_bench.report.search import search_table
+    from tta_bench.search.study import Study
+
+    Console().print(search_table([Study(config) for config in jobs]))
 
 
 def attempt(work: Callable[[Console], object]) -> None:
@@ -312,7 +338,10 @@ def _tell_unsent(jobs: Sequence[RunConfig], typed: Sequence[str]) -> None:
 def _outcomes_elsewhere(jobs: Sequence[RunConfig]) -> list[int]:
     """Exit codes of jobs that ran in the processes of a launcher, told by what they left behind."""
     from tta_bench.cell import Cell
+    from tta_bench.search.study import Study
 
+    if any(config.tune for config in jobs):
+        return [0 if Study(config).outcome() else CRASH for config in jobs]
     return [_first([_outcome(cell) for cell in Cell.all_of(config)]) for config in jobs]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, Method, Protocol
-from tta_bench.methods.options import default_options
+from tta_bench.methods.options import TUNED, default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.build import preprocessing_called
 from tta_bench.models.export import plain_copy
@@ -124,6 +124,11 @@ class Adapter:
             if type(count) is not int or count < least:
                 raise UserError(f"{key}={count!r}: give a whole number, at least {least}")
         _refuse_inference_mode()
+        if options.get("preset") == TUNED:
+            raise UserError(
+                "preset='tuned' is of runs, whose source model and images decide which search it is: give the options "
+                "of its outcome.yaml"
+            )
         kind, chosen = METHODS.get(method), default_options(method, **options)
         needed = kind.branches(chosen)
         unused = [name for name in branches or {} if name not in needed]

@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
 from tta_bench.runtime.files_section import FilesConfig, Names, as_mapping, as_tuple, null_is
+from tta_bench.runtime.protocol_section import PredictConfig, ProtocolConfig
 from tta_bench.runtime.ranges import Range, Seed, check_device
 from tta_bench.runtime.sections import PreprocessingConfig, Section
 from tta_bench.runtime.training_section import TrainingConfig
@@ -66,11 +67,6 @@ def _as_seeds(value: Any) -> Any:
     """As :func:`as_tuple`, the numbers of a text read."""
     values = as_tuple(value)
     return tuple(int(part) if part.isdecimal() else part for part in values) if isinstance(value, str) else values
-
-
-def _as_evaluation(value: Any) -> Any:
-    """``all`` is what there was before there was a choice."""
-    return None if value == "all" else value
 
 
 def _as_lockstep(value: Any) -> Any:
@@ -233,38 +229,6 @@ class ModelConfig(Section):
         return content
 
 
-class ProtocolConfig(Section):
-    """All that must be equal for two numbers to be compared (``conf/protocol``)."""
-
-    name: str
-    reset: str
-    steps: Annotated[int, Range(1, 10**6)] = Field(description="updates per image")
-    predict: Literal["after", "before"]
-    order: Seed = Field(description="0: file order; k: the k-th random permutation of every target")
-    threshold: Annotated[float, Range(0, 1, "()")]
-    score_at: Literal["network", "stored"] = Field(
-        description="size at which predictions are compared with the masks: the network's, or that of the files"
-    )
-    empty: Literal["one", "skip"] = Field(
-        description="what a class scores that neither prediction nor truth has: the best value, or none"
-    )
-    evaluation: Annotated[Literal["held_out"] | None, BeforeValidator(_as_evaluation)] = Field(
-        default=None, description="tested on: all images of a target, or the half that adapt may not use"
-    )
-
-    @model_serializer(mode="wrap")
-    def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """These keys are younger than many results, whose identity is that of their defaults."""
-        younger = (("score_at", "network"), ("empty", "one"), ("evaluation", None))
-        return {key: value for key, value in dump(self).items() if (key, value) not in younger}
-
-
-class PredictConfig(Section):
-    """What becomes of predicted masks before anything is made of them."""
-
-    nest: bool = Field(description="take away what lies outside the class around it, as a cup does outside the disc")
-
-
 class DiagnosticsConfig(Section):
     """What is looked at beside the adaptation, without any effect on it."""
 
@@ -286,6 +250,16 @@ class LaunchConfig(Section):
     cells_per_device: Annotated[int, Range(1, 2**10)] = Field(description="at once on each GPU")
 
 
+class SearchConfig(Section):
+    """How the options of a method are searched on source images (``conf/shared/search.yaml``)."""
+
+    trials: Annotated[int, Range(1, 10**6)] = Field(description="the budget of each method and source")
+    seed: Seed = Field(description="of what is tried, of the shifts and of the method's draws")
+    shifts: Annotated[dict[str, tuple[float, ...]], BeforeValidator(as_mapping)] = Field(
+        description="shift -> its strengths; each makes a pseudo-target"
+    )
+
+
 def _dice_first(metrics: tuple[str, ...]) -> tuple[str, ...]:
     """The metric that every cell has comes first, whether it is asked for or not."""
     return tuple(dict.fromkeys(("dice", *metrics)))
@@ -303,6 +277,8 @@ class RunConfig(Section):
         description="taken from what is predicted, so no part of what a cell is; Dice is always first"
     )
     checkpoint: UserPath | None = None
+    tune: bool = Field(description="search the method's options instead of adapting to targets")
+    search: SearchConfig | None = Field(default=None, description="how; also which search method.preset=tuned is of")
     data: DataConfig
     model: ModelConfig
     training: TrainingConfig

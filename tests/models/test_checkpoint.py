@@ -66,6 +66,7 @@ def run_config(model=None, *, source="A", **data) -> RunConfig:
             "diagnostics": {"empirical_gradient": False},
             "force": False,
             "lockstep": "auto",
+            "tune": False,
             "launch": {"devices": "auto", "cells_per_device": 1},
             "device": "auto",
             "data": {

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
+from tta_bench.adaptation.lockstep import lockstep_width
 from tta_bench.adaptation.resumption import Resumption
 from tta_bench.adaptation.runner import adapt_streams
 from tta_bench.adaptation.scenarios.base import scenario_of
@@ -19,7 +20,6 @@ from tta_bench.data.streams import Stream, lockstep_groups, passes
 from tta_bench.methods.base import Method
 from tta_bench.models.checkpoint import SourceModel
 from tta_bench.records.snapshots import Snapshot, SnapshotFile
-from tta_bench.runtime.numerics import placement
 from tta_bench.schema import RunConfig
 
 
@@ -117,17 +117,3 @@ def run_parts(
             observers=[*gradients, scoring, *looking_on, resumption],
         )
     return parts[-1].method
-
-
-def lockstep_width(config: RunConfig, method: Method, device: torch.device) -> int:
-    """How many streams share one batch: a GPU is filled by several, a CPU is busy with one."""
-    if config.data.fit == "tile":  # the tiles of an image are side by side already
-        return 1
-    if config.lockstep != "auto":
-        return config.lockstep
-    adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
-    if adapts_convolutions or not placement(device).side_by_side:
-        return 1
-    per_stream = 3 * 2**30 * (config.data.image_size / 512) ** 2  # bytes, generous for the ResUNet-34 at 512 px
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(1, int(free / per_stream))

@@ -84,7 +84,7 @@ def asked(parsed: argparse.Namespace, done: str) -> list[Group]:
         UserError: none is, or several at once; or what they are made of is not there.
     """
     from tta_bench.errors import UserError
-    from tta_bench.launch.experiments import plan
+    from tta_bench.launch.experiments import plan, searches
     from tta_bench.launch.stored import cell_of, cells_by_hash, read_last_sweep
     from tta_bench.launch.sweeps import Group, groups
     from tta_bench.report.sweep import with_finished_references
@@ -98,7 +98,13 @@ def asked(parsed: argparse.Namespace, done: str) -> list[Group]:
     if names and not all(re.fullmatch("[0-9a-f]{4,16}", word) for word in names):
         if len(names) > 1:
             raise UserError(f"'{' '.join(names)}': one table at a time, or beginnings of the hashes of cells")
-        return [Group("", plan(names[0], overrides, parsed.config_dir))]
+        planned = plan(names[0], overrides, parsed.config_dir)
+        if searches(planned):
+            raise UserError(
+                f"{names[0]} searches for options and has no cells to be {done}: 'tta-bench status {names[0]}' shows "
+                "what it has found, and an experiment with rows of method.preset=tuned makes a table of it"
+            )
+        return [Group("", planned)]
     root = results_root(overrides)
     if parsed.last:
         last = read_last_sweep(root)

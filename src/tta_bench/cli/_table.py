@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from tta_bench.launch.experiments import Plan
 
 
@@ -26,3 +28,12 @@ def planned(parsed: argparse.Namespace) -> Plan:
     from tta_bench.launch.experiments import plan
 
     return plan(parsed.table, parsed.overrides, parsed.config_dir)
+
+
+def searched(plan: Plan) -> Table | None:
+    """The searches of an experiment that tunes, finished or not; None for one that has cells."""
+    from tta_bench.launch.experiments import searches
+    from tta_bench.report.search import search_table
+
+    found = searches(plan)
+    return search_table(found) if found else None

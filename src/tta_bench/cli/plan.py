@@ -7,13 +7,14 @@ import argparse
 from rich.console import Console
 
 from tta_bench.cli._table import add_table as add_arguments
-from tta_bench.cli._table import planned
+from tta_bench.cli._table import planned, searched
 
 __all__ = ["add_arguments", "run"]
 
 
 def run(parsed: argparse.Namespace) -> None:
-    """Print the cells."""
+    """Print the cells, or the searches of an experiment that tunes."""
     from tta_bench.report.write import plan_table
 
-    Console().print(plan_table(planned(parsed)))
+    plan = planned(parsed)
+    Console().print(searched(plan) or plan_table(plan))

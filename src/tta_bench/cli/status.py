@@ -7,7 +7,7 @@ import argparse
 from rich.console import Console
 
 from tta_bench.cli._table import add_table as add_arguments
-from tta_bench.cli._table import planned
+from tta_bench.cli._table import planned, searched
 from tta_bench.errors import shown
 
 __all__ = ["add_arguments", "run"]
@@ -18,6 +18,9 @@ def run(parsed: argparse.Namespace) -> None:
     from tta_bench.report.write import failures, states, status_table
 
     plan = planned(parsed)
+    if (table := searched(plan)) is not None:
+        Console().print(table)
+        return
     found = states(plan)
     Console().print(status_table(plan, found))
     for sentence in failures(found):

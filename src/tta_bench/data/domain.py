@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -76,10 +77,20 @@ class Domain:
 
         Of an image that is cut, its tiles one below the other: ``[channels, tiles * size, size]``.
         """
-        image = preprocessing.unit_range(torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float())
+        image = preprocessing.unit_range(self.levels(index))
         if self.geometry.fit != "tile":
             return image
         return torch.from_numpy(self.geometry.pieces(image.permute(1, 2, 0).numpy())).permute(2, 0, 1)
+
+    def levels(self, index: int) -> Tensor:
+        """The grey levels that are kept of an image: float32 ``[3, h, w]``, 0 to 255."""
+        return torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float()
+
+    def chosen(self, indices: Sequence[int]) -> Self:
+        """Some of the images, in this order, as a domain of the same name and fingerprint."""
+        parts = {name: getattr(self, name) for name in ("images", "masks", "truths", "image_names", "sizes")}
+        parts |= {"cases": self.cases, "spacings": self.spacings}
+        return replace(self, **{name: _chosen(values, indices) for name, values in parts.items()})
 
     def picture(self, index: int) -> NDArray[np.uint8]:
         """The image for people, uint8 ``[h, w, 3]``: as it is kept, without padding, and not cut."""
@@ -128,6 +139,15 @@ class Domain:
     def prediction_shapes(self) -> list[tuple[int, int, int]]:
         """``(classes, h, w)`` of the prediction of each image."""
         return [(len(self.classes), *self.geometry.size(*size, self.score_at)) for size in self.sizes]
+
+
+def _chosen(values: Any, indices: Sequence[int]) -> Any:
+    """Some of a sequence of any kind; nothing where there is none."""
+    if values is None:
+        return None
+    if isinstance(values, Ragged):
+        return values.chosen(indices)
+    return values[[*indices]] if isinstance(values, np.ndarray) else tuple(values[index] for index in indices)
 
 
 def class_channels(mask: Tensor, classes: Mapping[str, tuple[int, ...]]) -> Tensor:

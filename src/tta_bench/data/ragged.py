@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -32,9 +33,10 @@ class Ragged:
         plain = [int(np.prod(shape)) * kind.itemsize for shape, kind in zip(shapes, self._kinds, strict=True)]
         sizes = plain if lengths is None else lengths
         self._flat, self._shapes, self._compressed = flat, [tuple(shape) for shape in shapes], lengths is not None
-        self._starts = [0, *accumulate(sizes)]
-        if self._starts[-1] != len(flat):
-            raise ValueError(f"{len(flat)} bytes, not {self._starts[-1]}")
+        ends = [*accumulate(sizes)]
+        if sum(sizes) != len(flat):
+            raise ValueError(f"{len(flat)} bytes, not {sum(sizes)}")
+        self._places = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
 
     def __len__(self) -> int:
         """Number of arrays."""
@@ -42,9 +44,17 @@ class Ragged:
 
     def __getitem__(self, index: int) -> NDArray[Any]:
         """One of them."""
-        piece = self._flat[self._starts[index] : self._starts[index + 1]]
+        piece = self._flat[self._places[index]]
         values = np.frombuffer(zlib.decompress(piece.tobytes()), np.uint8) if self._compressed else piece
         return np.frombuffer(values, self._kinds[index]).reshape(self._shapes[index])
+
+    def chosen(self, indices: Sequence[int]) -> Ragged:
+        """Some of them, in this order, without a copy."""
+        part = copy.copy(self)
+        part._shapes = [self._shapes[index] for index in indices]
+        part._kinds = [self._kinds[index] for index in indices]
+        part._places = [self._places[index] for index in indices]
+        return part
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         """All of them, in order."""

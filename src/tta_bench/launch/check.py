@@ -34,6 +34,7 @@ from tta_bench.launch.overrides import (
     sweep_values,
 )
 from tta_bench.launch.targets import domain_faults, with_targets
+from tta_bench.launch.tuned import with_tuned
 from tta_bench.launch.validation import validate, validate_data, validate_model
 from tta_bench.schema import DataConfig, ModelConfig, RunConfig, as_tuple, validate_section
 
@@ -256,7 +257,8 @@ def _valid_keys(groups: Sequence[Override], hydra: Composer) -> set[str]:
     # A choice brings the keys of its own group: each once, and not each with each.
     chosen = [first, *({**first, group: value} for group, values in choices.items() for value in values[1:])]
     texts = [[_choice(group, value) for group, value in each.items()] for each in chosen]
-    return {path for each in texts for path in _paths(hydra.compose(each))}
+    always = {"method.preset"} if any("method" in each or "row" in each for each in chosen) else set()
+    return always | {path for each in texts for path in _paths(hydra.compose(each))}
 
 
 def _one_of_each_method(values: Sequence[str]) -> list[str]:
@@ -328,7 +330,7 @@ def _validate_jobs(
             continue
         try:
             row = next((text.removeprefix("+row=") for text in job if text.startswith("+row=")), None)
-            jobs.append(Job(with_targets(config) if resolve is None else config, row))
+            jobs.append(Job(with_tuned(with_targets(config)) if resolve is None else config, row))
         except UserError as error:
             faults += error.faults
     return jobs, faults

@@ -10,6 +10,7 @@ from tta_bench.errors import UserError, nearest
 from tta_bench.launch.check import Job, find_jobs
 from tta_bench.launch.experiment_files import Experiment, find_experiment, read_experiments
 from tta_bench.launch.grammar import quote_lists
+from tta_bench.search.study import Study
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ def plan(word: str, overrides: Sequence[str] = (), config_dir: str | None = None
         )
     quoted = quote_lists([f"experiment={name}", *overrides], multirun=True, config_dir=config_dir)
     return plan_of(name, find_jobs(quoted, config_dir=config_dir), overrides)
+
+
+def searches(plan: Plan) -> list[Study]:
+    """The searches of an experiment that tunes; none of one that runs cells."""
+    found = {study.folder: study for study in (Study(planned.cell.config) for planned in plan.cells)}
+    return [study for study in found.values() if study.config.tune]
 
 
 def plan_of(name: str, jobs: Sequence[Job], overrides: Sequence[str]) -> Plan:

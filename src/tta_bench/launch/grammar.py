@@ -38,7 +38,7 @@ from tta_bench.schema import DataConfig
 DOMAINS = ("source", "target")
 """Keys whose values are names of domains."""
 
-MAPPINGS = ("data.classes", "data.domains", "data.shades")
+MAPPINGS = ("data.classes", "data.domains", "data.shades", "search.shifts")
 """``data.classes={vessel: [1]}`` replaces the default, where Hydra would merge it into the default."""
 
 IN_DEFAULTS = ("model", "branches", "preprocessing", "training", "data", "protocol", "adapt", "logger", "experiment")
@@ -68,6 +68,8 @@ def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None
             quoted.append(argument)
         elif bare == "method":
             quoted.append(f"+method={value}")
+        elif bare == "method.preset":
+            quoted.append(f"++{bare}={value}")  # every method has it, also those whose file does not say so
         elif bare == "experiment":
             quoted.append(f"{bare}={find_experiment(value, config_dir) or value}")
         elif bare == "logger" and "," in value and not value.startswith(("[", "'", '"')):

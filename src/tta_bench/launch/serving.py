@@ -12,7 +12,7 @@ from tta_bench.launch.check import find_jobs
 from tta_bench.launch.grammar import quote_lists
 from tta_bench.launch.validation import validate
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import TUNED, method_options
 from tta_bench.models.checkpoint import OFFICIAL_IMAGE_SIZE, read_description
 from tta_bench.runtime.files_section import FilesConfig
 from tta_bench.schema import RunConfig, validate_section
@@ -80,6 +80,8 @@ def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
     """
     if section["checkpoint"] is None:
         return validate(section)
+    if section["method"].get("preset") == TUNED:
+        raise UserError("method.preset=tuned is for runs: give the options of the search's outcome.yaml")
     described = read_description(Path(section["checkpoint"]))
     data = dict(section["data"])
     data["exclusive"] = described.activation == "softmax"

@@ -45,6 +45,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         "logger": {},
         "results_root": str(root),
         "force": False,
+        "tune": False,
         "device": "auto",
         "lockstep": "auto",
         "launch": {"devices": "auto", "cells_per_device": 1},

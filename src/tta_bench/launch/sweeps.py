@@ -12,6 +12,9 @@ from tta_bench.cell import REFERENCE, Cell
 from tta_bench.launch.experiment_files import Experiment
 from tta_bench.launch.experiments import Plan, PlannedCell
 from tta_bench.launch.stored import flat, record_of
+from tta_bench.methods.base import METHODS, Method
+from tta_bench.methods.options import PRESETS, TUNED
+from tta_bench.methods.space import space_of
 
 REPEATS = ("seed", "training.seed", "protocol.order")
 """Keys whose values are repeats of a row, which shows their mean."""
@@ -117,12 +120,19 @@ def _settings(cell: Cell) -> dict[str, Any]:
 
 
 def _options(cell: Cell) -> dict[str, Any]:
-    method = {key: value for key, value in cell.method.items() if key != "name"}
+    method = {"preset": PRESETS[0], **{key: value for key, value in cell.method.items() if key != "name"}}
+    if method["preset"] == TUNED:  # each source has its own values
+        method = {key: value for key, value in method.items() if key not in space_of(kind_of(cell).Options)}
     diagnostics = cell.config.diagnostics.model_dump(mode="json")
     stage = record_of(cell).get("adapt", {})
     return flat(
         {**{f"method.{key}": value for key, value in method.items()}, "adapt": stage, "diagnostics": diagnostics}
     )
+
+
+def kind_of(cell: Cell) -> type[Method]:
+    """The class of a cell's method."""
+    return METHODS.get(cell.config.method["name"])
 
 
 def _short(key: str) -> str:

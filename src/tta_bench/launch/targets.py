@@ -13,16 +13,19 @@ from tta_bench.schema import DataConfig, RunConfig
 
 
 def with_targets(config: RunConfig) -> RunConfig:
-    """The configuration with its targets filled in: all other domains, if none are named.
+    """The configuration with its targets filled in: all other domains, if none are named; none for a search.
 
     Raises:
         UserError: all names that the data set does not have, and a set without another domain.
     """
-    faults = domain_faults(config.data, config.source, config.target, config.checkpoint)
+    # A search needs the images of its source, also beside a given source model.
+    faults = domain_faults(config.data, config.source, config.target, config.checkpoint, images=config.tune)
     if faults:
         raise UserError(faults)
     available = available_domains(config.data)
     source = find(config.source, available) or config.source
+    if config.tune:
+        return config.model_copy(update={"source": source, "target": ()})
     targets = tuple(find(name, available) or name for name in config.target or ()) or tuple(
         name for name in available if name != source
     )
@@ -35,18 +38,23 @@ def with_targets(config: RunConfig) -> RunConfig:
 
 
 def domain_faults(
-    data: DataConfig, source: str, targets: Sequence[str] | None, checkpoint: Path | str | None
+    data: DataConfig,
+    source: str,
+    targets: Sequence[str] | None,
+    checkpoint: Path | str | None,
+    *,
+    images: bool = False,
 ) -> list[str]:
     """A sentence for every domain that the data set does not have, and for a checkpoint that is not there.
 
-    With a given source model its own images are not needed, and its name may be any.
+    With a given source model its own images are not needed, unless ``images`` says so, and its name may be any.
 
     Raises:
         UserError: the data set cannot be looked at.
     """
     available = available_domains(data)
     wanted = [("target", str(name)) for name in targets or ()]
-    if checkpoint is None:
+    if checkpoint is None or images:
         wanted.insert(0, ("source", str(source)))
     faults = [
         f"unknown {role}={name}: {nearest(name, available)}" for role, name in wanted if find(name, available) is None

@@ -16,13 +16,15 @@ from tta_bench.data.readers.base import READERS, section_faults
 from tta_bench.data.streams import passes
 from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.methods.base import METHODS, MethodOptions
-from tta_bench.methods.options import method_options
+from tta_bench.methods.options import PRESETS, method_options
 from tta_bench.metrics.base import METRICS
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
 from tta_bench.offline.options import card_of, system_options
 from tta_bench.ops.masks import nested_classes
+from tta_bench.ops.shifts import SHIFTS
 from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys, validate_section
+from tta_bench.search.trials import require_optuna
 from tta_bench.sinks.base import sink_faults
 
 NAMES: Mapping[str, Callable[[], Collection[str]]] = {
@@ -66,7 +68,8 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
         faults += error.faults
     if config is not None and options is not None and not faults:
         faults += [*_missing_branches(config, options), *_scenario_faults(config), *_mask_faults(config)]
-        faults += [*_tile_faults(config), *_metric_faults(config), *_stage_faults(config)]
+        faults += [*_tile_faults(config), *_metric_faults(config), *_stage_faults(config), *_shift_faults(config)]
+        faults += _search_faults(config) if config.tune else []
     if config is None or faults:
         raise UserError(faults)
     return config
@@ -232,6 +235,37 @@ def _mask_faults(config: RunConfig) -> Iterator[str]:
             f"protocol.threshold={config.protocol.threshold} is for classes on their own: with data.exclusive=true a "
             "pixel belongs to the most probable class; leave protocol.threshold out"
         )
+
+
+def _shift_faults(config: RunConfig) -> Iterator[str]:
+    """Shifts that there are not, or that cannot be so strong."""
+    for name, strengths in config.search.shifts.items() if config.search is not None else ():
+        key = f"search.shifts.{name}"
+        listed = f"{key}=[{','.join(f'{each:g}' for each in strengths)}]"
+        if name not in SHIFTS:
+            yield f"unknown key '{key}': {nearest_key(key, SHIFTS)}"
+            continue
+        outside = [each for each in strengths if each not in SHIFTS[name].strengths]
+        if outside:
+            yield f"{listed}: {outside[0]:g} must lie in {SHIFTS[name].strengths}"
+        if len({*strengths}) < len(strengths):
+            yield f"{listed} lists a strength more than once: name it once"
+
+
+def _search_faults(config: RunConfig) -> Iterator[str]:
+    """What does not go together with a search."""
+    if config.method.get("preset", PRESETS[0]) != PRESETS[0]:
+        yield f"tune=true begins with the default options: leave method.preset={config.method['preset']} out"
+    if config.target is not None:
+        yield "tune=true reads no target, but shifted images of the source: leave target out"
+    if config.logger:
+        yield "tune=true is followed by no logger: leave logger out"
+    if config.search is None or not any(config.search.shifts.values()):
+        yield "search.shifts lists no shift: give at least one a strength, for example search.shifts.gamma=[0.6,1.6]"
+    try:
+        require_optuna()
+    except UserError as error:
+        yield from error.faults
 
 
 def _value(composed: Mapping[str, Any], key: str) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.ops.draws import Draws
@@ -22,7 +24,7 @@ class AlphaBNOptions(MethodOptions):
         unbiased: whether the variance of the test image is the unbiased one.
     """
 
-    source_weight: Fraction
+    source_weight: Annotated[Fraction, Tuned(0, 1)]
     unbiased: bool
 
 

@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from tta_bench.errors import UserError
 from tta_bench.methods.card import Card
 from tta_bench.methods.optimizers import Optimizer, OptimizerName, make_optimizer
+from tta_bench.methods.space import Tuned
 from tta_bench.methods.state import AdaptedParameters, State
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
@@ -324,11 +325,7 @@ METHODS: Registry[type[Method]] = Registry("method", "tta_bench.methods")
 list_methods = METHODS.names
 """The names of all methods, sorted, those of plug-ins included; ``list_methods("*grad")`` gives those that match."""
 register_method = METHODS.register
-"""Class decorator: make a :class:`Method` available by name, ``@register_method("tent")``.
-
-Raises:
-    ValueError: the name is taken.
-"""
+"""Class decorator: make a :class:`Method` available by name, ``@register_method("tent")``; ValueError if taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,8 +339,8 @@ class GradientOptions(MethodOptions):
         nesterov: whether the momentum of SGD is Nesterov's.
     """
 
-    learning_rate: NonNegative
-    optimizer: OptimizerName
+    learning_rate: Annotated[NonNegative, Tuned(1e-5, 1e-1, log=True)]
+    optimizer: Annotated[OptimizerName, Tuned()]
     momentum: Decay
     nesterov: bool = later(False)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
 from tta_bench.methods.base import Card, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.methods.two_objectives import CombinedGradientsMethod, TwoObjectivesOptions
 from tta_bench.ops.gradients import cagrad
 from tta_bench.runtime.ranges import NonNegative
@@ -22,7 +23,7 @@ class CAGradOptions(TwoObjectivesOptions):
         rescale: divide the result by ``1 + c^2``, by ``1 + c``, or not at all.
     """
 
-    radius: NonNegative
+    radius: Annotated[NonNegative, Tuned(0.05, 1)]
     rescale: Literal["none", "square", "linear"]
 
 

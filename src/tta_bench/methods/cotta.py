@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.models.normalisation import Statistics
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.probabilities import CLASSES, Activation, cross_entropies
 from tta_bench.ops.views import fitting_views, undo_weak_views, weak_views
-from tta_bench.runtime.ranges import Fraction
+from tta_bench.runtime.ranges import Fraction, NonNegative
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class CoTTAOptions(GradientOptions):
             plain prediction, all others by its mean over the views, in [0, 1].
     """
 
-    teacher_momentum: Fraction
-    restore: Fraction
+    learning_rate: Annotated[NonNegative, Tuned(1e-7, 1e-2, log=True)]
+    teacher_momentum: Annotated[Fraction, Tuned(0.9, 1)]
+    restore: Annotated[Fraction, Tuned(0, 0.1)]
     confidence: Fraction
 
 

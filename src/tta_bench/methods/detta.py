@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
 from tta_bench.methods.optimizers import Optimizer
+from tta_bench.methods.space import Tuned
 from tta_bench.methods.state import State
 from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
@@ -32,8 +33,8 @@ class DeTTAOptions(GradientOptions):
     """
 
     betas: tuple[Decay, Decay]
-    masked: Annotated[float, Range(0, 1, "(]")]
-    radius: Annotated[int, Range(1, 2**14)]
+    masked: Annotated[float, Range(0, 1, "(]"), Tuned(0.02, 0.5)]
+    radius: Annotated[int, Range(1, 2**14), Tuned(1, 4)]
     running_momentum: Annotated[float, Range(0, 1, "(]")] | None
 
 

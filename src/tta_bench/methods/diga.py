@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, StepResult, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics, Statistics
 from tta_bench.ops.draws import Draws, ImageKey
@@ -33,10 +34,10 @@ class DIGAOptions(MethodOptions):
         temperature: divides the distances to the prototypes, positive.
     """
 
-    source_weight: Fraction
-    prototype_weight: Fraction
-    running_weight: Fraction
-    confidence: Annotated[float, Range(0.5, 1)]
+    source_weight: Annotated[Fraction, Tuned(0, 1)]
+    prototype_weight: Annotated[Fraction, Tuned(0, 1)]
+    running_weight: Annotated[Fraction, Tuned(0, 1)]
+    confidence: Annotated[float, Range(0.5, 1), Tuned(0.5, 0.99)]
     prototype_rate: Fraction
     temperature: Positive
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, later, register_method
 from tta_bench.methods.memory_bank import MemoryBank
+from tta_bench.methods.space import Tuned
 from tta_bench.methods.state import State
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import EntropyForm, mean_entropy
@@ -49,7 +50,7 @@ class DLTTAOptions(GradientOptions):
     attention_temperature: Positive
     prediction_temperature: Positive
     rate_function: Literal["linear", "exponential"]
-    rate_scale: NonNegative
+    rate_scale: Annotated[NonNegative, Tuned(1e-5, 1e-1, log=True)]
     largest_rate: Annotated[float, Range(0, math.inf)]
     compared_network: Literal["adapted", "source"] = later("adapted")
 

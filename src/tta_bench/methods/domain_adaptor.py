@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import compress
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics, NormalisationLayer, RectifiedStatistics
 from tta_bench.ops.draws import Draws
@@ -37,7 +38,7 @@ class DomainAdaptorOptions(GradientOptions):
         temperature: of the entropy: one per ``image``, or one per ``pixel``; under sigmoids one of each class.
     """
 
-    source_weight: Fraction
+    source_weight: Annotated[Fraction, Tuned(0, 1)]
     temperature: Temperature
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.methods.state import State
 from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.ops.draws import Draws
@@ -35,8 +36,8 @@ class DUAOptions(MethodOptions):
     """
 
     initial_momentum: Fraction
-    decay: Fraction
-    floor: Fraction
+    decay: Annotated[Fraction, Tuned(0.8, 1)]
+    floor: Annotated[Fraction, Tuned(1e-3, 0.1, log=True)]
     copies: Annotated[int, Range(1, 2**10)]
     augmentations: tuple[Augmentation, ...]
     padding: Annotated[float, Range(0, 0.5)]

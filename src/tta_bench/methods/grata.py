@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.methods.two_objectives import TwoObjectivesMethod, TwoObjectivesOptions
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.gradients import gradient_cosine
@@ -38,7 +39,7 @@ class GraTaOptions(TwoObjectivesOptions):
     """
 
     learning_rate_function: Literal["square", "linear", "sigmoid", "relu", "softplus", "constant", "constant_quarter"]
-    perturbation: NonNegative
+    perturbation: Annotated[NonNegative, Tuned(0.01, 10, log=True)]
 
 
 @register_method("grata")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor
 
 from tta_bench.methods.base import Card, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.methods.two_objectives import CombinedGradientsMethod, TwoObjectivesOptions
 from tta_bench.ops.gradients import project_conflicts
 
@@ -20,7 +21,7 @@ class GSMorphOptions(TwoObjectivesOptions):
         group_by: conflicts are judged per affine tensor, per normalisation layer, or over the whole network.
     """
 
-    group_by: Literal["tensor", "module", "network"]
+    group_by: Annotated[Literal["tensor", "module", "network"], Tuned()]
 
 
 @register_method("gsmorph")

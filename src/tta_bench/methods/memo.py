@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics
 from tta_bench.objectives.base import BoundNetwork
@@ -31,7 +32,7 @@ class MEMOOptions(GradientOptions):
     """
 
     parameters: Literal["all", "affine"]
-    prior: NonNegative
+    prior: Annotated[NonNegative, Tuned(1, 256, log=True)]
 
 
 @register_method("memo")

@@ -25,6 +25,9 @@ from tta_bench.schema import fault_sentence
 PRESETS = ("uniform", "official")
 """Hyper-parameters that are equal for all methods where they can be, or those of a method's own authors."""
 
+TUNED = "tuned"
+"""Of a method whose options a search has found: its values stand beside it, see :mod:`tta_bench.search`."""
+
 
 def _by_preset(uniform: Any, official: Any, *, _parent_: DictConfig) -> Any:
     """``${preset:UNIFORM,OFFICIAL}`` in a method's YAML: one of two values, chosen by its key ``preset``."""
@@ -62,8 +65,9 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
     if not isinstance(method, Mapping) or "name" not in method:
         raise UserError(f"no method is chosen: add +method=NAME, {METHODS.nearest('')}")
     options: Any = METHODS.get(str(method["name"])).Options
-    if method.get("preset", PRESETS[0]) not in PRESETS:
-        raise UserError(f"unknown method.preset={method['preset']}: {nearest(str(method['preset']), PRESETS)}")
+    preset, presets = str(method.get("preset", PRESETS[0])), (*PRESETS, TUNED)
+    if preset not in presets:
+        raise UserError(f"unknown method.preset={preset}: {nearest(preset, presets)}")
     values = {key: value for key, value in method.items() if key not in ("name", "preset")}
     checked: MethodOptions = typed_options(options, values, "method")
     return checked
@@ -86,6 +90,11 @@ def typed_options(options: Any, values: Mapping[str, Any], key: str) -> Any:
         raise UserError(
             [fault_sentence(fault, lambda path: _names(options, path), key) for fault in error.errors()]
         ) from None
+
+
+def has_presets(name: str) -> bool:
+    """Whether the YAML of a method has the key ``preset``, which then is among its options."""
+    return "preset" in _composed(name)
 
 
 @cache

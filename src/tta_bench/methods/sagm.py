@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.consistency import consistency
 from tta_bench.ops.draws import Draws
@@ -26,7 +27,7 @@ class SAGMOptions(GradientOptions):
         strong_augmentation: operations of the strong view.
     """
 
-    rho: NonNegative
+    rho: Annotated[NonNegative, Tuned(0.005, 0.5, log=True)]
     alpha: Annotated[float, Range(-LARGE, LARGE)]
     strong_augmentation: StrongAugmentation
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
+from tta_bench.methods.space import Tuned
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.ops.draws import Draws
@@ -38,8 +39,8 @@ class SAROptions(GradientOptions):
             multiple of the average after its first updates; None never returns.
     """
 
-    rho: NonNegative
-    margin: Annotated[float, Range(0, math.inf)]
+    rho: Annotated[NonNegative, Tuned(0.005, 0.5, log=True)]
+    margin: Annotated[float, Range(0, math.inf), Tuned(0.05, 1)]
     unit: Literal["pixel", "image"]
     skip_layers: tuple[str, ...]
     recovery: Positive | None

@@ -13,6 +13,7 @@ from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, register_method
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.methods.optimizers import make_optimizer
+from tta_bench.methods.space import Tuned
 from tta_bench.methods.state import AdaptedParameters
 from tta_bench.models.normalisation import AlignedStatistics, Statistics
 from tta_bench.ops.draws import Draws
@@ -34,10 +35,10 @@ class VPTTAOptions(MethodOptions):
         attention_temperature: of the softmax over their cosine similarities, positive.
     """
 
-    learning_rate: NonNegative
+    learning_rate: Annotated[NonNegative, Tuned(1e-4, 1, log=True)]
     betas: tuple[Decay, Decay]
     prompt_size: Annotated[int, Range(1, 64)]
-    warm_up: Positive
+    warm_up: Annotated[Positive, Tuned(1, 20)]
     memory: Annotated[int, Range(1, 10**6)]
     neighbours: Annotated[int, Range(1, 10**6)]
     attention_temperature: Positive

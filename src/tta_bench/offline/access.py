@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -57,7 +58,7 @@ class Labels(Dataset[Tensor]):
     """
 
     def __init__(self, domain: Domain, indices: Sequence[int]) -> None:
-        self._domain = replace(domain, images=domain.images[:0])
+        self._domain = replace(domain, images=np.zeros((0, domain.side, domain.side, 3), np.uint8))
         self._indices = tuple(indices)
 
     def __len__(self) -> int:

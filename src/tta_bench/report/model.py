@@ -97,6 +97,8 @@ class Row:
     vs_bn_only: Comparison | None
     costs: Costs  # time, memory and passes
     skipped_updates: int  # over all finished cells, because a loss or gradient was not finite
+    # Where the options of the method are from: ``default``, ``own`` (the row sets some), ``official`` or ``tuned``.
+    options: str = "default"
 
     def result(self, column: str) -> SourceResult:
         """The result of a column of the table: of a source, or the average."""
@@ -213,6 +215,11 @@ class Table:
     def columns(self) -> tuple[str, ...]:
         """The sources and their average; a single source is its own average."""
         return (*self.sources, self.average_name) if len(self.sources) > 1 else self.sources
+
+    @property
+    def has_presets(self) -> bool:
+        """Whether the options of some row are official or tuned, so that every row says where its are from."""
+        return any(row.options in ("official", "tuned") for row in self.rows)
 
     @property
     def has_paper(self) -> bool:

@@ -10,7 +10,9 @@ from itertools import product
 from typing import Any
 
 from tta_bench.cell import Cell
+from tta_bench.errors import UserError
 from tta_bench.launch.experiments import Plan
+from tta_bench.methods.options import PRESETS, TUNED, default_options, method_options
 from tta_bench.metrics.base import PRIMARY, Metric
 from tta_bench.report.cells import seed_of
 from tta_bench.report.model import (
@@ -67,7 +69,26 @@ def row_of(
         vs_bn_only=None,
         costs=_costs([result.summary for result in done]),
         skipped_updates=sum(result.summary["skipped_updates"] for result in done),
+        options=options_of(planned),
     )
+
+
+def options_of(cells: Sequence[Cell]) -> str:
+    """Where the options of a row's cells are from, see :class:`~tta_bench.report.model.Row`."""
+    origins = {_origin(cell) for cell in cells}
+    return origins.pop() if len(origins) == 1 else "own"
+
+
+def _origin(cell: Cell) -> str:
+    name, preset = cell.config.method["name"], cell.config.method.get("preset", PRESETS[0])
+    if preset == TUNED:
+        return TUNED
+    try:
+        if method_options(cell.config.method) != default_options(name, preset=preset):
+            return "own"
+    except UserError:  # of a plug-in whose file is gone
+        return "own"
+    return "default" if preset == PRESETS[0] else str(preset)
 
 
 def _source_result(planned: Sequence[Seed], finished: Sequence[FinishedCell], metric: Metric) -> SourceResult:

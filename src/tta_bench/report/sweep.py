@@ -54,6 +54,9 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
         collapse_padding=True,
     )
     combined.add_column("row", overflow="fold")
+    presets = any(table.has_presets for _, table in tables)
+    if presets:
+        combined.add_column("options", no_wrap=True)
     for column in columns:
         combined.add_column(literal(column), justify="right", min_width=5, overflow="fold")
     reference = references[0] if len(references) == 1 else "reference"
@@ -67,7 +70,8 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
             gain = ("", "")
             if comparison is not None:
                 gain = number(comparison.mean, digits, "+"), p_value(comparison.p_holm)
-            combined.add_row(*map(literal, (f"{row.label} {settings}",)), *values, *map(literal, gain))
+            options = [row.options] if presets else []
+            combined.add_row(literal(f"{row.label} {settings}"), *options, *map(literal, [*values, *gain]))
     return combined
 
 

@@ -110,6 +110,12 @@ def ranks(values: Sequence[float | None], metric: Metric) -> tuple[int, ...]:
     return tuple(0 if value is None or value not in order[:2] else order.index(value) + 1 for value in shown)
 
 
+def options_columns(table: Table) -> list[Column]:
+    """Where the options of each row are from; no column where no row's are official or tuned."""
+    options = tuple(row.options for row in table.rows)
+    return [Column("options", options, (0,) * len(options))] if table.has_presets else []
+
+
 def mean_columns(table: Table) -> list[Column]:
     """Per source and on average: measured, and the paper's number where it has one."""
     columns = []
@@ -145,7 +151,7 @@ def column_groups(table: Table) -> dict[str, list[Column]]:
         ("forwards", lambda row: number(row.costs.forwards_per_image, 1)),
         ("backwards", lambda row: number(row.costs.backwards_per_image, 1)),
     ]
-    groups = {table.metric.heading: mean_columns(table)}
+    groups = {table.metric.heading: [*options_columns(table), *mean_columns(table)]}
     for name, texts in (("differences", differences), ("costs", costs)):
         columns = [
             Column(heading, tuple(text(row) for row in table.rows), (0,) * len(table.rows)) for heading, text in texts

@@ -56,6 +56,8 @@ def summary_table(table: Table) -> RichTable:
     gaps = f", {len(table.missing)} cells missing" if table.missing else ""
     printed = narrow_table(f"{table.name}: {table.metric.heading}{gaps}", literal(headline(table)) or None)
     printed.add_column("row", overflow="fold")
+    if table.has_presets:
+        printed.add_column("options", no_wrap=True)
     for column in table.columns:
         printed.add_column(literal(column), justify="right", min_width=5, overflow="fold")
     printed.add_column(
@@ -66,7 +68,8 @@ def summary_table(table: Table) -> RichTable:
         digits, comparison = table.metric.digits, row.vs_reference
         cells = [narrow_mean(row.result(column), digits) for column in table.columns]
         gain = ("", "") if comparison is None else (number(comparison.mean, digits, "+"), p_value(comparison.p_holm))
-        printed.add_row(literal(row.label), *cells, *map(literal, gain))
+        options = [row.options] if table.has_presets else []
+        printed.add_row(literal(row.label), *options, *cells, *map(literal, gain))
     return printed
 
 

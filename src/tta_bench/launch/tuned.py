@@ -1,0 +1,43 @@
+"""``method.preset=tuned``: the options that a search has found, in place of the defaults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tta_bench.errors import UserError
+from tta_bench.methods.options import PRESETS, TUNED, has_presets, method_options
+from tta_bench.schema import RunConfig
+from tta_bench.search.study import Study
+
+
+def with_tuned(config: RunConfig) -> RunConfig:
+    """The configuration with the values that ``method.preset=tuned`` stands for; any other as it is.
+
+    The default preset of a method whose file has none is no choice, and left out.
+
+    Raises:
+        UserError: there is no such search, or it is not finished.
+    """
+    method = dict(config.method)
+    name, preset = method["name"], method.get("preset")
+    if preset == PRESETS[0] and not has_presets(name):
+        del method["preset"]
+        return config.model_copy(update={"method": method})
+    if preset != TUNED:
+        return config
+    study = study_of(config)
+    outcome = study.outcome()
+    if outcome is None:
+        raise UserError(
+            f"method.preset=tuned: no finished search for method={name} on source={config.source} with these settings "
+            f"({study.path}): run one with experiment=search, or +method={name} tune=true, and the same data, model, "
+            "branches, training, protocol and search settings"
+        )
+    found: dict[str, Any] = {"name": name, "preset": TUNED, **study.defaults, **outcome["options"]}
+    method_options(found)
+    return config.model_copy(update={"method": found})
+
+
+def study_of(config: RunConfig) -> Study:
+    """The search that ``method.preset=tuned`` asks for: the one that begins with the other options as they are."""
+    return Study(config.model_copy(update={"method": {**config.method, "preset": PRESETS[0]}}))
