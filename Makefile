@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test slow check fuzz bench docs clean
+.PHONY: run test slow check look fuzz bench docs clean
 
 run: .venv/installed ## the main job: train a source model, adapt it with GraTa, compare
 	$(BIN)/python -m tta_bench +method=grata source=D
@@ -20,6 +20,9 @@ check: .venv/installed ## style, types, floors, and the fast tests with coverage
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+look: .venv/installed ## pages in a browser and LaTeX tables on paper: apt-get install chromium texlive-latex-recommended
+	$(BIN)/python -m pytest tests/report -k "browser or latex"
 
 fuzz: .venv/installed ## more than 10,000 damaged inputs; `make test` has a seeded few of them
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 tests/fuzz

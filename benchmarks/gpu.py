@@ -33,7 +33,8 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.placement import place
 from tta_bench.ops.draws import ImageKey
-from tta_bench.runtime.numerics import HOST, Precision, has_bfloat16, numerics, resolve_device, wait_for
+from tta_bench.runtime.numerics import HOST, has_bfloat16, numerics, resolve_device, wait_for
+from tta_bench.runtime.precision import Precision
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TABLE_IMAGES, TABLE_ROWS = 8440, 11

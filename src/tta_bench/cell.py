@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tta_bench.adaptation.later_metrics import add_metrics, obstacle
-from tta_bench.adaptation.provenance import change_since, code_of, metric_codes, staleness, system_code, unscored
+from tta_bench.adaptation.outcome import origins, per_image_row, per_image_rows, predictions_by_target, summarise
+from tta_bench.adaptation.provenance import change_since, code_of, staleness, system_code, unscored
 from tta_bench.data.domain import Domain
-from tta_bench.data.held_out import tested
 from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
-from tta_bench.methods.base import METHODS, Method
+from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.offline.options import card_of, system_options
@@ -29,15 +29,7 @@ from tta_bench.offline.stage import adapted_model
 from tta_bench.records.examination import Examination, with_examination
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
-from tta_bench.records.scores import (
-    ImageRecord,
-    case_scores,
-    empty_masks,
-    image_row,
-    outside_classes,
-    overall_scores,
-    target_scores,
-)
+from tta_bench.records.scores import ImageRecord
 from tta_bench.records.snapshots import SnapshotFile, code_digest
 from tta_bench.records.store import CellFolder, cell_hash
 from tta_bench.records.versions import versions
@@ -124,6 +116,8 @@ class Cell:
             content["model"].pop("preprocessing", None)  # is the checkpoint's
         if config.predict.nest:
             content["predict"] = config.predict.model_dump()
+        if config.precision != "f32":
+            content["precision"] = config.precision
         if config.diagnostics.empirical_gradient:
             content["diagnostics"] = config.diagnostics.model_dump()
         return {**content, "seed": self.seed}
@@ -303,85 +297,28 @@ def compute(
     scoring = Scoring(domains, finish_of(config, source), config.metrics, scored, config.protocol.empty)
     if resumed is not None:
         log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
-    telling = [Telling(scoring, follow(partial(_row, cell, domains), resumed is not None))] if follow else []
+    telling = (
+        [Telling(scoring, follow(partial(per_image_row, config, cell.seed, domains), resumed is not None))]
+        if follow
+        else []
+    )
     with progress_bar(f"{config.called} {config.source} ->", total, len(scoring.records)) as progress:
         method = run_parts(parts, config, domains, cell.seed, scoring, [*telling, progress], snapshots, resumed)
     if method.skipped:
         log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
-    rows = per_image_rows(cell, domains, scoring.records)
-    # An update of side-by-side streams counts once.
-    updates = sum(len(group[0]) for part in parts for group in part.groups)
-    forwards, backwards = method.network.forwards / updates, method.backwards / updates
-    counted = {"forwards_per_image": forwards, "backwards_per_image": backwards}
-    summary = summarise(cell, rows, domains, source, method) | counted
-    summary["empty_masks"] = {
-        name: empty_masks([r.empty for r in scoring.records if r.place.domain == name], domains[name].classes)
-        for name in cell.targets
-    }
-    predictions = predictions_by_target(cell, scoring.records)
-    for name, entry in summary["targets"].items():
-        images = tested(name, len(domains[name]), config.protocol.evaluation)
-        entry |= case_scores(domains[name], predictions[name], images)
-    if adapted:
-        summary["adapted"] = {name: {"path": str(each.path), "sha256": each.sha256} for name, each in adapted.items()}
-    summary["peak_memory_mb"] = round(memory.megabytes(), 1)
-    return rows, predictions, summary | {"outside": outside_classes(predictions, config.data.classes)}
-
-
-def per_image_rows(cell: Cell, domains: Mapping[str, Domain], records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
-    """Rows of ``per_image.csv``: targets in order, images in file order."""
-    ordered = sorted(records, key=lambda record: (cell.targets.index(record.place.domain), record.place.index))
-    return [_row(cell, domains, record) for record in ordered]
-
-
-def _row(cell: Cell, domains: Mapping[str, Domain], record: ImageRecord) -> dict[str, Any]:
-    head = {"source": cell.config.source, "method": cell.config.called, "seed": cell.seed}
-    return image_row(record, domains[record.place.domain], **head)
-
-
-def predictions_by_target(cell: Cell, records: Sequence[ImageRecord]) -> dict[str, Predictions]:
-    """The binary predictions of each target, images in file order."""
-    ordered = sorted(records, key=lambda record: record.place.index)
-    return {
-        name: Predictions.joined([record.prediction for record in ordered if record.place.domain == name])
-        for name in cell.targets
-    }
-
-
-def summarise(
-    cell: Cell,
-    rows: Sequence[Mapping[str, Any]],
-    domains: Mapping[str, Domain],
-    source: SourceModel,
-    method: Method,
-) -> dict[str, Any]:
-    """The content of ``summary.json``; averages as in the paper: over images, then classes, then targets."""
-    targets = {}
-    for name in cell.targets:
-        images = [row for row in rows if row["target"] == name]
-        scores = target_scores(images, cell.config.metrics, domains[name].classes)
-        seconds = sum(row["seconds"] for row in images) / len(images)
-        targets[name] = {"n": len(images), **scores, "seconds_per_image": round(seconds, 4)}
-    return {
+    rows = per_image_rows(config, cell.seed, domains, scoring.records)
+    predictions = predictions_by_target(cell.targets, scoring.records)
+    updates = sum(len(group[0]) for part in parts for group in part.groups)  # those side by side count once
+    summary = {
         "cell": cell.folder().hash,
-        "method": cell.config.called,
-        "source": cell.config.source,
-        "seed": cell.seed,
-        "protocol": cell.config.protocol.model_dump(mode="json"),
-        "targets": targets,
-        **overall_scores(targets, cell.config.metrics),
+        **summarise(config, cell.seed, domains, scoring.records, rows, predictions),
         "skipped_updates": method.skipped,
-        "seconds_per_image": round(sum(row["seconds"] for row in rows) / len(rows), 4),
-        "source_checkpoint": {
-            "path": str(source.path),
-            "sha256": source.sha256,
-            "dice_in_domain": source.dice_in_domain,
-        },
-        "data": {name: domains[name].fingerprint for name in cell.targets},
-        "versions": versions(method.network.source_theta.device),
-        **code_of(cell.config),
-        "metrics": metric_codes(cell.config),
+        "forwards_per_image": method.network.forwards / updates,
+        "backwards_per_image": method.backwards / updates,
+        "peak_memory_mb": round(memory.megabytes(), 1),
+        **origins(config, domains, source, adapted, method),
     }
+    return rows, predictions, summary
 
 
 def snapshot_key(

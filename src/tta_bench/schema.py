@@ -24,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
 from tta_bench.runtime.files_section import FilesConfig, Names, as_mapping, as_tuple, null_is
+from tta_bench.runtime.precision import Precision
 from tta_bench.runtime.protocol_section import PredictConfig, ProtocolConfig
 from tta_bench.runtime.ranges import Range, Seed, check_device
 from tta_bench.runtime.sections import PreprocessingConfig, Section
@@ -291,6 +292,7 @@ class RunConfig(Section):
     results_root: UserPath
     force: bool
     device: Annotated[str, AfterValidator(check_device)]
+    precision: Precision = Field(default="f32", description="of the network's arithmetic while it is adapted")
     lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)]
 
     @property

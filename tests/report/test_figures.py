@@ -1,24 +1,25 @@
 """Figures: the numbers drawn are those told, and the drawing fits any page."""
 
+import os
 import re
+import subprocess
+import sys
 from functools import cache
 from itertools import product
+from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pytest
 
+from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
-from tta_bench.report.figures import (
-    PALETTE,
-    distributions,
-    empirical_cosine,
-    running_means,
-    standalone,
-    traces,
-)
-from tta_bench.report.statistics import mean_of_targets
+from tta_bench.report.canvas import PALETTE, standalone
+from tta_bench.report.comparison_figures import Priced, costs_and_gains, heat_map, image_numbers, intervals, spread
+from tta_bench.report.figures import distributions, empirical_cosine, running_means, traces
+from tta_bench.report.model import Comparison
+from tta_bench.report.statistics import mean_of_targets, reliability
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ["No Adapt", "GraTa <b>", "50 % $x$ & co", 'say "é"']
@@ -30,22 +31,40 @@ def draws(label, *lengths):
     return [rng.uniform(20, 100, length) for length in lengths]
 
 
+def compared(mean, p=0.5):
+    return Comparison("no", mean, mean - 1, mean + 1, p, p, 9, 0, ("A",))
+
+
 def draw_figures(labels=NAMES):
+    gains = {label: float(number) - 1 for number, label in enumerate(labels)}
+    rng = np.random.default_rng(3)
+    differences = [rng.normal(1, 5, (len(labels), images)) for images in (20, 50)]
+    measured = reliability(differences, np.ones((len(labels), 2)))
     estimates = {label: {source: mean_of_targets(draws(label + source, 9, 5)) for source in "AB"} for label in labels}
     return {
         "dice-distributions": distributions({label: draws(label, 30)[0] for label in labels}, dice_score),
         "running-dice": running_means({label: draws(label, 30, 7) for label in labels}, dice_score, labels[0]),
         "trace-lr": traces({label: draws(label, 30, 7) for label in labels}, "trace-lr", "learning rate"),
         "empirical-cosine": empirical_cosine(estimates),
+        "dice-heat-map": heat_map({label: {"A": g, "B": -g} for label, g in gains.items()}, gains, dice_score, "no"),
+        "dice-intervals": intervals({"no": {label: compared(g) for label, g in gains.items()}}, dice_score),
+        "dice-costs-and-gains": costs_and_gains({label: Priced(0, 3, 9) for label in labels}, dice_score, "no"),
+        "dice-image-numbers": image_numbers(measured, dice_score),
     }
 
 
-figures = cache(draw_figures)
+@cache
+def figures():
+    return {name: drawn.svg for name, drawn in draw_figures().items()}
+
+
+WITHOUT_LABELS = "dice-image-numbers"
 FIGURES = ["dice-distributions", "running-dice", "trace-lr", "empirical-cosine"]
+FIGURES += ["dice-heat-map", "dice-intervals", "dice-costs-and-gains", WITHOUT_LABELS]
 
 
-def described(svg):
-    return ElementTree.fromstring(svg).find(f"{SVG}desc").text
+def described(drawn):
+    return ElementTree.fromstring(drawn.svg).find(f"{SVG}desc").text
 
 
 def test_descriptions_tell_the_numbers():
@@ -53,9 +72,13 @@ def test_descriptions_tell_the_numbers():
     assert "row from 20.0 to 45.0" in described(running_means({"row": [[20.0, 70.0]]}, dice_score))
     assert "row: 0.25" in described(traces({"row": [[0.25, 0.25]]}, "t", "cosine"))
     assert "row: A 0.500" in described(empirical_cosine({"row": {"A": mean_of_targets([[0.4, 0.6]])}}))
+    assert described(heat_map({"row": {"A": 1.26}}, {"row": -2.0}, dice_score, "no")) == "row: A +1.3, average -2.0."
+    assert "minus no: row -2.00 [-3.00, -1.00]" in described(intervals({"no": {"row": compared(-2.0)}}, dice_score))
+    priced = {"row": Priced(-1.5, 3, 20), "no": Priced(0, 1, 10)}
+    assert described(costs_and_gains(priced, dice_score, "no")).startswith("row: -1.50, 3.0 passes, 20 ms; no: +0.00")
 
 
-@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("figure", [name for name in FIGURES if name != WITHOUT_LABELS])
 def test_every_label_is_written_as_it_is_called(figure):
     root = ElementTree.fromstring(figures()[figure])
     texts = ["".join(element.itertext()) for element in root.iter(f"{SVG}text")]
@@ -104,8 +127,62 @@ def test_identifiers_are_unique_over_all_figures_of_a_page_and_every_reference_i
 def test_the_same_numbers_give_the_same_file_whatever_the_users_settings():
     first = figures()
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path"}):
-        assert draw_figures() == first
+        again = draw_figures()
+        assert {name: drawn.svg for name, drawn in again.items()} == first
         assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_files_for_print_are_the_same_in_every_process_and_have_the_fonts_that_journals_take():
+    told = "hashlib.md5(drawn.pdf).hexdigest() for drawn in test_figures.draw_figures().values()"
+    program = f"import test_figures, hashlib; print(*({told}))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    told = {
+        subprocess.check_output([sys.executable, "-c", program], env={**environment, "PYTHONHASHSEED": seed})
+        for seed in ("1", "2")
+    }
+    assert len(told) == 1
+    assert len(told.pop().split()) == len(FIGURES)
+    for drawn in draw_figures().values():
+        assert drawn.pdf.startswith(b"%PDF")
+        assert (b"/Type3" in drawn.pdf, b"/Subtype /Type3" in drawn.pdf) == (False, False)
+
+
+def fills(svg):
+    """Fill and opacity of the cells of a heat map."""
+    styles = re.findall(r'<path d="[^"]*z[^"]*"[^>]*style="([^"]*)"', svg)
+    pairs = [(re.search("fill: (#\\w+)", style), re.search("opacity: ([0-9.]+)", style)) for style in styles]
+    return [(colour[1], float(opacity[1])) for colour, opacity in pairs if colour and opacity]
+
+
+def test_colours_of_the_heat_map_are_symmetric_around_zero_and_turn_with_what_is_better():
+    blue, vermilion = PALETTE[:2]
+    drawn = {"up": {"A": 4.0, "B": -4.0}, "down": {"A": -2.0, "B": 1.0}}
+    cells = fills(heat_map(drawn, {"up": 0.0, "down": -0.5}, dice_score, "no").svg)
+    assert [colour for colour, _ in cells][:2] == [blue, vermilion]
+    assert cells[0][1] == cells[1][1] == 2 * cells[2][1] == 4 * cells[3][1]
+    other = fills(heat_map(drawn, {"up": 0.0, "down": -0.5}, Metric("hd95", "px", False, None), "no").svg)
+    assert [colour for colour, _ in other][:2] == [vermilion, blue]
+
+
+def test_numbers_can_be_read_on_the_strongest_colour_of_light_and_dark_pages():
+    for colour in PALETTE[:2]:
+        for page, ink in (("#ffffff", "#1c2126"), ("#14171a", "#e7eaed")):
+            mixed = [round(0.65 * int(colour[i : i + 2], 16) + 0.35 * int(page[i : i + 2], 16)) for i in (1, 3, 5)]
+            bright, dark = sorted((luminance(ink), luminance("#{:02x}{:02x}{:02x}".format(*mixed))), reverse=True)
+            assert (bright + 0.05) / (dark + 0.05) >= 4.5
+
+
+@pytest.mark.parametrize("count", [1, 2, 12, 40])
+def test_labels_beside_the_marks_never_overlap(count):
+    rng = np.random.default_rng(count)
+    wanted = np.sort(rng.choice([0.0, 0.5, 1.0, 0.51], count))
+    places = spread(wanted, 1 / count)
+    assert np.all(np.diff(places) >= 1 / count - 1e-9)
+    assert (places[0] >= -1e-9, places[-1] <= 1 + 1e-9) == (True, True)
+    svg = costs_and_gains({f"row {n}": Priced(float(w), 2, 5) for n, w in enumerate(wanted)}, dice_score, "row 0").svg
+    heights = sorted(float(y) for y in re.findall(r'<text[^>]* y="([0-9.]+)"[^>]*>row \d+</text>', svg))
+    assert len(heights) == count
+    assert np.all(np.diff(heights) >= 8.5), "points, the size of the letters"
 
 
 def luminance(colour):
@@ -122,16 +199,16 @@ def test_marks_stand_out_from_light_and_dark_pages(colour, page):
 
 def test_forty_rows_and_equal_values_can_be_drawn():
     labels = [f"row {number}" for number in range(40)]
-    svg = running_means({label: [[50.0, 50.0]] for label in labels}, dice_score, "row 0")
+    svg = running_means({label: [[50.0, 50.0]] for label in labels}, dice_score, "row 0").svg
     assert all(f">{label}<" in svg for label in labels)
     assert len(svg) < 500_000
-    assert "median 50.0" in distributions({label: [50.0, 50.0] for label in labels}, dice_score)
-    assert empirical_cosine({label: {"A": mean_of_targets([[0.1]])} for label in labels}).count("<text") > 40
+    assert "median 50.0" in described(distributions({label: [50.0, 50.0] for label in labels}, dice_score))
+    assert empirical_cosine({label: {"A": mean_of_targets([[0.1]])} for label in labels}).svg.count("<text") > 40
 
 
 def test_a_legend_of_long_labels_does_not_leave_the_figure():
     labels = ["entropy", "entropy aligned with consistency", "consistency", "consistency aligned with entropy"]
-    svg = empirical_cosine({label: {"A": mean_of_targets([[0.1, 0.2]])} for label in labels})
+    svg = empirical_cosine({label: {"A": mean_of_targets([[0.1, 0.2]])} for label in labels}).svg
     legend = svg[svg.index('id="empirical-cosine-legend_1"') :]
     keys = [float(x) for x in re.findall(r"M (-?[\d.]+)", legend)]
     assert len(keys) == len(labels)

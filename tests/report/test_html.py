@@ -155,7 +155,7 @@ def test_mean_and_spread_over_training_seeds_are_the_headline(tmp_path):
 
 def told(figure):
     """What the description of a figure says of the rows."""
-    return re.search("<desc[^>]*>(.*?)</desc>", figure.svg)[1]
+    return re.search("<desc[^>]*>(.*?)</desc>", figure.picture.svg)[1]
 
 
 def left_out(figure):
@@ -229,9 +229,29 @@ def test_bars_of_a_source_are_of_the_same_streams(tmp_path):
     assert told(figures(table, streams)[-1]) == "tent: A 0.250; grata: A 0.500, B 1.000."
 
 
+def test_the_figures_of_comparisons_say_what_the_table_says(table, drawn):
+    by_target, intervals, costs, reliability = drawn.figures[:4]
+    grata = next(row.vs_reference for row in table.rows if row.label == "grata")
+    assert f"average {grata.mean:+.1f}" in told(by_target).partition("grata: ")[2].partition(";")[0]
+    assert f"grata {grata.mean:+.2f} [{grata.low:+.2f}, {grata.high:+.2f}]" in told(intervals)
+    assert f"grata: {grata.mean:+.2f}" in told(costs)
+    assert "no_adapt: +0.00" in told(costs)
+    assert told(reliability).count("images: median width") >= 3
+    assert f"than these {grata.n} scatter" in reliability.caption
+    assert all("tent" in each.caption for each in (by_target, intervals, reliability)), "it lacks source A"
+    assert "Left out, not of all sources: tent." in reliability.caption
+
+
+def test_every_figure_is_in_the_folder_of_the_report_and_in_its_markdown(table, tmp_path):
+    text = write_report(table, tmp_path)[0].read_text()
+    named = re.findall(r"^!\[.*\]\((figures/.*)\)$", text, re.MULTILINE)
+    assert len(named) == 9
+    assert all((tmp_path / name).is_file() and (tmp_path / name).with_suffix(".pdf").is_file() for name in named)
+
+
 def test_files_of_figures_have_colours_of_their_own_and_those_of_the_page_take_its(drawn, page):
     files = {name: content for name, content in picture_files(drawn).items() if name.endswith(".svg")}
-    assert len(files) == 5
+    assert len(files) == 9
     assert all('<rect class="ground"' in content for content in files.values())
     assert 'class="ground"' not in page
 

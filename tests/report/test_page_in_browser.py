@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from made_tables import simple_plan
 from tta_bench.report.drawings import picture_files
+from tta_bench.report.formats.html import write as html_page
+from tta_bench.report.tables import build_table
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -28,10 +31,10 @@ def chromium():
 def look(chromium, page, tmp_path):
     """Open the page; afterwards there must have been no message and no request."""
     file = tmp_path / "index.html"
-    file.write_text(page, encoding="utf-8")
     faults = []
 
-    def opened(width=1280, scheme="light", **more):
+    def opened(width=1280, scheme="light", content=page, **more):
+        file.write_text(content, encoding="utf-8")
         context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, **more)
         tab = context.new_page()
         tab.on("console", lambda message: faults.append(message.text))
@@ -42,6 +45,15 @@ def look(chromium, page, tmp_path):
 
     yield opened
     assert [fault for fault in faults if not fault.startswith("data:")] == []
+
+
+@pytest.fixture(scope="module")
+def wide_page(tmp_path_factory):
+    """Every source, each with a spread over two seeds and the paper's number; the longest name of a method."""
+    paper = {"domain_adaptor": dict.fromkeys((*"ABCDE", "average"), 70.0)}
+    gains = {"no_adapt": 0.0, "domain_adaptor": lambda source, seed, target, index: -20.0 + 3 * seed + 7 * index}
+    root = tmp_path_factory.mktemp("wide")
+    return html_page(build_table(simple_plan(root, gains, tuple("ABCDE"), seeds=(0, 1), paper=paper)))
 
 
 OVERLAPS = """() => {
@@ -123,7 +135,7 @@ def test_sort_buttons_have_names_of_their_own(look):
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(look):
     tab = look(360)
     reached = []
-    for _ in range(60):
+    for _ in range(80):
         tab.keyboard.press("Tab")
         text, label, width, left = tab.evaluate(
             """() => { const e = document.activeElement; return [e.textContent.slice(0, 30),
@@ -191,8 +203,41 @@ def test_further_tables_are_behind_toggles_and_all_are_printed(look):
 
 
 @pytest.mark.browser
+def test_in_print_no_figure_is_taller_than_a_page_and_heads_are_no_boxes(look):
+    tab = look(round(273 / 25.4 * 96))  # A4 landscape without margins
+    tab.emulate_media(media="print")
+    heights = tab.evaluate("[...document.querySelectorAll('svg.figure')].map((e) => e.getBoundingClientRect().height)")
+    assert len(heights) == 9
+    assert max(heights) < 150 / 25.4 * 96, "186 mm are a page, the rest is of heading and caption"
+    shown = "[...document.querySelectorAll('thead button')].map((e) => getComputedStyle(e).display)"
+    assert {*tab.evaluate(shown)} == {"contents"}, "Chromium leaves boxes out of heads that it repeats on each page"
+
+
+@pytest.mark.browser
+def test_a_checkbox_stands_beside_its_label_on_a_phone(look):
+    places = """[...document.querySelectorAll(".toggle")].map((e) => [e, e.nextElementSibling])
+      .map(([box, label]) => [box.getBoundingClientRect(), label.getBoundingClientRect()])
+      .map(([box, label]) => box.left < label.left && box.top < label.bottom && box.bottom > label.top)"""
+    assert look(360).evaluate(places) == [True] * 3
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [1280, 1920])
+def test_five_sources_with_the_papers_numbers_fit_and_break_no_name(look, wide_page, width):
+    tab = look(width, content=wide_page)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    lines = """[...document.querySelector(".results").querySelectorAll("tbody th")].map((th) => {
+      const range = document.createRange();
+      range.selectNodeContents(th.firstChild);
+      return range.getClientRects().length;
+    })"""
+    assert {*tab.evaluate(lines)} == {1}
+    assert tab.locator(".results").first.locator("thead th").count() == 8
+
+
+@pytest.mark.browser
 def test_without_scripts_the_page_is_complete_and_its_buttons_are_plain_headings(look):
     tab = look(java_script_enabled=False)
     assert tab.locator(".sortable").first.locator("tbody tr").count() == 4
-    assert tab.locator("svg.figure").count() == 5
+    assert tab.locator("svg.figure").count() == 9
     assert tab.locator(".sortable thead button").first.is_visible()

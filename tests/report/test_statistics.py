@@ -12,6 +12,7 @@ from tta_bench.report.statistics import (
     mean_and_std,
     mean_of_targets,
     paired_difference,
+    reliability,
     running_mean,
     signed_rank_p,
 )
@@ -182,3 +183,28 @@ def test_of_one_image_there_is_no_interval():
 def test_images_without_a_value_are_passed_over_by_a_running_mean():
     values = running_mean([[math.nan, 2.0, math.nan, 4.0]], [0, 1, 2, 3])
     assert values == pytest.approx([math.nan, 2.0, 2.0, 3.0], nan_ok=True)
+
+
+def test_reliability_of_all_images_is_the_interval_of_the_table_and_grows_with_images():
+    rng = np.random.default_rng(0)
+    differences = [rng.normal([[2.0], [1.0], [1.0]], 3.0, (3, images)) for images in (40, 80)]
+    weights = np.array([[1.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    measured = reliability(differences, weights)
+    assert list(measured.images) == sorted(measured.images)
+    assert measured.images[-1] == 120
+    for row, width in enumerate(measured.widths[:, -1]):
+        whole = paired_difference([target[row] for target in differences], weights=weights[row])
+        assert width == pytest.approx(whole.high - whole.low, rel=0.1)
+    assert np.all(np.diff(measured.widths) < 0)
+    assert measured.widths[0, 0] / measured.widths[0, -1] == pytest.approx(
+        np.sqrt(measured.images[-1] / measured.images[0]), rel=0.25
+    )
+    assert measured.same_order[-1] > measured.same_order[0] > 0.5
+    assert np.all(measured.same_order <= 1)
+
+
+def test_rows_that_are_apart_on_every_image_keep_their_order_and_equal_ones_tie():
+    apart = reliability([np.array([[1.0, 1.1], [3.0, 3.1], [-2.0, -2.1]])], np.ones((3, 1)))
+    assert (apart.same_order.min(), apart.same_best.min()) == (1.0, 1.0)
+    equal = reliability([np.ones((2, 5))], np.ones((2, 1)))
+    assert (equal.same_order.min(), equal.widths.max()) == (1.0, 0.0)

@@ -66,7 +66,7 @@ def adapt_streams(
     """
     first_group, first = begin
     device, preprocessing = method.network.source_theta.device, method.network.preprocessing
-    with quiet_lightning(), numerics(device):
+    with quiet_lightning(), numerics(device, method.network.precision):
         for group in groups[first_group:]:
             ahead = [StreamImages(domains, stream, preprocessing) for stream in group]
             callback = TTACallback(method, streams=len(group), ahead=ahead)

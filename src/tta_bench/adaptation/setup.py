@@ -29,7 +29,8 @@ def method_on(config: RunConfig, source: SourceModel, device: torch.device) -> M
     tiled = config.data.fit == "tile"
     network = AdaptableNetwork(source.model, kind.branches(options), image_size=size, tiled=tiled)
     scenario, protocol = scenario_of(config.protocol.reset), config.protocol
-    return kind(place(network, device, size), options, Protocol(scenario.episodic, protocol.steps, protocol.predict))
+    placed = place(network, device, size, config.precision)
+    return kind(placed, options, Protocol(scenario.episodic, protocol.steps, protocol.predict))
 
 
 def finish_of(config: RunConfig, source: SourceModel) -> Finish:

@@ -29,6 +29,7 @@ from tta_bench.ops.geometry import stacked, unstacked
 from tta_bench.ops.preprocessing import Preprocessing
 from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
 from tta_bench.runtime.numerics import in_precision, placement
+from tta_bench.runtime.precision import Precision
 
 
 class AdaptableNetwork(nn.Module):
@@ -79,6 +80,7 @@ class AdaptableNetwork(nn.Module):
         self.tiled = tiled
         self._layouts: dict[tuple[torch.device, int], Tensor] = {}
         self.images_per_pass: int | None = None
+        self.precision: Precision = "f32"
         self.dtype = torch.float32
         self.forwards = 0
         calls = check_probe(probe, self, self.source_theta)
@@ -87,13 +89,14 @@ class AdaptableNetwork(nn.Module):
         if probe.dtype is not None:
             self.to(probe.dtype)
 
-    def compute_in(self, dtype: torch.dtype) -> None:
+    def compute_in(self, precision: Precision, dtype: torch.dtype) -> None:
         """Keep activations and the weights of convolutions in ``dtype``; theta, statistics and outputs stay.
 
         Args:
-            dtype: ``torch.bfloat16``, or ``torch.float32`` for the source model's own.
+            precision: whose products its caller asks of :func:`~tta_bench.runtime.numerics.numerics`.
+            dtype: what its device makes of it: ``torch.bfloat16``, or ``torch.float32`` for the source model's own.
         """
-        self.dtype = dtype
+        self.precision, self.dtype = precision, dtype
         if dtype != torch.float32:
             for module in self.model.modules():
                 if isinstance(module, _ConvNd | nn.Linear):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.runtime.numerics import Precision, activation_dtype, placement
+from tta_bench.runtime.numerics import activation_dtype, placement
+from tta_bench.runtime.precision import Precision
 
 
 def place(
@@ -20,6 +21,6 @@ def place(
         precision: of its arithmetic, see :func:`~tta_bench.runtime.numerics.activation_dtype`.
     """
     dtype = activation_dtype(precision, device)
-    network.compute_in(dtype)
+    network.compute_in(precision, dtype)
     network.images_per_pass = placement(device, dtype).images_per_pass(image_size**2)
     return network.to(device)

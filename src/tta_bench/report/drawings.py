@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tta_bench.errors import UserError
-from tta_bench.report.figures import distributions, empirical_cosine, running_means, standalone, traces
+from tta_bench.report.canvas import standalone
+from tta_bench.report.comparisons import comparisons
+from tta_bench.report.figures import distributions, empirical_cosine, running_means, traces
 from tta_bench.report.model import Drawings, Figure, Panels, Table
 from tta_bench.report.panels import panels
 from tta_bench.report.statistics import Estimate, mean_of_targets
@@ -37,7 +39,7 @@ def draw(table: Table, source: str | None = None, images: Sequence[tuple[str, st
     """
     shown, fault = _panels(table, source, images)
     try:
-        drawn = figures(table, streams_of(table))
+        drawn = [*comparisons(table), *figures(table, streams_of(table))]
     except Exception as error:  # the table stands without them
         log.warning("the report has no figures, because drawing them failed: %s: %s", type(error).__name__, error)
         drawn = []
@@ -45,7 +47,7 @@ def draw(table: Table, source: str | None = None, images: Sequence[tuple[str, st
 
 
 def figures(table: Table, streams: Mapping[str, Sequence[Stream]]) -> list[Figure]:
-    """The figures that the finished cells have values for."""
+    """The figures of images and streams that the finished cells have values for."""
     if not streams:
         return []
     metric = table.metric
@@ -121,8 +123,8 @@ def _panels(table: Table, source: str | None, images: Sequence[tuple[str, str]] 
 
 
 def picture_files(drawn: Drawings) -> dict[str, str | bytes]:
-    """Each as a file of its own, by name: SVG, and the panels as WebP."""
-    files: dict[str, str | bytes] = {
-        f"{figure.title.lower().replace(' ', '_')}.svg": standalone(figure.svg) for figure in drawn.figures
-    }
+    """Each as a file of its own, by name: SVG and PDF, and the panels as WebP."""
+    files: dict[str, str | bytes] = {}
+    for figure in drawn.figures:
+        files |= {f"{figure.file}.svg": standalone(figure.picture.svg), f"{figure.file}.pdf": figure.picture.pdf}
     return files if drawn.panels is None else files | {"panels.webp": drawn.panels.webp()}

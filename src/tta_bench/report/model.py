@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -150,12 +151,24 @@ class FinishedCell(NamedTuple):
     values: Mapping[ImageKey, float]  # of the table's metric per image, mean over classes; NaN where there is none
 
 
+class Picture(NamedTuple):
+    """A drawing for a page, and the same for print."""
+
+    svg: str  # an SVG element, which takes the colours of its page
+    pdf: bytes  # a file, for white paper
+
+
 class Figure(NamedTuple):
-    """A figure with its heading and what is written below it; ``svg`` is an SVG element."""
+    """A figure with its heading and what is written below it: how to read it."""
 
     title: str
-    svg: str
+    picture: Picture
     caption: str
+
+    @property
+    def file(self) -> str:
+        """Name of its files, without ending."""
+        return re.sub(r"\W+", "_", self.title.lower()).strip("_")
 
 
 class Panels(NamedTuple):

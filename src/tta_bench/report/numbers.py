@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError
@@ -146,15 +146,28 @@ def comparisons(labels: Sequence[str], against: str, finished: Sequence[Finished
     return {label: replace(known[label], p_holm=p) for label, p in zip(known, corrected, strict=True)}
 
 
-def compare(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -> Comparison | None:
-    """The paired differences of two rows; ``p_holm`` is still ``p``.
+class Paired(NamedTuple):
+    """Two rows on the same images.
+
+    Attributes:
+        values: target -> index of the image -> difference of the metric, finite; targets without any are left out.
+        models: target -> how many source models predict its images in both rows.
+        excluded: images without a value in either row.
+        sources: that both rows have results of.
+    """
+
+    values: Mapping[str, Mapping[str, float]]
+    models: Mapping[str, int]
+    excluded: int
+    sources: tuple[str, ...]
+
+
+def paired(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -> Paired:
+    """The differences of two rows, image by image.
 
     An image has one value however many models predict it, because their differences on it are alike: the mean over
     the source models that both rows have of the mean over the seeds that both have. A cell of a method that draws
     nothing serves every seed of the same source model and order. An image without a value in any of them is excluded.
-
-    Returns:
-        None if no source, seed and image is in common.
     """
     differences: dict[ImageKey, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for ours, theirs in product(method, reference):
@@ -163,19 +176,35 @@ def compare(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -
             for image in dict.fromkeys((*ours.values, *theirs.values)):
                 difference = ours.values.get(image, math.nan) - theirs.values.get(image, math.nan)
                 differences[image][source].append(difference)
-    values: dict[str, list[float]] = defaultdict(list)
+    values: dict[str, dict[str, float]] = defaultdict(dict)
     models: dict[str, int] = {}
-    for (target, _), by_source in differences.items():
+    for (target, index), by_source in differences.items():
         value = _mean(_mean(seeds) for seeds in by_source.values())
         if math.isfinite(value):
-            values[target].append(value)
+            values[target][index] = value
             models[target] = len(by_source)
-    if not values:
+    return Paired(
+        values=values,
+        models=models,
+        excluded=len(differences) - sum(map(len, values.values())),
+        sources=tuple(dict.fromkeys(source for by_source in differences.values() for source in by_source)),
+    )
+
+
+def compare(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -> Comparison | None:
+    """What the paired differences of two rows come to; ``p_holm`` is still ``p``.
+
+    Returns:
+        None if no source, seed and image is in common.
+    """
+    pairs = paired(method, reference)
+    if not pairs.values:
         return None
-    pooled = [value for target in values.values() for value in target]
+    by_target = [list(target.values()) for target in pairs.values.values()]
+    pooled = [value for target in by_target for value in target]
     p = signed_rank_p(pooled)
     # Pairs of source and target count equally, as in the table.
-    mean, low, high = paired_difference(list(values.values()), weights=list(models.values()))
+    mean, low, high = paired_difference(by_target, weights=list(pairs.models.values()))
     return Comparison(
         against=reference[0].row,
         mean=mean,
@@ -184,8 +213,8 @@ def compare(method: Sequence[FinishedCell], reference: Sequence[FinishedCell]) -
         p=p,
         p_holm=p,
         n=len(pooled),
-        excluded=len(differences) - len(pooled),
-        sources=tuple(dict.fromkeys(source for by_source in differences.values() for source in by_source)),
+        excluded=pairs.excluded,
+        sources=pairs.sources,
     )
 
 

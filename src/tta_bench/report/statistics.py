@@ -168,3 +168,59 @@ def by_part(streams: Sequence[ArrayLike], parts: int) -> NDArray[np.float64]:
     pools = [values[np.isfinite(values) & (part == number)] for number in range(parts)]
     columns = [np.percentile(pool, (50, 10, 90)) if len(pool) else np.full(3, np.nan) for pool in pools]
     return np.stack(columns, axis=1)
+
+
+class Reliability(NamedTuple):
+    """How far an average over ``images`` images tells rows apart, all of the same length.
+
+    Attributes:
+        images: of all targets together, ascending; the last is all there are.
+        widths: ``[rows, sizes]``: of the 95 % intervals of the rows' average differences.
+        same_order: in [0, 1], share of the pairs of rows, the one compared with among them, that are in the order
+            that all images give.
+        same_best: in [0, 1], share of the draws whose best row is that of all images.
+    """
+
+    images: NDArray[np.int64]
+    widths: NDArray[np.float64]
+    same_order: NDArray[np.float64]
+    same_best: NDArray[np.float64]
+
+
+def reliability(
+    differences: Sequence[NDArray[np.float64]], weights: NDArray[np.float64], *, draws: int = 1000, seed: int = 0
+) -> Reliability:
+    """Bootstrap of averages over fewer images, and of the order of rows by them.
+
+    Of every target the same share of images is drawn with replacement, the same ones for all rows.
+
+    Args:
+        differences: per target ``[rows, images]``, every row minus one that all are compared with, at least two images.
+        weights: ``[rows, targets]`` of the targets, positive.
+        draws: per number of images.
+        seed: of the drawing.
+
+    Returns:
+        Of up to ten numbers of images; the best row is the one of the largest difference.
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.array([target.shape[1] for target in differences])
+    shares = np.geomspace(2 / sizes.max(), 1, 10)
+    drawn = np.unique(np.maximum(2, np.rint(shares[:, None] * sizes).astype(int)), axis=0)
+    rows = len(weights)
+    part = weights / weights.sum(axis=1, keepdims=True)
+    whole = np.zeros(rows + 1)  # the last is the row compared with
+    whole[:rows] = np.sum([each.mean(axis=1) * share for each, share in zip(differences, part.T, strict=True)], axis=0)
+    first, second = np.triu_indices(rows + 1, 1)
+    order = np.sign(whole[first] - whole[second])
+    widths, same_order, same_best = [], [], []
+    for numbers in drawn:
+        averages = np.zeros((draws, rows + 1))
+        for target, number, share in zip(differences, numbers, part.T, strict=True):
+            counts = rng.multinomial(number, np.full(target.shape[1], 1 / target.shape[1]), size=draws)
+            averages[:, :rows] += share * (counts @ target.T) / number
+        low, high = np.percentile(averages[:, :rows], (2.5, 97.5), axis=0)
+        widths.append(high - low)
+        same_order.append(np.mean(np.sign(averages[:, first] - averages[:, second]) == order))
+        same_best.append(np.mean(averages.argmax(axis=1) == whole.argmax()))
+    return Reliability(drawn.sum(axis=1), np.stack(widths, axis=1), np.array(same_order), np.array(same_best))

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
+from tta_bench.launch.progress import duration
 from tta_bench.records.store import CellFolder
 from tta_bench.report.cells import STATES, read_cell
 from tta_bench.report.console import narrow_table
@@ -130,15 +131,6 @@ def remaining_time(cells: Sequence[State]) -> str:
         return text + "time unknown, no cell of their rows is finished"
     more = f" and the unknown time of {unknown} cells whose rows have no finished one" if unknown else ""
     return f"{text}about {duration(total)} one after the other{more}, source training not counted"
-
-
-def duration(seconds: float) -> str:
-    """Rounded to what matters.
-
-    >>> duration(50), duration(600), duration(9000)
-    ('1 min', '10 min', '2.5 h')
-    """
-    return f"{max(1, round(seconds / 60))} min" if seconds < 5400 else f"{number(seconds / 3600, 1)} h"
 
 
 def status_table(plan: Plan, reached: Sequence[State]) -> RichTable:

@@ -8,22 +8,18 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from tta_bench.errors import UserError
 from tta_bench.runtime.files import warn_once
+from tta_bench.runtime.precision import Precision
 from tta_bench.runtime.ranges import check_device
 
 log = logging.getLogger(__name__)
 
 HOST = torch.device("cpu")
-
-Precision = Literal["f32", "tf32", "bf16"]
-"""Of the arithmetic: 32 bits; convolutions and matrix products of a GPU in TF32, which keeps 10 of 23 bits of the
-mantissa; or the network's activations and weights in bfloat16, which keeps 7, with statistics, parameters that are
-adapted, losses and optimiser in 32 bits."""
 
 _backends: Any = torch.backends
 

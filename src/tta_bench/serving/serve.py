@@ -150,7 +150,7 @@ def serve(request: Request) -> list[dict[str, str]]:
         belongs = _state_identity(config, source)
         state = None if start is None else read_state(start, str(request.state), belongs, device)
         results.start()
-        with signals.at_stake(), numerics(device):
+        with signals.at_stake(), numerics(device, config.precision):
             run = _Run(request, source, method, results, state)
             run.adapt()
             write_volumes(request.out, request.images, run.writer.folders, config.data.axis)
@@ -167,6 +167,7 @@ def _state_identity(config: RunConfig, source: SourceModel) -> dict[str, Any]:
         "method": config.method | asdict(method_options(config.method)),
         "checkpoint": source.sha256,
         "protocol": protocol,
+        **({"precision": config.precision} if config.precision != "f32" else {}),
     }
 
 

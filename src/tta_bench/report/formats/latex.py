@@ -34,7 +34,7 @@ def write(table: Table) -> str:
         own = name if name.isascii() and name.isalpha() else str(part)  # names of domains may be no label
         heading = rf"\toprule {' & '.join(head)} \\ \midrule"
         lines += [
-            rf"\begin{{longtable}}{{p{{36mm}}{'r' * (len(head) - 1)}}}",
+            rf"\begin{{longtable}}{{p{{35mm}}{'r' * (len(head) - 1)}}}",
             rf"\caption{{{caption} Part {part} of {len(groups)}: {latex_text(name)}.}}"
             rf"\label{{tab:{label}{f'-{own}' if part > 1 else ''}}}\\",
             rf"{heading}\endfirsthead",
@@ -74,7 +74,8 @@ _LATEX = {
 
 def latex_text(text: str) -> str:
     """Text that LaTeX shows as it is, of Latin and small Greek letters; the code point in the place of others."""
-    marks = re.sub("-(?=-)", f"-{_NOTHING}", normal(shown(text)))  # two in a row would be set as a dash
+    signs = re.sub(r"(?<![\w-])-(?=\d)", "\N{MINUS SIGN}", normal(shown(text)))
+    marks = re.sub("-(?=-)", f"-{_NOTHING}", signs)  # two in a row would be set as a dash
     return "".join(_LATEX.get(mark) or _latex_letter(mark) for mark in marks)
 
 

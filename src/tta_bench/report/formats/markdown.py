@@ -1,4 +1,4 @@
-"""A table as Markdown: warnings, pipe tables, best bold and second best underlined, and the notes."""
+"""A table as Markdown: warnings, pipe tables, best bold and second best underlined, notes, figures beside it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def write(table: Table) -> str:
         lines += [f"**{_markdown_text(name)}**", ""]
         lines += [*(f"| {' | '.join(cells)} |" for cells in (head, rule, *body)), ""]
     lines += [f"- {_markdown_text(note)}" for note in notes(table)]
+    for figure in table.drawings.figures if table.drawings else ():
+        lines += [
+            "",
+            f"![{_markdown_text(figure.title)}](figures/{figure.file}.svg)",
+            "",
+            _markdown_text(figure.caption),
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,114 @@
+"""What a computed cell leaves behind: rows of ``per_image.csv``, predictions, and the content of ``summary.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tta_bench.adaptation.provenance import code_of, metric_codes
+from tta_bench.data.domain import Domain
+from tta_bench.data.held_out import tested
+from tta_bench.methods.base import Method
+from tta_bench.models.checkpoint import SourceModel
+from tta_bench.records.predictions import Predictions
+from tta_bench.records.scores import (
+    ImageRecord,
+    case_scores,
+    empty_masks,
+    image_row,
+    outside_classes,
+    overall_scores,
+    target_scores,
+)
+from tta_bench.records.versions import versions
+from tta_bench.schema import RunConfig
+
+
+def per_image_row(config: RunConfig, seed: int, domains: Mapping[str, Domain], record: ImageRecord) -> dict[str, Any]:
+    """The row of an image."""
+    head = {"source": config.source, "method": config.called, "seed": seed}
+    return image_row(record, domains[record.place.domain], **head)
+
+
+def per_image_rows(
+    config: RunConfig, seed: int, domains: Mapping[str, Domain], records: Sequence[ImageRecord]
+) -> list[dict[str, Any]]:
+    """Rows of ``per_image.csv``: targets in order, images in file order."""
+    assert config.target is not None
+    order = {name: position for position, name in enumerate(config.target)}
+    ordered = sorted(records, key=lambda record: (order[record.place.domain], record.place.index))
+    return [per_image_row(config, seed, domains, record) for record in ordered]
+
+
+def predictions_by_target(targets: Sequence[str], records: Sequence[ImageRecord]) -> dict[str, Predictions]:
+    """The binary predictions of each target, images in file order."""
+    ordered = sorted(records, key=lambda record: record.place.index)
+    return {
+        name: Predictions.joined([record.prediction for record in ordered if record.place.domain == name])
+        for name in targets
+    }
+
+
+def summarise(
+    config: RunConfig,
+    seed: int,
+    domains: Mapping[str, Domain],
+    records: Sequence[ImageRecord],
+    rows: Sequence[Mapping[str, Any]],
+    predictions: Mapping[str, Predictions],
+) -> dict[str, Any]:
+    """What was measured; averages as in the paper: over images, then classes, then targets.
+
+    Args:
+        config: of the run, with its targets.
+        seed: of the cell.
+        domains: the prepared targets.
+        records: of all images.
+        rows: of ``per_image.csv``.
+        predictions: of each target.
+    """
+    assert config.target is not None
+    targets, empty = {}, {}
+    for name in config.target:
+        domain, images = domains[name], [row for row in rows if row["target"] == name]
+        scores = target_scores(images, config.metrics, domain.classes)
+        of_cases = case_scores(domain, predictions[name], tested(name, len(domain), config.protocol.evaluation))
+        seconds = round(sum(row["seconds"] for row in images) / len(images), 4)
+        targets[name] = {"n": len(images), **scores, "seconds_per_image": seconds, **of_cases}
+        empty[name] = empty_masks([each.empty for each in records if each.place.domain == name], domain.classes)
+    return {
+        "method": config.called,
+        "source": config.source,
+        "seed": seed,
+        "protocol": config.protocol.model_dump(mode="json"),
+        "targets": targets,
+        **overall_scores(targets, config.metrics),
+        "seconds_per_image": round(sum(row["seconds"] for row in rows) / len(rows), 4),
+        "empty_masks": empty,
+        "outside": outside_classes(predictions, config.data.classes),
+    }
+
+
+def origins(
+    config: RunConfig,
+    domains: Mapping[str, Domain],
+    source: SourceModel,
+    adapted: Mapping[str, SourceModel],
+    method: Method,
+) -> dict[str, Any]:
+    """What the numbers were made of: models, images, software and code."""
+    assert config.target is not None
+    models = {name: {"path": str(each.path), "sha256": each.sha256} for name, each in adapted.items()}
+    return {
+        "source_checkpoint": {
+            "path": str(source.path),
+            "sha256": source.sha256,
+            "dice_in_domain": source.dice_in_domain,
+        },
+        **({"adapted": models} if models else {}),
+        "data": {name: domains[name].fingerprint for name in config.target},
+        "versions": versions(method.network.source_theta.device),
+        **({"activations": str(method.network.dtype)} if config.precision != "f32" else {}),
+        **code_of(config),
+        "metrics": metric_codes(config),
+    }
