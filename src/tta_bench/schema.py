@@ -292,7 +292,7 @@ class RunConfig(Section):
     results_root: UserPath
     force: bool
     device: Annotated[str, AfterValidator(check_device)]
-    precision: Precision = Field(default="f32", description="of the network's arithmetic while it is adapted")
+    precision: Precision = Field(description="of the network's arithmetic while it is adapted")
     lockstep: Annotated[Annotated[int, LOCKSTEP] | Literal["auto"], BeforeValidator(_as_lockstep)]
 
     @property

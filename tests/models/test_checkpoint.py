@@ -66,6 +66,7 @@ def run_config(model=None, *, source="A", **data) -> RunConfig:
             "diagnostics": {"empirical_gradient": False},
             "force": False,
             "lockstep": "auto",
+            "precision": "f32",
             "tune": False,
             "launch": {"devices": "auto", "cells_per_device": 1},
             "device": "auto",

@@ -33,6 +33,7 @@ def make_config():
                 "diagnostics": {"empirical_gradient": False},
                 "force": False,
                 "lockstep": "auto",
+                "precision": "f32",
                 "tune": False,
                 "launch": {"devices": "auto", "cells_per_device": 1},
                 "data": {

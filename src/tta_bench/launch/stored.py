@@ -48,6 +48,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         "tune": False,
         "device": "auto",
         "lockstep": "auto",
+        "precision": "f32",
         "launch": {"devices": "auto", "cells_per_device": 1},
         "predict": {"nest": False},
     }

@@ -80,8 +80,8 @@ def _costs(table: Table) -> list[Figure]:
         return []
     caption = (
         f"What a row gains over {table.reference}, {table.metric.direction} is better, against forward and backward "
-        "passes of the network (left) and time (right, comparable only between cells of the same machine), both on logarithmic axes. "
-        "A row has the same height on both sides. Filled: no other row gains as much for less."
+        "passes of the network (left) and time (right, comparable only between cells of the same machine), both on "
+        "logarithmic axes. A row has the same height on both sides. Filled: no other row gains as much for less."
     )
     return [Figure("Gain against cost", costs_and_gains(known, table.metric, table.reference), caption)]
 
