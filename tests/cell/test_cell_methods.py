@@ -67,7 +67,7 @@ def test_labels_change_the_score_and_no_prediction(root, monkeypatch):
     config = configure(root, "force=true")
     logits, dice = predictions(config)
     noise = torch.Generator().manual_seed(0)
-    monkeypatch.setattr(Domain, "label", lambda self, index: torch.rand(2, 64, 64, generator=noise) < 0.5)
+    monkeypatch.setattr(Domain, "truth", lambda self, index: torch.rand(2, 64, 64, generator=noise) < 0.5)
     noise_logits, noise_dice = predictions(config)
     assert torch.equal(logits, noise_logits)
     assert dice != noise_dice

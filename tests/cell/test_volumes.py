@@ -76,10 +76,10 @@ def test_a_case_counts_its_pixels_together():
     masks = np.zeros((3, 4, 4), np.uint8)
     masks[0, :2], masks[1, 0] = 1, 1
     cases = (("a", 0), ("a", 1), ("b", 0))
-    domain = Domain("X", ("1", "2", "3"), np.zeros((3, 4, 4, 3), np.uint8), masks, {"f": (1,)}, "", cases)
+    domain = Domain("X", ("1", "2", "3"), np.zeros((3, 4, 4, 3), np.uint8), masks, {"f": (1,)}, "", cases=cases)
     found = np.zeros((3, 1, 4, 4), bool)
     found[0, 0, :2] = True
-    scores = case_scores(domain, Predictions.of(list(found)))
+    scores = case_scores(domain, Predictions.of(list(found)), range(3))
     assert scores["cases"] == 2
     assert scores["case_dice"] == pytest.approx((100 * 2 * 8 / 20 + 100) / 2)
 

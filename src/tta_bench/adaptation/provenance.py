@@ -55,6 +55,9 @@ STAGE = Definition("tta_bench.offline.stage", "run_system")
 ACCOMPANIES = {
     Definition("tta_bench.adaptation.provenance"),
     Definition("tta_bench.schema"),  # the values are in the hash of the cell
+    Definition("tta_bench.runtime.files_section"),
+    Definition("tta_bench.runtime.protocol_section"),
+    Definition("tta_bench.runtime.training_section"),
     Definition("tta_bench.methods.options"),
     Definition("tta_bench.errors"),
     Definition("tta_bench.methods.card"),
