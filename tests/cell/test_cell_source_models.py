@@ -33,7 +33,9 @@ def test_a_checkpoint_of_ones_own_needs_no_source_images_and_gives_the_same_numb
     assert numbers(given) == numbers(config)
     assert folder(given).name != folder(config).name
     assert not (tmp_path / "results/source_models").exists()
-    assert len(list((tmp_path / "results/data").glob("*/index.json"))) == 3, "the targets, and the source for the examination"
+    assert len(list((tmp_path / "results/data").glob("*/index.json"))) == 3, (
+        "the targets, and the source for the examination"
+    )
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_before_images_are_read(finished, tmp_path):

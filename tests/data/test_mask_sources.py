@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from sections import data_config
 from tta_bench.data.readers.base import open_reader
 from tta_bench.errors import UserError
-from tta_bench.schema import DataConfig
 
 DISC = np.zeros((64, 64), bool)
 DISC[10:50, 10:50] = True
@@ -27,8 +27,7 @@ def picture(path):
 
 
 def reader(root, **keys):
-    section = {"name": "folder", "seed": 0, "exclusive": False, "max_pixels": 10**6, "image_size": 64, "root": root}
-    return open_reader(DataConfig(**{**section, "classes": NESTED, **keys}))
+    return open_reader(data_config(**{"root": root, "classes": NESTED, **keys}))
 
 
 def masks(root, **keys):
@@ -173,8 +172,7 @@ class TestRefused:
 
 def test_defaults_spelled_out_are_no_other_data_set(tmp_path):
     def dumped(**keys):
-        section = {"name": "folder", "seed": 0, "exclusive": False, "max_pixels": 1, "image_size": 64}
-        return DataConfig(**section, classes=NESTED, **keys).model_dump(mode="json")
+        return data_config(classes=NESTED, **keys).model_dump(mode="json")
 
     spelled_out = {"axis": 2, "image_dir": "image", "mask_dir": "mask", "mask_suffix": "", "intensity": None}
     assert dumped(**spelled_out) == dumped()

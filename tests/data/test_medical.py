@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from sections import data_config
 from tta_bench.data.decoders.base import decoder_of
 from tta_bench.data.prepare import prepare
 from tta_bench.data.readers.base import open_reader
 from tta_bench.errors import UserError
-from tta_bench.schema import DataConfig
 
 nibabel = pytest.importorskip("nibabel", reason="needs the extra medical")
 sitk = pytest.importorskip("SimpleITK", reason="needs the extra medical")
@@ -86,8 +86,7 @@ def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
 
 
 def section(root, **keys):
-    defaults = {"name": "folder", "seed": 0, "exclusive": False, "max_pixels": 10**6, "image_size": 64, "root": root}
-    return DataConfig(**{**defaults, "classes": {"foreground": (1,)}, **keys})
+    return data_config(root=root, **keys)
 
 
 def test_slices_of_a_volume_are_images_that_carry_their_case(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from sections import data_config
 from tta_bench.cli.data_cache import cache_command
 from tta_bench.cli.data_check import check
 from tta_bench.cli.data_preview import preview
@@ -25,7 +26,6 @@ from tta_bench.data.file_record import FileRecord
 from tta_bench.data.prepare import FAULTS_SHOWN, prepare
 from tta_bench.data.readers.base import available_domains
 from tta_bench.errors import UserError
-from tta_bench.schema import DataConfig
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -71,17 +71,7 @@ def pair(root, domain, name, *, seed=0, size=(96, 80), values=(0, 1), mask_name=
 
 
 def configure(root, **changes):
-    keys = {
-        "name": "folder",
-        "root": root,
-        "image_size": 64,
-        "classes": {"foreground": (1,)},
-        "max_pixels": 10**6,
-        "exclusive": False,
-        "seed": 0,
-        **changes,
-    }
-    return DataConfig(**keys)
+    return data_config(root=root, max_pixels=10**6, **changes)
 
 
 def entries(cache):
@@ -449,9 +439,7 @@ def test_available_domains(root, tmp_path):
 
 def test_synthetic(cache):
     classes = {"disc": (1, 2), "cup": (2,)}
-    config = DataConfig(
-        seed=0, exclusive=False, max_pixels=10**6, name="synthetic", image_size=64, classes=classes, limit=2
-    )
+    config = data_config(name="synthetic", classes=classes, limit=2)
     names = available_domains(config)
     domains = prepare(config, names, cache)
     assert {len(domain) for domain in domains.values()} == {2}

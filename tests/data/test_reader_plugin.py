@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sections import data_config
 from tta_bench.data.readers.base import READERS, Reader, open_reader, section_faults
 from tta_bench.errors import UserError
 from tta_bench.runtime.paths import CONFIG_DIR
@@ -127,9 +128,7 @@ def test_what_a_plug_in_needs_is_asked_for(run):
 
 
 def configure(name, **changes):
-    return DataConfig(
-        seed=0, exclusive=False, max_pixels=10**6, name=name, image_size=64, classes={"foreground": (1,)}, **changes
-    )
+    return data_config(name=name, **changes)
 
 
 @pytest.mark.parametrize("name", READERS.names())

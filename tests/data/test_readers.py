@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sections import data_config
 from tta_bench.data.file_record import FileRecord
 from tta_bench.data.readers.base import open_reader
 from tta_bench.data.synthetic.centres import CENTRES, VERSION
@@ -30,33 +31,12 @@ def mask(path, values=(0, 1), size=(64, 64)):
 
 
 def folder(root):
-    return open_reader(
-        DataConfig(
-            seed=0,
-            exclusive=False,
-            max_pixels=10**6,
-            name="folder",
-            root=root,
-            image_size=64,
-            classes={"foreground": (1,)},
-        )
-    )
+    return open_reader(data_config(root=root))
 
 
 def fundus(root, domains=OFFICIAL):
     classes = {"disc": (1, 2), "cup": (2,)}
-    return open_reader(
-        DataConfig(
-            seed=0,
-            exclusive=False,
-            max_pixels=10**6,
-            name="fundus",
-            root=root,
-            image_size=64,
-            classes=classes,
-            domains=domains,
-        )
-    )
+    return open_reader(data_config(name="fundus", root=root, classes=classes, domains=domains))
 
 
 def faults(call, *arguments):

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from sections import data_config
 from tta_bench.cli import main
 from tta_bench.data.prepare import prepare
 from tta_bench.data.readers.base import available_domains
@@ -24,7 +25,6 @@ from tta_bench.data.recipes.patterns import Files
 from tta_bench.data.recipes.prepare import prepare_release
 from tta_bench.data.recipes.recipe import Crop, load_recipe, recipe_names
 from tta_bench.errors import UserError
-from tta_bench.schema import DataConfig
 
 nibabel = pytest.importorskip("nibabel", reason="needs the extra 'medical'")
 
@@ -251,10 +251,8 @@ def test_a_release_becomes_a_data_set(release, tmp_path, caplog):
     # It is read by data=folder, and where that is promised by data=fundus, with equal numbers.
     domains = {}
     for reader in ("folder", "fundus") if recipe.fundus else ("folder",):
-        config = DataConfig(
-            name=reader, root=out, image_size=64, classes=written.classes, max_pixels=10**6, exclusive=False, seed=0,
-            domains={domain: domain for domain in expected},
-        )  # fmt: skip
+        domains_of = {domain: domain for domain in expected}
+        config = data_config(name=reader, root=out, classes=written.classes, domains=domains_of)
         assert set(available_domains(config)) == set(expected)
         domains[reader] = prepare(config, list(expected), tmp_path / "cache")
     for domain, names in expected.items():

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sections import data_config
 from tta_bench.data.readers.base import open_reader
-from tta_bench.schema import DataConfig
 
 SIZE = 64
 LIST = "image,mask\nA/image/1.png,A/mask/1.png\nA/image/2.png,A/mask/2.png\n"
@@ -43,7 +43,7 @@ def write(path, content):
 def read(**settings):
     """Every image of a data set, as preparation reads it."""
     with outcome():
-        reader = open_reader(DataConfig(seed=0, exclusive=False, max_pixels=10**6, image_size=SIZE, **settings))
+        reader = open_reader(data_config(max_pixels=10**6, image_size=SIZE, **settings))
         for name in reader.domain_names():
             for record in reader.records(name):
                 record.read(SIZE)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import sections
 from tta_bench.cli.checkpoint_import import import_official
 from tta_bench.cli.checkpoint_verify import verify
 from tta_bench.errors import UserError
@@ -57,42 +58,11 @@ CLASSES = {"disc": [1, 2], "cup": [2]}
 
 
 def run_config(model=None, *, source="A", **data) -> RunConfig:
-    return RunConfig.model_validate(
-        {
-            "method": {"name": "none"},
-            "source": source,
-            "seed": 0,
-            "metrics": "dice",
-            "diagnostics": {"empirical_gradient": False},
-            "force": False,
-            "lockstep": "auto",
-            "precision": "f32",
-            "tune": False,
-            "launch": {"devices": "auto", "cells_per_device": 1},
-            "device": "auto",
-            "data": {
-                "name": "synthetic",
-                "image_size": 64,
-                "classes": CLASSES,
-                "max_pixels": 10**6,
-                "exclusive": False,
-                "seed": 0,
-                **data,
-            },
-            "model": model or UNET,
-            "training": TRAINING,
-            "protocol": {
-                "name": "online",
-                "reset": "target",
-                "steps": 1,
-                "predict": "after",
-                "order": 0,
-                "threshold": 0.5,
-                "empty": "one",
-            },
-            "logger": {},
-            "results_root": "outputs",
-        }
+    return sections.run_config(
+        source=source,
+        data=sections.data_section(**{"name": "synthetic", "classes": CLASSES, **data}),
+        model=model or UNET,
+        training=TRAINING,
     )
 
 

@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from made_tables import finish, made_plan, planned
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
 from tta_bench.report.canvas import PALETTE, standalone
@@ -20,6 +21,8 @@ from tta_bench.report.comparison_figures import Priced, costs_and_gains, heat_ma
 from tta_bench.report.figures import distributions, empirical_cosine, running_means, traces
 from tta_bench.report.model import Comparison
 from tta_bench.report.statistics import mean_of_targets, reliability
+from tta_bench.report.swept import Swept, curves, swept_numbers
+from tta_bench.report.tables import build_table
 
 SVG = "{http://www.w3.org/2000/svg}"
 NAMES = ["No Adapt", "GraTa <b>", "50 % $x$ & co", 'say "é"']
@@ -33,6 +36,11 @@ def draws(label, *lengths):
 
 def compared(mean, p=0.5):
     return Comparison("no", mean, mean - 1, mean + 1, p, p, 9, 0, ("A",))
+
+
+def swept_rows(labels):
+    """Curves that leave zero the farther the larger the rate."""
+    return {label: {rate: compared(rate * 300) for rate in (1e-4, 1e-3, 1e-1)} for label in labels}
 
 
 def draw_figures(labels=NAMES):
@@ -50,6 +58,7 @@ def draw_figures(labels=NAMES):
         "dice-intervals": intervals({"no": {label: compared(g) for label, g in gains.items()}}, dice_score),
         "dice-costs-and-gains": costs_and_gains({label: Priced(0, 3, 9) for label in labels}, dice_score, "no"),
         "dice-image-numbers": image_numbers(measured, dice_score),
+        "dice-swept": curves(Swept("method.learning_rate", swept_rows(labels)), dice_score, "no"),
     }
 
 
@@ -213,3 +222,21 @@ def test_a_legend_of_long_labels_does_not_leave_the_figure():
     keys = [float(x) for x in re.findall(r"M (-?[\d.]+)", legend)]
     assert len(keys) == len(labels)
     assert min(keys) > 0
+
+
+def test_rows_that_differ_in_one_number_make_a_curve(tmp_path):
+    rates = {"tent 1e-4": 1e-4, "tent 1e-3": 1e-3, "tent 1e-2": 1e-2}
+    settings = {"no_adapt": {"method": "no_adapt"}} | {
+        label: {"method": "tent", "method.learning_rate": rate} for label, rate in rates.items()
+    }
+    gains = dict(zip(settings, (0, 1, 2, 4), strict=True))
+    cells = {label: planned(tmp_path, label, values) for label, values in settings.items()}
+    for label, entry in cells.items():
+        finish(entry.cell, lambda target, index, gain=gains[label]: 50 + gain)
+    table = build_table(made_plan([*cells.values()], rows=settings))
+    found = swept_numbers(table)
+    assert found.option == "method.learning_rate"
+    assert {name: {rate: each.mean for rate, each in curve.items()} for name, curve in found.curves.items()} == {
+        "tent": pytest.approx({1e-4: 1.0, 1e-3: 2.0, 1e-2: 4.0})
+    }
+    assert swept_numbers(build_table(made_plan([cells["no_adapt"], cells["tent 1e-4"]]))) is None

@@ -10,6 +10,7 @@ from tta_bench.report.comparison_figures import Priced, costs_and_gains, heat_ma
 from tta_bench.report.model import BN_ONLY, Figure, Row, Table
 from tta_bench.report.numbers import Paired, paired
 from tta_bench.report.statistics import reliability
+from tta_bench.report.swept import swept
 
 
 def comparisons(table: Table) -> list[Figure]:
@@ -24,6 +25,7 @@ def comparisons(table: Table) -> list[Figure]:
     figures = [_heat_map(table, pairs, alone), _intervals(table, alone)]
     return [
         *figures,
+        *swept(table),
         *_costs(table),
         *_reliability(table, pairs, alone.replace("Not of all sources", "Left out, not of all sources")),
     ]
