@@ -284,11 +284,9 @@ def test_every_reader_reads_every_way_to_store_a_mask_alike(tmp_path, shades, mo
     noise = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "image.png")
     sample = FileRecord("a", tmp_path / "image.png", path, shades=shades).read(64)
-    resized = np.asarray(Image.fromarray(white).resize((64, 64), Image.Resampling.NEAREST))
     background = 0 if shades is None else 2
     foreground = (1 if mode == "1" else 255) if shades is None else 0
-    np.testing.assert_array_equal(sample.mask, np.where(resized, foreground, background))
-    assert sample.counts == {int(value): count for value, count in sorted([(background, 2672), (foreground, 400)])}
+    np.testing.assert_array_equal(sample.mask, np.where(white, foreground, background))
 
 
 def test_no_format_changes_an_image_on_its_way(tmp_path):

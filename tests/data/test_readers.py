@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from sections import data_config
+from tta_bench.data.decoding import fitted
 from tta_bench.data.file_record import FileRecord
 from tta_bench.data.readers.base import open_reader
 from tta_bench.data.synthetic.centres import CENTRES, VERSION
 from tta_bench.data.synthetic.render import render
 from tta_bench.errors import UserError
-from tta_bench.schema import DataConfig
+from tta_bench.ops.geometry import Geometry
 
 OFFICIAL = {"A": "RIM_ONE_r3", "B": "REFUGE", "C": "ORIGA", "D": "REFUGE_Valid", "E": "Drishti_GS"}
 
@@ -72,10 +73,10 @@ class TestFolder:
         assert reader.domain_names() == ("X",)
         records = reader.records("X")
         assert [record.name for record in records] == ["a", "b", "c"]
-        sample = records[0].read(32)
-        assert sample.image.shape == (32, 32, 3)
-        assert sample.mask.shape == (32, 32)
-        assert (sample.height, sample.width, sample.counts) == (64, 64, {0: 2048, 1: 2048})
+        kept = fitted(records[0].read(32), Geometry(32))
+        assert kept.image.shape == (32, 32, 3)
+        assert kept.mask.shape == (32, 32)
+        assert (kept.height, kept.width, kept.counts) == (64, 64, {0: 2048, 1: 2048})
 
     def test_every_fault_of_a_listing(self, tmp_path):
         images, masks = tmp_path / "X/image", tmp_path / "X/mask"
@@ -98,9 +99,9 @@ class TestFolder:
         (record,) = folder(tmp_path).records("X")
         assert not record.labelled
         assert record.origin == str(tmp_path / "X/mask/a.*")
-        sample = record.read(32)
-        assert sample.image.shape == (32, 32, 3)
-        assert (sample.mask, sample.height, sample.width, sample.counts) == (None, 64, 64, {})
+        kept = fitted(record.read(32), Geometry(32))
+        assert kept.image.shape == (32, 32, 3)
+        assert (kept.mask, kept.height, kept.width, kept.counts) == (None, 64, 64, {})
 
     def test_an_empty_mask_folder_is_one_that_lacks_them(self, tmp_path):
         picture(tmp_path / "X/image/a.png")
@@ -211,9 +212,9 @@ class TestFundus:
         self.lists(tmp_path, REFUGE_Valid=["a"])
         (record,) = fundus(tmp_path).records("D")
         assert record.origin.endswith("a-1.tif")
-        sample = record.read(64)
-        assert sample.counts == {0: 2048, 1: 1024, 2: 1024}
-        assert sample.mask[0, :4].tolist() == [0, 1, 2, 0]
+        kept = fitted(record.read(64), Geometry(64))
+        assert kept.counts == {0: 2048, 1: 1024, 2: 1024}
+        assert kept.mask[0, :4].tolist() == [0, 1, 2, 0]
 
     @pytest.mark.parametrize("there", [True, False])
     def test_the_rule_of_minus_one_is_told(self, tmp_path, there):
@@ -280,9 +281,7 @@ class TestFundus:
 class TestSynthetic:
     def test_renders_the_centres(self):
         classes = {"disc": (1, 2), "cup": (2,)}
-        reader = open_reader(
-            DataConfig(exclusive=False, max_pixels=10**6, name="synthetic", image_size=64, classes=classes, seed=3)
-        )
+        reader = open_reader(data_config(name="synthetic", classes=classes, seed=3))
         assert reader.domain_names() == tuple(CENTRES)
         name = reader.domain_names()[1]
         records = reader.records(name)

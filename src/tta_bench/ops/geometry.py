@@ -109,7 +109,7 @@ class Geometry:
             at: ``stored``: resized to that size, bilinearly; ``network``: at the resolution of the network.
 
         Returns:
-            ``[channels, *size(height, width, at)]``; the same tensor where nothing is to be done.
+            ``[channels, *size(height, width, at)]``; a view where nothing is to be done.
         """
         rows, columns = self.place(height, width)
         whole = self._blended(logits, height, width) if self.fit == "tile" else logits
