@@ -83,7 +83,8 @@ def test_targets_called_like_the_mean_or_like_markup_are_printed_as_they_are(tmp
         target["seconds_per_image"] = 0.5
     text = printed(cell_table(dice_score, (summary, rows), None))
     assert "source [bold]s, seed 0" in text
-    assert [line.split()[0] for line in text.splitlines()[-2 * len(names) - 1 :: 2]] == [*names, "(mean)"]
+    lines = text.split("━\n")[-1].split("─\n")[-1].splitlines()
+    assert [line.split()[0] for line in lines[: 2 * len(names) + 1 : 2]] == [*names, "(mean)"]
     assert json.loads((entry.cell.folder().path / "summary.json").read_text())["targets"].keys() == set(names)
 
 

@@ -50,7 +50,8 @@ def test_the_papers_targets_fit_into_80_columns_with_a_row_per_line():
     adapted, reference = result("no_adapt", targets, shift=10, seconds=12.345), result("no_adapt", targets)
     lines = printed(adapted, reference)
     assert max(map(len, lines)) <= 80
-    assert len(lines) == 4 + 5 * 2 + 4, "title, two lines of headings, a rule; two rows per target and mean; gaps"
+    rows = [line for line in lines if "no_adapt" in line]
+    assert len(rows) == 5 * 2, "two rows per target and mean, one line each"
     assert not any("…" in line for line in lines)
     assert lines[1].split() == ["difference", "s", "per"]
     assert " ".join(lines[2].split()) == "target n method disc cup mean [95 % interval] image"
@@ -112,7 +113,7 @@ def test_many_classes_are_summed_up_in_their_mean_and_listed_below():
     assert f"{classes[3]} {value - 2.5:.2f} {value:.2f} +2.50" in listed
     lines = printed(*(result(name, {"E": 5}, classes) for name in ("tent", "no_adapt")))
     assert " ".join(lines[2].split()) == "target n method mean [95 % interval] image"
-    assert lines[-1].strip() == "mean of 6 classes"
+    assert " ".join(" ".join(lines).split()).endswith("mean of 6 classes; scored at the size of the network's input")
 
 
 def test_without_a_reference_there_is_no_difference():

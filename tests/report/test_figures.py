@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from made_tables import finish, made_plan, planned
-from tta_bench.metrics.base import Metric
+from tta_bench.metrics.base import METRICS
 from tta_bench.metrics.dice import dice_score
 from tta_bench.report.canvas import PALETTE, standalone
 from tta_bench.report.comparison_figures import Priced, costs_and_gains, heat_map, image_numbers, intervals, spread
@@ -69,7 +69,7 @@ def figures():
 
 WITHOUT_LABELS = "dice-image-numbers"
 FIGURES = ["dice-distributions", "running-dice", "trace-lr", "empirical-cosine"]
-FIGURES += ["dice-heat-map", "dice-intervals", "dice-costs-and-gains", WITHOUT_LABELS]
+FIGURES += ["dice-heat-map", "dice-intervals", "dice-costs-and-gains", "dice-swept", WITHOUT_LABELS]
 
 
 def described(drawn):
@@ -169,7 +169,7 @@ def test_colours_of_the_heat_map_are_symmetric_around_zero_and_turn_with_what_is
     cells = fills(heat_map(drawn, {"up": 0.0, "down": -0.5}, dice_score, "no").svg)
     assert [colour for colour, _ in cells][:2] == [blue, vermilion]
     assert cells[0][1] == cells[1][1] == 2 * cells[2][1] == 4 * cells[3][1]
-    other = fills(heat_map(drawn, {"up": 0.0, "down": -0.5}, Metric("hd95", "px", False, None), "no").svg)
+    other = fills(heat_map(drawn, {"up": 0.0, "down": -0.5}, METRICS.get("hd95"), "no").svg)
     assert [colour for colour, _ in other][:2] == [vermilion, blue]
 
 

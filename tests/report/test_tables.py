@@ -411,5 +411,5 @@ def test_a_cell_of_other_code_is_stale_and_does_not_count(tmp_path):
     assert "no_adapt (1 stale); tent (1 stale). Stale ones were computed by other code" in markdown(table)
     assert set(streams_of(table)["tent"][0].key) >= {"B"}
     assert len(streams_of(table)["tent"]) == len(plan.cells[0].cell.targets)
-    assert "2 cells remain: about 1 min" in remaining_time(states(plan))
+    assert "2 cells remain: about 6 s one after the other" in remaining_time(states(plan))
     assert len({entry.cell.folder().hash for entry in plan.cells}) == 4, "the hash of a cell does not know the code"
