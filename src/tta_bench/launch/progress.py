@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,9 +147,19 @@ class Watcher:
             print(f"failed: {name}: {shown(first)} ({path / 'run.log'})", flush=True)
 
     def _trained(self) -> str:
-        models = [path for root in self._roots for path in root.glob("source_models/*/model.ckpt")]
-        new = sum(path.stat().st_mtime >= self._written for path in models)
-        return f"; {new} source model{'s' * (new != 1)} trained" if new else ""
+        trained, epochs = len(self._new("model.ckpt")), self._new("last.epoch")
+        told = [f"source model at epoch {text}" for text in epochs]
+        told += [f"{trained} source model{'s' * (trained != 1)} trained"] * (trained > 0)
+        return "".join(f"; {each}" for each in told)
+
+    def _new(self, name: str) -> list[str]:
+        """What files of this name beside source models say, those written since the run began."""
+        found = []
+        for path in sorted(path for root in self._roots for path in root.glob(f"source_models/*/{name}")):
+            with suppress(OSError):  # gone in the meantime
+                if path.stat().st_mtime >= self._written:
+                    found.append(path.read_text() if path.suffix == ".epoch" else path.name)
+        return found
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -14,6 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from torch import Tensor
 
 from tta_bench.runtime.files import replacing
+
+EPOCH = "last.epoch"
+"""File beside a model that is being trained: ``12 of 200``, its finished epochs."""
 
 _PARTIAL_SECONDS = 10.0  # between two partial checkpoints: at most this much work is lost
 
@@ -30,7 +34,9 @@ class PartialCheckpoint(pl.Callback):
         self._saved = monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save if it is time; after the last epoch the finished model follows at once."""
+        """Tell how far it is, and save if it is time; after the last epoch the finished model follows at once."""
+        with suppress(OSError):  # nobody needs to know
+            self.path.with_name(EPOCH).write_text(f"{trainer.current_epoch + 1} of {trainer.max_epochs}")
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
         if last or monotonic() - self._saved < _PARTIAL_SECONDS:
             return
