@@ -51,6 +51,7 @@ ROOTS = (
 
 EMPIRICAL_GRADIENT = Definition("tta_bench.adaptation.empirical_gradient")
 STAGE = Definition("tta_bench.offline.stage", "run_system")
+BANK = Definition("tta_bench.models.bank", "make_bank"), Definition("tta_bench.offline.access", "Images")
 
 ACCOMPANIES = {
     Definition("tta_bench.adaptation.provenance"),
@@ -110,6 +111,11 @@ def system_code(config: RunConfig) -> str:
     assert config.adapt is not None
     roots = (_definition(SYSTEMS.get(config.adapt["name"])), _definition(NETWORKS.get(config.model.name)), STAGE)
     return _system_code(roots)
+
+
+def bank_code() -> str:
+    """Digest of all that decides what is in a bank of source images."""
+    return _system_code(BANK)
 
 
 def change_since(summary: Mapping[str, Any], config: RunConfig) -> str | None:
