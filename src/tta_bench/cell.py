@@ -102,6 +102,13 @@ class Cell:
         """Name, preset and options, these as typed values: 0 and 0.0 for the same option are the same cell."""
         return self.config.method | asdict(method_options(self.config.method))
 
+    @property
+    def setting(self) -> str:
+        """What it sees beside the source model and the image before it, of its system and its method."""
+        system, method = card_of(self.config.adapt), METHODS.get(self.config.method["name"]).card.setting
+        seen = ([system.setting] if system is not None else []) + ([method] if method != "tta" else [])
+        return ", ".join(seen) or method
+
     def identity(self) -> dict[str, Any]:
         """All that determines the numbers; what only changes speed, place or display is left out."""
         config = self.config

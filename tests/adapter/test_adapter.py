@@ -9,12 +9,13 @@ import torch
 from strangers import NETWORKS, Plain, channels_of, stranger, unet
 from torch import nn
 
-from small_networks import build
+from small_networks import build, source_images
 from tta_bench import Adapter
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.bank import make_bank
 from tta_bench.models.foreign import logits_of
 from tta_bench.models.networks.unet import UNet
 from tta_bench.models.normalisation import SourceStatistics
@@ -47,6 +48,8 @@ def adapter_of(network, name, **options):
     kind = METHODS.get(name)
     needed = kind.branches(default_options(name))
     options = {**OPTIONS.get(name, {}), **options}
+    if kind.card.setting == "tta+bank":
+        options["source_images"] = source_images()[:, :channels]
     return Adapter(
         network,
         name,
@@ -132,9 +135,12 @@ def test_a_method_on_the_library_s_network_is_bit_for_bit_that_of_a_cell(own, im
     kind, options = METHODS.get(name), default_options(name, **changes)
     needed = kind.branches(options)
     method = kind(place(AdaptableNetwork(model, needed), torch.device("cpu"), 64), options)
+    batch = images[:1].float()
+    if kind.card.setting == "tta+bank":
+        changes = {**changes, "source_images": source_images()}
+        method.network.model.bank = make_bank(source_images().float(), 2.2, "amplitudes_only")
     adapter = Adapter(theirs, name, branches={branch: model.branches[branch] for branch in needed}, **changes)
     method.start(1)
-    batch = images[:1].float()
     expected = method.step(batch, [ImageKey(0, "", "0")])
     assert torch.equal(adapter(batch), expected.logits)
     assert adapter.diagnostics == expected.diagnostics
