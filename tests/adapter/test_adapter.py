@@ -49,7 +49,7 @@ def adapter_of(network, name, **options):
     needed = kind.branches(default_options(name))
     options = {**OPTIONS.get(name, {}), **options}
     if kind.card.setting == "tta+bank":
-        options["source_images"] = source_images()[:, :channels]
+        options.setdefault("source_images", source_images()[:, :channels])
     return Adapter(
         network,
         name,
@@ -178,7 +178,7 @@ def test_a_state_goes_on_to_the_same_bits_in_a_fresh_adapter(network, images, na
 def test_an_export_predicts_alike_or_a_sentence_says_why_not(network, images, name):
     adapter = adapter_of(network, name)
     logits = adapter(images[:2])
-    if name in {"alpha_bn", "diga", "domain_adaptor", "medbn", "memo", "vptta"}:
+    if name in {"alpha_bn", "diga", "domain_adaptor", "fda", "medbn", "memo", "vptta"}:
         with pytest.raises(UserError, match=r"state_dict\(\)|each image"):
             adapter.export()
         return
@@ -208,6 +208,12 @@ def test_oblong_grey_images_of_three_exclusive_classes(images, name):
 def test_what_a_method_needs_is_asked_for_at_construction(network, name):
     kind = METHODS.get(name)
     needed = kind.branches(default_options(name))
+    if kind.card.setting == "tta+bank":
+        with pytest.raises(UserError, match=r"sees a bank of source images: give some .* source_images="):
+            Adapter(network, name)
+        return
+    with pytest.raises(UserError, match="sees no source images: leave source_images= out"):
+        adapter_of(network, name, source_images=source_images())
     if not (needed or kind.card.features):
         assert Adapter(network, name)(torch.rand(1, 3, 64, 64)).isfinite().all()
         return
@@ -249,7 +255,9 @@ class Shifted(nn.Module):
 @every_method
 def test_methods_work_in_the_unit_range_whatever_the_network_takes(network, images, name):
     low, span = (images.new_tensor(each)[:, None, None] for each in ((-1.0, 0.0, -2.0), (2.0, 255.0, 5.0)))
-    adapter = adapter_of(Shifted(network, low, span), name, value_range=((-1, 0, -2), (1, 255, 3)))
+    bank = METHODS.get(name).card.setting == "tta+bank"
+    more = {"source_images": source_images() * span + low} if bank else {}
+    adapter = adapter_of(Shifted(network, low, span), name, value_range=((-1, 0, -2), (1, 255, 3)), **more)
     expected = adapter_of(network, name)
     for part in images[:4].split(2):
         torch.testing.assert_close(adapter(part * span + low), expected(part), rtol=0, atol=1e-6)

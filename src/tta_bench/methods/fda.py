@@ -114,6 +114,11 @@ class FDA(Method):
         """Whether the donors are drawn, or the method that follows draws."""
         return options.choice == "random" or _kind(options).is_stochastic(_inner_options(options))
 
+    @classmethod
+    def components(cls, options: FDAOptions) -> tuple[type[Method], ...]:
+        """The method that follows."""
+        return (_kind(options),)
+
     def start(self, streams: int) -> None:
         """The method that follows starts, and the first images of the bank are the donors until some are drawn."""
         super().start(streams)
