@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from small_networks import BRANCHES, SIZE, SmallNet, build
+from small_networks import BRANCHES, SIZE, SmallNet, build, with_bank
 from tta_bench.models.networks.unet import UNet
 from tta_bench.ops.preprocessing import min_max
 
@@ -24,7 +24,7 @@ def unet():
 @pytest.fixture(scope="session")
 def small_net():
     """A small network with all four branches, float64. Shared: tests copy it before they change it."""
-    return build(SmallNet, branches=BRANCHES, seed=4)
+    return with_bank(build(SmallNet, branches=BRANCHES, seed=4))
 
 
 @pytest.fixture(scope="session")

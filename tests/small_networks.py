@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tta_bench.models.bank import make_bank
 from tta_bench.models.segmentation import SegmentationModel
 
 BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
@@ -64,6 +65,19 @@ def scramble_normalisation(model, seed=0):
             layer.weight.uniform_(0.5, 1.5, generator=generator)
             layer.bias.normal_(0, 0.2, generator=generator)
     return model.eval()
+
+
+def source_images(count=8, size=SIZE):
+    """Images ``[count, 3, size, size]`` in [0, 1] of which a bank is made: smooth, each of its own colours."""
+    generator = torch.Generator().manual_seed(11)
+    coarse = torch.rand(count, 3, 5, 5, generator=generator, dtype=torch.float64)
+    return F.interpolate(coarse, (size, size), mode="bilinear", align_corners=False)
+
+
+def with_bank(model, radius=2.2, kind="amplitudes_only"):
+    """The model with a bank as methods of the setting ``tta+bank`` need it by default."""
+    model.bank = make_bank(source_images(), radius, kind)
+    return model
 
 
 def build(network, *args, seed=0, **kwargs):

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, Method, Protocol
 from tta_bench.methods.options import TUNED, default_options
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.bank import make_bank
 from tta_bench.models.build import preprocessing_called
 from tta_bench.models.export import plain_copy
 from tta_bench.models.foreign import ForeignNetwork
@@ -85,6 +86,8 @@ class Adapter:
         episodic: whether the state starts afresh at every image.
         predict: whether an image is predicted ``after`` or ``before`` its update.
         seed: of the method's random draws.
+        source_images: for methods of the setting ``tta+bank``, some that the network was trained on, as those it is
+            called with, ``[N, C, H, W]``; what the method may see of them is kept.
         options: of the method, in place of those in its YAML file; also ``preset``.
 
     Raises:
@@ -111,6 +114,7 @@ class Adapter:
         episodic: bool = False,
         predict: Literal["after", "before"] = "after",
         seed: int = 0,
+        source_images: Tensor | None = None,
         **options: Any,
     ) -> None:
         for key, value, valid in (
@@ -152,7 +156,24 @@ class Adapter:
         self._name, self._each, self._seed = method, streams == "each", seed
         self._size = self._model.image_size, self._model.image_size
         self._seen: list[int] = []  # images of each stream
+        self._keep(source_images)
         self.reset()
+
+    def _keep(self, source_images: Tensor | None) -> None:
+        """Make the bank of a method that may see one."""
+        if (source_images is not None) != (self.method.card.setting == "tta+bank"):
+            see = (
+                "sees no source images: leave source_images= out"
+                if source_images is not None
+                else ("sees a bank of source images: give some that the network was trained on, source_images=")
+            )
+            raise UserError(f"{self._name} {see}")
+        if source_images is not None:
+            self._check(source_images)
+            options = self.method.options
+            bank = make_bank(self._prepared(source_images).cpu(), options.radius, options.bank)
+            digest = hashlib.sha256(bank.amplitudes.numpy().tobytes()).hexdigest()
+            self.method.network.model.bank = replace(bank, origin=digest)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Adapt to images and predict them.
@@ -300,6 +321,7 @@ class Adapter:
             "activation": self._model.activation,
             "preprocessing": str(self._model.preprocessing),
             "network": self._network_hash,
+            **({"bank": bank.origin[:16]} if (bank := self.method.network.bank) is not None else {}),
         }
 
     @cached_property

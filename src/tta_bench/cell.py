@@ -17,13 +17,14 @@ import torch
 
 from tta_bench.adaptation.later_metrics import add_metrics, obstacle
 from tta_bench.adaptation.outcome import origins, per_image_row, per_image_rows, predictions_by_target, summarise
-from tta_bench.adaptation.provenance import change_since, code_of, staleness, system_code, unscored
+from tta_bench.adaptation.provenance import bank_code, change_since, code_of, staleness, system_code, unscored
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
+from tta_bench.offline.bank import banked, has_bank, needs_bank, with_bank
 from tta_bench.offline.options import card_of, system_options
 from tta_bench.offline.stage import adapted_model
 from tta_bench.records.examination import Examination, with_examination
@@ -40,7 +41,7 @@ from tta_bench.runtime.signals import at_stake, stop_signal
 from tta_bench.schema import UNADAPTED, RunConfig
 from tta_bench.sinks.cells import Followed
 from tta_bench.sinks.training import followed_stage, followed_training, send_training
-from tta_bench.source.examination import announce, examined
+from tta_bench.source.examination import announce, examined, training_images
 from tta_bench.source.train import source_model
 
 if TYPE_CHECKING:
@@ -100,6 +101,13 @@ class Cell:
     def method(self) -> dict[str, Any]:
         """Name, preset and options, these as typed values: 0 and 0.0 for the same option are the same cell."""
         return self.config.method | asdict(method_options(self.config.method))
+
+    @property
+    def setting(self) -> str:
+        """What it sees beside the source model and the image before it, of its system and its method."""
+        system, method = card_of(self.config.adapt), METHODS.get(self.config.method["name"]).card.setting
+        seen = ([system.setting] if system is not None else []) + ([method] if method != "tta" else [])
+        return ", ".join(seen) or method
 
     def identity(self) -> dict[str, Any]:
         """All that determines the numbers; what only changes speed, place or display is left out."""
@@ -167,6 +175,8 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
     system = card_of(config.adapt)
     has_source = given is None or (system is not None and system.needs_source)
+    if given is not None and needs_bank(config):
+        has_source = has_source or not has_bank(config, given, bank_code())
     domains = prepared(config, (*config.target, config.source) if has_source else config.target)
     refuse(max(domains[name].tiles(index) for name in config.target for index in range(len(domains[name]))))
     if given is None:
@@ -178,11 +188,16 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
         source = given
     examination = examined(config, source, domains, device)
     announce(config, source, examination)
+    with_its_bank = source
+    if needs_bank(config):
+        trained_on = training_images(source, domains[config.source]) if has_source else None
+        with_its_bank = banked(config, source, domains.get(config.source), trained_on, bank_code())
     for cell in Cell.all_of(config):
         reference = cell.reference()
         compared = finish(reference, domains, source, device, examination) if reference is not None else None
         adapted = adapted_models(cell, domains, source, device)
-        yield cell, finish(cell, domains, source, device, examination, adapted), compared
+        adapted = {name: with_bank(model, with_its_bank.model.bank) for name, model in adapted.items()}
+        yield cell, finish(cell, domains, with_its_bank, device, examination, adapted), compared
 
 
 def _refuse_impossible(config: RunConfig, device: torch.device, tiles: int) -> None:
@@ -334,6 +349,7 @@ def snapshot_key(
     return {
         "the cell": cell.folder().hash,
         "the source model": source.sha256,
+        **({"the bank": bank.origin} if (bank := source.model.bank) is not None else {}),
         "the adapted models": {name: model.sha256 for name, model in adapted.items()},
         "the images": {name: domains[name].fingerprint for name in cell.targets},
         "the code": code_digest(type(method)),
@@ -354,6 +370,8 @@ def _changed_inputs(
     """Why a finished cell is not what would be computed now, as a clause."""
     if summary["source_checkpoint"]["sha256"] != source.sha256:
         return "the source model changed since"
+    if source.model.bank is not None and summary.get("bank") != source.model.bank.origin:
+        return "the bank of source images changed since"
     before = {name: model["sha256"] for name, model in summary.get("adapted", {}).items()}
     if before != {name: model.sha256 for name, model in adapted.items()}:
         return "the adapted models changed since"

@@ -9,12 +9,13 @@ import torch
 from strangers import NETWORKS, Plain, channels_of, stranger, unet
 from torch import nn
 
-from small_networks import build
+from small_networks import build, source_images
 from tta_bench import Adapter
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.bank import make_bank
 from tta_bench.models.foreign import logits_of
 from tta_bench.models.networks.unet import UNet
 from tta_bench.models.normalisation import SourceStatistics
@@ -47,6 +48,8 @@ def adapter_of(network, name, **options):
     kind = METHODS.get(name)
     needed = kind.branches(default_options(name))
     options = {**OPTIONS.get(name, {}), **options}
+    if kind.card.setting == "tta+bank":
+        options.setdefault("source_images", source_images()[:, :channels])
     return Adapter(
         network,
         name,
@@ -132,9 +135,12 @@ def test_a_method_on_the_library_s_network_is_bit_for_bit_that_of_a_cell(own, im
     kind, options = METHODS.get(name), default_options(name, **changes)
     needed = kind.branches(options)
     method = kind(place(AdaptableNetwork(model, needed), torch.device("cpu"), 64), options)
+    batch = images[:1].float()
+    if kind.card.setting == "tta+bank":
+        changes = {**changes, "source_images": source_images()}
+        method.network.model.bank = make_bank(source_images().float(), 2.2, "amplitudes_only")
     adapter = Adapter(theirs, name, branches={branch: model.branches[branch] for branch in needed}, **changes)
     method.start(1)
-    batch = images[:1].float()
     expected = method.step(batch, [ImageKey(0, "", "0")])
     assert torch.equal(adapter(batch), expected.logits)
     assert adapter.diagnostics == expected.diagnostics
@@ -172,7 +178,7 @@ def test_a_state_goes_on_to_the_same_bits_in_a_fresh_adapter(network, images, na
 def test_an_export_predicts_alike_or_a_sentence_says_why_not(network, images, name):
     adapter = adapter_of(network, name)
     logits = adapter(images[:2])
-    if name in {"alpha_bn", "diga", "domain_adaptor", "medbn", "memo", "vptta"}:
+    if name in {"alpha_bn", "diga", "domain_adaptor", "fda", "medbn", "memo", "vptta"}:
         with pytest.raises(UserError, match=r"state_dict\(\)|each image"):
             adapter.export()
         return
@@ -202,6 +208,12 @@ def test_oblong_grey_images_of_three_exclusive_classes(images, name):
 def test_what_a_method_needs_is_asked_for_at_construction(network, name):
     kind = METHODS.get(name)
     needed = kind.branches(default_options(name))
+    if kind.card.setting == "tta+bank":
+        with pytest.raises(UserError, match=r"sees a bank of source images: give some .* source_images="):
+            Adapter(network, name)
+        return
+    with pytest.raises(UserError, match="sees no source images: leave source_images= out"):
+        adapter_of(network, name, source_images=source_images())
     if not (needed or kind.card.features):
         assert Adapter(network, name)(torch.rand(1, 3, 64, 64)).isfinite().all()
         return
@@ -243,7 +255,9 @@ class Shifted(nn.Module):
 @every_method
 def test_methods_work_in_the_unit_range_whatever_the_network_takes(network, images, name):
     low, span = (images.new_tensor(each)[:, None, None] for each in ((-1.0, 0.0, -2.0), (2.0, 255.0, 5.0)))
-    adapter = adapter_of(Shifted(network, low, span), name, value_range=((-1, 0, -2), (1, 255, 3)))
+    bank = METHODS.get(name).card.setting == "tta+bank"
+    more = {"source_images": source_images() * span + low} if bank else {}
+    adapter = adapter_of(Shifted(network, low, span), name, value_range=((-1, 0, -2), (1, 255, 3)), **more)
     expected = adapter_of(network, name)
     for part in images[:4].split(2):
         torch.testing.assert_close(adapter(part * span + low), expected(part), rtol=0, atol=1e-6)

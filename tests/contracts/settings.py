@@ -44,6 +44,7 @@ SETTINGS: dict[str, Setting] = {
     "domain_adaptor": Setting(
         {"learning_rate": 1e-3}, no_update={"learning_rate": 0.0, "source_weight": 0.9}, control="alpha_bn"
     ),
+    "fda": Setting(no_update={"radius": 0.0}, control="no_adapt"),
     "alpha_bn": Setting(no_update={"source_weight": 1.0}, control="no_adapt"),
     # An untrained network is not surer.
     "diga": Setting({"confidence": 0.5}, no_update={"prototype_weight": 0.0, "source_weight": 0.0}),

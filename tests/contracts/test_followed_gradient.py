@@ -15,7 +15,7 @@ from tta_bench.methods.base import METHODS, Protocol
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
-FOLLOWING_NONE = {"alpha_bn", "bn_only", "diga", "dua", "medbn", "no_adapt", "vptta"}
+FOLLOWING_NONE = {"alpha_bn", "bn_only", "diga", "dua", "fda", "medbn", "no_adapt", "vptta"}
 """Of the network's parameters: a prompt has a gradient, but none that a gradient of the parameters compares with."""
 
 HERE = {"perturbation": 0.0, "rho": 0.0, "alpha": 0.0}

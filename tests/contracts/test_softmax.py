@@ -6,7 +6,7 @@ import pytest
 import torch
 from settings import options_of
 
-from small_networks import BRANCHES, SmallNet, build
+from small_networks import BRANCHES, SmallNet, build, with_bank
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS, Protocol
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -45,7 +45,7 @@ class Exclusive(SmallNet):
 
 @pytest.fixture(scope="module")
 def models():
-    return {kind: build(kind) for kind in (OneClass, AgainstBackground, Exclusive)}
+    return {kind: with_bank(build(kind)) for kind in (OneClass, AgainstBackground, Exclusive)}
 
 
 def adapted(model, name, images, **overrides):

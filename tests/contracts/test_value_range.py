@@ -40,7 +40,8 @@ def test_a_method_sees_unit_range_and_its_network_what_it_was_trained_with(name,
     mean, std = (torch.tensor(value, dtype=torch.float64)[:, None, None] for value in (MEAN, STD))
     for images, inputs in zip(given, received, strict=True):
         torch.testing.assert_close(inputs, (images - mean) / std, rtol=1e-6, atol=1e-6)
-    assert any(torch.equal(images[-1], streams["B"][-1]) for images in given), "the image itself is predicted"
+    if METHODS.get(name).card.setting == "tta":
+        assert any(torch.equal(images[-1], streams["B"][-1]) for images in given), "the image itself is predicted"
 
 
 @every_method

@@ -105,6 +105,7 @@ def origins(
             "sha256": source.sha256,
             "dice_in_domain": source.dice_in_domain,
         },
+        **({"bank": source.model.bank.origin} if source.model.bank is not None else {}),
         **({"adapted": models} if models else {}),
         "data": {name: domains[name].fingerprint for name in config.target},
         "versions": versions(method.network.source_theta.device),

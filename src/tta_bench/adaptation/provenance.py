@@ -51,6 +51,7 @@ ROOTS = (
 
 EMPIRICAL_GRADIENT = Definition("tta_bench.adaptation.empirical_gradient")
 STAGE = Definition("tta_bench.offline.stage", "run_system")
+BANK = Definition("tta_bench.models.bank", "make_bank"), Definition("tta_bench.offline.access", "Images")
 
 ACCOMPANIES = {
     Definition("tta_bench.adaptation.provenance"),
@@ -100,7 +101,8 @@ def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
     named = frozenset(_strings(asdict(options))).intersection(OBJECTIVES.names())
     heads = [_definition(PRETEXT_TASKS.get(branch).head) for branch in method.branches(options)]
     scenario = _definition(type(scenario_of(config.protocol.reset)))
-    others = [_definition(NETWORKS.get(config.model.name)), scenario, *heads, *more]
+    parts = [_definition(each) for kind in method.components(options) for each in _own_classes(kind)]
+    others = [_definition(NETWORKS.get(config.model.name)), scenario, *heads, *parts, *more]
     if config.adapt is not None:
         others += [_definition(SYSTEMS.get(config.adapt["name"])), STAGE]
     if config.diagnostics.empirical_gradient:
@@ -113,6 +115,11 @@ def system_code(config: RunConfig) -> str:
     assert config.adapt is not None
     roots = (_definition(SYSTEMS.get(config.adapt["name"])), _definition(NETWORKS.get(config.model.name)), STAGE)
     return _system_code(roots)
+
+
+def bank_code() -> str:
+    """Digest of all that decides what is in a bank of source images."""
+    return _system_code(BANK)
 
 
 def change_since(summary: Mapping[str, Any], config: RunConfig) -> str | None:
@@ -162,11 +169,16 @@ def _system_code(roots: tuple[Definition, ...]) -> str:
 @cache
 def _code(method: type[Method], named: frozenset[str], others: tuple[Definition, ...]) -> dict[str, Any]:
     objectives = {name: _definition(OBJECTIVES.get(name)) for name in OBJECTIVES.names()}
-    classes = [_definition(each) for each in method.__mro__ if each not in Method.__mro__]
+    classes = [_definition(each) for each in _own_classes(method)]
     roots = (*ROOTS, *classes, *others, *(objectives[name] for name in sorted(named)))
     tops = frozenset(root.module.partition(".")[0] for root in roots)
     modules = _sources(tops).digests(roots, objectives)
     return {"code": _digest(repr(modules)), "code_modules": modules}
+
+
+def _own_classes(method: type[Method]) -> list[type]:
+    """A method's class and its bases below :class:`Method`."""
+    return [each for each in method.__mro__ if each not in Method.__mro__]
 
 
 @cache

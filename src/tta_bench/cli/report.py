@@ -6,6 +6,8 @@ With ``logger=NAME`` it is shown there, too.
 from __future__ import annotations
 
 import argparse
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", metavar="ROW", help="row to compare with; default: that of the table")
     text = "of tta-bench list metrics, a report for each; default: dice. Others than Dice in a folder of their name"
     parser.add_argument("--metric", metavar="NAME,…", default="dice", help=text)
+    text = "also by groups of images, in a folder of its name: domain, brightness, size, ita, or a column of "
+    text += "data.attributes=FILE.csv"
+    parser.add_argument("--by", metavar="ATTRIBUTE", help=text)
     parser.add_argument("--out", type=Path, help="folder to write to; default: RESULTS_ROOT/reports/TABLE")
     parser.add_argument("--panels", metavar="SOURCE", help="source domain whose predictions are shown")
     text = "an image to show; repeat for more; default: an easy, a median and a hard one"
@@ -36,12 +41,16 @@ def run(parsed: argparse.Namespace) -> None:
     from tta_bench.errors import shown
     from tta_bench.launch.sweeps import split_sentences
     from tta_bench.metrics.base import METRICS, PRIMARY
+    from tta_bench.report.audit import audited
     from tta_bench.report.sweep import summary, tables
     from tta_bench.report.write import write_report
 
+    file = _attributes(parsed)
     found = asked(parsed, "reported")
     chosen = [METRICS.get(name) for name in dict.fromkeys(parsed.metric.split(","))]
     built = [tables(found, parsed.reference, metric) for metric in chosen]  # all before any is written
+    if parsed.by is not None:
+        built = [[(name, replace(table, audit=audited(table, parsed.by, file))) for name, table in of] for of in built]
     root = found[0].plan.cells[0].cell.config.results_root
     lines = []
     for metric, of_metric in zip(chosen, built, strict=True):
@@ -50,6 +59,7 @@ def run(parsed: argparse.Namespace) -> None:
             several = len(of_metric) > 1
             folder = root / "reports" / name if parsed.out is None else parsed.out / (name if several else "")
             folder /= "" if metric.name == PRIMARY else metric.name
+            folder /= "" if parsed.by is None else f"by_{re.sub(r'[^A-Za-z0-9]+', '_', parsed.by)}"
             written = write_report(table, folder, parsed.panels, parsed.image)
             beside = [path.name for path in written[1:] if path.parent == folder]
             _send(table, folder, parsed.overrides)
@@ -57,6 +67,14 @@ def run(parsed: argparse.Namespace) -> None:
         Console().print(summary(of_metric))
     for line in (*map(shown, split_sentences(found)), *lines):
         print(line)
+
+
+def _attributes(parsed: argparse.Namespace) -> Path | None:
+    """The file of ``data.attributes=FILE.csv``, which is taken out of the overrides: it is of no cell."""
+    key = "data.attributes="
+    named = [word.removeprefix(key) for word in parsed.overrides if word.startswith(key)]
+    parsed.overrides = [word for word in parsed.overrides if not word.startswith(key)]
+    return Path(named[-1]).expanduser() if named else None
 
 
 def _send(table: Table, folder: Path, words: Sequence[str]) -> None:

@@ -146,6 +146,11 @@ class Method(State, ABC):
         """Whether another seed gives other numbers with these options; if not, one seed stands for all."""
         return cls.card.stochastic
 
+    @classmethod
+    def components(cls, options: Any) -> tuple[type[Method], ...]:
+        """Further methods that it runs with these options; their code is part of what makes its numbers."""
+        return ()
+
     def start(self, streams: int) -> None:
         """Create the state of ``streams`` streams afresh: attributes, see :class:`~tta_bench.methods.state.State`.
 
@@ -224,8 +229,6 @@ class Method(State, ABC):
         Asked only of a method that implements :meth:`gradient_as_followed`.
         """
         raise NotImplementedError
-
-    # What methods use
 
     def gradient(
         self, objective: Callable[[BoundNetwork], Tensor], theta: Tensor, statistics: Statistics | None = None

@@ -16,9 +16,10 @@ class Card:
         needs_source_statistics: whether the source model's running statistics are used.
         forwards: images that pass through the network per test image, prediction included.
         backwards: backward passes per test image.
+        predictions: how many of the forwards the prediction takes.
         paper: author, venue, year.
         setting: what it may see: ``tta``, one unlabelled image at a time; ``tta+bank``, also a fixed bank made from
-            source images.
+            source images, :class:`~tta_bench.models.bank.Bank`, which the others are not handed.
         licence: of the original code.
         stochastic: whether another seed gives other numbers with the default options; see
             :meth:`~tta_bench.methods.base.Method.is_stochastic`.
@@ -43,6 +44,7 @@ class Card:
     paper: str
     licence: str
     setting: Literal["tta", "tta+bank"] = "tta"
+    predictions: int = 1
     stochastic: bool = False
     branches: tuple[str, ...] = ()
     needs_batch_norm: bool = False

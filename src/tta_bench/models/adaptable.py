@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from tta_bench.errors import UserError
+from tta_bench.models.bank import Bank
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
 from tta_bench.models.probe import check_probe, take_probe
 from tta_bench.models.segmentation import Activations, SegmentationModel
@@ -132,6 +133,11 @@ class AdaptableNetwork(nn.Module):
     def preprocessing(self) -> Preprocessing:
         """Of the source model: the images given here are in [0, 1], what follows is done at the network's border."""
         return self.model.preprocessing
+
+    @property
+    def bank(self) -> Bank | None:
+        """Of the source model; None where the method may see none."""
+        return self.model.bank
 
     @property
     def batch_norm_layers(self) -> dict[str, NormalisationLayer]:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tta_bench.models.bank import Bank
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
@@ -48,11 +49,13 @@ class SegmentationModel(nn.Module):
         in_channels: of its images.
         preprocessing: of the images it is trained on; set by :meth:`expect`. All that is called with images takes them
             in [0, 1], except :meth:`encode`, which is behind the border.
+        bank: of its source images, where a method is run that may see one; no part of what a checkpoint holds.
     """
 
     activation: Activation = "sigmoid"
     in_channels: int = 3
     preprocessing = PAPER
+    bank: Bank | None = None
     _mean: Tensor | None
     _std: Tensor | None
 

@@ -16,6 +16,7 @@ from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.metrics.base import Metric
 from tta_bench.records.examination import Examination
+from tta_bench.report.statistics import Estimate
 from tta_bench.runtime.names import distinct
 
 AVERAGE = "average"
@@ -100,6 +101,8 @@ class Row:
     skipped_updates: int  # over all finished cells, because a loss or gradient was not finite
     # Where the options of the method are from: ``default``, ``own`` (the row sets some), ``official`` or ``tuned``.
     options: str = "default"
+    # What its method, and its system before the test, may see: ``tta``, ``tta+bank``, ``sfda``, ``uda``, …
+    setting: str = "tta"
 
     def result(self, column: str) -> SourceResult:
         """The result of a column of the table: of a source, or the average."""
@@ -194,6 +197,31 @@ class Drawings(NamedTuple):
 
 
 @dataclass(frozen=True)
+class AuditRow:
+    """A row of a table by groups of images."""
+
+    label: str  # of the row
+    means: Mapping[str, float | None]  # per group, over its images; None where there is none
+    worst: str | None  # group; None where fewer than two have a mean
+    gap: float | None  # between the best and the worst group, not negative
+    # What the row adds to the gap between the groups that are best and worst in the reference row, with its 95 %
+    # bootstrap interval: above 0 it widens. None for the reference itself, and without images in common.
+    widening: Estimate | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A table by groups of images."""
+
+    attribute: str  # by which images are grouped
+    counts: Mapping[str, int]  # images per group
+    left_out: int  # images that have no value of the attribute
+    rows: tuple[AuditRow, ...]  # in the table's order
+    worst: str | None  # group of the reference row
+    best: str | None  # likewise
+
+
+@dataclass(frozen=True)
 class Table:
     """Everything that a report of an experiment shows."""
 
@@ -218,6 +246,7 @@ class Table:
     finished: tuple[FinishedCell, ...]  # those of them that have results, each once
     # Its figures and panels; None before :func:`tta_bench.report.drawings.draw`.
     drawings: Drawings | None = None
+    audit: Audit | None = None  # by an attribute, where one is asked for
 
     @property
     def average_name(self) -> str:
@@ -233,6 +262,11 @@ class Table:
     def has_presets(self) -> bool:
         """Whether the options of some row are official or tuned, so that every row says where its are from."""
         return any(row.options in ("official", "tuned") for row in self.rows)
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether some row may see more than a test image at a time, so that every row says what it may."""
+        return any(row.setting != "tta" for row in self.rows)
 
     @property
     def has_paper(self) -> bool:

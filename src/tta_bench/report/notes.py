@@ -10,6 +10,22 @@ from tta_bench.report.model import Comparison, Table
 from tta_bench.report.text import DASH, INCOMPLETE, joined, number, reading, scored
 
 
+def audit_notes(table: Table) -> list[str]:
+    """How an audit is read; none where none is asked for."""
+    audit = table.audit
+    if audit is None:
+        return []
+    wider = [row.label for row in audit.rows if row.widening is not None and row.widening.low > 0]
+    narrower = [row.label for row in audit.rows if row.widening is not None and row.widening.high < 0]
+    told = f" and left out: {audit.left_out} images without a value" if audit.left_out else ""
+    return [
+        f"By {audit.attribute}: mean over the images of each group, of an image over the sources{told}. Gap: between a "
+        f"row's best and worst group; its difference to {table.reference} is that of the gains in {audit.best} and in "
+        f"{audit.worst}, which are best and worst in that row. Above 0 a method widens the gap. Widened beyond chance "
+        f"(interval above 0) by: {', '.join(wider) or 'none'}; narrowed by: {', '.join(narrower) or 'none'}."
+    ]
+
+
 def notes(table: Table) -> list[str]:
     """What has to be known to read the numbers, one or two sentences each."""
     images = {name: max(row.results[name].n for row in table.rows) for name in table.sources}
@@ -27,6 +43,7 @@ def notes(table: Table) -> list[str]:
     for kind in ("vs_reference", "vs_bn_only"):
         compared = {row.label: getattr(row, kind) for row in table.rows if getattr(row, kind) is not None}
         lines += _comparison_notes(compared, table) if compared else []
+    lines += audit_notes(table)
     if table.has_paper and not comparable_with_paper(table):
         lines.append(
             "The paper's numbers are of other images or settings, its own network and protocol on five whole sets of "

@@ -70,6 +70,7 @@ def row_of(
         costs=_costs([result.summary for result in done]),
         skipped_updates=sum(result.summary["skipped_updates"] for result in done),
         options=options_of(planned),
+        setting=planned[0].setting,
     )
 
 

@@ -54,7 +54,9 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
         collapse_padding=True,
     )
     combined.add_column("row", overflow="fold")
-    presets = any(table.has_presets for _, table in tables)
+    presets, seen = (any(told) for told in zip(*((t.has_presets, t.has_settings) for _, t in tables), strict=True))
+    if seen:
+        combined.add_column("setting", overflow="fold")
     if presets:
         combined.add_column("options", no_wrap=True)
     for column in columns:
@@ -70,8 +72,8 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
             gain = ("", "")
             if comparison is not None:
                 gain = number(comparison.mean, digits, "+"), p_value(comparison.p_holm)
-            options = [row.options] if presets else []
-            combined.add_row(literal(f"{row.label} {settings}"), *options, *map(literal, [*values, *gain]))
+            facts = ([row.setting] if seen else []) + ([row.options] if presets else [])
+            combined.add_row(literal(f"{row.label} {settings}"), *facts, *map(literal, [*values, *gain]))
     return combined
 
 

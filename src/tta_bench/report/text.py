@@ -110,10 +110,11 @@ def ranks(values: Sequence[float | None], metric: Metric) -> tuple[int, ...]:
     return tuple(0 if value is None or value not in order[:2] else order.index(value) + 1 for value in shown)
 
 
-def options_columns(table: Table) -> list[Column]:
-    """Where the options of each row are from; no column where no row's are official or tuned."""
-    options = tuple(row.options for row in table.rows)
-    return [Column("options", options, (0,) * len(options))] if table.has_presets else []
+def fact_columns(table: Table) -> list[Column]:
+    """What each row may see, and where its options are from; no column that says the same of all as by default."""
+    texts = {"setting": (table.has_settings, [row.setting for row in table.rows])}
+    texts["options"] = (table.has_presets, [row.options for row in table.rows])
+    return [Column(name, tuple(cells), (0,) * len(cells)) for name, (is_told, cells) in texts.items() if is_told]
 
 
 def mean_columns(table: Table) -> list[Column]:
@@ -151,7 +152,7 @@ def column_groups(table: Table) -> dict[str, list[Column]]:
         ("forwards", lambda row: number(row.costs.forwards_per_image, 1)),
         ("backwards", lambda row: number(row.costs.backwards_per_image, 1)),
     ]
-    groups = {table.metric.heading: [*options_columns(table), *mean_columns(table)]}
+    groups = {table.metric.heading: [*fact_columns(table), *mean_columns(table)]}
     for name, texts in (("differences", differences), ("costs", costs)):
         columns = [
             Column(heading, tuple(text(row) for row in table.rows), (0,) * len(table.rows)) for heading, text in texts
@@ -189,6 +190,30 @@ def breakdown_groups(table: Table) -> dict[str, list[Column]]:
     return groups
 
 
+def audit_groups(table: Table) -> dict[str, list[Column]]:
+    """Per group of images, the worst and how far it lies behind; nothing where no audit is asked for."""
+    if table.audit is None:
+        return {}
+    audit, digits = table.audit, table.metric.digits
+
+    def column(heading: str, values: Sequence[float | None]) -> Column:
+        return Column(heading, tuple(number(value, digits) for value in values), ranks(values, table.metric))
+
+    def plain(heading: str, cells: Sequence[str]) -> Column:
+        return Column(heading, tuple(cells), (0,) * len(cells))
+
+    means = [
+        column(f"{label} (n={count})", [row.means[label] for row in audit.rows])
+        for label, count in audit.counts.items()
+    ]
+    ends = [
+        plain("worst group", [row.worst or DASH for row in audit.rows]),
+        plain("gap", [number(row.gap, digits) for row in audit.rows]),
+        plain("gap minus " + table.reference + " [95 %]", [difference(row.widening, digits) for row in audit.rows]),
+    ]
+    return {**_split(f"by {audit.attribute}", means, WIDTH), f"gap by {audit.attribute}": ends}
+
+
 def _split(name: str, columns: Sequence[Column], width: int) -> dict[str, list[Column]]:
     """Groups of so many columns; without those that say nothing."""
     told = [column for column in columns if {*column.cells} != {DASH}]
@@ -208,7 +233,7 @@ def grids(table: Table, escape: Callable[[str], str], best: str, second: str) ->
         second: likewise the second best.
     """
     marks = ("{}", best, second)
-    for name, columns in (column_groups(table) | breakdown_groups(table)).items():
+    for name, columns in (column_groups(table) | audit_groups(table) | breakdown_groups(table)).items():
         lines = [["row", *(escape(column.heading) for column in columns)]]
         for index, row in enumerate(table.rows):
             cells = [marks[column.ranks[index]].format(escape(column.cells[index])) for column in columns]

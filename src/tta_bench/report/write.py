@@ -45,7 +45,8 @@ def write_report(
     from tta_bench.report.formats import formats
 
     drawn = draw(table, source, images)
-    files: dict[str, str | bytes] = {name: write(replace(table, drawings=drawn)) for name, write in formats().items()}
+    written = {name: write(replace(table, drawings=drawn)) for name, write in formats().items()}
+    files: dict[str, str | bytes] = {name: content for name, content in written.items() if content}
     files |= {f"figures/{name}": content for name, content in picture_files(drawn).items()}
     for name, content in files.items():
         write_atomically(folder / name, content)
@@ -57,6 +58,8 @@ def summary_table(table: Table) -> RichTable:
     gaps = f", {len(table.missing)} cells missing" if table.missing else ""
     printed = narrow_table(f"{table.name}: {table.metric.heading}{gaps}", literal(headline(table)) or None)
     printed.add_column("row", overflow="fold")
+    if table.has_settings:
+        printed.add_column("setting", overflow="fold")
     if table.has_presets:
         printed.add_column("options", no_wrap=True)
     for column in table.columns:
@@ -69,7 +72,8 @@ def summary_table(table: Table) -> RichTable:
         digits, comparison = table.metric.digits, row.vs_reference
         cells = [narrow_mean(row.result(column), digits) for column in table.columns]
         gain = ("", "") if comparison is None else (number(comparison.mean, digits, "+"), p_value(comparison.p_holm))
-        options = [row.options] if table.has_presets else []
+        options = [row.setting] if table.has_settings else []
+        options += [row.options] if table.has_presets else []
         printed.add_row(literal(row.label), *options, *cells, *map(literal, gain))
     return printed
 

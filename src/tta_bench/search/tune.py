@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tta_bench import __version__
-from tta_bench.adaptation.provenance import Definition, code_of
+from tta_bench.adaptation.provenance import Definition, bank_code, code_of
 from tta_bench.data.prepare import prepare
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
@@ -20,6 +20,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.models.placement import place
+from tta_bench.offline.bank import banked
 from tta_bench.runtime.files import translate_os_errors
 from tta_bench.runtime.memory import keep_freed_memory, refuse_impossible
 from tta_bench.runtime.numerics import device_name, resolve_device
@@ -29,6 +30,7 @@ from tta_bench.search.objective import dice_on, mean_of
 from tta_bench.search.pseudo_targets import held_out, pseudo_targets
 from tta_bench.search.study import Study
 from tta_bench.search.trials import Ended, Trials, is_used, require_optuna
+from tta_bench.source.examination import training_images
 from tta_bench.source.train import source_model
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,7 @@ def tune(config: RunConfig) -> Mapping[str, Any] | None:
     else:
         with translate_os_errors(config.results_root):
             source = source_model(config, domain, config.results_root)
+    source = banked(config, source, domain, training_images(source, domain), bank_code())
     inputs = {"source_model": source.sha256, "images": domain.fingerprint, **code_of(config, *OWN_CODE)}
     del inputs["code_modules"]
     title = f"{config.method['name']}, source {config.source}"

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tta_bench.adaptation.progress import progress_bar
-from tta_bench.adaptation.provenance import Definition, code_of
+from tta_bench.adaptation.provenance import Definition, bank_code, code_of
 from tta_bench.adaptation.scenarios.base import Scenario, scenario_of
 from tta_bench.adaptation.setup import finish_of, method_on
 from tta_bench.data.decoding import Fitted, decode, fitted
@@ -29,6 +29,7 @@ from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
+from tta_bench.offline.bank import banked
 from tta_bench.ops.draws import ImageKey
 from tta_bench.ops.geometry import Geometry
 from tta_bench.records.snapshots import ProgressFile
@@ -78,6 +79,7 @@ class Request:
         return {
             "method": config.method | asdict(method_options(config.method)),
             "checkpoint": source.sha256,
+            **({"bank": source.model.bank.origin} if source.model.bank is not None else {}),
             "model": config.model.model_dump(mode="json"),
             "classes": {name: list(values) for name, values in source.classes.items()},
             "image_size": source.image_size,
@@ -135,7 +137,7 @@ def serve(request: Request) -> list[dict[str, str]]:
     device = resolve_device(config.device)
     gradients = METHODS.get(config.method["name"]).card.needs_gradients
     refuse_impossible(1, config.data.image_size, gradients, device, "use a checkpoint of smaller images")
-    source = load_checkpoint(config.checkpoint, config)
+    source = banked(config, load_checkpoint(config.checkpoint, config), None, None, bank_code())
     if not request.outputs.per_class:
         memberships(source.classes)
     method = method_on(config, source, device)
@@ -166,6 +168,7 @@ def _state_identity(config: RunConfig, source: SourceModel) -> dict[str, Any]:
     return {
         "method": config.method | asdict(method_options(config.method)),
         "checkpoint": source.sha256,
+        **({"bank": source.model.bank.origin} if source.model.bank is not None else {}),
         "protocol": protocol,
         **({"precision": config.precision} if config.precision != "f32" else {}),
     }

@@ -156,6 +156,14 @@ def examined_images(
     return "seen or not", _spread(range(len(domain)))
 
 
+def training_images(source: SourceModel, domain: Domain) -> list[int] | None:
+    """The images of its domain that a model was trained on; None where that is not known."""
+    images, indices = examined_images(source, domain)
+    if images == "seen or not":
+        return None
+    return sorted({*range(len(domain))} - {*indices}) if images == "held-out" else list(range(len(domain)))
+
+
 def _spread(indices: Sequence[int]) -> list[int]:
     """At most :data:`MOST` of them, at equal distances."""
     places = np.linspace(0, len(indices) - 1, min(len(indices), MOST)).round().astype(int)

@@ -27,6 +27,7 @@ def _csv_line(table: Table, row: Row, name: str, weak: str) -> dict[str, Any]:
         "table": table.name,
         "row": row.label,
         "method": row.method,
+        **({"setting": row.setting} if table.has_settings else {}),
         **({"options": row.options} if table.has_presets else {}),
         "source": name,
         "unit": table.metric.unit,

@@ -15,7 +15,7 @@ from tta_bench.report import text
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.drawings import draw
 from tta_bench.report.model import BN_ONLY, Table
-from tta_bench.report.notes import branch_notes, examination_notes, headline, planned_cells
+from tta_bench.report.notes import audit_notes, branch_notes, examination_notes, headline, planned_cells
 from tta_bench.report.warnings import warnings
 
 FILE = "index.html"
@@ -49,6 +49,8 @@ def write(table: Table) -> str:
         planned=planned_cells(table),
         headline=headline(table),
         reading=text.reading(table.metric),
+        audit=text.audit_groups(table),
+        audit_notes=audit_notes(table),
         breakdown=text.breakdown_groups(table),
         warnings=warnings(table),
         branch_notes=[*examination_notes(table), *branch_notes(table)],
