@@ -55,6 +55,9 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
     )
     combined.add_column("row", overflow="fold")
     presets = any(table.has_presets for _, table in tables)
+    told = any(table.has_settings for _, table in tables)
+    if told:
+        combined.add_column("setting", overflow="fold")
     if presets:
         combined.add_column("options", no_wrap=True)
     for column in columns:
@@ -71,7 +74,8 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
             if comparison is not None:
                 gain = number(comparison.mean, digits, "+"), p_value(comparison.p_holm)
             options = [row.options] if presets else []
-            combined.add_row(literal(f"{row.label} {settings}"), *options, *map(literal, [*values, *gain]))
+            seen = [row.setting_told] if told else []
+            combined.add_row(literal(f"{row.label} {settings}"), *seen, *options, *map(literal, [*values, *gain]))
     return combined
 
 

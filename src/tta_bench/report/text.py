@@ -116,6 +116,17 @@ def options_columns(table: Table) -> list[Column]:
     return [Column("options", options, (0,) * len(options))] if table.has_presets else []
 
 
+def setting_columns(table: Table) -> list[Column]:
+    """What each row may see; no column where all see test images alone."""
+    if not table.has_settings:
+        return []
+    told = {
+        "setting": tuple(row.setting_told for row in table.rows),
+        "may see": tuple(row.may_see or DASH for row in table.rows),
+    }
+    return [Column(heading, cells, (0,) * len(cells)) for heading, cells in told.items()]
+
+
 def mean_columns(table: Table) -> list[Column]:
     """Per source and on average: measured, and the paper's number where it has one."""
     columns = []
@@ -151,7 +162,7 @@ def column_groups(table: Table) -> dict[str, list[Column]]:
         ("forwards", lambda row: number(row.costs.forwards_per_image, 1)),
         ("backwards", lambda row: number(row.costs.backwards_per_image, 1)),
     ]
-    groups = {table.metric.heading: [*options_columns(table), *mean_columns(table)]}
+    groups = {table.metric.heading: [*setting_columns(table), *options_columns(table), *mean_columns(table)]}
     for name, texts in (("differences", differences), ("costs", costs)):
         columns = [
             Column(heading, tuple(text(row) for row in table.rows), (0,) * len(table.rows)) for heading, text in texts

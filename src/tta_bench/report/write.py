@@ -57,6 +57,8 @@ def summary_table(table: Table) -> RichTable:
     gaps = f", {len(table.missing)} cells missing" if table.missing else ""
     printed = narrow_table(f"{table.name}: {table.metric.heading}{gaps}", literal(headline(table)) or None)
     printed.add_column("row", overflow="fold")
+    if table.has_settings:
+        printed.add_column("setting", overflow="fold")
     if table.has_presets:
         printed.add_column("options", no_wrap=True)
     for column in table.columns:
@@ -70,7 +72,8 @@ def summary_table(table: Table) -> RichTable:
         cells = [narrow_mean(row.result(column), digits) for column in table.columns]
         gain = ("", "") if comparison is None else (number(comparison.mean, digits, "+"), p_value(comparison.p_holm))
         options = [row.options] if table.has_presets else []
-        printed.add_row(literal(row.label), *options, *cells, *map(literal, gain))
+        settings = [row.setting_told] if table.has_settings else []
+        printed.add_row(literal(row.label), *settings, *options, *cells, *map(literal, gain))
     return printed
 
 
