@@ -27,7 +27,17 @@ def hashes(table, row):
 
 
 def test_there_is_a_file_for_every_table_and_figure_and_for_what_goes_beyond():
-    assert set(EXPERIMENTS) == {*TABLES, "figure3", "figure4", "extended", "order", "seeds", "beta", "first_look"}
+    assert set(EXPERIMENTS) == {
+        *TABLES,
+        "figure3",
+        "figure4",
+        "extended",
+        "order",
+        "seeds",
+        "beta",
+        "first_look",
+        "settings",
+    }
 
 
 @pytest.mark.parametrize("name", TABLES)
