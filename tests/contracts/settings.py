@@ -49,6 +49,8 @@ SETTINGS: dict[str, Setting] = {
     # An untrained network is not surer.
     "diga": Setting({"confidence": 0.5}, no_update={"prototype_weight": 0.0, "source_weight": 0.0}),
     "dua": Setting(no_update={"initial_momentum": 0.0, "floor": 0.0}, control="no_adapt"),
+    # An untrained network is not surer.
+    "grad_cl": Setting({"learning_rate": 1e-3, "threshold": 0.5}, no_update={"learning_rate": 0.0}),
     # Without a step it is the mixture alone, here at the weight of the control.
     "memo": Setting({"learning_rate": 0.1, "prior": 9.0}, no_update={"learning_rate": 0.0}, control="alpha_bn"),
     "medbn": Setting(no_update={}, control="medbn"),

@@ -27,7 +27,7 @@ def hashes(table, row):
 
 
 def test_there_is_a_file_for_every_table_and_figure_and_for_what_goes_beyond():
-    beyond = {"extended", "order", "seeds", "beta", "first_look", "search", "learning_rate"}
+    beyond = {"extended", "order", "seeds", "beta", "first_look", "search", "learning_rate", "settings"}
     assert {*TABLES, "figure3", "figure4", *beyond} <= set(EXPERIMENTS)
 
 

@@ -11,8 +11,8 @@ from conftest import discs
 from tta_bench.offline.access import Access, Grounds
 from tta_bench.offline.base import SYSTEMS, batches
 from tta_bench.offline.corruption import corrupt, erased, salt_and_pepper
-from tta_bench.offline.pseudo_labels import Beliefs, beliefs, masked_cross_entropy, prototype_labels, trusted_labels
 from tta_bench.ops.preprocessing import PAPER
+from tta_bench.ops.pseudo_labels import Beliefs, beliefs, masked_cross_entropy, prototype_labels, trusted_labels
 
 
 def test_mean_and_spread_over_passes():

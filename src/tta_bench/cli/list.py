@@ -76,7 +76,7 @@ def _methods(pattern: str) -> Table:
         ]
         what = card.adapts.replace(" of normalisation", "").replace("normalisation ", "")
         passes = f"{card.forwards} + {card.backwards}"
-        table.add_row(*map(escape, (name, what, ", ".join(needs), passes, f"{card.paper} ({card.licence})")))
+        table.add_row(*map(escape, (name, what, ", ".join(needs), passes, _origin(card))))
     return table
 
 
@@ -88,9 +88,13 @@ def _systems(pattern: str) -> Table:
     for name in matching(pattern, entries):
         card = SystemCard(**entries[name].facts)
         needs = ", ".join(need.replace("_", " ") for need in card.needs)
-        paper = f"{card.paper} ({card.licence})" + (f"; {card.reconstruction}" if card.reconstruction else "")
-        table.add_row(*map(escape, (name, card.setting, needs, card.adapts, paper)))
+        table.add_row(*map(escape, (name, card.setting, needs, card.adapts, _origin(card))))
     return table
+
+
+def _origin(card: Card | SystemCard) -> str:
+    """The paper, the licence of its code, and what is ours."""
+    return f"{card.paper} ({card.licence})" + (f"; {card.reconstruction}" if card.reconstruction else "")
 
 
 def methods_page() -> str:
@@ -114,7 +118,7 @@ def methods_page() -> str:
             ", ".join(card.branches),
             card.forwards,
             card.backwards,
-            card.paper,
+            card.paper + (f"; {card.reconstruction}" if card.reconstruction else ""),
             card.licence,
         )
         lines.append(f"| {' | '.join(map(str, cells))} |")

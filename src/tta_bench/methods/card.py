@@ -34,6 +34,7 @@ class Card:
             :class:`~tta_bench.ops.preprocessing.Preprocessing`.
         takes_batches: whether it takes several images of a stream at a time, ``[A, batch, 3, H, W]``.
         compares_pixels: whether it compares an image with past ones pixel by pixel, so that all must have one size.
+        reconstruction: what is ours in it, where its authors' code and text cannot be had; a mark on every row.
     """
 
     adapts: str
@@ -52,6 +53,7 @@ class Card:
     takes_batches: bool = False
     compares_pixels: bool = False
     features: tuple[str, ...] = ()
+    reconstruction: str = ""
 
     @property
     def needs_gradients(self) -> bool:

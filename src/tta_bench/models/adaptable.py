@@ -22,6 +22,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from tta_bench.errors import UserError
 from tta_bench.models.bank import Bank
+from tta_bench.models.late_map import late_map
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
 from tta_bench.models.probe import check_probe, take_probe
 from tta_bench.models.segmentation import Activations, SegmentationModel
@@ -235,6 +236,18 @@ class AdaptableNetwork(nn.Module):
         with self._in_force(images, theta, statistics) as tiles:
             found = self.model.activations(self._taken(images, tiles))
         return Activations(*(self._given_back(each, tiles) for each in found))
+
+    def logits_and_late_map(self, images: Tensor, theta: Tensor, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """Logits, and the map that :mod:`~tta_bench.models.late_map` takes on the way; arguments as above."""
+        with self._in_force(images, theta, statistics) as tiles:
+
+            def through(output: Tensor) -> tuple[Tensor, Tensor]:
+                whole = stacked(output.float() if self.dtype != torch.float32 else output, tiles)
+                return whole, unstacked(whole.clone(), tiles).to(output.dtype)
+
+            with late_map(self.model, through) as found:
+                logits = self.model(self._taken(images, tiles))
+        return self._given_back(logits, tiles), found.take()
 
     def _logits(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Tensor:
         with self._in_force(images, theta, statistics) as tiles:

@@ -11,9 +11,17 @@ from torch import Tensor
 from tta_bench.errors import UserError
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.offline.access import Access
-from tta_bench.offline.base import SystemCard, TrainedOptions, TrainedSystem, batches, register_system
+from tta_bench.offline.base import (
+    SYSTEMS,
+    System,
+    SystemCard,
+    TrainedOptions,
+    TrainedSystem,
+    batches,
+    register_system,
+)
 from tta_bench.offline.corruption import corrupt
-from tta_bench.offline.pseudo_labels import Trusted, beliefs, masked_cross_entropy, trusted_labels
+from tta_bench.ops.pseudo_labels import Trusted, beliefs, masked_cross_entropy, trusted_labels
 from tta_bench.runtime.ranges import Fraction, Positive, Range
 
 
@@ -52,11 +60,7 @@ class Dpl(TrainedSystem):
 
     def __init__(self, model: SegmentationModel, access: Access, options: Any, seed: int) -> None:
         super().__init__(model, access, options, seed)
-        if model.activation != "sigmoid":
-            raise UserError(
-                f"adapt={type(self).__name__.lower()} has pseudo-labels of each class on its own, and data.exclusive="
-                "true makes classes that exclude each other: choose another system"
-            )
+        check_classes(self, model)
         self.labels: Tensor | None = None  # bool [n, C, H, W], of all images, made once
         self.masks: Tensor | None = None
 
@@ -84,21 +88,38 @@ class Dpl(TrainedSystem):
         """Of a batch, whose prototypes are common, by the source model under its own statistics."""
         options = self.options
         images = self.access.target_images.batch(places).to(self.device)
-        passes = [
-            stochastic_pass(self.model, images, options, self.generator("pass", places[0], k))
-            for k in range(options.passes)
-        ]
-        logits = torch.stack([logits for logits, _ in passes])
+        passes = (self.stochastic(images, self.generator("pass", places[0], k)) for k in range(options.passes))
+        found, features = next(passes)
+        logits = [found]
+        for found, of_pass in passes:  # in turn: the maps of all passes take more memory than there may be
+            logits.append(found)
+            features = features + of_pass
         return trusted_labels(
-            beliefs(logits, options.temperature),
-            self.features(images, passes),
+            beliefs(torch.stack(logits), options.temperature),
+            features / options.passes,
             threshold=options.threshold,
             largest_uncertainty=options.largest_uncertainty,
         )
 
-    def features(self, images: Tensor, passes: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """What prototypes are of: the mean over passes of the input of the classifier ``[N, F, H, W]``."""
-        return torch.stack([head_input for _, head_input in passes]).mean(0)
+    def stochastic(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Logits of a pass with dropout, and what prototypes are of: here the input of the classifier.
+
+        Features are ``[N, F, h, w]``, or one map for each class ``[N, C, F, h, w]``.
+        """
+        return stochastic_pass(self.model, images, self.options, generator)
+
+
+def check_classes(system: System, model: SegmentationModel) -> None:
+    """Refuse a model whose classes exclude each other.
+
+    Raises:
+        UserError: it is one.
+    """
+    if model.activation != "sigmoid":
+        raise UserError(
+            f"adapt={SYSTEMS.name_of(type(system))} has pseudo-labels of each class on its own, and data.exclusive="
+            "true makes classes that exclude each other: choose another system"
+        )
 
 
 def stochastic_pass(

@@ -75,6 +75,21 @@ def masks(logits: Tensor, activation: Activation, threshold: float) -> Tensor:
     return torch.sigmoid(logits) >= threshold
 
 
+def log_odds(logits: Tensor, activation: Activation) -> Tensor:
+    """Logarithm of the odds of every class against all else, ``[..., classes, H, W]``; its sigmoid is the probability.
+
+    Under a sigmoid these are the logits; under a softmax those of the background, the first channel, are left out.
+    """
+    if activation == "sigmoid":
+        return logits
+    channels = logits.shape[CLASSES]
+    odds = []
+    for one in range(1, channels):
+        others = [logits.narrow(CLASSES, 0, one), logits.narrow(CLASSES, one + 1, channels - one - 1)]
+        odds.append(logits.select(CLASSES, one) - torch.cat(others, CLASSES).logsumexp(CLASSES))
+    return torch.stack(odds, CLASSES)
+
+
 def most_entropy(classes: int, activation: Activation) -> float:
     """The largest that :func:`entropies` can be with this many classes."""
     return math.log(classes if activation == "softmax" else 2)

@@ -101,8 +101,14 @@ class Row:
     skipped_updates: int  # over all finished cells, because a loss or gradient was not finite
     # Where the options of the method are from: ``default``, ``own`` (the row sets some), ``official`` or ``tuned``.
     options: str = "default"
-    # What its method, and its system before the test, may see: ``tta``, ``tta+bank``, ``sfda``, ``uda``, …
-    setting: str = "tta"
+    setting: str = "tta"  # what the systems and methods of it may see, in a word; ``none`` where nothing is adapted
+    may_see: str = ""  # the same written out
+    reconstruction: bool = False  # whether some of it is ours, because its authors' code and text cannot be had
+
+    @property
+    def setting_told(self) -> str:
+        """The setting, with the mark of what is a reconstruction."""
+        return f"{self.setting}, our reconstruction" if self.reconstruction else self.setting
 
     def result(self, column: str) -> SourceResult:
         """The result of a column of the table: of a source, or the average."""
@@ -265,8 +271,8 @@ class Table:
 
     @property
     def has_settings(self) -> bool:
-        """Whether some row may see more than a test image at a time, so that every row says what it may."""
-        return any(row.setting != "tta" for row in self.rows)
+        """Whether some row sees more than test images, or is a reconstruction, so that every row says what it sees."""
+        return any(row.setting not in ("none", "tta") or row.reconstruction for row in self.rows)
 
     @property
     def has_paper(self) -> bool:

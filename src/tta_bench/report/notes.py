@@ -38,6 +38,11 @@ def notes(table: Table) -> list[str]:
         f"Images per source model: {counts}. Repeats: {len(table.seeds)}"
         + ("; ± is the sample standard deviation over them." if len(table.seeds) > 1 else "."),
     ]
+    if ours := [row.label for row in table.rows if row.reconstruction]:
+        lines.append(
+            f"Our reconstruction: {', '.join(ours)}. The authors' code and formulas are not published, and these "
+            "numbers are not theirs."
+        )
     if any(row.result(name).missing and row.result(name).value for row in table.rows for name in table.columns):
         lines.append(f"{INCOMPLETE}: some repeats are missing.")
     for kind in ("vs_reference", "vs_bn_only"):

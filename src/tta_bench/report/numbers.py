@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError
 from tta_bench.launch.experiments import Plan
+from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import PRESETS, TUNED, default_options, method_options
 from tta_bench.metrics.base import PRIMARY, Metric
+from tta_bench.offline.options import card_of
 from tta_bench.report.cells import seed_of
 from tta_bench.report.model import (
     AVERAGE,
@@ -27,6 +29,7 @@ from tta_bench.report.model import (
 )
 from tta_bench.report.statistics import holm, mean_and_std, paired_difference, signed_rank_p
 from tta_bench.runtime.names import distinct
+from tta_bench.schema import UNADAPTED, RunConfig
 
 
 def row_of(
@@ -70,8 +73,26 @@ def row_of(
         costs=_costs([result.summary for result in done]),
         skipped_updates=sum(result.summary["skipped_updates"] for result in done),
         options=options_of(planned),
-        setting=planned[0].setting,
+        **_seen(planned[0].config),
     )
+
+
+def _seen(config: RunConfig) -> dict[str, Any]:
+    """The fields of a row that say what it may see, and whose it is, from the cards."""
+    try:
+        system, method = card_of(config.adapt), METHODS.get(config.method["name"]).card
+    except UserError:  # of a plug-in that is gone
+        return {"setting": "unknown"}
+    ours = bool(method.reconstruction or (system is not None and system.reconstruction))
+    if system is not None:
+        labels = (config.adapt or {}).get("labels")
+        needs = [need.replace("_", " ") for need in system.needs]
+        seen = [f"{labels} {need}" if need == "target labels" else need for need in needs]
+        return {"setting": system.setting, "may_see": ", ".join(seen), "reconstruction": ours}
+    if config.called == UNADAPTED:
+        return {"setting": "none", "may_see": "nothing"}
+    bank = ", a bank of source images" if method.setting == "tta+bank" else ""
+    return {"setting": method.setting, "may_see": f"the test image{bank}", "reconstruction": ours}
 
 
 def options_of(cells: Sequence[Cell]) -> str:

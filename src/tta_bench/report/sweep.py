@@ -54,8 +54,9 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
         collapse_padding=True,
     )
     combined.add_column("row", overflow="fold")
-    presets, seen = (any(told) for told in zip(*((t.has_presets, t.has_settings) for _, t in tables), strict=True))
-    if seen:
+    presets = any(table.has_presets for _, table in tables)
+    told = any(table.has_settings for _, table in tables)
+    if told:
         combined.add_column("setting", overflow="fold")
     if presets:
         combined.add_column("options", no_wrap=True)
@@ -72,8 +73,9 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
             gain = ("", "")
             if comparison is not None:
                 gain = number(comparison.mean, digits, "+"), p_value(comparison.p_holm)
-            facts = ([row.setting] if seen else []) + ([row.options] if presets else [])
-            combined.add_row(literal(f"{row.label} {settings}"), *facts, *map(literal, [*values, *gain]))
+            options = [row.options] if presets else []
+            seen = [row.setting_told] if told else []
+            combined.add_row(literal(f"{row.label} {settings}"), *seen, *options, *map(literal, [*values, *gain]))
     return combined
 
 

@@ -110,11 +110,21 @@ def ranks(values: Sequence[float | None], metric: Metric) -> tuple[int, ...]:
     return tuple(0 if value is None or value not in order[:2] else order.index(value) + 1 for value in shown)
 
 
-def fact_columns(table: Table) -> list[Column]:
-    """What each row may see, and where its options are from; no column that says the same of all as by default."""
-    texts = {"setting": (table.has_settings, [row.setting for row in table.rows])}
-    texts["options"] = (table.has_presets, [row.options for row in table.rows])
-    return [Column(name, tuple(cells), (0,) * len(cells)) for name, (is_told, cells) in texts.items() if is_told]
+def options_columns(table: Table) -> list[Column]:
+    """Where the options of each row are from; no column where no row's are official or tuned."""
+    options = tuple(row.options for row in table.rows)
+    return [Column("options", options, (0,) * len(options))] if table.has_presets else []
+
+
+def setting_columns(table: Table) -> list[Column]:
+    """What each row may see; no column where all see test images alone."""
+    if not table.has_settings:
+        return []
+    told = {
+        "setting": tuple(row.setting_told for row in table.rows),
+        "may see": tuple(row.may_see or DASH for row in table.rows),
+    }
+    return [Column(heading, cells, (0,) * len(cells)) for heading, cells in told.items()]
 
 
 def mean_columns(table: Table) -> list[Column]:
@@ -152,7 +162,7 @@ def column_groups(table: Table) -> dict[str, list[Column]]:
         ("forwards", lambda row: number(row.costs.forwards_per_image, 1)),
         ("backwards", lambda row: number(row.costs.backwards_per_image, 1)),
     ]
-    groups = {table.metric.heading: [*fact_columns(table), *mean_columns(table)]}
+    groups = {table.metric.heading: [*setting_columns(table), *options_columns(table), *mean_columns(table)]}
     for name, texts in (("differences", differences), ("costs", costs)):
         columns = [
             Column(heading, tuple(text(row) for row in table.rows), (0,) * len(table.rows)) for heading, text in texts

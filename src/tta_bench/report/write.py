@@ -72,9 +72,9 @@ def summary_table(table: Table) -> RichTable:
         digits, comparison = table.metric.digits, row.vs_reference
         cells = [narrow_mean(row.result(column), digits) for column in table.columns]
         gain = ("", "") if comparison is None else (number(comparison.mean, digits, "+"), p_value(comparison.p_holm))
-        options = [row.setting] if table.has_settings else []
-        options += [row.options] if table.has_presets else []
-        printed.add_row(literal(row.label), *options, *cells, *map(literal, gain))
+        options = [row.options] if table.has_presets else []
+        settings = [row.setting_told] if table.has_settings else []
+        printed.add_row(literal(row.label), *settings, *options, *cells, *map(literal, gain))
     return printed
 
 

@@ -29,6 +29,11 @@ def _csv_line(table: Table, row: Row, name: str, weak: str) -> dict[str, Any]:
         "method": row.method,
         **({"setting": row.setting} if table.has_settings else {}),
         **({"options": row.options} if table.has_presets else {}),
+        **(
+            {"setting": row.setting, "may_see": row.may_see, "reconstruction": row.reconstruction}
+            if table.has_settings
+            else {}
+        ),
         "source": name,
         "unit": table.metric.unit,
         "better": table.metric.direction,

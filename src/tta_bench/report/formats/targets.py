@@ -13,9 +13,22 @@ def write(table: Table) -> str:
     """One line per row, source and target with a finished cell."""
     name = table.metric.name
     classes = {f"{name}_{label}": label for label in table.classes}
-    columns = ["table", "row", "source", "target", name, *classes, "n", "seeds", "protocol_hash"]
+    told = {row.label: {"setting": row.setting_told} if table.has_settings else {} for row in table.rows}
+    columns = [
+        "table",
+        "row",
+        *(["setting"] if table.has_settings else []),
+        "source",
+        "target",
+        name,
+        *classes,
+        "n",
+        "seeds",
+        "protocol_hash",
+    ]
     lines = [
-        {"table": table.name, "row": part.row, "source": part.source, "target": part.target, name: part.mean}
+        {"table": table.name, "row": part.row, **told[part.row], "source": part.source, "target": part.target}
+        | {name: part.mean}
         | {column: part.values[label] for column, label in classes.items()}
         | {"n": part.n, "seeds": part.seeds, "protocol_hash": table.protocol_hash}
         for part in breakdown(table)

@@ -44,7 +44,9 @@ def beliefs(logits: Tensor, temperature: float = 2.0) -> Beliefs:
     return Beliefs(torch.sigmoid(logits).mean(0), torch.sigmoid(logits / temperature).std(0))
 
 
-def prototype_labels(features: Tensor, labels: Tensor, reliable: Tensor, probability: Tensor) -> Tensor:
+def prototype_labels(
+    features: Tensor, labels: Tensor, reliable: Tensor, probability: Tensor, *, per_image: bool = False
+) -> Tensor:
     """Which of two centroids each pixel is nearer to: that of a class, or that of all else.
 
     The centroids are means over the pixels of all images, of those that are reliable, weighted by how probable their
@@ -55,6 +57,7 @@ def prototype_labels(features: Tensor, labels: Tensor, reliable: Tensor, probabi
         labels: bool ``[N, C, H, W]``.
         reliable: bool, likewise.
         probability: of the class, likewise, in [0, 1].
+        per_image: take the means over the pixels of each image on its own.
 
     Returns:
         Bool ``[N, C, H, W]``.
@@ -66,14 +69,22 @@ def prototype_labels(features: Tensor, labels: Tensor, reliable: Tensor, probabi
     maps = features if features.dim() == 5 else features[:, None].expand(-1, labels.shape[1], -1, -1, -1)
     distances = []
     for weight in (side * trusted * certain, (1 - side) * trusted * (1 - certain)):
-        centroid = torch.einsum("ncfhw,nchw->cf", maps, weight) / weight.sum((0, 2, 3))[:, None]
-        distances.append(((maps - centroid[None, :, :, None, None]) ** 2).sum(2))
+        if per_image:
+            centroid = torch.einsum("ncfhw,nchw->ncf", maps, weight) / weight.sum((2, 3))[..., None]
+        else:
+            centroid = (torch.einsum("ncfhw,nchw->cf", maps, weight) / weight.sum((0, 2, 3))[:, None])[None]
+        distances.append(((maps - centroid[..., None, None]) ** 2).sum(2))
     nearer = distances[0] < distances[1]  # not where a centroid is 0 / 0
     return F.interpolate(nearer.to(features), full, mode="nearest").bool()
 
 
 def trusted_labels(
-    believed: Beliefs, features: Tensor, *, threshold: float = 0.75, largest_uncertainty: float = 0.05
+    believed: Beliefs,
+    features: Tensor,
+    *,
+    threshold: float = 0.75,
+    largest_uncertainty: float = 0.05,
+    per_image: bool = False,
 ) -> Trusted:
     """Denoised pseudo-labels (Chen et al., MICCAI 2021): certain, and confirmed by the nearest prototype.
 
@@ -85,10 +96,11 @@ def trusted_labels(
         features: as of :func:`prototype_labels`.
         threshold: probability from which on, exclusively, a pixel belongs to a class.
         largest_uncertainty: below which a pixel is reliable.
+        per_image: whether each image has prototypes of its own.
     """
     labels = believed.probability > threshold
     reliable = believed.uncertainty < largest_uncertainty
-    confirmed = labels == prototype_labels(features, labels, reliable, believed.probability)
+    confirmed = labels == prototype_labels(features, labels, reliable, believed.probability, per_image=per_image)
     return Trusted(labels, reliable & confirmed)
 
 

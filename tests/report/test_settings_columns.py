@@ -1,0 +1,57 @@
+"""A row says what it may see, and whose it is, where that is more than test images, in every format."""
+
+import csv
+import io
+
+from rich.console import Console
+
+from made_tables import finish, made_plan, planned, simple_plan
+from tta_bench.launch.composition import composer
+from tta_bench.report.formats import formats
+from tta_bench.report.tables import build_table
+from tta_bench.report.write import summary_table
+
+
+def adapted(root, label, system):
+    with composer() as hydra:
+        section = dict(hydra.compose([f"adapt={system}"]).adapt)
+    return planned(root, label, {"method": "no_adapt", "adapt": section})
+
+
+def told(table):
+    """The formats, and what a run prints."""
+    console = Console(file=io.StringIO(), width=100)
+    console.print(summary_table(table))
+    return {name: write(table) for name, write in formats().items()} | {"console": console.file.getvalue()}
+
+
+def test_setting_and_reconstruction_are_in_every_format(tmp_path):
+    cells = [planned(tmp_path, name, {"method": name}) for name in ("no_adapt", "tent", "grad_cl")]
+    cells += [adapted(tmp_path, f"stage {system}", system) for system in ("dpl", "grad_cl")]
+    for entry in cells:
+        finish(entry.cell, lambda target, index: 50.0 + index)
+    rows = {entry.row: {"method": entry.cell.config.method["name"]} for entry in cells}
+    table = build_table(made_plan(cells, rows=rows))
+    assert [(row.setting_told, row.may_see) for row in table.rows] == [
+        ("none", "nothing"),
+        ("tta", "the test image"),
+        ("tta, our reconstruction", "the test image"),
+        ("sfda", "target images"),
+        ("sfda, our reconstruction", "target images"),
+    ]
+    for name, text in told(table).items():
+        flat = " ".join(text.replace("│", " ").split())
+        assert "sfda" in flat, name
+        assert "reconstruction" in flat, name
+    lines = list(csv.DictReader(io.StringIO(told(table)["table.csv"])))
+    assert {line["row"]: (line["setting"], line["reconstruction"]) for line in lines} == {
+        row.label: (row.setting, str(row.reconstruction)) for row in table.rows
+    }
+    assert "Our reconstruction: grad_cl, stage grad_cl." in told(table)["table.md"]
+
+
+def test_a_table_of_test_images_alone_is_as_it_was(tmp_path):
+    table = build_table(simple_plan(tmp_path, {"no_adapt": 0.0, "tent": 1.0}))
+    for name, text in told(table).items():
+        assert "may see" not in text, name
+        assert "reconstruction" not in text, name
