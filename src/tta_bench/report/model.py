@@ -100,6 +100,9 @@ class Row:
     skipped_updates: int  # over all finished cells, because a loss or gradient was not finite
     # Where the options of the method are from: ``default``, ``own`` (the row sets some), ``official`` or ``tuned``.
     options: str = "default"
+    # Dice in percent on held-out images of the source, mean over cells and targets: of the adapted models, or of the
+    # source model in a row without adaptation; None for other rows, and where none are held out.
+    retained: float | None = None
 
     def result(self, column: str) -> SourceResult:
         """The result of a column of the table: of a source, or the average."""
@@ -233,6 +236,11 @@ class Table:
     def has_presets(self) -> bool:
         """Whether the options of some row are official or tuned, so that every row says where its are from."""
         return any(row.options in ("official", "tuned") for row in self.rows)
+
+    @property
+    def has_adapted(self) -> bool:
+        """Whether some row has adapted models, of which it is told what they have retained of the source."""
+        return any(result.summary.get("adapted") for result in self.finished)
 
     @property
     def has_paper(self) -> bool:

@@ -27,6 +27,7 @@ from tta_bench.report.model import (
 )
 from tta_bench.report.statistics import holm, mean_and_std, paired_difference, signed_rank_p
 from tta_bench.runtime.names import distinct
+from tta_bench.schema import UNADAPTED
 
 
 def row_of(
@@ -70,6 +71,7 @@ def row_of(
         costs=_costs([result.summary for result in done]),
         skipped_updates=sum(result.summary["skipped_updates"] for result in done),
         options=options_of(planned),
+        retained=_retained([result.summary for result in done]),
     )
 
 
@@ -131,6 +133,14 @@ def _costs(summaries: Sequence[Mapping[str, Any]]) -> Costs:
         forwards_per_image=_mean(summary["forwards_per_image"] for summary in summaries),
         backwards_per_image=_mean(summary["backwards_per_image"] for summary in summaries),
     )
+
+
+def _retained(summaries: Sequence[Mapping[str, Any]]) -> float | None:
+    """See :class:`~tta_bench.report.model.Row`."""
+    adapted = [model for summary in summaries for model in summary.get("adapted", {}).values()]
+    plain = [summary["source_checkpoint"] for summary in summaries if summary["method"] == UNADAPTED]
+    known = [dice for model in adapted or plain if (dice := model.get("dice_in_domain")) is not None]
+    return _mean(known) if known else None
 
 
 def _mean(values: Iterable[float]) -> float:
