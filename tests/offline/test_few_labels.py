@@ -17,6 +17,8 @@ from tta_bench.source.train import source_model
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")
+COUNT = 40
+"""Images of each centre."""
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +29,10 @@ def world(tmp_path_factory):
         root,
         "source=A",
         "target=B,D",
-        "data.limit=60",
+        f"data.limit={COUNT}",
         "training.epochs=20",
-        "training.min_steps=200",
-        "training.batch_size=16",
+        "training.min_steps=160",
+        "training.batch_size=8",
         "model.branches=[]",
         "training.holdout=0.2",
     )
@@ -45,25 +47,27 @@ def mean(classes):
 def adapted(world, name, target, **changes):
     """A system after its last epoch, and its mean Dice on the target's second half and the source's held-out images."""
     config, source, domains = world
-    train, held_out = split(60, config.training.holdout, config.training.seed)
+    train, held_out = split(COUNT, config.training.holdout, config.training.seed)
     kind, options = SYSTEMS.get(name), replace(options_of(name), **changes)
     labels = getattr(options, "labels", 0)
     model = load_checkpoint(source.path, config).model
-    grounds = Grounds(domains[target], range(30), labels, domains["A"], model.preprocessing, 0, train, source.path)
+    grounds = Grounds(
+        domains[target], range(COUNT // 2), labels, domains["A"], model.preprocessing, 0, train, source.path
+    )
     system = kind(copy.deepcopy(model), Access(kind.card, grounds), options, 0)
     for number in range(system.epochs):
         system.epoch(number)
     scores = [
         mean(in_domain_dice(each, domains[name], images, CPU))
         for each in (model, system.adapted())
-        for name, images in ((target, range(30, 60)), ("A", held_out))
+        for name, images in ((target, range(COUNT // 2, COUNT)), ("A", held_out))
     ]
     print(name, target, changes, [round(score, 2) for score in scores])
     return system, *scores
 
 
 def test_mmtl_keeps_the_source_where_fta_forgets_it(world):
-    short = {"labels": 8, "epochs": 30, "steps": 6, "batch_size": 16}
+    short = {"labels": 8, "epochs": 20, "steps": 5, "batch_size": 8}
     _, before, source, by_all, source_of_all = adapted(world, "fta", "D", **short)
     _, _, _, by_mmtl, source_of_mmtl = adapted(world, "mmtl", "D", **short)
     assert source - source_of_mmtl <= 5
@@ -73,7 +77,7 @@ def test_mmtl_keeps_the_source_where_fta_forgets_it(world):
 
 
 def test_aiva_draws_matched_clusters_nearer_than_its_control_does(world):
-    short = {"clusters": 6, "epochs": 8, "batch_size": 10}
+    short = {"clusters": 6, "epochs": 6, "batch_size": 10}
     (system, *_, dice, _), (control, *_, by_control, _) = (
         adapted(world, "aiva", "B", weight=weight, **short) for weight in (1.0, 0.0)
     )

@@ -123,7 +123,7 @@ class FineTuneAll(LabelledSystem):
         adapts="all weights and normalisation statistics",
         needs=("target_labels",),
         paper="baseline of Goodman et al., DART 2022",
-        licence="none",
+        licence="unknown",
     )
     Options: ClassVar[type[FineTuningOptions]] = FineTuningOptions
 
@@ -148,7 +148,7 @@ class FineTuneFirst(FineTuneAll):
         adapts="weights of the first layers, all normalisation statistics",
         needs=("target_labels",),
         paper="baseline of Goodman et al., DART 2022; Shirokikh et al., DART 2020",
-        licence="none",
+        licence="unknown",
     )
 
     def trained(self) -> list[nn.Parameter]:
@@ -179,7 +179,7 @@ class L2Sp(FineTuneAll):
         adapts="all weights and normalisation statistics",
         needs=("target_labels",),
         paper="Li et al., ICML 2018",
-        licence="none",
+        licence="MIT",
     )
     Options: ClassVar[type[L2SpOptions]] = L2SpOptions
     transient = frozenset({"start"})

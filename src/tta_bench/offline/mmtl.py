@@ -44,7 +44,7 @@ class Mmtl(FineTuneAll):
         adapts="all weights and normalisation statistics",
         needs=("source_images", "source_labels", "target_labels"),
         paper="Goodman et al., DART 2022",
-        licence="none",
+        licence="unknown",
     )
     Options: ClassVar[type[MmtlOptions]] = MmtlOptions
 

@@ -79,7 +79,7 @@ class Octl(LabelledSystem):
         adapts="all weights and normalisation statistics",
         needs=("source_optimiser", "target_labels"),
         paper="Goodman et al., DART 2022",
-        licence="none",
+        licence="unknown",
     )
     Options: ClassVar[type[OctlOptions]] = OctlOptions
 
