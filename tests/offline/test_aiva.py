@@ -112,7 +112,7 @@ def system_of(model, count=6, **changes):
     return kind(copy.deepcopy(model), Access(kind.card, grounds), options, 0)
 
 
-def test_the_alignment_moves_the_encoder_alone_and_by_target_images(model):
+def test_the_alignment_moves_the_encoder_alone(model):
     system = system_of(model, weight=1.0)
     system.cluster(0)
     control = system_of(model, weight=0.0)
