@@ -26,7 +26,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.offline.bank import banked, has_bank, needs_bank, with_bank
 from tta_bench.offline.options import card_of, system_options
-from tta_bench.offline.stage import adapted_model
+from tta_bench.offline.stage import Home, adapted_model
 from tta_bench.records.examination import Examination, with_examination
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
@@ -41,7 +41,8 @@ from tta_bench.runtime.signals import at_stake, stop_signal
 from tta_bench.schema import UNADAPTED, RunConfig
 from tta_bench.sinks.cells import Followed
 from tta_bench.sinks.training import followed_stage, followed_training, send_training
-from tta_bench.source.examination import announce, examined, training_images
+from tta_bench.source.examination import announce, examined, examined_images, training_images
+from tta_bench.source.held_out import in_domain_dice
 from tta_bench.source.train import source_model
 
 if TYPE_CHECKING:
@@ -101,13 +102,6 @@ class Cell:
     def method(self) -> dict[str, Any]:
         """Name, preset and options, these as typed values: 0 and 0.0 for the same option are the same cell."""
         return self.config.method | asdict(method_options(self.config.method))
-
-    @property
-    def setting(self) -> str:
-        """What it sees beside the source model and the image before it, of its system and its method."""
-        system, method = card_of(self.config.adapt), METHODS.get(self.config.method["name"]).card.setting
-        seen = ([system.setting] if system is not None else []) + ([method] if method != "tta" else [])
-        return ", ".join(seen) or method
 
     def identity(self) -> dict[str, Any]:
         """All that determines the numbers; what only changes speed, place or display is left out."""
@@ -218,13 +212,23 @@ def adapted_models(
     if card is None:
         return {}
     of_source = domains[config.source] if card.needs_source else None
-    made, code = {}, system_code(config)
+    made, code, home = {}, system_code(config), _home(config, domains, source, device)
     with translate_os_errors(config.results_root):
         for target in cell.targets:
             follow = partial(followed_stage, config, target) if config.logger else None
             args = config, source, domains[target], of_source, cell.seed, code, device
-            made[target] = adapted_model(*args, follow)
+            made[target] = adapted_model(*args, follow, home)
     return made
+
+
+def _home(config: RunConfig, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Home | None:
+    """What an adapted model is measured on to know what it has retained; None without images of the source."""
+    domain = domains.get(config.source)
+    if domain is None:
+        return None
+    what, indices = examined_images(source, domain)
+    unseen = indices if what == "held-out" else []
+    return Home(unseen, partial(in_domain_dice, domain=domain, indices=unseen, device=device))
 
 
 def finish(

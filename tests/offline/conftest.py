@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from small_networks import build
 from tta_bench.data.domain import Domain
@@ -20,6 +21,19 @@ def discs(name, count=4, brightness=100):
         masks[index] = (distance < 18).astype(np.uint8) + (distance < 9)
         images[index] += (brightness * masks[index])[..., None].astype(np.uint8)
     return Domain(name, tuple(f"{name}{k}" for k in range(count)), images, masks, CLASSES, f"print of {name}")
+
+
+def gathered_of(model):
+    """What Adam has gathered after a step, by the names of the parameters."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: {
+            "step": torch.tensor(1.0),
+            "exp_avg": torch.randn(each.shape, generator=generator) * 1e-3,
+            "exp_avg_sq": torch.rand(each.shape, generator=generator) * 1e-4,
+        }
+        for name, each in model.named_parameters()
+    }
 
 
 @pytest.fixture

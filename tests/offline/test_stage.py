@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tta_bench.records.snapshots as snapshots
-from conftest import discs
+from conftest import discs, gathered_of
 from tiny_cells import configure, execute, folder, numbers, rows, summary
 from tta_bench.adaptation.provenance import system_code
 from tta_bench.cell import Cell
@@ -25,6 +25,18 @@ from tta_bench.offline.options import system_options
 from tta_bench.ops.preprocessing import PAPER
 from tta_bench.records.store import cell_hash
 from tta_bench.report.checks import config_faults
+
+
+class SpyMapping(dict):
+    """A mapping that notes that it was read."""
+
+    def __init__(self, content, log, name):
+        super().__init__(content)
+        self.log, self.name = log, name
+
+    def __getitem__(self, key):
+        self.log.add(self.name)
+        return super().__getitem__(key)
 
 
 class Spy(np.ndarray):
@@ -55,13 +67,15 @@ def options_of(name, **changes):
 
 def tiny_options(name):
     options = options_of(name)
-    short = {"epochs": 1, "batch_size": 2}
+    short = {"epochs": 2, "batch_size": 2, "steps": 2, "source_batch_size": 2}
     return replace(options, **{key: value for key, value in short.items() if hasattr(options, key)})
 
 
 @pytest.mark.parametrize("name", SYSTEMS.names())
-def test_a_system_reads_what_its_card_declares_and_nothing_else(name, model):
+def test_a_system_reads_what_its_card_declares_and_nothing_else(name, model, monkeypatch):
     log = set()
+    gathered = SpyMapping(gathered_of(model), log, "source_optimiser")
+    monkeypatch.setattr("tta_bench.offline.access.read_optimizer", lambda path: gathered)
     domains = []
     for role in ("source", "target"):
         domain = discs(role)
@@ -72,14 +86,15 @@ def test_a_system_reads_what_its_card_declares_and_nothing_else(name, model):
         domains.append(replace(domain, images=images, masks=masks))
     source, target = domains
     kind = SYSTEMS.get(name)
-    grounds = Grounds(target, range(len(target)), 2, source, PAPER, 0)
+    grounds = Grounds(target, range(len(target)), 2, source, PAPER, 0, checkpoint=Path("model.ckpt"))
     access = Access(kind.card, grounds)
     for need in NEEDS.keys() - {*kind.card.needs}:
         with pytest.raises(AccessError, match="is not among the needs"):
             getattr(access, need)
     log.clear()
     system = kind(copy.deepcopy(model), access, tiny_options(name), 0)
-    system.epoch(0)
+    for number in range(2):
+        system.epoch(number)
     assert log - {"target_images"} == {*kind.card.needs} - {"target_images"}
     reachable = [value for part in vars(access).values() for value in vars(part).values()]
     if "labels" not in " ".join(kind.card.needs):
@@ -90,14 +105,16 @@ def test_a_system_reads_what_its_card_declares_and_nothing_else(name, model):
 
 
 @pytest.mark.parametrize("name", SYSTEMS.names())
-def test_a_killed_stage_goes_on_to_the_same_weights(name, model):
+def test_a_killed_stage_goes_on_to_the_same_weights(name, model, monkeypatch):
     """State saved after an epoch and taken over by a fresh system leads to the same bits, whatever came before."""
+    monkeypatch.setattr("tta_bench.offline.access.read_optimizer", lambda path: gathered_of(model))
     kind, options = SYSTEMS.get(name), tiny_options(name)
     target, source = discs("target"), discs("source")
 
     def fresh():
         torch.manual_seed(0)
-        access = Access(kind.card, Grounds(target, range(len(target)), 2, source, PAPER, 0))
+        grounds = Grounds(target, range(len(target)), 2, source, PAPER, 0, checkpoint=Path("model.ckpt"))
+        access = Access(kind.card, grounds)
         return kind(copy.deepcopy(model), access, options, 0)
 
     whole = fresh()

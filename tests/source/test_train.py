@@ -146,7 +146,7 @@ def test_a_training_removes_what_a_killed_one_before_it_left(make_config, make_d
     for name in LEFTOVERS[1:]:
         (folder / name).touch()
     source_model(config, domain, tmp_path)
-    assert {path.name for path in folder.iterdir()} == {"lock", "model.ckpt", "examination.json"}
+    assert {path.name for path in folder.iterdir()} == {"lock", "model.ckpt", "optimizer.pt", "examination.json"}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped(signal.SIGTERM), MemoryError()])

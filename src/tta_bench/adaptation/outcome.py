@@ -98,18 +98,18 @@ def origins(
 ) -> dict[str, Any]:
     """What the numbers were made of: models, images, software and code."""
     assert config.target is not None
-    models = {name: {"path": str(each.path), "sha256": each.sha256} for name, each in adapted.items()}
     return {
-        "source_checkpoint": {
-            "path": str(source.path),
-            "sha256": source.sha256,
-            "dice_in_domain": source.dice_in_domain,
-        },
+        "source_checkpoint": _model(source),
         **({"bank": source.model.bank.origin} if source.model.bank is not None else {}),
-        **({"adapted": models} if models else {}),
+        **({"adapted": {name: _model(each) for name, each in adapted.items()}} if adapted else {}),
         "data": {name: domains[name].fingerprint for name in config.target},
         "versions": versions(method.network.source_theta.device),
         **({"activations": str(method.network.dtype)} if config.precision != "f32" else {}),
         **code_of(config),
         "metrics": metric_codes(config),
     }
+
+
+def _model(model: SourceModel) -> dict[str, Any]:
+    """Which model, and how good on held-out images of the source domain: for an adapted one, what it has retained."""
+    return {"path": str(model.path), "sha256": model.sha256, "dice_in_domain": model.dice_in_domain}

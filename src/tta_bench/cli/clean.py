@@ -1,4 +1,4 @@
-"""Remove what no experiment needs: leftovers, unfinished cells and unused source models; shown first, after asking."""
+"""Remove what no experiment needs: leftovers, unfinished cells and unused models; shown first, after asking."""
 
 from __future__ import annotations
 

@@ -16,17 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Copy, and count."""
     from tta_bench.errors import UserError
-    from tta_bench.records.merging import merge, plan_merge
+    from tta_bench.records.merging import KINDS, merge, plan_merge
 
     *sources, into = parsed.folders
     if not sources:
         raise UserError(f"merge FROM… {into}: name the folders to copy from, and last the one to copy into")
     planned = plan_merge(sources, into)
     copied = [] if parsed.dry_run else [*merge(planned)]
-    models = len(planned.models)
+    counts = {name: planned.count(kind) for kind, name in KINDS.items()}
+    models = " and ".join(f"{count} {name}s" for name, count in counts.items() if count or name == "source model")
     print(
-        f"{'copied' if copied or not parsed.dry_run else 'to copy:'} {len(planned.cells)} cells and {models} source "
-        f"models into {into}; {planned.present} cells were there"
+        f"{'copied' if copied or not parsed.dry_run else 'to copy:'} {len(planned.cells)} cells and {models} into "
+        f"{into}; {planned.present} cells were there"
     )
     if planned.unfinished:
         print(

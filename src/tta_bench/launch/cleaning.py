@@ -1,4 +1,4 @@
-"""What a results folder can do without: leftovers, unfinished cells and source models that nothing here needs."""
+"""What a results folder can do without: leftovers, unfinished cells and models that nothing here needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tta_bench.errors import UserError
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import plan
 from tta_bench.launch.stored import cell_of, read_last_sweep
-from tta_bench.records.merging import MODEL
+from tta_bench.offline.stage import serves_stage, stage_of
+from tta_bench.records.merging import ADAPTED, MODEL
 from tta_bench.records.store import CellFolder
 from tta_bench.runtime.files import leftovers, temporaries, translate_os_errors
 from tta_bench.runtime.locks import is_free
@@ -65,7 +66,8 @@ def unneeded(root: Path, needed: Callable[[], Sequence[Cell]], told: Collection[
         if path.name in told:
             found.append(Item(path, why, lock))
         elif results is not None:
-            used.add(Path(results[0]["source_checkpoint"]["path"]).parent.name)
+            records = [results[0]["source_checkpoint"], *results[0].get("adapted", {}).values()]
+            used |= {Path(record["path"]).parent.name for record in records}
             files = [folder.snapshot, *leftovers(folder.snapshot), *temporaries(path)]
             found += [Item(file, "left by a run of a finished cell", lock) for file in files if file.is_file()]
         else:
@@ -75,11 +77,19 @@ def unneeded(root: Path, needed: Callable[[], Sequence[Cell]], told: Collection[
         files = [*path.parent.glob("last.*"), *temporaries(path.parent)]
         found += [Item(file, "left by a finished training", path.parent / "lock") for file in files if file.is_file()]
     spare = [path for path in models if path.parent.name not in used]
-    if unfinished or spare:
+    folders = [path for path in sorted((root / ADAPTED).glob("*")) if path.is_dir() and is_free(path / "lock")]
+    for path in folders:
+        files = [*path.glob("snapshot.pt*"), *temporaries(path)] if (path / MODEL).is_file() else []
+        found += [Item(file, "left by a finished adapt stage", path / "lock") for file in files]
+    spare_adapted = [path for path in folders if path.name not in used]
+    if unfinished or spare or spare_adapted:
         cells = needed()
         hashes = {cell.folder().hash for cell in cells}
         found += [item for item in unfinished if item.path.name not in hashes]
         found += _spare_models(root, spare, used, [cell.config for cell in cells])
+        asked = [stage_of(cell.config, cell.seed) for cell in cells if cell.config.adapt is not None]
+        why = "adapted model that no cell has used and no experiment needs"
+        found += [Item(path, why, path / "lock") for path in spare_adapted if not serves_stage(path, asked)]
     if (root / TRASH).is_dir():
         found.append(Item(root / TRASH, "left by a removal that was stopped", root / TRASH / "lock"))
     return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tta_bench.data.readers.base import available_domains
 from tta_bench.errors import UserError, nearest
+from tta_bench.offline.options import card_of
 from tta_bench.runtime.names import find
 from tta_bench.schema import DataConfig, RunConfig
 
@@ -18,8 +19,10 @@ def with_targets(config: RunConfig) -> RunConfig:
     Raises:
         UserError: all names that the data set does not have, and a set without another domain.
     """
-    # A search needs the images of its source, also beside a given source model.
-    faults = domain_faults(config.data, config.source, config.target, config.checkpoint, images=config.tune)
+    # A search and some systems need the images of the source, also beside a given source model.
+    card = card_of(config.adapt)
+    images = config.tune or (card is not None and card.needs_source)
+    faults = domain_faults(config.data, config.source, config.target, config.checkpoint, images=images)
     if faults:
         raise UserError(faults)
     available = available_domains(config.data)

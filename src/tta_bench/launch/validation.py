@@ -216,6 +216,16 @@ def _stage_faults(config: RunConfig) -> Iterator[str]:
             f"protocol.reset={config.protocol.reset} leads one state through all targets, and adapt={name} makes a "
             "model for each: leave one of them out"
         )
+    if "source_optimiser" in card.needs and config.checkpoint is not None:
+        yield (
+            f"adapt={name} goes on with the optimiser of the source training, of which checkpoint={config.checkpoint} "
+            "has nothing: leave checkpoint= out, and a source model is trained"
+        )
+    if "source_optimiser" in card.needs and config.training.keep == "best":
+        yield (
+            f"adapt={name} goes on with the optimiser as it was after the last epoch of the source training, and "
+            "training.keep=best may keep the weights of another: set training.keep=last"
+        )
     if card.setting == "sda" and config.protocol.evaluation is None:
         yield (
             f"adapt={name} learns from labels of the target, and would be tested on the same images: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tta_bench.data.domain import Domain
+from tta_bench.models.checkpoint.optimizer import Gathered, read_optimizer
 from tta_bench.offline.card import SystemCard
 from tta_bench.ops.draws import seed_of
 from tta_bench.ops.preprocessing import Preprocessing
@@ -93,6 +95,9 @@ class Grounds:
         source: the source domain; None where its images are not there.
         preprocessing: of the source model.
         seed: chooses the labelled images.
+        source_indices: of the source's images that may be used; None for all. Those that were held out of the source
+            training tell afterwards what of the source was forgotten, and nothing else.
+        checkpoint: file of the source model, beside which lies what its optimiser has gathered.
     """
 
     target: Domain
@@ -101,16 +106,25 @@ class Grounds:
     source: Domain | None
     preprocessing: Preprocessing
     seed: int
+    source_indices: Sequence[int] | None = None
+    checkpoint: Path | None = None
 
     def source_images(self) -> Images:
-        """All images of the source domain."""
-        assert self.source is not None
-        return Images(self.source, range(len(self.source)), self.preprocessing)
+        """The images of the source domain that may be used."""
+        return Images(*self._of_source(), self.preprocessing)
 
     def source_labels(self) -> Labels:
         """Their ground truth."""
+        return Labels(*self._of_source())
+
+    def _of_source(self) -> tuple[Domain, Sequence[int]]:
         assert self.source is not None
-        return Labels(self.source, range(len(self.source)))
+        return self.source, range(len(self.source)) if self.source_indices is None else self.source_indices
+
+    def source_optimiser(self) -> Gathered:
+        """What the optimiser of the source training has gathered of every parameter."""
+        assert self.checkpoint is not None
+        return read_optimizer(self.checkpoint)
 
     def target_images(self) -> Images:
         """The images of the target that may be used before the test."""
@@ -127,6 +141,7 @@ class Grounds:
 NEEDS: Mapping[str, Callable[[Grounds], Any]] = {
     "source_images": Grounds.source_images,
     "source_labels": Grounds.source_labels,
+    "source_optimiser": Grounds.source_optimiser,
     "target_images": Grounds.target_images,
     "target_labels": Grounds.target_labels,
 }
@@ -143,6 +158,7 @@ class Access:
 
     source_images: Images
     source_labels: Labels
+    source_optimiser: Gathered
     target_images: Images
     target_labels: Labelled
 

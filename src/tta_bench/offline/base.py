@@ -113,19 +113,28 @@ class TrainedSystem(System):
 
     def __init__(self, model: SegmentationModel, access: Access, options: Any, seed: int) -> None:
         super().__init__(model, access, options, seed)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=options.learning_rate, betas=(0.9, options.beta2))
+        self.optimizer = self.new_optimizer()
+
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """What steps; default: Adam, over all parameters."""
+        betas = (0.9, self.options.beta2)
+        return torch.optim.Adam(self.model.parameters(), lr=self.options.learning_rate, betas=betas)
 
     @property
     def epochs(self) -> int:
         """As the options say."""
         return int(self.options.epochs)
 
+    def steps(self, number: int) -> list[list[int]]:
+        """The places that :meth:`loss` is given, step by step of an epoch; default: all target images, once each."""
+        return self.target_batches(number)
+
     @abstractmethod
     def loss(self, places: list[int], generator: torch.Generator) -> Tensor:
         """Scalar loss of a batch of target images; the model is in train mode.
 
         Args:
-            places: of the images in ``access.target_images``.
+            places: of the images in ``access.target_images``, or as :meth:`steps` has them.
             generator: the random draws of this batch.
         """
 
@@ -137,7 +146,7 @@ class TrainedSystem(System):
         """
         losses = []
         self.model.train()
-        for index, places in enumerate(self.target_batches(number)):
+        for index, places in enumerate(self.steps(number)):
             loss = self.loss(places, self.generator("batch", number, index))
             if not torch.isfinite(loss):
                 raise UserError(

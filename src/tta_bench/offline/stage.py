@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +26,9 @@ from tta_bench.offline.access import Access, Grounds
 from tta_bench.offline.base import SYSTEMS, System
 from tta_bench.offline.options import system_options
 from tta_bench.ops.draws import seed_of
+from tta_bench.records.merging import ADAPTED, KEY
 from tta_bench.records.snapshots import ProgressFile
-from tta_bench.runtime.files import move_aside, warn_once
+from tta_bench.runtime.files import move_aside, warn_once, write_atomically
 from tta_bench.runtime.locks import acquire_lock
 from tta_bench.runtime.numerics import numerics
 from tta_bench.runtime.signals import at_stake, check
@@ -35,14 +36,25 @@ from tta_bench.schema import RunConfig
 
 log = logging.getLogger(__name__)
 
-FOLDER = "adapted_models"
-"""In the results folder, one folder per adapted model."""
 
 Told = list[dict[str, float]]
 """What was told of every epoch so far."""
 
 Follow = Callable[[Path, bool], AbstractContextManager[Callable[[int, Mapping[str, float]], None]]]
 """``follow(folder, going_on)``: within it the stage is told of, epoch by epoch, and complete at its end."""
+
+
+@dataclass(frozen=True)
+class Home:
+    """What the source model has not seen of its own domain, on which an adapted model tells what it has retained.
+
+    Attributes:
+        unseen: those images; none where it is not known which they are.
+        dice: mean Dice of each class, percent, of a model on them.
+    """
+
+    unseen: Sequence[int]
+    dice: Callable[[SegmentationModel], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ def adapted_model(
     code: str,
     device: torch.device,
     follow: Follow | None = None,
+    home: Home | None = None,
 ) -> SourceModel:
     """What ``config.adapt`` makes of a source model for a target: loaded if it was made before, else made now.
 
@@ -86,13 +99,14 @@ def adapted_model(
         code: digest of the code that decides the weights.
         device: to run on.
         follow: opens what follows the stage, if there is one.
+        home: what the source model has not seen of its own domain, where its images are there.
 
     Raises:
         UserError: too few images, a system that cannot work on the model, or one that diverges.
     """
-    grounds = _grounds(config, source, target, source_domain, seed)
+    grounds = _grounds(config, source, target, source_domain, seed, home)
     key = _key(config, source, grounds, code)
-    folder = config.results_root / FOLDER / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    folder = config.results_root / ADAPTED / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / "model.ckpt"
     if (made := _cached(path, config)) is not None:
         return made
@@ -104,8 +118,11 @@ def adapted_model(
             return made
         progress = ProgressFile(folder / "snapshot.pt", key, Progressed)
         with at_stake():
+            write_atomically(folder / KEY, json.dumps(key, indent=1) + "\n")
             model = run_system(config, source, grounds, seed, device, progress, folder, follow)
-            _save(path, model, source)
+            with numerics(device):
+                retained = home.dice(model.to(device)) if home is not None and home.unseen else None
+            _save(path, model, source, retained)
         progress.path.unlink(missing_ok=True)
         return load_checkpoint(path, config)
     finally:
@@ -113,7 +130,7 @@ def adapted_model(
 
 
 def _grounds(
-    config: RunConfig, source: SourceModel, target: Domain, source_domain: Domain | None, seed: int
+    config: RunConfig, source: SourceModel, target: Domain, source_domain: Domain | None, seed: int, home: Home | None
 ) -> Grounds:
     assert config.adapt is not None
     count, evaluation = len(target), config.protocol.evaluation
@@ -125,21 +142,42 @@ def _grounds(
             f"there are {len(indices)}" + (f" of {count}, the others being held out" if evaluation else "") + ": "
             "add images, raise data.limit, or leave the target out"
         )
-    return Grounds(target, indices, labels, source_domain, source.model.preprocessing, seed)
+    unseen = frozenset(home.unseen) if home is not None else frozenset()
+    of_source = [k for k in range(len(source_domain)) if k not in unseen] if source_domain is not None else None
+    preprocessing = source.model.preprocessing
+    return Grounds(target, indices, labels, source_domain, preprocessing, seed, of_source, source.path)
 
 
 def _key(config: RunConfig, source: SourceModel, grounds: Grounds, code: str) -> dict[str, Any]:
     """All that determines the weights, as plain values."""
     assert config.adapt is not None
-    card = SYSTEMS.get(config.adapt["name"]).card
+    stage = stage_of(config, grounds.seed)
     return {
-        "the system": {**config.adapt, **asdict(system_options(config.adapt))},
+        "the system": stage["the system"],
         "the source model": source.sha256,
         "the target": [grounds.target.fingerprint, config.protocol.evaluation],
         "the source domain": grounds.source.fingerprint if grounds.source is not None else None,
-        "the seed": grounds.seed if card.stochastic else None,
+        "the seed": stage["the seed"],
         "the code": code,
     }
+
+
+def stage_of(config: RunConfig, seed: int) -> dict[str, Any]:
+    """What a run says of its adapted models, whatever their images and the source model."""
+    assert config.adapt is not None
+    card = SYSTEMS.get(config.adapt["name"]).card
+    system = {**config.adapt, **asdict(system_options(config.adapt))}
+    return {"the system": system, "the seed": seed if card.stochastic else None}
+
+
+def serves_stage(folder: Path, stages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether an adapted model, made or half made, may be one of these runs' (:func:`stage_of`)."""
+    try:
+        key = json.loads((folder / KEY).read_bytes())
+    except (OSError, ValueError):
+        return False
+    asked = json.loads(json.dumps(list(stages)))
+    return any(all(key.get(name) == value for name, value in stage.items()) for stage in asked)
 
 
 def run_system(
@@ -180,8 +218,8 @@ def run_system(
         return system.adapted().eval().cpu()
 
 
-def _save(path: Path, model: SegmentationModel, source: SourceModel) -> None:
-    """As a source model of the same domain, which it stands in for."""
+def _save(path: Path, model: SegmentationModel, source: SourceModel, retained: Mapping[str, float] | None) -> None:
+    """As a source model of the same domain, which it stands in for; ``retained`` is its in-domain Dice."""
     about = read_description(source.path)
     save_checkpoint(
         path,
@@ -197,6 +235,7 @@ def _save(path: Path, model: SegmentationModel, source: SourceModel) -> None:
         domain=source.domain,
         fingerprint=source.fingerprint,
         training=source.training,
+        dice_in_domain_per_class=retained,
     )
 
 

@@ -1,4 +1,4 @@
-"""Results folders of several machines become one: finished cells and source models are copied and verified."""
+"""Results folders of several machines become one: finished cells and their models are copied and verified."""
 
 from __future__ import annotations
 
@@ -11,13 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from tta_bench.errors import UserError
+from tta_bench.models.checkpoint.optimizer import OPTIMIZER
 from tta_bench.records.finished import DamagedError, read_json
 from tta_bench.records.store import CellFolder
 from tta_bench.runtime.files import open_archive, replacing, temporaries, translate_os_errors
 from tta_bench.runtime.locks import acquire_lock
 
 MODEL = "model.ckpt"
-"""A source model, in ``source_models/<key>/``."""
+"""A source model, in ``source_models/<key>/``, or an adapted one, in ``adapted_models/<key>/``."""
+
+ADAPTED = "adapted_models"
+
+KINDS = {"source_models": "source model", ADAPTED: "adapted model"}
+"""Folders of models, and what is in them."""
+
+KEY = "key.json"
+"""Beside an adapted model: all that determines it."""
+
+BESIDE = (OPTIMIZER, KEY)
+"""Files that go with a model, where they are there."""
 
 ELSEWHERE = "by the name of another folder"
 """How another place is chosen."""
@@ -33,7 +45,7 @@ class Merge:
     Attributes:
         into: the folder that is to have everything.
         cells: finished ones that it lacks.
-        models: source models that it lacks, with their SHA-256.
+        models: source models and adapted ones that it lacks, with their SHA-256.
         present: how many finished cells it has already.
         unfinished: how many cells are left out, because nobody has finished them.
     """
@@ -43,6 +55,10 @@ class Merge:
     models: Mapping[Path, str]
     present: int
     unfinished: int
+
+    def count(self, kind: str) -> int:
+        """How many models of a folder of :data:`KINDS` are to be copied."""
+        return sum(path.parent.parent.name == kind for path in self.models)
 
 
 def plan_merge(roots: Sequence[Path], into: Path) -> Merge:
@@ -77,10 +93,10 @@ def plan_merge(roots: Sequence[Path], into: Path) -> Merge:
             continue
         faults += [fault for other in finished[1:] if (fault := _difference(finished[0], other)) is not None]
         for folder, (summary, _) in finished:
-            record = summary["source_checkpoint"]
-            key = "/".join(Path(record["path"]).parts[-3:])
-            if key.startswith("source_models/"):
-                used.setdefault(key.split("/")[1], {}).setdefault(record["sha256"], folder.path)
+            for record in (summary["source_checkpoint"], *summary.get("adapted", {}).values()):
+                key = "/".join(Path(record["path"]).parts[-3:-1])
+                if key.partition("/")[0] in KINDS:
+                    used.setdefault(key, {}).setdefault(record["sha256"], folder.path)
         if finished[0][0].path.parent.parent == places[0]:
             present += 1
         else:
@@ -91,7 +107,7 @@ def plan_merge(roots: Sequence[Path], into: Path) -> Merge:
         if len(known) > 1:
             told = ", ".join(f"{sha256[:12]} of {where}" for sha256, where in sorted(known.items()))
             faults.append(
-                f"source model {key} is not the same everywhere (sha256 {told}): numbers of both cannot be compared; "
+                f"{_called(key)} is not the same everywhere (sha256 {told}): numbers of both cannot be compared; "
                 "copy one file to the other machine and compute its cells again"
             )
     if faults:
@@ -102,7 +118,7 @@ def plan_merge(roots: Sequence[Path], into: Path) -> Merge:
 
 
 def merge(planned: Merge) -> Iterator[str]:
-    """Copy it, source models first; a killed merge leaves nothing that counts and is not whole.
+    """Copy it, models first; a killed merge leaves nothing that counts and is not whole.
 
     Yields:
         A sentence per cell and model as it is there.
@@ -112,14 +128,17 @@ def merge(planned: Merge) -> Iterator[str]:
     """
     with translate_os_errors(planned.into, ELSEWHERE):
         for path, sha256 in planned.models.items():
-            target = planned.into / "source_models" / path.parent.name / MODEL
+            key = f"{path.parent.parent.name}/{path.parent.name}"
+            target = planned.into / key / MODEL
             target.parent.mkdir(parents=True, exist_ok=True)
-            lock = acquire_lock(target.parent / "lock", "trains the same source model")
+            lock = acquire_lock(target.parent / "lock", f"makes {_called(key)}")
             try:
+                for file in filter(Path.is_file, map(path.with_name, BESIDE)):
+                    _copy(file, target.with_name(file.name), file_digest(file))
                 _copy(path, target, sha256)
             finally:
                 lock.release()
-            yield f"source model {path.parent.name}"
+            yield _called(key)
         for folder in planned.cells:
             _copy_cell(folder, CellFolder(planned.into / "cells" / folder.hash))
             yield f"cell {folder.hash}"
@@ -155,12 +174,18 @@ def file_digest(path: Path) -> str:
 
 
 def _models(roots: Sequence[Path]) -> dict[str, dict[str, Path]]:
-    """Key -> SHA-256 -> the first file that has it."""
+    """Folder of :data:`KINDS` and key, with a slash -> SHA-256 -> the first file that has it."""
     found: dict[str, dict[str, Path]] = {}
     for root in roots:
-        for path in sorted((root / "source_models").glob(f"*/{MODEL}")):
-            found.setdefault(path.parent.name, {}).setdefault(file_digest(path), path)
+        for kind in KINDS:
+            for path in sorted((root / kind).glob(f"*/{MODEL}")):
+                found.setdefault(f"{kind}/{path.parent.name}", {}).setdefault(file_digest(path), path)
     return found
+
+
+def _called(key: str) -> str:
+    kind, _, name = key.partition("/")
+    return f"{KINDS[kind]} {name}"
 
 
 Finished = tuple[CellFolder, tuple[dict[str, Any], list[dict[str, str]]]]

@@ -105,6 +105,10 @@ class Row:
     may_see: str = ""  # the same written out
     reconstruction: bool = False  # whether some of it is ours, because its authors' code and text cannot be had
 
+    # Dice in percent on held-out images of the source, mean over cells and targets: of the adapted models, or of the
+    # source model in a row without adaptation; None for other rows, and where none are held out.
+    retained: float | None = None
+
     @property
     def setting_told(self) -> str:
         """The setting, with the mark of what is a reconstruction."""
@@ -273,6 +277,11 @@ class Table:
     def has_settings(self) -> bool:
         """Whether some row sees more than test images, or is a reconstruction, so that every row says what it sees."""
         return any(row.setting not in ("none", "tta") or row.reconstruction for row in self.rows)
+
+    @property
+    def has_adapted(self) -> bool:
+        """Whether some row has adapted models, of which it is told what they have retained of the source."""
+        return any(result.summary.get("adapted") for result in self.finished)
 
     @property
     def has_paper(self) -> bool:

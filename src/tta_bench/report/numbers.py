@@ -74,6 +74,7 @@ def row_of(
         skipped_updates=sum(result.summary["skipped_updates"] for result in done),
         options=options_of(planned),
         **_seen(planned[0].config),
+        retained=_retained([result.summary for result in done]),
     )
 
 
@@ -153,6 +154,14 @@ def _costs(summaries: Sequence[Mapping[str, Any]]) -> Costs:
         forwards_per_image=_mean(summary["forwards_per_image"] for summary in summaries),
         backwards_per_image=_mean(summary["backwards_per_image"] for summary in summaries),
     )
+
+
+def _retained(summaries: Sequence[Mapping[str, Any]]) -> float | None:
+    """See :class:`~tta_bench.report.model.Row`."""
+    adapted = [model for summary in summaries for model in summary.get("adapted", {}).values()]
+    plain = [summary["source_checkpoint"] for summary in summaries if summary["method"] == UNADAPTED]
+    known = [dice for model in adapted or plain if (dice := model.get("dice_in_domain")) is not None]
+    return _mean(known) if known else None
 
 
 def _mean(values: Iterable[float]) -> float:

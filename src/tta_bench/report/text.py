@@ -163,7 +163,10 @@ def column_groups(table: Table) -> dict[str, list[Column]]:
         ("backwards", lambda row: number(row.costs.backwards_per_image, 1)),
     ]
     groups = {table.metric.heading: [*setting_columns(table), *options_columns(table), *mean_columns(table)]}
-    for name, texts in (("differences", differences), ("costs", costs)):
+    retained: list[tuple[str, Callable[[Row], str]]] = (
+        [("Dice on held-out source images", lambda row: number(row.retained))] if table.has_adapted else []
+    )
+    for name, texts in (("differences", differences), ("source retention", retained), ("costs", costs)):
         columns = [
             Column(heading, tuple(text(row) for row in table.rows), (0,) * len(table.rows)) for heading, text in texts
         ]

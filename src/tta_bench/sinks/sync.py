@@ -10,7 +10,7 @@ from tta_bench.errors import UserError
 from tta_bench.sinks.base import SINKS
 from tta_bench.sinks.delivery import recorded, send, unsent
 
-PLACES = ("cells", "source_models", "reports")
+PLACES = ("cells", "source_models", "adapted_models", "reports")
 """Folders below the results root whose folders are runs."""
 
 

@@ -28,6 +28,7 @@ from tta_bench.models.checkpoint import (
     read_description,
     save_checkpoint,
 )
+from tta_bench.models.checkpoint.optimizer import save_optimizer
 from tta_bench.models.encoder_weights import digest, weights_file
 from tta_bench.ops.geometry import Fit, ScoreAt
 from tta_bench.ops.probabilities import Activation
@@ -311,6 +312,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
             if scores.best is not None:
                 model.load_state_dict(scores.best)
                 log.info("source model %s: epoch %d of %d is kept", domain.name, scores.best_epoch, epochs)
+            save_optimizer(folder / "model.ckpt", model, trainer.optimizers[0])
             dice = in_domain_dice(model.to(device), domain, held_out, device) if held_out else None
             save_checkpoint(
                 folder / "model.ckpt",

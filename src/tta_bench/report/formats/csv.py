@@ -50,5 +50,6 @@ def _csv_line(table: Table, row: Row, name: str, weak: str) -> dict[str, Any]:
         for prefix, comparison in (("reference", row.vs_reference), ("bn_only", row.vs_bn_only)):
             for key in ("against", "mean", "low", "high", "p", "p_holm", "n", "excluded"):
                 line[f"vs_{prefix}_{key}"] = None if comparison is None else getattr(comparison, key)
+        line |= {"dice_on_source": row.retained} if table.has_adapted else {}
         line |= row.costs._asdict() | {"skipped_updates": row.skipped_updates, "warnings": weak}
     return line | {"protocol_hash": table.protocol_hash}
