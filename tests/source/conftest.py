@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
+from sections import data_section, run_config
 from tta_bench.data.domain import Domain
+from tta_bench.runtime.paths import shipped
 from tta_bench.schema import RunConfig
 
 SIZE = 64
-BRANCH_WEIGHTS = {"reconstruction": 1.0, "denoising": 1.0, "super_resolution": 1.0, "rotation": 0.1}
 
 
 @pytest.fixture
@@ -24,59 +25,16 @@ def make_config():
             "noise": 0.5,
             "noise_range": [0, 5],
         } | training.pop("augmentation", {})
-        return RunConfig.model_validate(
-            {
-                "method": {"name": "none"},
-                "source": "A",
-                "seed": 0,
-                "metrics": "dice",
-                "diagnostics": {"empirical_gradient": False},
-                "force": False,
-                "lockstep": "auto",
-                "precision": "f32",
-                "tune": False,
-                "launch": {"devices": "auto", "cells_per_device": 1},
-                "data": {
-                    "name": "synthetic",
-                    "image_size": SIZE,
-                    "classes": {"disc": [1, 2], "cup": [2]},
-                    "max_pixels": 10**6,
-                    "exclusive": False,
-                    "seed": 0,
-                },
-                "model": {"name": "unet", "encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8]} | (model or {}),
-                "training": {
-                    "name": "test",
-                    "epochs": 3,
-                    "min_steps": 0,
-                    "batch_size": 2,
-                    "optimizer": "adam",
-                    "learning_rate": 1e-3,
-                    "momentum": 0,
-                    "nesterov": False,
-                    "weight_decay": 0,
-                    "schedule_power": 0.9,
-                    "holdout": 0.25,
-                    "seed": 0,
-                    "workers": 0,
-                    "legacy_unaligned_mask": False,
-                    "branch_weights": BRANCH_WEIGHTS | training.pop("branch_weights", {}),
-                    "augmentation": augmentation,
-                }
-                | training,
-                "protocol": {
-                    "name": "online",
-                    "reset": "target",
-                    "steps": 1,
-                    "predict": "after",
-                    "order": 0,
-                    "threshold": 0.5,
-                    "empty": "one",
-                },
-                "logger": {},
-                "results_root": "outputs",
-                "device": device,
-            }
+        return run_config(
+            source="A",
+            device=device,
+            data=data_section(name="synthetic", image_size=SIZE, classes={"disc": [1, 2], "cup": [2]}),
+            model={"name": "unet", "encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8]} | (model or {}),
+            training=shipped("training/quick")
+            | {"name": "test", "epochs": 3, "min_steps": 0, "batch_size": 2, "weight_decay": 0, "holdout": 0.25}
+            | {"branch_weights": shipped("shared/branch_weights") | training.pop("branch_weights", {})}
+            | {"augmentation": augmentation}
+            | training,
         )
 
     return make
