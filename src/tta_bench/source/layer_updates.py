@@ -42,7 +42,7 @@ class LayerUpdates(pl.Callback):
         """Compare."""
         weights = _weights(pl_module)
         moved = [(weights[name].detach() - before).square().mean().sqrt() for name, before in self._before.items()]
-        self.epochs.append(dict(zip(weights, torch.stack(moved).tolist(), strict=True)))
+        self.epochs.append(dict(zip(weights, torch.stack(moved).tolist() if moved else (), strict=True)))
         self._before = {}
 
     def write(self, path: Path) -> None:
