@@ -118,9 +118,9 @@ def test_consistency_and_regeneration_teach_what_they_should(make_config):
     logits = module.eval()(torch.cat([images, images]))
     both = torch.cat([labels, labels])
     module.training_config = make_config(consistency=0.0).training
-    plain = module.segmentation(logits, both)
+    plain = module.segmentation(logits, both).item()
     module.training_config = config.training
-    assert module.segmentation(logits, both) == pytest.approx(float(plain), abs=1e-6), "copies are the images"
+    assert module.segmentation(logits, both).item() == pytest.approx(plain, abs=1e-6), "copies are the images"
     branch_loss("regeneration", module.model.train(), images).backward()
     reached = {name.partition(".")[0] for name, value in module.model.named_parameters() if value.grad is not None}
     assert reached == {"encoder", "branches"}

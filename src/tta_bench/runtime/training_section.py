@@ -100,7 +100,8 @@ class TrainingConfig(Section):
     @model_serializer(mode="wrap")
     def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """These keys are younger than many source models, whose identity is that of the defaults."""
-        usual = {"min_steps": None, "keep": "last", "patience": None, "precision": "f32", "consistency": None}
+        usual: dict[str, Any] = {"min_steps": None, "keep": "last", "patience": None, "precision": "f32"}
+        usual |= {"consistency": None}
         if self.optimizer != "avagrad":
             usual |= {"epsilon": self.epsilon, "bias_correction": self.bias_correction}
         return {key: value for key, value in dump(self).items() if key not in usual or value not in (None, usual[key])}
