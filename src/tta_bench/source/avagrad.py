@@ -39,7 +39,7 @@ class AvaGrad(torch.optim.Optimizer):
         super().__init__(params, {**settings, "bias_correction": bias_correction})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; returns what ``closure`` returns."""
         loss = None
         if closure is not None:
