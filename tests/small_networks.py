@@ -7,7 +7,7 @@ from torch import nn
 from tta_bench.models.bank import make_bank
 from tta_bench.models.segmentation import SegmentationModel
 
-BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation")
+BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation", "regeneration")
 SIZE = 64
 
 
@@ -58,7 +58,8 @@ def exclusive(function):
 def scramble_normalisation(model, seed=0):
     """Random running statistics and affine parameters, so that source, batch and mixed statistics all differ."""
     generator = torch.Generator().manual_seed(seed)
-    for layer in model.modules():
+    # The youngest branch comes last: all other layers are what they were without it.
+    for _, layer in sorted(model.named_modules(), key=lambda named: named[0].startswith("branches.regeneration.")):
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.normal_(0, 0.3, generator=generator)
             layer.running_var.uniform_(0.5, 2.0, generator=generator)

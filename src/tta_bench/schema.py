@@ -204,6 +204,10 @@ class ModelConfig(Section):
         default=None, description="of its images; null: 3, and 1 shows it the luminance alone"
     )
     options: dict[str, Any] = Field(default={}, description="of a network of a plug-in, as that reads them")
+    norm: Literal["catenorm"] | None = Field(default=None, description="of the encoder; null: as its library has it")
+    norm_blocks: Annotated[int, Range(1, 5)] | None = Field(
+        default=None, description="catenorm: how many of the encoder's resolutions, the finest first"
+    )
     preprocessing: PreprocessingConfig | None = Field(
         default=None, description="of its images; null: that of the checkpoint, the paper's where one is trained"
     )
@@ -218,13 +222,21 @@ class ModelConfig(Section):
             raise ValueError("model.channels=1 and model.preprocessing has three means: give one, and one deviation")
         return self
 
+    @model_validator(mode="after")
+    def _norm_has_blocks(self) -> ModelConfig:
+        if self.norm is not None and self.norm_blocks is None:
+            raise ValueError(f"model.norm={self.norm} replaces layers of model.norm_blocks resolutions: give 1 to 5")
+        return self
+
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """These keys are younger than many results, whose identity is that of none, and of the paper's."""
         content: dict[str, Any] = dump(self)
-        for key in ("options", "architecture", "channels"):
+        for key in ("options", "architecture", "channels", "norm"):
             if not content.get(key):
                 content.pop(key, None)
+        if self.norm is None:
+            content.pop("norm_blocks", None)
         if self.preprocessing in (None, PreprocessingConfig(range="min_max")):
             content.pop("preprocessing", None)
         return content

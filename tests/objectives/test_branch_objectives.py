@@ -20,7 +20,7 @@ from tta_bench.ops.views import WEAK_VIEWS
 
 OPTIONS = vars(default_options("grata"))
 OPTIONS = vars(default_options("grata"))
-NAMES = ("reconstruction", "rotation", "super_resolution", "denoising")
+NAMES = ("reconstruction", "rotation", "super_resolution", "denoising", "regeneration")
 DRAWS = Draws([ImageKey(0, "B", f"image{index}") for index in range(3)])
 
 

@@ -31,7 +31,7 @@ def images_for(name, images):
 
 @pytest.fixture(scope="module")
 def network(small_net):
-    return AdaptableNetwork(small_net, (*IMAGE_BRANCHES, "rotation"))
+    return AdaptableNetwork(small_net, (*IMAGE_BRANCHES, "rotation", "regeneration"))
 
 
 def bind(network, rows):

@@ -34,16 +34,16 @@ class KilledError(Exception):
     pass
 
 
-def kill_in_epoch(epoch: int):
+def kill_in_epoch(epoch: int, kind: type[SourceTraining] = SourceTraining):
     """Patch the training so that it dies in the middle of an epoch counted from 0."""
-    step = SourceTraining.training_step
+    step = kind.training_step
 
     def dying(self, batch, batch_idx):
         if self.current_epoch == epoch and batch_idx == 1:
             raise KilledError
         return step(self, batch, batch_idx)
 
-    return mock.patch.object(SourceTraining, "training_step", dying)
+    return mock.patch.object(kind, "training_step", dying)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_trains_once_then_loads(make_config, make_domain, tmp_path):
     assert 0 <= first.dice_in_domain <= 100
     assert first.training["epochs"] == 3
     assert first.fingerprint == "abc"
-    assert {*os.listdir(first.path.parent)} - {"lock"} == {"examination.json", "model.ckpt"}
+    assert {*os.listdir(first.path.parent)} - {"lock"} == {"examination.json", "layer_updates.csv", "model.ckpt"}
 
     with mock.patch.object(train, "_train", side_effect=AssertionError("trained again")):
         second = source_model(config, domain, tmp_path)
@@ -146,7 +146,8 @@ def test_a_training_removes_what_a_killed_one_before_it_left(make_config, make_d
     for name in LEFTOVERS[1:]:
         (folder / name).touch()
     source_model(config, domain, tmp_path)
-    assert {path.name for path in folder.iterdir()} == {"lock", "model.ckpt", "optimizer.pt", "examination.json"}
+    files = {"lock", "model.ckpt", "optimizer.pt", "examination.json", "layer_updates.csv"}
+    assert {path.name for path in folder.iterdir()} == files
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), Stopped(signal.SIGTERM), MemoryError()])

@@ -50,6 +50,7 @@ ROOTS = (
 """What every cell runs. Prepared images and source models are compared as such, by the hashes in ``summary.json``."""
 
 EMPIRICAL_GRADIENT = Definition("tta_bench.adaptation.empirical_gradient")
+CATENORM = Definition("tta_bench.models.catenorm", "CategoricalNorm")
 STAGE = Definition("tta_bench.offline.stage", "run_system")
 BANK = Definition("tta_bench.models.bank", "make_bank"), Definition("tta_bench.offline.access", "Images")
 
@@ -105,6 +106,8 @@ def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
     others = [_definition(NETWORKS.get(config.model.name)), scenario, *heads, *parts, *more]
     if config.adapt is not None:
         others += [_definition(SYSTEMS.get(config.adapt["name"])), STAGE]
+    if config.model.norm is not None:
+        others.append(CATENORM)
     if config.diagnostics.empirical_gradient:
         others.append(EMPIRICAL_GRADIENT)
     return _code(method, named, tuple(others))
@@ -113,8 +116,8 @@ def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
 def system_code(config: RunConfig) -> str:
     """Digest of all that decides the weights of a run's adapted models, which are made anew where it changes."""
     assert config.adapt is not None
-    roots = (_definition(SYSTEMS.get(config.adapt["name"])), _definition(NETWORKS.get(config.model.name)), STAGE)
-    return _system_code(roots)
+    roots = [_definition(SYSTEMS.get(config.adapt["name"])), _definition(NETWORKS.get(config.model.name)), STAGE]
+    return _system_code((*roots, *([CATENORM] if config.model.norm is not None else [])))
 
 
 def bank_code() -> str:

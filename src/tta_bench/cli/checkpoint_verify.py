@@ -71,6 +71,8 @@ def _parts(architecture: Mapping[str, Any]) -> Iterator[str]:
         yield f"architecture {architecture['architecture']}"
     if architecture["encoder"] is not None:
         yield f"encoder {architecture['encoder']}"
+    if architecture.get("norm") is not None:
+        yield f"norm {architecture['norm']} at {architecture['norm_blocks']} resolutions"
     yield from (f"{key} {value}" for key, value in architecture.get("options", {}).items() if value is not None)
 
 

@@ -8,6 +8,7 @@ import yaml
 from torch import nn
 
 from tta_bench.errors import UserError, nearest
+from tta_bench.models.catenorm import add_categorical_norm
 from tta_bench.models.segmentation import NETWORKS, SegmentationModel
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
@@ -37,6 +38,9 @@ def build_model(
     network.activation = activation
     if config.channels == 1:
         show_grey(network)
+    if config.norm == "catenorm":
+        assert config.norm_blocks is not None
+        add_categorical_norm(network, channels, config.norm_blocks)
     return network.expect(preprocessing_of(config.preprocessing))
 
 

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from tta_bench.models.bank import Bank
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
-from tta_bench.ops.probabilities import Activation
+from tta_bench.ops.probabilities import Activation, probabilities
 from tta_bench.registry import Registry
 
 if TYPE_CHECKING:
+    from tta_bench.models.catenorm import CategoricalNorm
     from tta_bench.schema import ModelConfig
 
 
@@ -47,6 +48,7 @@ class SegmentationModel(nn.Module):
         activation: what the logits stand for: ``sigmoid``, a class on its own in each channel; or ``softmax``, classes
             that exclude each other. One object's own, to be set on the object.
         in_channels: of its images.
+        categorical: layers of :mod:`tta_bench.models.catenorm`, with which the network runs twice; mostly none.
         preprocessing: of the images it is trained on; set by :meth:`expect`. All that is called with images takes them
             in [0, 1], except :meth:`encode`, which is behind the border.
         bank: of its source images, where a method is run that may see one; no part of what a checkpoint holds.
@@ -54,6 +56,7 @@ class SegmentationModel(nn.Module):
 
     activation: Activation = "sigmoid"
     in_channels: int = 3
+    categorical: Sequence[CategoricalNorm] = ()
     preprocessing = PAPER
     bank: Bank | None = None
     _mean: Tensor | None
@@ -135,7 +138,29 @@ class SegmentationModel(nn.Module):
 
     def features(self, images: Tensor) -> list[Tensor]:
         """The encoder's feature maps of images ``[N, 3, H, W]`` in [0, 1]."""
-        return self.encode(self.network_input(images))
+        if not self.categorical:
+            return self.encode(self.network_input(images))
+        with torch.no_grad():
+            prediction = probabilities(self.one_pass(images), self.activation)
+        return self._second_features(images, prediction)
+
+    def one_pass(self, images: Tensor, prediction: Tensor | None = None) -> Tensor:
+        """Logits of one pass of a network that runs twice: of the first, or of the second after this prediction."""
+        if prediction is None:
+            features = self.encode(self.network_input(images))
+        else:
+            features = self._second_features(images, prediction)
+        return self.classify(self.decode(features))
+
+    def _second_features(self, images: Tensor, prediction: Tensor) -> list[Tensor]:
+        """The encoder's feature maps in the second pass; no gradient flows into the prediction."""
+        for layer in self.categorical:
+            layer.prediction = prediction.detach()
+        try:
+            return self.encode(self.network_input(images))
+        finally:
+            for layer in self.categorical:
+                layer.prediction = None
 
     def network_input(self, images: Tensor) -> Tensor:
         """What the network is shown of images ``[N, 3, H, W]`` in [0, 1]: its border."""

@@ -49,6 +49,14 @@ def cross_entropies(logits: Tensor, target: Tensor, activation: Activation) -> T
     return F.softplus(logits) - logits * target
 
 
+def divergences(logits: Tensor, others: Tensor, activation: Activation) -> Tensor:
+    """Kullback-Leibler divergence of every distribution of ``others`` from that of ``logits``, in nats, at least 0.
+
+    That is the expectation under ``logits``; gradients flow into both. Shapes as of :func:`cross_entropies`.
+    """
+    return cross_entropies(others, probabilities(logits, activation), activation) - entropies(logits, activation)
+
+
 def targets(labels: Tensor, activation: Activation) -> Tensor:
     """What every logit is to be, bool ``[..., channels, H, W]``, from bool labels ``[..., classes, H, W]``.
 

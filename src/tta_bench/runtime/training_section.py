@@ -51,11 +51,18 @@ class TrainingConfig(Section):
         default=None, description="of convolutions; weights, losses and the examination stay in float32"
     )
     batch_size: Annotated[int, Range(2, 2**16)]
-    optimizer: Literal["sgd", "adam"]
+    optimizer: Literal["sgd", "adam", "avagrad"]
     learning_rate: Positive
     momentum: Decay
     nesterov: bool
     weight_decay: NonNegative
+    epsilon: Positive | None = Field(default=None, description="of avagrad")
+    bias_correction: bool | None = Field(default=None, description="of avagrad's averages, as in its authors' code")
+    consistency: NonNegative | None = Field(
+        default=None,
+        description="weight of the consistency between images and recoloured copies, which are trained on, too; "
+        "null: no copies",
+    )
     schedule_power: NonNegative = Field(description="lr * (1 - epoch / epochs) ** power")
     holdout: Annotated[float, Range(0, 1, "[)")] = Field(
         description="fraction of source images kept for the in-domain Dice"
@@ -82,8 +89,19 @@ class TrainingConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _avagrad_has_its_options(self) -> TrainingConfig:
+        if self.optimizer == "avagrad" and (self.epsilon is None or self.bias_correction is None):
+            raise ValueError(
+                "training.optimizer=avagrad needs training.epsilon and training.bias_correction: give 0.1 and true"
+            )
+        return self
+
     @model_serializer(mode="wrap")
     def _without_younger_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """These keys are younger than many source models, whose identity is that of the defaults."""
-        usual = {"min_steps": None, "keep": "last", "patience": None, "precision": "f32"}
+        usual: dict[str, Any] = {"min_steps": None, "keep": "last", "patience": None, "precision": "f32"}
+        usual |= {"consistency": None}
+        if self.optimizer != "avagrad":
+            usual |= {"epsilon": self.epsilon, "bias_correction": self.bias_correction}
         return {key: value for key, value in dump(self).items() if key not in usual or value not in (None, usual[key])}

@@ -159,9 +159,10 @@ class ProgressBar(pl.Callback):
         self._losses: list[float] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar, at the step that a resumed training has reached."""
-        steps = int(trainer.num_training_batches) * (trainer.max_epochs or 0)
-        self._task = self._bar.add_task("", total=steps, completed=trainer.global_step, epoch="-", loss="-")
+        """Show the bar, at the batch that a resumed training has reached."""
+        batches = int(trainer.num_training_batches)
+        steps, done = batches * (trainer.max_epochs or 0), batches * trainer.current_epoch
+        self._task = self._bar.add_task("", total=steps, completed=done, epoch="-", loss="-")
         self._bar.start()
 
     def on_train_batch_end(
@@ -171,7 +172,7 @@ class ProgressBar(pl.Callback):
         self._losses = [*self._losses, float(outputs["loss"])] if batch_idx else [float(outputs["loss"])]
         self._bar.update(
             self._task,
-            completed=trainer.global_step,
+            completed=int(trainer.num_training_batches) * trainer.current_epoch + batch_idx + 1,
             epoch=f"{trainer.current_epoch + 1}/{trainer.max_epochs}",
             loss=f"{np.mean(self._losses):.3f}",
         )

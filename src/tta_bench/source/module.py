@@ -12,8 +12,11 @@ from torch import Tensor
 from tta_bench.errors import UserError
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.ops.draws import seed_of
+from tta_bench.ops.probabilities import divergences
+from tta_bench.ops.stain import DRAWS, recoloured
 from tta_bench.runtime.numerics import activation_dtype, in_precision
 from tta_bench.runtime.training_section import TrainingConfig
+from tta_bench.source.avagrad import AvaGrad
 from tta_bench.source.loss import branch_loss, segmentation_loss
 
 
@@ -41,23 +44,54 @@ class SourceTraining(pl.LightningModule):
         Raises:
             UserError: the loss is not finite.
         """
-        # Noise and rotation labels depend on epoch and batch alone, so that a resumed run draws the same.
-        torch.manual_seed(seed_of(self.training_config.seed, "batch", self.current_epoch, batch_idx))
-        images, labels = batch
+        self.draw_for(batch_idx)
+        images, labels = self.shown(*batch)
         with self._precision(images):
             logits = self(images)
-        loss = segmentation_loss(logits.float(), labels, self.model.activation)
+        loss = self.with_branches(self.segmentation(logits, labels), batch[0])
+        self.check(loss)
+        return loss
+
+    def draw_for(self, batch_idx: int) -> None:
+        """Let colours, noise and rotations depend on epoch and batch alone, so that a resumed run draws the same."""
+        torch.manual_seed(seed_of(self.training_config.seed, "batch", self.current_epoch, batch_idx))
+
+    def shown(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network segments of a batch: its images, then recoloured copies if there are to be any."""
+        if self.training_config.consistency is None:
+            return images, labels
+        copies = recoloured(images, torch.rand(len(images), DRAWS))
+        return torch.cat([images, copies]), torch.cat([labels, labels])
+
+    def segmentation(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss of what :meth:`shown` gives, with the consistency of images and copies if there are any."""
+        logits, activation = logits.float(), self.model.activation
+        loss = segmentation_loss(logits, labels, activation)
+        if self.training_config.consistency is not None:
+            images, copies = logits.chunk(2)
+            loss = loss + self.training_config.consistency * divergences(images, copies, activation).mean()
+        return loss
+
+    def with_branches(self, loss: Tensor, images: Tensor) -> Tensor:
+        """A loss and those of the branches, weighted."""
         weights = self.training_config.branch_weights
         for name in self.model.branches:
             weight = weights.get(name, 1.0)  # of a plug-in's branch that of the segmentation loss
             with self._precision(images):
                 loss = loss + weight * branch_loss(name, self.model, images)
+        return loss
+
+    def check(self, loss: Tensor) -> None:
+        """Refuse to go on from a loss that is not finite.
+
+        Raises:
+            UserError: it is not.
+        """
         if not torch.isfinite(loss):
             raise UserError(
                 f"training the source model diverged in epoch {self.current_epoch + 1} (loss {loss.item()}): "
                 f"lower training.learning_rate={self.training_config.learning_rate}"
             )
-        return loss
 
     def _precision(self, images: Tensor) -> AbstractContextManager[Any]:
         return in_precision(images.device, activation_dtype(self.training_config.precision or "f32", images.device))
@@ -71,8 +105,18 @@ class SourceTraining(pl.LightningModule):
             group["lr"] = rate
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD or Adam, over all parameters."""
+        """SGD, Adam or AvaGrad, over all parameters."""
         config = self.training_config
+        if config.optimizer == "avagrad":
+            assert config.epsilon is not None
+            assert config.bias_correction is not None
+            return AvaGrad(
+                self.parameters(),
+                lr=config.learning_rate,
+                eps=config.epsilon,
+                weight_decay=config.weight_decay,
+                bias_correction=config.bias_correction,
+            )
         if config.optimizer == "adam":
             return torch.optim.Adam(self.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         return torch.optim.SGD(

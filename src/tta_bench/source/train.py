@@ -267,7 +267,9 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
     from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
     from tta_bench.source.callbacks import HeldOutScores, PartialCheckpoint, ProgressBar, ToldEpochs
     from tta_bench.source.dataset import training_batches
+    from tta_bench.source.layer_updates import FILE, LayerUpdates
     from tta_bench.source.module import SourceTraining
+    from tta_bench.source.two_passes import TwoPassTraining
 
     training = config.training
     train, held_out = divide(domain.name, len(domain), training)
@@ -284,7 +286,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
         move_aside(path)
     with _isolated_random_state(training.seed), quiet_lightning(), numerics(device):
         model = build_model(config.model, len(domain.classes), activation=config.data.activation)
-        module = SourceTraining(model, training)
+        module = (TwoPassTraining if model.categorical else SourceTraining)(model, training)
         batches = training_batches(
             domain,
             train,
@@ -303,12 +305,14 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
                 patience=training.patience,
                 least_steps=least_steps(training),
             )
-            told = [ToldEpochs(tell, lambda: scores.values)] if tell is not None else []
+            updates = LayerUpdates()
+            told = [ToldEpochs(tell, lambda: {**scores.values, **updates.values})] if tell is not None else []
             scored = [scores] if told or scores.decides else []
-            callbacks = [ProgressBar(domain.name), *scored, *told, PartialCheckpoint(latest)]
+            callbacks = [ProgressBar(domain.name), *scored, updates, *told, PartialCheckpoint(latest)]
             epochs = total_epochs(training, _squares(domain, train))
             trainer = one_device_trainer(device, callbacks, max_epochs=epochs, default_root_dir=folder)
             trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
+            updates.write(folder / FILE)
             if scores.best is not None:
                 model.load_state_dict(scores.best)
                 log.info("source model %s: epoch %d of %d is kept", domain.name, scores.best_epoch, epochs)

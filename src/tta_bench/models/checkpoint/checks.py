@@ -49,6 +49,10 @@ def _architecture_faults(checkpoint: Description, model: ModelConfig) -> list[st
     stored, asked = architecture.get("channels") or 3, model.channels or 3
     if stored != asked:
         faults.append(f"its images have {stored} channels, but model.channels={asked}: use model.channels={stored}")
+    for key in ("norm", "norm_blocks") if model.norm or architecture.get("norm") else ():
+        was, wanted = (("null" if value is None else value) for value in (architecture.get(key), getattr(model, key)))
+        if was != wanted and (key == "norm" or architecture.get("norm") == model.norm):
+            faults.append(f"its {key} is {was}, but model.{key}={wanted}: use model.{key}={was}")
     missing = [name for name in model.branches if name not in architecture["branches"]]
     if missing:
         available = ", ".join(architecture["branches"]) or "none"

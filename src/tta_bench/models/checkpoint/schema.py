@@ -44,6 +44,8 @@ class Architecture(_Part):
     decoder_channels: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=5, max_length=5)] | None
     options: dict[str, Any] = {}
     channels: Literal[1, 3] | None = None
+    norm: Literal["catenorm"] | None = None
+    norm_blocks: Annotated[int, Field(ge=1, le=5)] | None = None
     branches: list[Annotated[str, AfterValidator(_known(PRETEXT_TASKS))]]
 
 
