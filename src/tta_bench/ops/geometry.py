@@ -11,15 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tta_bench.ops.preprocessing import resize_image, resize_mask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Fit = Literal["stretch", "pad", "tile"]
 ScoreAt = Literal["network", "stored"]
@@ -120,6 +120,8 @@ class Geometry:
         corners = self.corners(height, width)
         if len(corners) == 1:
             return logits
+        import torch
+
         position = (torch.arange(self.side, dtype=logits.dtype, device=logits.device) + 0.5) / self.side
         window = torch.outer(*[torch.sin(math.pi * position).square()] * 2)
         shape = max(height, self.side), max(width, self.side)
@@ -141,7 +143,9 @@ def resized(logits: Tensor, height: int, width: int) -> Tensor:
     """Logits ``[classes, h, w]`` at another size, bilinearly; the same tensor where the size is theirs."""
     if logits.shape[-2:] == (height, width):
         return logits
-    return F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
+    from torch.nn.functional import interpolate
+
+    return interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
 
 
 def unstacked(stack: Tensor, tiles: int) -> Tensor:
