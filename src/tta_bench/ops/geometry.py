@@ -55,10 +55,10 @@ class Geometry:
         if self.fit == "tile":
             return picture
         rows, columns = self.place(*picture.shape[:2])
-        return self._mirrored(resize(picture, rows.stop - rows.start, columns.stop - columns.start))
+        return self.mirrored(resize(picture, rows.stop - rows.start, columns.stop - columns.start))
 
-    def _mirrored(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """Filled up to the square on all sides, edge pixels repeated; as it is where it is not smaller."""
+    def mirrored(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """A picture filled up to the square on all sides by its mirror image; as it is where it is not smaller."""
         missing = [max(0, self.side - length) for length in picture.shape[:2]]
         widths = [(each // 2, each - each // 2) for each in missing]
         return np.pad(picture, [*widths, *[(0, 0)] * (picture.ndim - 2)], mode="symmetric")
@@ -83,12 +83,12 @@ class Geometry:
         """The network's input, ``[tiles * side, side]`` or with channels behind, of what is kept of a picture."""
         if self.fit != "tile":
             return kept
-        whole = self._mirrored(kept)
+        whole = self.mirrored(kept)
         return np.concatenate([whole[y : y + self.side, x : x + self.side] for y, x in self.corners(*kept.shape[:2])])
 
     def crop(self, kept: NDArray[Any], where: tuple[float, float]) -> NDArray[Any]:
         """A square of what is kept: where in its free play it begins, from 0 to below 1 from top and from left."""
-        whole = self._mirrored(kept)
+        whole = self.mirrored(kept)
         y, x = (int(at * (n - self.side + 1)) for at, n in zip(where, whole.shape[:2], strict=True))
         return whole[y : y + self.side, x : x + self.side]
 
