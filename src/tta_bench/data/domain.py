@@ -137,6 +137,20 @@ class Domain:
         return self.geometry.restored(logits, *self.sizes[index], self.score_at)
 
     @property
+    def spaced(self) -> bool:
+        """Whether the files of all images tell the distances of their pixels."""
+        return self.spacings is not None and None not in self.spacings
+
+    def spacing(self, index: int) -> tuple[float, float, float] | None:
+        """Millimetres from slice to slice, row to row and column to column of :meth:`truth`, where the files tell."""
+        found = None if self.spacings is None else self.spacings[index]
+        if found is None:
+            return None
+        stored = self.sizes[index]
+        (height, width), (rows, columns) = stored, self.geometry.size(*stored, self.score_at)
+        return found[0], found[1] * height / rows, found[2] * width / columns
+
+    @property
     def prediction_shapes(self) -> list[tuple[int, int, int]]:
         """``(classes, h, w)`` of the prediction of each image."""
         return [(len(self.classes), *self.geometry.size(*size, self.score_at)) for size in self.sizes]

@@ -13,11 +13,14 @@ def write(table: Table) -> str:
     """One line per row, source and target with a finished cell."""
     name = table.metric.name
     classes = {f"{name}_{label}": label for label in table.classes}
-    columns = ["table", "row", "source", "target", name, *classes, "n", "seeds", "protocol_hash"]
+    parts = breakdown(table)
+    cases = [f"case_{name}"] if any(part.cases is not None for part in parts) else []
+    columns = ["table", "row", "source", "target", name, *classes, *cases, "n", "seeds", "protocol_hash"]
     lines = [
         {"table": table.name, "row": part.row, "source": part.source, "target": part.target, name: part.mean}
         | {column: part.values[label] for column, label in classes.items()}
+        | dict.fromkeys(cases, part.cases)
         | {"n": part.n, "seeds": part.seeds, "protocol_hash": table.protocol_hash}
-        for part in breakdown(table)
+        for part in parts
     ]
     return csv_file(columns, lines)
