@@ -1,4 +1,4 @@
-"""The core of the package, and the speed benchmark, need no trainer, dashboard or augmentation library."""
+"""What needs no heavy library: the core no trainer or dashboard, a look at prepared images no torch."""
 
 import os
 import subprocess
@@ -50,6 +50,17 @@ def test_methods_objectives_and_models_import(run):
     result = run("-c", code)
     assert result.returncode == 0, result.stderr
     assert {"no_adapt", "bn_only", "tent", "grata", "entropy", "consistency"} <= set(result.stdout.split())
+
+
+def test_data_check_of_cached_images_imports_no_torch(tmp_path):
+    words = ("data", "check", "data.limit=1", "data.image_size=64", "--domains=A", f"results_root={tmp_path}")
+    code = "import sys; from tta_bench.cli import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    for _ in range(2):
+        command = [sys.executable, "-c", code, *words]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=True)
+    assert "preparing" not in result.stdout
+    assert result.stdout.endswith("False\n"), result.stdout
 
 
 @pytest.mark.slow

@@ -3,15 +3,30 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
+from made_tables import made_plan
 from tiny_cells import configure
 from tta_bench.cell import run
 from tta_bench.cli import main
+from tta_bench.data.domain import Domain
+from tta_bench.data.prepare import prepared
+from tta_bench.launch.experiments import PlannedCell
+from tta_bench.metrics.base import METRICS
+from tta_bench.records.predictions import Predictions, read_predictions
+from tta_bench.records.rescoring import with_metrics
+from tta_bench.records.scores import case_scores
+from tta_bench.report.cells import seed_of
+from tta_bench.report.checks import summary_faults
 from tta_bench.report.console import show
+from tta_bench.report.formats import formats
+from tta_bench.report.model import FinishedCell
+from tta_bench.report.tables import build_table
 
 nibabel = pytest.importorskip("nibabel", reason="needs the extra medical")
 
@@ -42,7 +57,7 @@ def finished(tmp_path_factory):
     config = configure(
         root / "out",
         *("+method=tent", "source=A", "target=B", "data=folder", f"data.root={root / 'raw'}", "training.batch_size=2"),
-        *("data.intensity={window: [-200, 300]}", "model.channels=1"),
+        *("data.intensity={window: [-200, 300]}", "model.channels=1", "metrics=[hd95]"),
     )
     (outcome,) = run(config)
     console = Console(file=io.StringIO(), width=80)
@@ -69,19 +84,70 @@ def test_slices_carry_their_case_and_cases_are_scored_as_volumes(finished):
 
 
 def test_a_case_counts_its_pixels_together():
-    from tta_bench.data.domain import Domain
-    from tta_bench.records.predictions import Predictions
-    from tta_bench.records.scores import case_scores
-
     masks = np.zeros((3, 4, 4), np.uint8)
     masks[0, :2], masks[1, 0] = 1, 1
     cases = (("a", 0), ("a", 1), ("b", 0))
-    domain = Domain("X", ("1", "2", "3"), np.zeros((3, 4, 4, 3), np.uint8), masks, {"f": (1,)}, "", cases=cases)
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    domain = Domain("X", ("1", "2", "3"), images, masks, {"f": (1,)}, "", cases=cases)
     found = np.zeros((3, 1, 4, 4), bool)
     found[0, 0, :2] = True
-    scores = case_scores(domain, Predictions.of(list(found)), range(3))
+    scores = case_scores(domain, Predictions.of(list(found)), range(3), ["dice", "hd95"])
     assert scores["cases"] == 2
     assert scores["case_dice"] == pytest.approx((100 * 2 * 8 / 20 + 100) / 2)
+    assert scores["case_hd95"] > 0
+    gap = replace(domain, cases=(("a", 0), ("a", 2), ("b", 0)))
+    part = case_scores(gap, Predictions.of(list(found)), range(3), ["dice", "hd95"])
+    assert part["case_dice"] == scores["case_dice"]
+    assert part["case_hd95"] == 0, "without a slice there are no distances in case a"
+
+
+def test_distances_are_in_millimetres_of_the_files_by_slice_and_by_case(finished):
+    _, cell, (summary, _), printed = finished
+    domain = prepared(cell.config, ["B"], progress=False)["B"]
+    assert sorted(domain.spacing(0)) == pytest.approx([0.5, 0.6, 2])
+    assert domain.spacing(0)[0] == pytest.approx(2)
+    found = read_predictions(cell.folder().predictions, "B", domain.prediction_shapes)
+    masks, true = [torch.from_numpy(found.mask(k)) for k in range(4)], [domain.truth(k) for k in range(4)]
+    hd95, entry = METRICS.get("hd95"), summary["targets"]["B"]
+    flat = [hd95(*pair, domain.spacing(k)[1:]).mean() for k, pair in enumerate(zip(masks, true, strict=True))]
+    assert entry["hd95"] == pytest.approx(float(sum(flat) / 4))
+    cases = [[torch.stack(each[part], 1) for each in (masks, true)] for part in (slice(0, 3), slice(3, 4))]
+    volumes = [hd95(*case, domain.spacing(0)).mean() for case in cases]
+    assert summary["case_hd95"] == entry["case_hd95"] == pytest.approx(float(sum(volumes) / 2))
+    assert summary["units"] == {"hd95": "mm"}
+    assert "HD95 in mm" in printed
+
+
+def test_metrics_taken_from_predictions_are_those_of_the_run(finished):
+    _, cell, (summary, _), _ = finished
+    config = cell.config.model_copy(update={"metrics": ("dice",)})
+    domains = prepared(config, ["B"], progress=False)
+    rows = list(csv.DictReader((cell.folder().path / "per_image.csv").open()))
+    bare = {key: value for key, value in summary.items() if "hd95" not in key and key != "units"}
+    bare["metrics"] = {"dice": summary["metrics"]["dice"]}
+    bare["targets"] = {"B": {k: v for k, v in summary["targets"]["B"].items() if "hd95" not in k}}
+    _, again = with_metrics(bare, rows, cell.folder().predictions, domains, {"hd95": summary["metrics"]["hd95"]})
+    assert {key: again[key] for key in summary} == summary
+
+
+def test_a_table_shows_whole_cases_and_refuses_pixels_beside_millimetres(finished):
+    _, cell, (summary, _), _ = finished
+    result = FinishedCell("tent", cell, seed_of(cell), summary, (), {})
+    pixels = result._replace(summary={key: value for key, value in summary.items() if key != "units"})
+    (fault,) = summary_faults([result, pixels], METRICS.get("hd95"))
+    assert "hd95 in px" in fault
+    assert "in mm" in fault
+    assert not summary_faults([result, pixels], METRICS.get("dice"))
+    plan = made_plan([PlannedCell("tent", cell)], rows={"tent": {"method": "tent"}}, reference="tent")
+    table = build_table(plan, metric=METRICS.get("hd95"))
+    assert table.metric.unit == "mm"
+    value = f"{summary['case_hd95']:.2f}"
+    written = {name: write(table) for name, write in formats().items()}
+    for name in ("table.md", "table.tex", "index.html"):
+        assert "over whole cases" in written[name]
+        assert value in written[name]
+    assert str(summary["case_hd95"]) in written["table.csv"]
+    assert str(summary["targets"]["B"]["case_hd95"]) in written["targets.csv"]
 
 
 def test_predictions_of_a_volume_are_a_volume_in_its_place(finished):

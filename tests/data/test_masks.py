@@ -12,7 +12,7 @@ from tta_bench.data.images import read_image
 from tta_bench.data.masks import read_mask
 from tta_bench.data.shades import class_numbers, shares
 from tta_bench.errors import UserError
-from tta_bench.launch.validation import validate_data
+from tta_bench.launch.data_section import validate_data
 from tta_bench.schema import SHADES
 
 SIZE = (48, 64)

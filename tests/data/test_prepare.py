@@ -209,7 +209,7 @@ class TestWithoutMasks:
         with console.capture() as capture:
             console.print(table)
         assert "no masks" in capture.get()
-        preview(configure(bare), ["P", "Q"], tmp_path / "preview.png")
+        preview(configure(bare), ["P", "Q"], cache, tmp_path / "preview.png")
         assert (tmp_path / "preview.png").is_file()
 
 
@@ -483,20 +483,31 @@ class TestCommands:
         assert domains["P"].fingerprint in text
         assert domains["Q"].fingerprint in text
 
-    def test_preview(self, root, tmp_path, decoded):
+    def test_preview(self, root, cache, tmp_path, decoded):
         path = tmp_path / "pictures" / "preview.png"
-        preview(configure(root), ["P", "Q"], path, per_domain=4)
-        assert sorted(decoded) == ["0", "0", "1", "1", "2", "3", "4"]
+        preview(configure(root), ["P", "Q"], cache, path, per_domain=4)
+        assert len(decoded) == len(prepare(configure(root), ["P", "Q"], cache)["P"]) + 3  # once
         with Image.open(path) as image:
             assert image.height > 2 * 64
             assert image.width > 4 * 64
 
-    def test_preview_refuses(self, root, tmp_path):
+    def test_a_preview_outlines_tiles_on_the_whole_image(self, tmp_path, cache):
+        pair(tmp_path / "raw", "P", "0.png", size=(100, 64), values=(1,))
+        path = tmp_path / "preview.png"
+        preview(configure(tmp_path / "raw", fit="tile"), ["P"], cache, path, per_domain=2)
+        with Image.open(path) as image:
+            outlined = (np.asarray(image) == (255, 200, 0)).all(-1)
+        rows = np.flatnonzero(outlined.sum(1) > 50)
+        assert np.ptp(rows) == 100 - 1  # from the first tile to the last
+        assert len(rows) == 2 * 2 * 2  # lines of two tiles, two pixels each
+
+    def test_preview_refuses(self, root, cache, tmp_path):
         with pytest.raises(UserError, match=r"preview\.svg"):
-            preview(configure(root), ["P"], tmp_path / "preview.svg")
+            preview(configure(root), ["P"], cache, tmp_path / "preview.svg")
         (root / "P/mask/0.png").unlink()
-        with pytest.raises(UserError, match="has no mask"):
-            preview(configure(root), ["P"], tmp_path / "preview.png")
+        (fault,) = preview(configure(root), ["P"], cache, tmp_path / "preview.png")
+        assert "has no mask" in fault
+        assert not (tmp_path / "preview.png").exists()
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real images")

@@ -1,12 +1,14 @@
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tta_bench.data.domain import Domain
 from tta_bench.data.synthetic.centres import CENTRES, VERSION
 from tta_bench.data.synthetic.render import render
 from tta_bench.report.gallery import draw_gallery
@@ -152,17 +154,24 @@ def test_bad_numbers_are_refused(arguments):
 CLASSES = {"disc": [1, 2], "cup": [2]}
 
 
+def of(name, count, mask):
+    """A domain of black images."""
+    images, masks = np.zeros((count, *mask.shape, 3), np.uint8), np.stack([mask] * count)
+    return Domain(name, tuple(map(str, range(count))), images, masks, CLASSES, "")
+
+
 @pytest.mark.parametrize("name", ["gallery.png", "folder/gallery.jpg"])
 def test_gallery_is_written_with_contours_in_the_second_half(tmp_path: Path, name):
-    image = np.full((64, 64, 3), 100, np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[16:48, 16:48] = 1
     mask[26:38, 26:38] = 2
     path = tmp_path / name
-    draw_gallery([("one", [(image, mask)] * 2), ("two", [(image, mask)])], CLASSES, path)
+    draw_gallery([of("one", 2, mask), of("two", 1, mask)], path)
     picture = np.asarray(Image.open(path)).astype(int)
     red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
-    first, second, left = picture.shape[0] - 2 * 68, picture.shape[0] - 68, picture.shape[1] - 2 * 68
+    second = picture.shape[0] - 300 - 68  # above what is counted
+    first = second - 68
+    left = int(np.argmax((picture[first : first + 64].max(-1) < 40).mean(0) > 0.9))
     tiles = {"plain": (first, left), "drawn": (first, left + 68), "single": (second, left)}
     for title, (top, start) in tiles.items():
         tile = np.s_[top : top + 64, start : start + 64]
@@ -181,12 +190,9 @@ def test_gallery_is_written_with_contours_in_the_second_half(tmp_path: Path, nam
 
 
 def test_gallery_tells_what_is_wrong(tmp_path: Path):
-    image, mask = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8), np.uint8)
-    good = [("one", [(image, mask)])]
+    good = of("one", 1, np.zeros((64, 64), np.uint8))
     with pytest.raises(ValueError, match=r"\.png, \.jpg or \.jpeg"):
-        draw_gallery(good, CLASSES, tmp_path / "gallery.gif")
-    with pytest.raises(ValueError, match="at least one image"):
-        draw_gallery([("one", [])], CLASSES, tmp_path / "gallery.png")
+        draw_gallery([good], tmp_path / "gallery.gif")
     with pytest.raises(ValueError, match="at most 7 classes"):
-        draw_gallery(good, {str(i): [i] for i in range(8)}, tmp_path / "gallery.png")
+        draw_gallery([replace(good, classes={str(i): (i,) for i in range(8)})], tmp_path / "gallery.png")
     assert not list(tmp_path.iterdir())

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 import tta_bench.__main__ as program
 from tta_bench import cell
-from tta_bench.launch.check import check, compose_data
+from tta_bench.launch.check import check
 from tta_bench.launch.grammar import quote_lists
+from tta_bench.launch.keys import compose_data
 
 KEYS = st.sampled_from(
     (

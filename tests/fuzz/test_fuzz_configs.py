@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_bench.launch.check import check
-from tta_bench.launch.validation import validate, validate_data
+from tta_bench.launch.data_section import validate_data
+from tta_bench.launch.validation import validate
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options, method_options
 

@@ -5,8 +5,9 @@ import shlex
 import pytest
 
 from tta_bench.errors import UserError
-from tta_bench.launch.check import check, compose_data
+from tta_bench.launch.check import check
 from tta_bench.launch.grammar import quote_lists
+from tta_bench.launch.keys import compose_data
 from tta_bench.methods.options import default_options
 
 

@@ -19,6 +19,7 @@ from tta_bench.records.scores import (
     outside_classes,
     overall_scores,
     target_scores,
+    units,
 )
 from tta_bench.records.versions import versions
 from tta_bench.schema import RunConfig
@@ -68,11 +69,15 @@ def summarise(
         predictions: of each target.
     """
     assert config.target is not None
+    spaced = all(domains[name].spaced for name in config.target)
     targets, empty = {}, {}
     for name in config.target:
         domain, images = domains[name], [row for row in rows if row["target"] == name]
         scores = target_scores(images, config.metrics, domain.classes)
-        of_cases = case_scores(domain, predictions[name], tested(name, len(domain), config.protocol.evaluation))
+        tested_on = tested(name, len(domain), config.protocol.evaluation)
+        of_cases = case_scores(
+            domain, predictions[name], tested_on, config.metrics, config.protocol.empty, spaced=spaced
+        )
         seconds = round(sum(row["seconds"] for row in images) / len(images), 4)
         targets[name] = {"n": len(images), **scores, "seconds_per_image": seconds, **of_cases}
         empty[name] = empty_masks([each.empty for each in records if each.place.domain == name], domain.classes)
@@ -83,6 +88,7 @@ def summarise(
         "protocol": config.protocol.model_dump(mode="json"),
         "targets": targets,
         **overall_scores(targets, config.metrics),
+        **({"units": in_millimetres} if (in_millimetres := units(config.metrics, spaced)) else {}),
         "seconds_per_image": round(sum(row["seconds"] for row in rows) / len(rows), 4),
         "empty_masks": empty,
         "outside": outside_classes(predictions, config.data.classes),

@@ -13,7 +13,7 @@ from tta_bench.metrics.base import METRICS, EmptyRule, Sample
 from tta_bench.ops.masks import Finish
 from tta_bench.ops.probabilities import probabilities
 from tta_bench.records.predictions import Predictions
-from tta_bench.records.scores import ImageRecord
+from tta_bench.records.scores import ImageRecord, spacing_of
 
 
 class Scoring(pl.Callback):
@@ -37,6 +37,7 @@ class Scoring(pl.Callback):
     ) -> None:
         self.domains = domains
         self.metrics = {name: METRICS.get(name) for name in metrics}
+        self.spaced = all(domain.spaced for domain in domains.values())
         self.finish = finish
         self.empty: EmptyRule = empty
         self.records = list(records)
@@ -63,7 +64,8 @@ class Scoring(pl.Callback):
             found, truth, classes = self.finish(image), domain.truth(place.index), tuple(domain.classes)
             # Without the background of a softmax.
             chances = probabilities(image, self.finish.activation)[-len(classes) :] if graded else None
-            sample = Sample(found, truth, classes, probabilities=chances)
+            spacing = spacing_of(domain, place.index, self.spaced)[1:]
+            sample = Sample(found, truth, classes, spacing, chances)
             scores = {name: metric.score(sample, self.empty) for name, metric in self.metrics.items()}
             prediction = Predictions.of([found.numpy()])
             self.records.append(

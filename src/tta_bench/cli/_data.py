@@ -33,7 +33,7 @@ def data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...]
     """
     from tta_bench.data.readers.base import available_domains
     from tta_bench.errors import UserError
-    from tta_bench.launch.check import compose_data
+    from tta_bench.launch.keys import compose_data
     from tta_bench.launch.text import split
     from tta_bench.runtime.names import find
 

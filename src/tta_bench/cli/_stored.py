@@ -36,7 +36,7 @@ def results_root(overrides: Sequence[str]) -> Path:
         UserError: other words.
     """
     from tta_bench.errors import UserError
-    from tta_bench.launch.check import compose_data
+    from tta_bench.launch.keys import compose_data
 
     others = [word for word in overrides if not word.startswith("results_root=")]
     if others:

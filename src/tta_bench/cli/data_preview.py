@@ -1,4 +1,4 @@
-"""Draw a gallery of every domain of a data set, with contours."""
+"""Draw what a network sees of every domain, with contours, and how bright its images and how large its classes are."""
 
 from __future__ import annotations
 
@@ -27,50 +27,41 @@ def run(parsed: argparse.Namespace) -> None:
     """Write the picture."""
     config, names, cache = data_config(parsed)
     path = parsed.out or cache.parent / "preview" / f"{config.name}.jpg"
-    preview(config, names, path, per_domain=parsed.per_domain)
-    print(f"wrote {path}")
+    faults = preview(config, names, cache, path, per_domain=parsed.per_domain)
+    if path.is_file():
+        print(f"wrote {path}")
+    if faults:
+        raise UserError(faults)
 
 
-def preview(config: DataConfig, names: Sequence[str], path: Path, *, per_domain: int = 6) -> None:
-    """Draw some images of each domain, half of them with the contours of their classes.
+def preview(
+    config: DataConfig, names: Sequence[str], cache: Path, path: Path, *, per_domain: int = 6
+) -> tuple[str, ...]:
+    """Draw some images of each domain, half of them with the contours of their classes, and count over all of them.
 
     Args:
         config: which images, read how.
         names: domains, one row each.
+        cache: folder of the prepared images; the decoding serves later runs too.
         path: picture to write, ``.png`` or ``.jpg``.
         per_domain: images per row, spread evenly over the domain.
 
-    Raises:
-        UserError: the shown images have faults, or the picture cannot be drawn or written.
-    """
-    import numpy as np
+    Returns:
+        The faults of domains that cannot be drawn; without a sound one there is no picture.
 
-    from tta_bench.data.decoding import fitted
-    from tta_bench.data.readers.base import open_reader
-    from tta_bench.ops.geometry import Geometry
+    Raises:
+        UserError: ``data.root`` does not exist, or the picture cannot be drawn or written.
+    """
+    from tta_bench.data.prepare import survey
     from tta_bench.report.gallery import draw_gallery
 
-    reader = open_reader(config)
-    rows = []
-    faults: list[str] = []
-    for name in dict.fromkeys(names):
-        try:
-            records = reader.records(name)[: config.limit]
-            shown = np.linspace(0, len(records) - 1, min(per_domain, len(records))).round().astype(int)
-            geometry = Geometry(config.image_size, config.fit)
-            samples = [fitted(records[index].read(geometry.side), geometry) for index in shown]
-            # Without a mask there is no contour to draw.
-            masks = [np.zeros(each.image.shape[:2], np.uint8) if each.mask is None else each.mask for each in samples]
-            pictures = [each.image.round().astype(np.uint8) for each in samples]
-            rows.append((name, list(zip(pictures, masks, strict=True))))
-        except UserError as error:
-            faults += error.faults
-    if faults:
-        raise UserError(faults)
+    prepared, faults = survey(config, names, cache)
     try:
-        draw_gallery(rows, config.classes, path)
+        if prepared:
+            draw_gallery([each.domain for each in prepared.values()], path, per_domain)
     except (OSError, ValueError) as error:
         raise UserError(f"the preview cannot be drawn into {path}: {error}") from error
+    return faults
 
 
 def _positive(text: str) -> int:

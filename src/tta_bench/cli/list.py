@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tta_bench.data.recipes.recipe import load_recipe, recipe_names
 from tta_bench.launch.catalogue import catalogue, matching, plugin_configs, registries
 from tta_bench.launch.experiment_files import heading, read_experiments
 from tta_bench.methods.card import Card
@@ -144,6 +143,8 @@ def _data(pattern: str) -> Table:
 
 
 def _recipes(pattern: str) -> Table:
+    from tta_bench.data.recipes.recipe import load_recipe, recipe_names
+
     table = _table("recipe", "what it is", "images or volumes", "masks")
     for name in matching(pattern, recipe_names()):
         recipe = load_recipe(name)
@@ -157,6 +158,8 @@ def _recipes(pattern: str) -> Table:
 
 def recipes_section() -> str:
     """The recipes in ``docs/prepare_data.md``: a table, and what is known of each release."""
+    from tta_bench.data.recipes.recipe import load_recipe, recipe_names
+
     recipes = {name: load_recipe(name) for name in recipe_names()}
     lines = ["| recipe | release | domains, expected images or volumes | written for |", "| --- | --- | --- | --- |"]
     for name, recipe in recipes.items():

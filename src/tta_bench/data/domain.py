@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tta_bench.data.ragged import Ragged
 from tta_bench.errors import UserError
 from tta_bench.ops.geometry import Geometry, ScoreAt
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SQUARE = Geometry(0)
 
@@ -80,11 +81,11 @@ class Domain:
         image = preprocessing.unit_range(self.levels(index))
         if self.geometry.fit != "tile":
             return image
-        return torch.from_numpy(self.geometry.pieces(image.permute(1, 2, 0).numpy())).permute(2, 0, 1)
+        return _tensor(self.geometry.pieces(image.permute(1, 2, 0).numpy())).permute(2, 0, 1)
 
     def levels(self, index: int) -> Tensor:
         """The grey levels that are kept of an image: float32 ``[3, h, w]``, 0 to 255."""
-        return torch.from_numpy(np.array(self.images[index])).permute(2, 0, 1).float()
+        return _tensor(np.array(self.images[index])).permute(2, 0, 1).float()
 
     def chosen(self, indices: Sequence[int]) -> Self:
         """Some of the images, in this order, as a domain of the same name and fingerprint."""
@@ -116,7 +117,7 @@ class Domain:
         Raises:
             UserError: the domain has no masks.
         """
-        return class_channels(torch.from_numpy(self.geometry.pieces(self.mask(index))), self.classes)
+        return class_channels(_tensor(self.geometry.pieces(self.mask(index))), self.classes)
 
     def truth(self, index: int) -> Tensor:
         """What a prediction is compared with: bool ``[classes, h, w]``, the stored mask or that at network size.
@@ -129,16 +130,37 @@ class Domain:
         else:
             values = self.mask(index)
             values = values if self.geometry.fit == "tile" else values[self.geometry.place(*self.sizes[index])]
-        return class_channels(torch.from_numpy(np.array(values)), self.classes)
+        return class_channels(_tensor(np.array(values)), self.classes)
 
     def restored(self, logits: Tensor, index: int) -> Tensor:
         """Logits ``[channels, h, w]`` at the size of :meth:`truth`, from those of :meth:`image`."""
         return self.geometry.restored(logits, *self.sizes[index], self.score_at)
 
     @property
+    def spaced(self) -> bool:
+        """Whether the files of all images tell the distances of their pixels."""
+        return self.spacings is not None and None not in self.spacings
+
+    def spacing(self, index: int) -> tuple[float, float, float] | None:
+        """Millimetres from slice to slice, row to row and column to column of :meth:`truth`, where the files tell."""
+        found = None if self.spacings is None else self.spacings[index]
+        if found is None:
+            return None
+        stored = self.sizes[index]
+        (height, width), (rows, columns) = stored, self.geometry.size(*stored, self.score_at)
+        return found[0], found[1] * height / rows, found[2] * width / columns
+
+    @property
     def prediction_shapes(self) -> list[tuple[int, int, int]]:
         """``(classes, h, w)`` of the prediction of each image."""
         return [(len(self.classes), *self.geometry.size(*size, self.score_at)) for size in self.sizes]
+
+
+def _tensor(array: NDArray[Any]) -> Tensor:
+    """The same memory as a tensor. Torch takes seconds to import, and who looks at files alone does without."""
+    import torch
+
+    return torch.from_numpy(array)
 
 
 def _chosen(values: Any, indices: Sequence[int]) -> Any:
@@ -152,4 +174,6 @@ def _chosen(values: Any, indices: Sequence[int]) -> Any:
 
 def class_channels(mask: Tensor, classes: Mapping[str, tuple[int, ...]]) -> Tensor:
     """Bool ``[..., classes, H, W]`` from integer mask values ``[..., H, W]``."""
+    import torch
+
     return torch.stack([torch.isin(mask, torch.tensor(values)) for values in classes.values()], dim=-3)

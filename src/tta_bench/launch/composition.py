@@ -27,7 +27,6 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from tta_bench.errors import UserError
 from tta_bench.launch.catalogue import PLUGIN_GROUPS, plugin_configs
 from tta_bench.launch.experiment_files import ROW_GROUPS, read_experiments
-from tta_bench.methods.base import METHODS
 from tta_bench.runtime.paths import CONFIG_DIR
 
 _PLUS = {"method": "+", "adapt": ""}
@@ -188,6 +187,8 @@ def run_section(container: Mapping[Any, Any]) -> dict[str, Any]:
     """
     section = {str(key): value for key, value in container.items() if key not in ("experiment", "row")}
     if "row" in container:
+        from tta_bench.methods.base import METHODS  # which imports torch
+
         options = [field.name for field in fields(METHODS.get(section["method"]["name"]).Options)]
         known = ["name", "preset", *options] if options else ["name"]
         section["method"] = {key: value for key, value in section["method"].items() if key in known}

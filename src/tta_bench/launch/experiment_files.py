@@ -83,10 +83,10 @@ class Experiment:
 
     def sweep_config(self) -> dict[str, Any]:
         """The config of ``experiment=NAME``: Hydra sweeps over the rows and over what the file sweeps over."""
-        from tta_bench.launch.text import TEXTS, escaped, quote  # `tta-bench list` has no use for Hydra
+        from tta_bench.launch.text import escaped, quote, text_kind  # `tta-bench list` has no use for Hydra
 
         # Hydra resolves what stands in a configuration once more than what is typed.
-        swept = {key: escaped(quote(key, text).partition("=")[2]) for key, text in self.sweep.items() if key in TEXTS}
+        swept = {key: escaped(quote(key, text).partition("=")[2]) for key, text in self.sweep.items() if text_kind(key)}
         params = {"+row": ",".join(self.choices()), **self.sweep, **swept}
         return {"hydra": {"mode": "MULTIRUN", "sweeper": {"params": params}}}
 

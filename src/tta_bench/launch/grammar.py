@@ -15,25 +15,24 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from tta_bench.cell import REFERENCE
 from tta_bench.data.readers.base import available_domains
 from tta_bench.errors import UserError
 from tta_bench.launch.catalogue import plugin_configs
+from tta_bench.launch.data_section import validate_data
 from tta_bench.launch.experiment_files import find_experiment, read_experiments
 from tta_bench.launch.text import (
-    TEXTS,
     Known,
     hydra_text,
     known_path,
     quote,
     quote_lists_of_names,
     quote_mappings,
+    text_kind,
     unknown,
 )
-from tta_bench.launch.validation import validate_data
 from tta_bench.runtime.names import find, require_utf8
 from tta_bench.runtime.paths import CONFIG_DIR, shipped
-from tta_bench.schema import DataConfig
+from tta_bench.schema import UNADAPTED, DataConfig
 
 DOMAINS = ("source", "target")
 """Keys whose values are names of domains."""
@@ -78,7 +77,7 @@ def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None
             quoted.append(f"{bare}={value}")
         elif bare == "seed" and "," in value and not multirun and not value.startswith(("[", "'", '"')):
             quoted.append(f"seed=[{value}]")
-        elif bare in TEXTS or bare in (*MAPPINGS, "target"):
+        elif text_kind(bare) or bare in (*MAPPINGS, "target"):
             quoted.append(_quoted(bare, value, partial(find, names=domains) if bare in DOMAINS else known_path))
         elif bare.startswith("hydra."):
             quoted.append(_hydras_own(key, value))
@@ -94,7 +93,7 @@ def _quoted(key: str, value: str, known: Known) -> str:
             return quote_lists_of_names(key, value, known)
         if key in MAPPINGS:
             return quote_mappings(key, value)
-        return quote(key, value, known) if key in TEXTS else f"{key}={value}"
+        return quote(key, value, known) if text_kind(key) else f"{key}={value}"
     except ValueError:
         return f"{key}={value}"
 
@@ -161,7 +160,7 @@ def complete_experiment(overrides: Sequence[str], config_dir: str | None = None)
     keys = [text.partition("=")[0].lstrip("+") for text in overrides]
     if not any(f"experiment={name}" in overrides for name in read_experiments()):
         plain = "adapt" in keys and "method" not in keys
-        return [*overrides, *([f"+method={REFERENCE}"] if plain else [])]
+        return [*overrides, *([f"+method={UNADAPTED}"] if plain else [])]
     pairs = list(zip(keys, overrides, strict=True))
     completed = [f"++{text.lstrip('+')}" if key.startswith("method.") else text for key, text in pairs]
     if "source" not in keys:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from types import UnionType
@@ -52,11 +53,17 @@ def _leaves(kind: Any) -> list[Any]:
     return [leaf for part in parts for leaf in _leaves(part)] if parts else [kind]
 
 
-TEXTS = _texts(RunConfig)
-"""The keys whose value is one name or path."""
+@cache
+def text_kind(key: str) -> tuple[type, bool] | None:
+    """``str`` or ``Path`` of a key whose value is one name or path, and whether it may be null; None of other keys."""
+    return (_logger_texts() if key.startswith("logger.") else _texts(RunConfig)).get(key)
 
-for _sink in SINKS.names():
-    TEXTS |= _texts(SINKS.get(_sink).options, f"logger.{_sink}.")
+
+def _logger_texts() -> dict[str, tuple[type, bool]]:
+    """Those of the sinks, which take a while to import."""
+    return {
+        key: kind for sink in SINKS.names() for key, kind in _texts(SINKS.get(sink).options, f"logger.{sink}.").items()
+    }
 
 
 def known_path(text: str) -> str | None:
@@ -69,8 +76,10 @@ def unknown(text: str) -> None:
 
 
 def quote(key: str, text: str, known: Known = unknown) -> str:
-    """``KEY=…`` in Hydra's grammar for a key of :data:`TEXTS`; several values, separated by commas, make a sweep."""
-    kind, optional = TEXTS[key]
+    """``KEY=…`` in Hydra's grammar for a key that has a :func:`text_kind`; commas make a sweep."""
+    named = text_kind(key)
+    assert named is not None
+    kind, optional = named
 
     def element(value: str | None) -> str:
         if value is None:

@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from tta_bench.adaptation.scenarios.base import reset_names, scenario_of
-from tta_bench.data.readers.base import READERS, section_faults
+from tta_bench.data.readers.base import READERS
 from tta_bench.data.streams import passes
 from tta_bench.errors import UserError, nearest, nearest_key
+from tta_bench.launch.data_section import name_text, reader_faults, unknown_names, value_at
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.methods.options import PRESETS, method_options
 from tta_bench.metrics.base import METRICS
@@ -23,7 +24,7 @@ from tta_bench.models.segmentation import NETWORKS
 from tta_bench.offline.options import card_of, system_options
 from tta_bench.ops.masks import nested_classes
 from tta_bench.ops.shifts import SHIFTS
-from tta_bench.schema import DataConfig, ModelConfig, RunConfig, fault_sentence, valid_keys, validate_section
+from tta_bench.schema import ModelConfig, RunConfig, fault_sentence, valid_keys, validate_section
 from tta_bench.search.trials import require_optuna
 from tta_bench.sinks.base import sink_faults
 
@@ -52,8 +53,8 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     except ValidationError as error:
         # Without a method there is no section to look into; the sentence below says more.
         faults += [fault_sentence(fault, valid_keys) for fault in error.errors() if fault["loc"] != ("method",)]
-    faults += _unknown_names(composed)
-    faults += _reader_faults(composed.get("data"))
+    faults += unknown_names(composed, NAMES)
+    faults += reader_faults(composed.get("data"))
     faults += _network_faults(composed.get("model"))
     faults += _logger_faults(composed.get("logger"))
     faults += _branch_faults(composed)
@@ -75,51 +76,16 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     return config
 
 
-def validate_data(section: Mapping[str, Any]) -> DataConfig:
-    """The data section alone, for commands that run no method.
-
-    Raises:
-        UserError: with every fault found.
-    """
-    faults: list[str] = []
-    try:
-        config = DataConfig.model_validate(section)
-    except ValidationError as error:
-        faults += [fault_sentence(fault, lambda _: list(DataConfig.model_fields), "data") for fault in error.errors()]
-    faults += [*_unknown_names({"data": section}), *_reader_faults(section)]
-    if faults:
-        raise UserError(faults)
-    return config
-
-
 def validate_model(section: Mapping[str, Any]) -> ModelConfig:
     """The model section alone, for commands that run no method.
 
     Raises:
         UserError: with every fault found.
     """
-    faults = [*_unknown_names({"model": section}), *_network_faults(section), *_branch_faults({"model": section})]
+    faults = [*unknown_names({"model": section}, NAMES), *_network_faults(section), *_branch_faults({"model": section})]
     if faults:
         raise UserError(faults)
     return validate_section(ModelConfig, section, "model")
-
-
-def _unknown_names(composed: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for every name that nothing is registered by."""
-    for key, known in NAMES.items():
-        value = _value(composed, key)
-        for name in map(_text, value if isinstance(value, list | tuple) else [value]):
-            if name is not None and name not in known():
-                yield f"unknown {key}={name}: {nearest(name, known())}"
-
-
-def _reader_faults(section: Any) -> list[str]:
-    """What the reader of a data section misses in it; nothing where that is no section or names no reader."""
-    with suppress(ValidationError):
-        config = DataConfig.model_validate(section)
-        if config.name in READERS.names():
-            return section_faults(config)
-    return []
 
 
 def _logger_faults(section: Any) -> list[str]:
@@ -143,13 +109,13 @@ def _network_faults(section: Any) -> list[str]:
 def _branch_faults(composed: Mapping[str, Any]) -> Iterator[str]:
     """Branches that no objective knows, in the network or among the weights of losses."""
     known = PRETEXT_TASKS.names()
-    listed = _value(composed, "model.branches")
-    branches = [_text(name) for name in listed] if isinstance(listed, list | tuple) else []
+    listed = value_at(composed, "model.branches")
+    branches = [name_text(name) for name in listed] if isinstance(listed, list | tuple) else []
     for name in branches:
         if name is not None and name not in known:
             yield f"unknown model.branches={name}: {nearest(name, known)}"
     key = "training.branch_weights"
-    weights = _value(composed, key)
+    weights = value_at(composed, key)
     if isinstance(weights, Mapping):
         unknown = (name for name in weights if isinstance(name, str) and name not in known)
         yield from (f"unknown key '{key}.{name}': {nearest_key(f'{key}.{name}', known)}" for name in unknown)
@@ -276,18 +242,3 @@ def _search_faults(config: RunConfig) -> Iterator[str]:
         require_optuna()
     except UserError as error:
         yield from error.faults
-
-
-def _value(composed: Mapping[str, Any], key: str) -> Any:
-    """What stands under a dotted key; None where there is nothing."""
-    value: Any = composed
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def _text(value: Any) -> str | None:
-    """A name as the schema reads it; None where the schema refuses the value itself."""
-    with suppress(ValueError):  # a number of thousands of digits
-        return str(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
-    return None

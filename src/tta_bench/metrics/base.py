@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -59,7 +59,7 @@ class Metric:
 
     Attributes:
         name: in ``metrics=``, and of its columns ``<name>_<class>…,<name>``.
-        unit: ``%`` or ``px``, for instance; empty where the values have none.
+        unit: ``%`` or ``px``, for instance, which is ``mm`` :attr:`in_millimetres`; empty where the values have none.
         direction: which values are better.
         range: the smallest and the largest value; infinity where there is none.
         function: see :func:`register_metric`.
@@ -159,6 +159,11 @@ class Metric:
     def from_predictions(self) -> bool:
         """Whether it can be taken from saved predictions, which are masks without probabilities."""
         return self.of != "probabilities"
+
+    @property
+    def in_millimetres(self) -> Metric:
+        """The same, of masks whose spacing is in millimetres."""
+        return replace(self, unit="mm") if self.unit == "px" else self
 
     @property
     def is_distance(self) -> bool:

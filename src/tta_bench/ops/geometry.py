@@ -11,15 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tta_bench.ops.preprocessing import resize_image, resize_mask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Fit = Literal["stretch", "pad", "tile"]
 ScoreAt = Literal["network", "stored"]
@@ -55,10 +55,10 @@ class Geometry:
         if self.fit == "tile":
             return picture
         rows, columns = self.place(*picture.shape[:2])
-        return self._mirrored(resize(picture, rows.stop - rows.start, columns.stop - columns.start))
+        return self.mirrored(resize(picture, rows.stop - rows.start, columns.stop - columns.start))
 
-    def _mirrored(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """Filled up to the square on all sides, edge pixels repeated; as it is where it is not smaller."""
+    def mirrored(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """A picture filled up to the square on all sides by its mirror image; as it is where it is not smaller."""
         missing = [max(0, self.side - length) for length in picture.shape[:2]]
         widths = [(each // 2, each - each // 2) for each in missing]
         return np.pad(picture, [*widths, *[(0, 0)] * (picture.ndim - 2)], mode="symmetric")
@@ -83,12 +83,12 @@ class Geometry:
         """The network's input, ``[tiles * side, side]`` or with channels behind, of what is kept of a picture."""
         if self.fit != "tile":
             return kept
-        whole = self._mirrored(kept)
+        whole = self.mirrored(kept)
         return np.concatenate([whole[y : y + self.side, x : x + self.side] for y, x in self.corners(*kept.shape[:2])])
 
     def crop(self, kept: NDArray[Any], where: tuple[float, float]) -> NDArray[Any]:
         """A square of what is kept: where in its free play it begins, from 0 to below 1 from top and from left."""
-        whole = self._mirrored(kept)
+        whole = self.mirrored(kept)
         y, x = (int(at * (n - self.side + 1)) for at, n in zip(where, whole.shape[:2], strict=True))
         return whole[y : y + self.side, x : x + self.side]
 
@@ -120,6 +120,8 @@ class Geometry:
         corners = self.corners(height, width)
         if len(corners) == 1:
             return logits
+        import torch
+
         position = (torch.arange(self.side, dtype=logits.dtype, device=logits.device) + 0.5) / self.side
         window = torch.outer(*[torch.sin(math.pi * position).square()] * 2)
         shape = max(height, self.side), max(width, self.side)
@@ -141,7 +143,9 @@ def resized(logits: Tensor, height: int, width: int) -> Tensor:
     """Logits ``[classes, h, w]`` at another size, bilinearly; the same tensor where the size is theirs."""
     if logits.shape[-2:] == (height, width):
         return logits
-    return F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
+    from torch.nn.functional import interpolate
+
+    return interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0]
 
 
 def unstacked(stack: Tensor, tiles: int) -> Tensor:

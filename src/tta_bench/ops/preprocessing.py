@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -74,7 +75,7 @@ def between_percentiles(image: Tensor, low: float, high: float) -> Tensor:
         place = q / 100 * (ordered.shape[-1] - 1)
         below = int(place)
         above = min(below + 1, ordered.shape[-1] - 1)
-        return torch.lerp(ordered[..., below], ordered[..., above], place - below)[..., None, None, None]
+        return ordered[..., below].lerp(ordered[..., above], place - below)[..., None, None, None]
 
     start = percentile(low)
     span = percentile(high) - start

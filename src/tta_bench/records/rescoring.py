@@ -12,7 +12,15 @@ from tta_bench.data.domain import Domain
 from tta_bench.metrics.base import METRICS, PRIMARY, EmptyRule, Sample
 from tta_bench.records.finished import NAMES
 from tta_bench.records.predictions import read_predictions
-from tta_bench.records.scores import empty_masks, image_scores, overall_scores, target_scores
+from tta_bench.records.scores import (
+    case_scores,
+    empty_masks,
+    image_scores,
+    overall_scores,
+    spacing_of,
+    target_scores,
+    units,
+)
 
 
 def with_metrics(
@@ -41,6 +49,7 @@ def with_metrics(
     last = next(reversed(kept))
     scored: list[dict[str, Any]] = []
     rule: EmptyRule = summary["protocol"].get("empty", "one")
+    spaced = all(domains[name].spaced for name in summary["targets"])
     targets, empty = {}, {}
     for name, entry in summary["targets"].items():
         domain = domains[name]
@@ -50,15 +59,21 @@ def with_metrics(
         added, emptiness = [], []
         for position, row in enumerate(images):  # the images of the cell, which may be fewer than the domain's
             prediction, truth = torch.from_numpy(masks.mask(position)), domain.truth(row["index"])
-            sample = Sample(prediction, truth, tuple(domain.classes))
+            spacing = spacing_of(domain, row["index"], spaced)[1:]
+            sample = Sample(prediction, truth, tuple(domain.classes), spacing)
             scores = {metric: METRICS.get(metric).score(sample, rule) for metric in codes}
             added.append(image_scores(scores, domain.classes))
             emptiness.append(sample.emptiness())
         scored += [_after(last, row, new, codes) for row, new in zip(images, added, strict=True)]
-        targets[name] = _after(last, entry, target_scores(added, codes, domain.classes), codes)
+        of_cases = case_scores(domain, masks, [row["index"] for row in images], codes, rule, spaced)
+        targets[name] = _after(last, entry, target_scores(added, codes, domain.classes), codes) | of_cases
         empty[name] = empty_masks(emptiness, domain.classes)
     changed = _after(last, summary, overall_scores(targets, codes), codes)
-    return scored, changed | {"targets": targets, "metrics": {**kept, **codes}, "empty_masks": empty}
+    metrics = {**kept, **codes}
+    before = {name: unit for name, unit in summary.get("units", {}).items() if name in kept}
+    changed |= {"targets": targets, "metrics": metrics, "empty_masks": empty}
+    in_millimetres = before | units(codes, spaced)
+    return scored, changed | ({"units": in_millimetres} if in_millimetres else {})
 
 
 def _typed(row: Mapping[str, str]) -> dict[str, Any]:

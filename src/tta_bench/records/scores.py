@@ -8,16 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+import torch
+from torch import Tensor
 
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import StreamImage
-from tta_bench.metrics.base import METRICS
+from tta_bench.metrics.base import METRICS, EmptyRule, Sample
 from tta_bench.ops.masks import Nested, nested_classes
 from tta_bench.records.predictions import Predictions
-
-EMPTY = 1e-6
-"""In the Dice of a volume, as in that of an image: two empty masks score 100."""
 
 
 @dataclass(frozen=True)
@@ -116,29 +114,66 @@ def case_columns(domain: Domain, index: int) -> dict[str, Any]:
     return {} if domain.cases is None else dict(zip(("case", "slice"), domain.cases[index], strict=True))
 
 
-def case_scores(domain: Domain, predictions: Predictions, images: Sequence[int]) -> dict[str, float]:
-    """Dice over the whole volume of each case, as the mean over cases: ``case_dice_<class>…,case_dice`` and ``cases``.
+def spacing_of(domain: Domain, index: int, spaced: bool) -> tuple[float, float, float]:
+    """From slice to slice, row to row and column to column: millimetres where all targets have them, else pixels."""
+    return (domain.spacing(index) if spaced else None) or (1.0, 1.0, 1.0)
+
+
+def units(metrics: Iterable[str], spaced: bool) -> dict[str, str]:
+    """Entry ``units`` of ``summary.json``: the metrics whose distances are in millimetres, not in pixels."""
+    return {name: "mm" for name in metrics if spaced and METRICS.get(name).of == "surfaces"}
+
+
+def case_scores(
+    domain: Domain,
+    predictions: Predictions,
+    images: Sequence[int],
+    metrics: Iterable[str],
+    empty: EmptyRule = "one",
+    spaced: bool = False,
+) -> dict[str, float]:
+    """Metrics over the whole volume of each case, as means over cases: ``case_<metric>_<class>…``, and ``cases``.
 
     Args:
         domain: with its masks.
         predictions: of some of its images.
         images: which ones, in their order.
+        metrics: names; those of masks and surfaces count.
+        empty: the rule for classes without a pixel in a volume.
+        spaced: whether distances are in millimetres.
 
     Returns:
-        Percent; nothing where images are no slices.
+        In the units of the metrics; nothing where images are no slices.
     """
-    if domain.cases is None:
+    chosen = {name: METRICS.get(name) for name in metrics if METRICS.get(name).of in ("masks", "surfaces")}
+    if domain.cases is None or not chosen:
         return {}
-    counts: dict[str, np.ndarray] = {}
+    cases: dict[str, list[tuple[int, int, int]]] = {}
     for position, index in enumerate(images):
-        case, _ = domain.cases[index]
-        prediction, truth = predictions.mask(position), domain.truth(index).numpy()
-        both = np.stack([(prediction & truth).sum((1, 2)), prediction.sum((1, 2)) + truth.sum((1, 2))])
-        counts[case] = counts[case] + both if case in counts else both
-    overlap, areas = np.moveaxis(np.stack(list(counts.values())).astype(np.float64), 1, 0)  # [cases, classes] each
-    means = (100 * (2 * overlap + EMPTY) / (areas + EMPTY)).mean(0).tolist()
-    of_classes = {f"case_dice_{name}": value for name, value in zip(domain.classes, means, strict=True)}
-    return {**of_classes, "case_dice": sum(means) / len(means), "cases": len(counts)}
+        case, number = domain.cases[index]
+        cases.setdefault(case, []).append((number, position, index))
+    rows = []
+    for slices in map(sorted, cases.values()):
+        found = [torch.from_numpy(predictions.mask(position)) for _, position, _ in slices]
+        true = [domain.truth(index) for *_, index in slices]
+        numbers = [number for number, *_ in slices]
+        # Without all slices, of one size, there are no distances between them.
+        whole = numbers == [*range(numbers[0], numbers[-1] + 1)] and len({each.shape for each in true}) == 1
+        masks = [torch.stack(each, 1) if whole else _flat(each) for each in (found, true)]
+        sample = Sample(masks[0], masks[1], tuple(domain.classes), spacing_of(domain, slices[0][2], spaced))
+        unknown = [math.nan] * len(domain.classes)
+        scores = {
+            name: metric.score(sample, empty) if whole or metric.of == "masks" else unknown
+            for name, metric in chosen.items()
+        }
+        rows.append(image_scores(scores, domain.classes))
+    means = target_scores(rows, chosen, domain.classes)
+    return {**{f"case_{key}": value for key, value in means.items()}, "cases": len(cases)}
+
+
+def _flat(slices: Sequence[Tensor]) -> Tensor:
+    """All pixels of masks ``[classes, H, W]`` in a row, ``[classes, 1, 1, pixels]``."""
+    return torch.cat([each.flatten(1) for each in slices], 1)[:, None, None]
 
 
 def target_scores(
@@ -157,8 +192,10 @@ def target_scores(
 
 
 def overall_scores(targets: Mapping[str, Mapping[str, Any]], metrics: Iterable[str]) -> dict[str, float]:
-    """Each metric as the unweighted mean over targets."""
-    return {metric: _mean(target[metric] for target in targets.values()) for metric in metrics}
+    """Each metric as the unweighted mean over targets, and that of whole cases where all targets have them."""
+    names = [*metrics]
+    columns = [*names, *(f"case_{name}" for name in names if all(f"case_{name}" in each for each in targets.values()))]
+    return {column: _mean(target[column] for target in targets.values()) for column in columns}
 
 
 def empty_masks(images: Iterable[Sequence[str]], classes: Iterable[str]) -> dict[str, dict[str, int]]:

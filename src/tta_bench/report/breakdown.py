@@ -16,6 +16,7 @@ class Part(NamedTuple):
         row: its label.
         values: of the metric per class; None where there is none.
         mean: over the classes, as the table counts it; None likewise.
+        cases: the metric over whole volumes; None where a cell has it not.
         n: images of one seed.
         seeds: how many are finished, at least one.
     """
@@ -25,6 +26,7 @@ class Part(NamedTuple):
     target: str
     values: Mapping[str, float | None]
     mean: float | None
+    cases: float | None
     n: int
     seeds: int
 
@@ -40,7 +42,9 @@ def breakdown(table: Table) -> list[Part]:
                 name = table.metric.name
                 values = {label: _mean([each.get(f"{name}_{label}") for each in found]) for label in table.classes}
                 mean = _mean([each.get(name) for each in found])
-                parts.append(Part(row.label, source, target, values, mean, found[0]["n"], len(found)))
+                whole = [each.get(f"case_{name}") for each in found]
+                cases = None if None in whole else _mean(whole)
+                parts.append(Part(row.label, source, target, values, mean, cases, found[0]["n"], len(found)))
     return parts
 
 

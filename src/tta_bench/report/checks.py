@@ -102,6 +102,13 @@ def summary_faults(finished: Sequence[FinishedCell], metric: Metric) -> list[str
             f"{getattr(config.protocol, key, None)}: compute it again with force=true"
             for key in _differing(summary["protocol"], config.protocol.model_dump(mode="json"))
         ]
+        other = finished[0]
+        unit, expected = (unit_of(metric, each.summary) for each in (result, other))
+        if unit != expected:
+            faults.append(
+                f"{name} has {metric.name} in {unit}, but {name_of(other.row, other.cell)} in {expected}: give all "
+                "cells targets whose files tell the distances of pixels, or all cells others"
+            )
         other = models.setdefault(_key(result.cell, "source", "model", "training", "checkpoint", "data"), result)
         sha256, expected = (each.summary["source_checkpoint"]["sha256"] for each in (result, other))
         if sha256 != expected:
@@ -118,6 +125,16 @@ def summary_faults(finished: Sequence[FinishedCell], metric: Metric) -> list[str
                     f"{name_of(other.row, other.cell)} ({other.summary['data'][target][:12]}): {again}"
                 )
     return faults
+
+
+def unit_of(metric: Metric, summary: Mapping[str, Any]) -> str:
+    """``mm`` or ``px``: of distances between surfaces in a finished cell."""
+    return str(summary.get("units", {}).get(metric.name, "px"))
+
+
+def in_unit_of(metric: Metric, summary: Mapping[str, Any]) -> Metric:
+    """The metric as a finished cell has it."""
+    return metric.in_millimetres if unit_of(metric, summary) == "mm" else metric
 
 
 def _is_present(metric: Metric, summary: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from rich.text import Text
 from tta_bench.cell import Cell, Result
 from tta_bench.metrics.base import METRICS, Metric
 from tta_bench.report import text
+from tta_bench.report.checks import in_unit_of
 from tta_bench.report.statistics import paired_difference
 from tta_bench.report.warnings import run_warnings
 from tta_bench.runtime.names import distinct, literal
@@ -29,7 +30,7 @@ def show(console: Console, cell: Cell, result: Result, reference: Result | None)
     for panel in warning_box(run_warnings(result, cell.config.diagnostics, reference)):
         console.print(panel)
     for name in cell.config.metrics:
-        metric = METRICS.get(name)
+        metric = in_unit_of(METRICS.get(name), result[0])
         console.print(cell_table(metric, result, reference, list(changes(cell.config))))
         if len(_classes(metric, result)) > CLASSES_SHOWN:
             console.print(class_table(metric, result, reference))

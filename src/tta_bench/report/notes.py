@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tta_bench.report.cells import STATES, distinct_cells
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.model import Comparison, Table
-from tta_bench.report.text import DASH, INCOMPLETE, joined, number, reading, scored
+from tta_bench.report.text import DASH, INCOMPLETE, case_mean, joined, number, reading, scored
 
 
 def audit_notes(table: Table) -> list[str]:
@@ -61,6 +61,8 @@ def notes(table: Table) -> list[str]:
     first = f", the first {limit} of each domain" if limit else ""
     lines.append(f"Protocol {table.protocol_hash}: {settings}, images of {table.data['image_size']} pixels{first}.")
     lines.append(scored(table.protocol, table.data))
+    if any(case_mean(table, row, name) is not None for row in table.rows for name in table.columns):
+        lines.append("Over whole cases: each volume is scored as one, mean over cases, then target domains.")
     if table.source_models:
         lines += [source_models_note(table), *examination_notes(table), *branch_notes(table)]
     return lines

@@ -15,7 +15,7 @@ from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
 from tta_bench.records.examination import examination_of
 from tta_bench.report.cells import distinct_cells, read_cells, seed_of
-from tta_bench.report.checks import config_faults, repeat_faults, summary_faults
+from tta_bench.report.checks import config_faults, in_unit_of, repeat_faults, summary_faults
 from tta_bench.report.model import BN_ONLY, FinishedCell, Seed, SourceModelRecord, Table
 from tta_bench.report.numbers import comparisons, row_of
 from tta_bench.source.train import branch_cost, branchless_twin, lacks_twin, read_if_sound
@@ -42,6 +42,7 @@ def build_table(plan: Plan, reference: str | None = None, metric: Metric = dice_
     faults = [*repeat_faults(cells), *config_faults(plan, cells), *summary_faults(finished, metric)]
     if faults:
         raise UserError(faults)
+    metric = in_unit_of(metric, finished[0].summary) if finished else metric
     sources = tuple(dict.fromkeys(cell.config.source for _, cell in cells))
     vs_reference = comparisons(labels, reference, finished)
     # The reference is left out: bn_only minus the reference is in ``vs_reference`` already.

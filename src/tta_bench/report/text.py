@@ -184,6 +184,7 @@ def breakdown_groups(table: Table) -> dict[str, list[Column]]:
     def column(heading: str, values: Sequence[float | None]) -> Column:
         return Column(heading, tuple(number(value, digits) for value in values), ranks(values, table.metric))
 
+    groups |= _split("over whole cases", _case_columns(table, column), WIDTH)
     if several:
         each = [column(name, [row.average.classes.get(name) for row in table.rows]) for name in table.classes]
         groups |= _split("classes", each, WIDTH)
@@ -225,6 +226,26 @@ def audit_groups(table: Table) -> dict[str, list[Column]]:
         plain("gap minus " + table.reference + " [95 %]", [difference(row.widening, digits) for row in audit.rows]),
     ]
     return {**_split(f"by {audit.attribute}", means, WIDTH), f"gap by {audit.attribute}": ends}
+
+
+def _case_columns(table: Table, column: Callable[[str, Sequence[float | None]], Column]) -> list[Column]:
+    """The metric over whole volumes by source and on average; no column where a finished cell has it not."""
+    found = {name: [case_mean(table, row, name) for row in table.rows] for name in table.columns}
+    return [column(name, values) for name, values in found.items()]
+
+
+def case_mean(table: Table, row: Row, name: str) -> float | None:
+    """The metric over whole volumes of a row, for a source or on average; None where a cell has none of them."""
+    sources = table.sources if name == table.average_name else (name,)
+    key = f"case_{table.metric.name}"
+    means = []
+    for source in sources:
+        cells = [each for each in table.finished if (each.row, each.cell.config.source) == (row.label, source)]
+        values = [each.summary.get(key) for each in cells]
+        if not values or None in values:
+            return None
+        means.append(sum(map(float, values)) / len(values))  # type: ignore[arg-type]
+    return sum(means) / len(means)
 
 
 def _split(name: str, columns: Sequence[Column], width: int) -> dict[str, list[Column]]:

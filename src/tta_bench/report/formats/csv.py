@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tta_bench.report.model import Row, Table
+from tta_bench.report.text import case_mean
 from tta_bench.report.warnings import warnings
 from tta_bench.runtime.names import csv_file
 
@@ -43,6 +44,7 @@ def _csv_line(table: Table, row: Row, name: str, weak: str) -> dict[str, Any]:
         "seeds": len(result.seeds),
         "missing_seeds": len(result.missing),
         **{f"{table.metric.name}_{label}": result.classes.get(label) for label in table.classes},
+        **({f"case_{table.metric.name}": of_cases} if (of_cases := case_mean(table, row, name)) is not None else {}),
         "paper": row.paper.get(name),
         "minus_paper": row.minus_paper.get(name),
     }

@@ -14,23 +14,16 @@ def write(table: Table) -> str:
     name = table.metric.name
     classes = {f"{name}_{label}": label for label in table.classes}
     told = {row.label: {"setting": row.setting_told} if table.has_settings else {} for row in table.rows}
-    columns = [
-        "table",
-        "row",
-        *(["setting"] if table.has_settings else []),
-        "source",
-        "target",
-        name,
-        *classes,
-        "n",
-        "seeds",
-        "protocol_hash",
-    ]
+    parts = breakdown(table)
+    cases = [f"case_{name}"] if any(part.cases is not None for part in parts) else []
+    settings = ["setting"] * table.has_settings
+    columns = ["table", "row", *settings, "source", "target", name, *classes, *cases, "n", "seeds", "protocol_hash"]
     lines = [
         {"table": table.name, "row": part.row, **told[part.row], "source": part.source, "target": part.target}
         | {name: part.mean}
         | {column: part.values[label] for column, label in classes.items()}
+        | dict.fromkeys(cases, part.cases)
         | {"n": part.n, "seeds": part.seeds, "protocol_hash": table.protocol_hash}
-        for part in breakdown(table)
+        for part in parts
     ]
     return csv_file(columns, lines)
