@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from history import Entry, Row, append, read, regressions
+from history import HISTORY, Entry, Row, append, read, regressions
 
 METHODS = ("no_adapt", "bn_only", "tent", "sar", "detta", "dltta", "memo", "cotta", "grata")
 """Those that ``plain_loops.py`` has a loop of."""
@@ -27,7 +27,6 @@ METHODS = ("no_adapt", "bn_only", "tent", "sar", "detta", "dltta", "memo", "cott
 
 COLUMNS = ("method", "size", "precision", "device", "ms", "plain_ms", "ratio", "peak_mib", "plain_peak_mib")
 COLUMNS += ("forwards", "backwards")
-HISTORY = Path(__file__).with_name("history.jsonl")
 
 
 @dataclass(frozen=True)

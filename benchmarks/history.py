@@ -12,6 +12,7 @@ Row = dict[str, Any]
 Entry = dict[str, Any]
 """One run: ``machine``, ``commit``, ``load`` (of the machine, a minute's average at the end) and ``rows``."""
 
+HISTORY = Path(__file__).with_name("history.jsonl")
 ALLOWED = 0.10
 """By how much of itself a ratio may grow."""
 _SAME = ("method", "size", "precision", "streams", "device", "threads")
