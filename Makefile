@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test slow check look fuzz bench docs clean
+.PHONY: run test slow check look fuzz bench bench-check docs clean
 
 run: .venv/installed ## the main job: train a source model, adapt it with GraTa, compare
 	$(BIN)/python -m tta_bench +method=grata source=D
@@ -27,8 +27,11 @@ look: .venv/installed ## pages in a browser and LaTeX tables on paper: apt-get i
 fuzz: .venv/installed ## more than 10,000 damaged inputs; `make test` has a seeded few of them
 	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -n 2 tests/fuzz
 
-bench: .venv/installed ## speed and memory, as ratios to the plain loop
+bench: .venv/installed ## speed and memory, as ratios to the published procedures
 	$(BIN)/python benchmarks/adapt_speed.py
+
+bench-check: .venv/installed ## the same, compared with benchmarks/history.jsonl: a ratio that grew by a tenth fails
+	$(BIN)/python benchmarks/adapt_speed.py --check
 
 docs: .venv/installed ## the site of README, docs/ and the reference, in build/site; a broken link is an error
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'

@@ -1,4 +1,4 @@
-"""Time and memory of test-time adaptation, as ratios to a plain loop in the same run; see ``README.md`` beside this.
+"""Time and memory of each method, as ratios to the published procedure in the same run; see ``README.md`` beside this.
 
 Every measurement runs in a process of its own: ``--task`` is how this script calls itself.
 """
@@ -19,8 +19,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-PLAIN = "plain GraTa"
-"""The loop in ``plain_grata.py``; every other name is a registered method."""
+from history import HISTORY, Entry, Row, append, read, regressions
+
+METHODS = ("no_adapt", "bn_only", "tent", "sar", "detta", "dltta", "memo", "cotta", "grata")
+"""Those that ``plain_loops.py`` has a loop of."""
+
+
+COLUMNS = ("method", "size", "precision", "device", "ms", "plain_ms", "ratio", "peak_mib", "plain_peak_mib")
+COLUMNS += ("forwards", "backwards")
 
 
 @dataclass(frozen=True)
@@ -28,22 +34,26 @@ class Task:
     """One measurement in a process of its own.
 
     Attributes:
-        method: a registered method or :data:`PLAIN`.
+        method: one of :data:`METHODS`.
+        plain: whether its plain loop is measured, in torch's own precision, and not the method of tta_bench.
         size: side of the image in pixels.
         images: timed images of each stream.
         warmup: images before them.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: of torch; None for its default.
-        streams: adapted side by side; the plain loop has one.
+        streams: adapted side by side; a plain loop has one.
+        precision: as precision= of a run.
     """
 
     method: str
+    plain: bool
     size: int
     images: int
     warmup: int
     device: str
     threads: int | None
     streams: int
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -71,14 +81,14 @@ class Measurement:
 
 def measure(task: Task) -> Measurement:
     """Carry out a task in this process, which has not imported torch yet."""
-    if task.method != PLAIN:
+    if not task.plain:
         import tta_bench.__main__  # noqa: F401 -- sets the environment of the product, which torch reads on import
     import torch
 
     from tta_bench.runtime.memory import PeakMemory, keep_freed_memory
     from tta_bench.runtime.numerics import numerics, resolve_device
 
-    if task.method != PLAIN:
+    if not task.plain:
         keep_freed_memory()
     if task.threads is not None:
         torch.set_num_threads(task.threads)
@@ -86,8 +96,8 @@ def measure(task: Task) -> Measurement:
     torch.manual_seed(0)
     device = resolve_device(task.device)
     memory = PeakMemory(device)
-    timed = time_plain_loop if task.method == PLAIN else time_method
-    with numerics(device):
+    timed = time_plain_loop if task.plain else time_method
+    with numerics(device, "f32" if task.plain else task.precision):  # type: ignore[arg-type]
         seconds, forwards, backwards = timed(task, device)
     return Measurement(
         1e3 * statistics.median(seconds[task.warmup :]),
@@ -105,10 +115,11 @@ def time_plain_loop(task: Task, device: Any) -> tuple[list[float], int, int]:
     import numpy as np
     import torch
 
-    from plain_grata import PlainGraTa, PlainResUNet
+    from plain_loops import LOOPS, PlainResUNet
 
     np.random.seed(0)
-    loop = PlainGraTa(PlainResUNet(classes=2).to(device))
+    kind = LOOPS[task.method]
+    loop = kind(PlainResUNet(2, branches=kind.branches).to(device))
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = []
     for _ in range(task.warmup + task.images):
@@ -126,13 +137,17 @@ def time_method(task: Task, device: Any) -> tuple[list[float], int, int]:
     import torch
 
     from tta_bench.methods.base import METHODS
+    from tta_bench.methods.options import default_options
     from tta_bench.models.adaptable import AdaptableNetwork
     from tta_bench.models.networks.resunet34 import ResUNet
     from tta_bench.models.placement import place
     from tta_bench.ops.draws import ImageKey
 
-    network = place(AdaptableNetwork(ResUNet(classes=2)), device, task.size)
-    method = METHODS.get(task.method)(network)
+    kind, options = METHODS.get(task.method), default_options(task.method)
+    branches = kind.branches(options)
+    model = AdaptableNetwork(ResUNet(2, branches=branches), branches)
+    network = place(model, device, task.size, task.precision)  # type: ignore[arg-type]
+    method = kind(network, options)
     method.start(task.streams)
     seconds = []
     for index in range(task.warmup + task.images):
@@ -152,30 +167,34 @@ def run_task(task: Task) -> Measurement:
     return Measurement(**json.loads(process.stdout.splitlines()[-1]))
 
 
-def compare(task: Task, methods: list[str], repeat: int) -> list[tuple[str, list[Measurement]]]:
-    """Measure the plain loop and each method ``repeat`` times in turns, so that drift of the machine hits them alike.
-
-    Returns:
-        Per name its measurements; the k-th of each belong to the same turn.
-    """
-    rows: dict[str, list[Measurement]] = {name: [] for name in (PLAIN, *methods)}
+def compare(task: Task, repeat: int) -> Row:
+    """Measure the plain loop and the method ``repeat`` times in turns, so that drift of the machine hits both alike."""
+    pairs = []
     for turn in range(repeat):
-        for name, measurements in rows.items():
-            print(f"{task.size} px, turn {turn + 1} of {repeat}: {name}", file=sys.stderr)
-            measurements.append(run_task(replace(task, method=name)))
-    return list(rows.items())
+        print(f"{task.method}, {task.size} px, turn {turn + 1} of {repeat}", file=sys.stderr)
+        pairs.append((run_task(replace(task, plain=True)), run_task(task)))
+    plain, own = (list(each) for each in zip(*pairs, strict=True))
+    last = own[-1]
+    return {
+        "method": task.method,
+        "size": task.size,
+        "precision": task.precision,
+        "streams": task.streams,
+        "device": last.device,
+        "threads": last.threads,
+        "ms": round(statistics.median(each.milliseconds for each in own), 2),
+        "plain_ms": round(statistics.median(each.milliseconds for each in plain), 2),
+        "ratio": round(statistics.median(b.milliseconds / a.milliseconds for a, b in pairs), 4),
+        "peak_mib": round(max(each.peak_mib for each in own)),
+        "plain_peak_mib": round(max(each.peak_mib for each in plain)),
+        "forwards": last.forwards,
+        "backwards": last.backwards,
+    }
 
 
-def table_row(name: str, size: int, measurements: list[Measurement], plain: list[Measurement]) -> str:
+def table_row(row: Row) -> str:
     """One line of the Markdown table."""
-    ratio = statistics.median(
-        own.milliseconds / reference.milliseconds for own, reference in zip(measurements, plain, strict=True)
-    )
-    milliseconds = statistics.median(m.milliseconds for m in measurements)
-    last = measurements[-1]
-    peak = max(m.peak_mib for m in measurements)
-    cells = (name, size, last.device, f"{milliseconds:.1f}", f"{last.forwards:g}", f"{last.backwards:g}")
-    return f"| {' | '.join(map(str, cells))} | {peak:.0f} | {ratio:.3f} |"
+    return f"| {' | '.join(f'{row[name]:g}' if isinstance(row[name], float) else str(row[name]) for name in COLUMNS)} |"
 
 
 def processor() -> str:
@@ -207,23 +226,38 @@ def image_side(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(description="Time and memory of adaptation, as ratios to a plain GraTa loop.")
+    result = argparse.ArgumentParser(description="Time and memory of methods, as ratios to the published procedures.")
     result.add_argument("--sizes", type=image_side, nargs="+", default=[128, 256, 512], help="image sides in pixels")
-    result.add_argument("--methods", nargs="+", default=["no_adapt", "bn_only", "tent", "grata"])
+    result.add_argument("--methods", nargs="+", default=["no_adapt", "bn_only", "tent", "grata"], choices=METHODS)
     result.add_argument("--images", type=at_least(1), default=5, help="timed images per process (and stream)")
     result.add_argument("--warmup", type=at_least(0), default=1, help="images before them")
-    result.add_argument("--repeat", type=at_least(1), default=3, help="turns of plain loop and methods")
+    result.add_argument("--repeat", type=at_least(1), default=3, help="turns of plain loop and method")
     result.add_argument("--device", default="auto", help="as device= of a run")
+    result.add_argument("--precision", default="f32", choices=("f32", "tf32", "bf16"), help="as precision= of a run")
     result.add_argument("--threads", type=at_least(1), help="of torch, in every process; default: torch's own choice")
     result.add_argument(
         "--streams", type=at_least(1), default=1, help="adapted side by side by a method, to fill a GPU"
     )
+    result.add_argument("--json", type=Path, help="also write the numbers to this file")
+    result.add_argument("--record", action="store_true", help=f"also append them to {HISTORY.name}")
+    result.add_argument("--check", action="store_true", help="fail where a ratio is 10 %% above this machine's last")
     result.add_argument("--task", help=argparse.SUPPRESS)
     return result
 
 
+def commit() -> str:
+    """The commit of the tree, with a plus where files differ from it; nothing outside a repository."""
+    git = ("git", "-C", str(Path(__file__).parent))
+    try:
+        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return name.strip() + ("+" if changed.strip() else "")
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure, print, keep and compare."""
     arguments = parser().parse_args()
     if arguments.task:
         from tta_bench.errors import UserError
@@ -233,19 +267,28 @@ def main() -> None:
         except UserError as error:
             sys.exit(f"error: {error}")
         return
-    for position, size in enumerate(arguments.sizes):
-        task = Task(
-            PLAIN, size, arguments.images, arguments.warmup, arguments.device, arguments.threads, arguments.streams
-        )
-        rows = compare(task, arguments.methods, arguments.repeat)
-        if position == 0:
-            first = rows[0][1][0]
-            cores = f"{processor()}, {os.cpu_count()} cores, {first.threads} threads"
-            print(f"{cores}, torch {first.torch}, streams side by side: {task.streams}\n")
-            print("| method | size | device | ms per image | forwards | backwards | peak MiB | time / plain GraTa |")
-            print("| --- | --- | --- | --- | --- | --- | --- | --- |")
-        for name, measurements in rows:
-            print(table_row(name, size, measurements, rows[0][1]), flush=True)
+    machine = f"{processor()}, {os.cpu_count()} cores"
+    before = read(HISTORY)
+    if arguments.check and not any(entry["machine"] == machine for entry in before):
+        print(f"error: {HISTORY} has no entry of this machine ({machine}): make one with --record", file=sys.stderr)
+        sys.exit(2)
+    shared = (arguments.images, arguments.warmup, arguments.device, arguments.threads, arguments.streams)
+    rows: list[Row] = []
+    for size in arguments.sizes:
+        for method in arguments.methods:
+            rows.append(compare(Task(method, False, size, *shared, arguments.precision), arguments.repeat))
+            if len(rows) == 1:
+                print(f"{machine}, {rows[0]['threads']} threads, streams side by side: {arguments.streams}\n")
+                print(f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}")
+            print(table_row(rows[-1]), flush=True)
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    entry: Entry = {"machine": machine, "commit": commit(), "load": load, "rows": rows}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(entry, indent=1) + "\n")
+    if arguments.record:
+        append(HISTORY, entry)
+    if arguments.check and (slower := regressions(before, entry)):
+        sys.exit("\n".join(slower))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def timed_plain(device: torch.device, size: int, images: int) -> float:
     """Milliseconds per image of the published procedure, step by step."""
     import numpy as np
 
-    from plain_grata import PlainGraTa, PlainResUNet
+    from plain_loops import PlainGraTa, PlainResUNet
 
     torch.manual_seed(0)
     np.random.seed(0)

@@ -72,15 +72,8 @@ def test_the_speed_benchmark_runs_and_counts_passes(run):
     header, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     table = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
     passes = {name: (row["forwards"], row["backwards"]) for name, row in table.items()}
-    assert passes == {
-        "plain GraTa": ("9", "2"),
-        "no_adapt": ("1", "0"),
-        "bn_only": ("1", "0"),
-        "tent": ("2", "1"),
-        "grata": ("9", "2"),
-    }
-    assert table["plain GraTa"]["time / plain GraTa"] == "1.000"
-    assert all(float(row["peak MiB"]) > 0 and float(row["ms per image"]) > 0 for row in table.values())
+    assert passes == {"no_adapt": ("1", "0"), "bn_only": ("1", "0"), "tent": ("2", "1"), "grata": ("9", "2")}
+    assert all(float(row[name]) > 0 for row in table.values() for name in ("ms", "plain_ms", "ratio", "peak_mib"))
 
 
 @pytest.mark.slow
@@ -88,5 +81,5 @@ def test_an_unknown_method_ends_the_benchmark_with_a_sentence(run):
     arguments = ("--sizes", 64, "--images", 1, "--warmup", 0, "--methods", "grta")
     result = run(ROOT / "benchmarks" / "adapt_speed.py", *arguments)
     assert result.returncode != 0
-    assert "did you mean 'grata'?" in result.stderr
+    assert "invalid choice: 'grta'" in result.stderr
     assert "Traceback" not in result.stderr

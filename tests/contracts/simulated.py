@@ -37,6 +37,7 @@ class Count(TorchDispatchMode):
 
     Attributes:
         launches: operations on the device that are no views.
+        bytes: what these read and write, if nothing stays in a cache.
         waits: line of the package -> how often it makes the host wait: a value or a tensor comes back.
         copies: line of the package -> how many tensors it sends to the device.
         by_operation: launches by operation.
@@ -44,7 +45,7 @@ class Count(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.launches = 0
+        self.launches = self.bytes = 0
         self.waits, self.copies, self.by_operation = Counter(), Counter(), Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -64,6 +65,7 @@ class Count(TorchDispatchMode):
             (self.copies if to_device else self.waits)[caller()] += 1
         elif func.namespace == "aten" and name not in VIEWS and any(map(is_on_device, sources + results)):
             self.launches += 1
+            self.bytes += sum(each.numel() * each.element_size() for each in sources + results)
             self.by_operation[name] += 1
         return out
 

@@ -344,3 +344,25 @@ def test_rows_of_all_parameters_leave_the_shared_network_as_it_is(small_net, ima
     assert all(p.grad is None and not p.requires_grad for p in network.parameters())
     assert all(isinstance(p, nn.Parameter) for p in network.model.parameters())
     assert_nothing_in_force(network)
+
+
+def test_views_beyond_a_pass_are_computed_again_and_not_kept(small_net, images):
+    """With a gradient: the same loss and gradient, from a small part of the memory."""
+    network, kept = AdaptableNetwork(small_net), {}
+    views = images[:12]  # six of each of two streams
+    for limit in (None, 1, 4):
+        network.images_per_pass, before, sizes = limit, network.forwards, {}
+
+        def keep(tensor, sizes=sizes):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        rows = network.source_parameters.repeat(2, 1).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = network(views, rows).square().mean()
+        kept[limit] = sum(sizes.values()), loss, torch.autograd.grad(loss, rows)[0]
+        assert network.forwards - before == 6
+    for limit in (1, 4):
+        assert kept[limit][0] < 0.5 * kept[None][0]
+        for number, expected in zip(kept[limit][1:], kept[None][1:], strict=True):
+            torch.testing.assert_close(number, expected, rtol=1e-10, atol=1e-14)

@@ -113,6 +113,29 @@ def test_cagrad_worked_examples_d6(second, radius, expected):
     torch.testing.assert_close((direction - mean).norm(), radius * mean.norm())
 
 
+@pytest.mark.parametrize("radius", [0.0, 0.1, 0.4, 0.9, 3.0])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_cagrad_weighs_the_gradients_as_a_search_does(radius, scale):
+    generator = torch.Generator().manual_seed(6)
+    first, second = scale * torch.randn(2, 60, 8, generator=generator, dtype=torch.float64)
+    second[20:40] += 3 * first[20:40]  # much alike, and of another length
+    second[40:] = (second[40:] * 1e-3 - first[40:]) * torch.linspace(0.01, 3, 20)[:, None]  # almost opposed
+    mean, low, high = (first + second) / 2, torch.zeros(60, 1).double(), torch.ones(60, 1).double()
+
+    def value(weight):
+        mixed = weight * first + (1 - weight) * second
+        return ((mixed * mean).sum(1) + radius * mean.norm(dim=1) * mixed.norm(dim=1))[:, None]
+
+    for _ in range(100):
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        go_left = value(left) <= value(right)
+        low, high = torch.where(go_left, low, left), torch.where(go_left, right, high)
+    direction = cagrad(first, second, radius)
+    reached = torch.minimum((direction * first).sum(1), (direction * second).sum(1))
+    # By duality the worse objective gains as much as the least of that function.
+    torch.testing.assert_close(reached, value(low)[:, 0], rtol=1e-6, atol=1e-7 * scale**2)
+
+
 def test_cagrad_of_radius_zero_is_the_mean_and_opposed_gradients_are_safe_d6():
     first, second = rows(1, 0), rows(-3, 1)
     torch.testing.assert_close(cagrad(first, second, 0.0), (first + second) / 2)

@@ -19,6 +19,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.utils.checkpoint import checkpoint
 
 from tta_bench.errors import UserError
 from tta_bench.models.bank import Bank
@@ -197,13 +198,15 @@ class AdaptableNetwork(nn.Module):
             statistics: normalisation policy; default :class:`BatchStatistics` (of each image on its own).
         """
         statistics = statistics or BatchStatistics()
+        views, limit = len(images) // len(theta), max(1, (self.images_per_pass or len(images)) // self.tiles(images))
+        if torch.is_grad_enabled() and statistics.per_image and views > limit:
+            return self._recomputed(images, theta, statistics, limit)
         if theta.shape[1] > self.source_theta.numel():
             return self._with_all_parameters(images, theta, statistics)
         if torch.is_grad_enabled() or not statistics.per_image:
             return self._logits(images, theta, statistics)
         # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time. One row per image
         # spares each layer to make its own.
-        views, limit = len(images) // len(theta), max(1, (self.images_per_pass or len(images)) // self.tiles(images))
         rows = theta if views == 1 else theta.repeat_interleave(views, dim=0)
         before = self.forwards
         parts = [
@@ -211,6 +214,25 @@ class AdaptableNetwork(nn.Module):
         ]
         self.forwards = before + views
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _recomputed(self, images: Tensor, theta: Tensor, statistics: Statistics, limit: int) -> Tensor:
+        """As :meth:`forward` with a graph that keeps the logits of the views alone.
+
+        ``limit`` views of each stream pass at a time, and pass again when their gradient is asked for, so that the
+        activations of all are never in memory together.
+        """
+
+        def logits_of(part: Tensor, rows: Tensor) -> Tensor:
+            before = self.forwards
+            try:
+                return self(part.flatten(0, 1), rows, statistics).unflatten(0, part.shape[:2])
+            finally:  # the second time it ends by an exception, as soon as there is what the gradient needs
+                self.forwards = before
+
+        parts = images.unflatten(0, (len(theta), -1)).split(limit, dim=1)
+        logits = [checkpoint(logits_of, part, theta, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        self.forwards += len(images) // len(theta)
+        return torch.cat(logits, dim=1).flatten(0, 1)
 
     def _with_all_parameters(self, images: Tensor, rows: Tensor, statistics: Statistics) -> Tensor:
         """As :meth:`forward` for rows of all parameters."""

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 _TINY = 1e-30  # squared norm
-_SEARCH_STEPS = 100  # halves the bracket to below float64's resolution
 
 
 def gradient_cosine(first: Tensor, second: Tensor) -> Tensor:
@@ -61,8 +60,8 @@ def cagrad(first: Tensor, second: Tensor, radius: float) -> Tensor:
     """The direction near the mean gradient that helps the worse objective most (CAGrad, NeurIPS 2021).
 
     ``d = g0 + radius |g0| g_w / |g_w|`` with ``g0`` the mean and ``g_w = w first + (1 - w) second``, where ``w`` in
-    [0, 1] minimises ``g_w . g0 + radius |g0| |g_w|``; a convex function of one number, found by ternary search on
-    the three inner products.
+    [0, 1] minimises ``g_w . g0 + radius |g0| |g_w|``; a convex function of one number, whose minimum follows from the
+    three inner products.
 
     Args:
         first: ``[A, scalars]``.
@@ -76,26 +75,22 @@ def cagrad(first: Tensor, second: Tensor, radius: float) -> Tensor:
     aa, ab, bb = (a * a).sum(1), (a * b).sum(1), (b * b).sum(1)
     mean = (a + b) / 2
     mean_norm = mean.norm(dim=1)
-    # A search is hundreds of operations on a handful of numbers: the host's, asked for once.
-    weight = _search(*torch.stack([aa, ab, bb, radius * mean_norm]).cpu()).to(mean.device, non_blocking=True)
+    weight = _best_weight(aa, ab, bb, radius * mean_norm)
     mixed = weight[:, None] * a + (1 - weight)[:, None] * b
     length = mixed.norm(dim=1)
     scale = torch.where(length.square() >= _TINY, radius * mean_norm / length.clamp_min(_TINY), 0)
     return (mean + scale[:, None] * mixed).to(first)
 
 
-def _search(aa: Tensor, ab: Tensor, bb: Tensor, reach: Tensor) -> Tensor:
-    """The weight ``[A]`` of :func:`cagrad`, from inner products and ``radius |g0|``, each ``[A]``."""
+def _best_weight(aa: Tensor, ab: Tensor, bb: Tensor, reach: Tensor) -> Tensor:
+    """The weight ``[A]`` of :func:`cagrad`, from inner products and ``radius |g0|``, each ``[A]``.
 
-    def norm(w: Tensor) -> Tensor:
-        return (w * w * aa + 2 * w * (1 - w) * ab + (1 - w) ** 2 * bb).clamp_min(0).sqrt()
-
-    def value(w: Tensor) -> Tensor:
-        return (w * (aa + ab) + (1 - w) * (ab + bb)) / 2 + reach * norm(w)
-
-    low, high = torch.zeros_like(aa), torch.ones_like(aa)
-    for _ in range(_SEARCH_STEPS):
-        left, right = low + (high - low) / 3, high - (high - low) / 3
-        go_left = value(left) <= value(right)
-        low, high = torch.where(go_left, low, left), torch.where(go_left, right, high)
-    return (low + high) / 2
+    Up to a constant the function is ``slope w + reach sqrt(squared (w - middle)^2 + rest)``: a hyperbola, whose minimum
+    lies beside ``middle`` where it is steep enough to turn, and beyond every bound where it is not.
+    """
+    slope, squared = (aa - bb) / 2, (aa - 2 * ab + bb).clamp_min(_TINY)  # |first - second|^2
+    middle = (bb - ab) / squared
+    rest = (aa * bb - ab.square()).clamp_min(0) / squared
+    turning = reach.square() * squared - slope.square()
+    aside = slope.abs() * (rest / (squared * turning.clamp_min(_TINY**2))).sqrt()
+    return (middle - slope.sign() * torch.where(turning > 0, aside, torch.inf).nan_to_num()).clamp(0, 1)
