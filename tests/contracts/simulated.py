@@ -8,6 +8,7 @@ import functools
 import traceback
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest.mock import patch
 
 import torch
@@ -15,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+from tta_bench.models.bank import Bank
 
 DEVICE = "sim"
 VIEWS = frozenset(
@@ -90,6 +93,10 @@ def placed(module):
         for name, value in part._buffers.items():
             if value is not None:
                 part._buffers[name] = fake(*value.shape, dtype=value.dtype)
+        if isinstance(bank := vars(part).get("bank"), Bank):
+            tensors = {name: getattr(bank, name) for name in ("amplitudes", "thumbnails")}
+            # A bank waits on the host, until a method takes what it needs.
+            part.bank = replace(bank, **{n: torch.empty(t.shape) for n, t in tensors.items() if t is not None})
     return module
 
 

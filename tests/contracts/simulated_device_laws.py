@@ -37,7 +37,7 @@ OPTIONS = {"cotta": {"restore": 1.0}}
 
 STREAMS = 16
 GROWTH = 1.3
-MAPPED = {"cotta": 2.0}
+MAPPED = {"cotta": 2.0, "fda": 1.5}
 """The same, of a method that spends several kernels per layer on telling the weights of the streams apart: as many for
 two streams as for sixteen."""
 ROWS = 2

@@ -1,5 +1,6 @@
 """The tables and figures of the paper as files: their rows, their cells, and the paper's numbers beside them."""
 
+import json
 import re
 from itertools import permutations
 
@@ -56,7 +57,7 @@ def test_table_5_is_its_thirty_ordered_pairs_exactly(plans):
     own = [planned.cell.config for planned in plans["table5"].cells if planned.row.startswith("pseudo=")]
     pairs = [(config.method["pseudo"], config.method["auxiliary"]) for config in own]
     assert len(pairs) == 30
-    assert set(pairs) == set(permutations(OBJECTIVES.names(), 2))
+    assert set(pairs) == set(permutations({*OBJECTIVES.names()} - {"regeneration"}, 2)), "of the paper's"
     for planned in plans["table5"].cells:
         if planned.row.startswith("pseudo="):
             pseudo, auxiliary = (part.partition("=")[2] for part in planned.row.split())
@@ -103,7 +104,7 @@ def test_the_rows_of_a_table_differ_from_each_other(plans):
         cells = [planned.cell.folder().hash for planned in table.cells]
         assert len(set(cells)) == len(cells), name
     for name, experiment in EXPERIMENTS.items():
-        assert len({tuple(sorted(row.items())) for row in experiment.rows.values()}) == len(experiment.rows), name
+        assert len({json.dumps(row, sort_keys=True) for row in experiment.rows.values()}) == len(experiment.rows), name
 
 
 def test_without_a_source_every_domain_of_the_data_is_one(tmp_path):

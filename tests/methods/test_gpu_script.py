@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/gpu.py"), run_name="gpu")
 
 
-@pytest.mark.parametrize("name", METHODS.names())
+@pytest.mark.parametrize("name", SCRIPT["CHECKED"])
 def test_options_are_the_defaults_of_a_run(name):
     assert SCRIPT["options_of"](name) == default_options(name)

@@ -37,7 +37,7 @@ def by_hand(network, image, theta, options):
     believed = Beliefs(torch.sigmoid(logits).mean(0), torch.sigmoid(logits / options.temperature).std(0))
     theta = theta.clone().requires_grad_()
     logits, late = network.logits_and_late_map(image, theta, BatchStatistics())
-    features = class_features(late, logits, options.features)
+    features = class_features(late, logits, options.salience)
     limits = {"threshold": options.threshold, "largest_uncertainty": options.largest_uncertainty}
     trusted = trusted_labels(believed, features.detach(), **limits)
     losses = F.binary_cross_entropy_with_logits(logits, trusted.labels.to(logits), reduction="none")
@@ -46,10 +46,10 @@ def by_hand(network, image, theta, options):
     return segmentation.item(), shared.item(), trusted.mask.double().mean().item(), gradient
 
 
-@pytest.mark.parametrize("features", ["channel", "pixel"])
-def test_an_update_is_the_one_written_out(small_net, images, features):
+@pytest.mark.parametrize("salience", ["channel", "pixel"])
+def test_an_update_is_the_one_written_out(small_net, images, salience):
     network = AdaptableNetwork(small_net)
-    method = start(network, features=features)
+    method = start(network, salience=salience)
     for k in range(2):
         image, before = images[k : k + 1], method.theta(1).clone()
         segmentation, shared, part, gradient = by_hand(network, image, before, method.options)

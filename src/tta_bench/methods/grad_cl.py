@@ -27,7 +27,7 @@ class GradCLOptions(GradientOptions):
     """Options of Grad-CL.
 
     Attributes:
-        features: what a feature map is weighted by for each class, see
+        salience: what a feature map is weighted by for each class, see
             :data:`~tta_bench.ops.class_features.Salience`.
         lam_con: weight of the contrast between classes.
         temperature: divides the logits before their spread over the views is taken.
@@ -35,7 +35,7 @@ class GradCLOptions(GradientOptions):
         largest_uncertainty: spread below which a pixel is reliable.
     """
 
-    features: Salience
+    salience: Salience
     lam_con: Annotated[NonNegative, Tuned(0.01, 10, log=True)]
     temperature: Positive
     threshold: Annotated[Fraction, Tuned(0.5, 0.95)]
@@ -67,7 +67,7 @@ class GradCL(GradientMethod):
         def objective(network: BoundNetwork) -> Tensor:
             logits, late = network.network.logits_and_late_map(images, network.theta, network.statistics)
             odds = log_odds(logits, network.activation)
-            features = class_features(late, odds, options.features)
+            features = class_features(late, odds, options.salience)
             trusted = trusted_labels(
                 believed,
                 features.detach(),

@@ -79,5 +79,5 @@ def _places(images: Tensor, radius: float) -> tuple[object, ...]:
             f"a window of radius {radius:g} does not fit into the spectrum of {height} x {width} pixels: lower "
             "method.radius"
         )
-    both = torch.tensor(window(radius), dtype=torch.long, device=images.device).view(-1, 2)
+    both = torch.tensor(window(radius), dtype=torch.long).view(-1, 2).to(images.device, non_blocking=True)
     return ..., both[:, 0] % height, both[:, 1] % width

@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
+from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options, method_options
+from tta_bench.offline.options import card_of
 from tta_bench.runtime.paths import CONFIG_DIR, shipped
 from tta_bench.schema import RunConfig
 from tta_bench.sinks.base import About
@@ -64,8 +66,10 @@ def about_report(table: str, protocol_hash: str, overrides: Sequence[str]) -> Ab
 
 
 def _tags(config: RunConfig) -> list[str]:
-    """Data set, source, protocol, network, and the table or sweep where there is one; W&B takes 64 letters."""
-    tags = (config.data.name, f"source {config.source}", config.protocol.name, config.model.name, config.group)
+    """Data set, source, setting, protocol, network, and the table or sweep if there is one; W&B takes 64 letters."""
+    seen = card_of(config.adapt) or METHODS.get(config.method["name"]).card
+    tags = [config.data.name, f"source {config.source}", f"setting {seen.setting}"]
+    tags += [config.protocol.name, config.model.name, config.group or ""]
     return list(dict.fromkeys(tag[:64] for tag in tags if tag))
 
 

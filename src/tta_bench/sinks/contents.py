@@ -86,9 +86,9 @@ def outcome_of(folder: Path, compared: Mapping[str, float]) -> Outcome:
         found = flat(_read(examined).get("examination", {}), "examined/") if examined.is_file() else {}
         return Outcome({**_read(folder / TRAINING)["summary"], **found})
     if (folder / TABLE).is_file():
-        figures = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
         files = [path for path in sorted(folder.iterdir()) if path.suffix in (".md", ".csv", ".tex", ".html")]
-        return Outcome({}, figures, _grid(folder / TABLE), files)
+        files += sorted((folder / "figures").glob("*.pdf"))
+        return Outcome({}, {}, _grid(folder / TABLE), files)
     finished = CellFolder(folder).finished()
     assert finished is not None
     summary = finished[0]
