@@ -86,7 +86,7 @@ def test_where_less_is_better_the_smallest_is_the_best():
 
 
 def test_every_module_of_a_format_is_a_file_of_the_report():
-    assert list(formats()) == ["table.md", "table.csv", "table.tex", "index.html", "targets.csv"]
+    assert list(formats()) == ["table.md", "table.csv", "table.tex", "audit.csv", "index.html", "targets.csv"]
 
 
 # Markdown
