@@ -22,7 +22,8 @@ def told(table):
     """The formats, and what a run prints."""
     console = Console(file=io.StringIO(), width=100)
     console.print(summary_table(table))
-    return {name: write(table) for name, write in formats().items()} | {"console": console.file.getvalue()}
+    written = {name: content for name, write in formats().items() if (content := write(table))}
+    return written | {"console": console.file.getvalue()}
 
 
 def test_setting_and_reconstruction_are_in_every_format(tmp_path):
