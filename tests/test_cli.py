@@ -98,7 +98,7 @@ def test_a_broken_plug_in_is_listed_with_its_error(capsys, monkeypatch):
 
 
 def test_a_list_is_narrowed_by_a_pattern(capsys):
-    main(["list", "methods", "gra*"])
+    main(["list", "methods", "grat*"])
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].strip()]
     assert names == ["method", "─" * len(names[1]), "grata"]
     main(["list", "experiments", "table?"])

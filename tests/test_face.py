@@ -34,7 +34,7 @@ def test_every_name_of_the_face_is_there_and_nothing_else():
 
 
 def test_the_face_lists_and_registers(monkeypatch):
-    assert tta_bench.list_methods("gra*") == ["grata"]
+    assert tta_bench.list_methods("grat*") == ["grata"]
     monkeypatch.setattr(METHODS, "_items", dict(METHODS._items))
     monkeypatch.setattr(OBJECTIVES, "_items", dict(OBJECTIVES._items))
 

@@ -69,7 +69,7 @@ def test_a_cell_adapts_the_affine_parameters_of_the_branch_too(small_net, monkey
         made.append(method)
         raise InterruptedError
 
-    monkeypatch.setattr("tta_bench.adaptation.runner.adapt_streams", stop_before_the_first_image)
+    monkeypatch.setattr("tta_bench.adaptation.part.adapt_streams", stop_before_the_first_image)
     source = SourceModel(small_net, Path("D.ckpt"), "", "D", {"disc": (1,)}, 64, None, None, None)
     with pytest.raises(InterruptedError):
         compute(Cell(config, 0), {name: one_image(name) for name in config.target}, source, torch.device("cpu"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_edt
 from torch import Tensor
 
 Distances = NDArray[np.float64]
@@ -32,6 +31,8 @@ def surface_distances(
     axes = range(union.ndim)
     filled = [np.flatnonzero(union.any(axis=tuple(each for each in axes if each != axis))) for axis in axes]
     box = tuple(slice(places[0], places[-1] + 1) for places in filled)  # no nearest pixel lies outside
+    from scipy.ndimage import binary_erosion, distance_transform_edt  # a plan has no use for it
+
     predicted, true = (mask[box] & ~binary_erosion(mask[box]) for mask in masks)
     to_truth, to_prediction = (distance_transform_edt(~edge, sampling=spacing) for edge in (true, predicted))
     return to_truth[predicted], to_prediction[true]

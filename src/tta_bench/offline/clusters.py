@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 EXAGGERATION, EXAGGERATED, ITERATIONS = 12.0, 250, 1000
@@ -138,6 +137,8 @@ def matched(target: Tensor, source: Tensor) -> Tensor:
     Returns:
         int ``[k]``.
     """
+    from scipy.optimize import linear_sum_assignment  # a plan has no use for it
+
     _, columns = linear_sum_assignment((torch.cdist(target.double(), source.double()) ** 2).numpy())
     return torch.from_numpy(columns)
 
