@@ -200,8 +200,8 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
     path = Path(name) if name.endswith((".yaml", ".yml")) else _paths().get(name)
     if path is None:
         raise UserError(
-            f"unknown recipe '{name}': {nearest(name, recipe_names())} 'tta-bench list recipes' shows them all; "
-            "a file of your own ends in .yaml"
+            f"unknown recipe '{name}': {nearest(name, recipe_names())} ('tta-bench list recipes' shows them "
+            "all; a file of your own ends in .yaml)"
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
