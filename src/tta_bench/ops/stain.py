@@ -40,7 +40,7 @@ def _mixed(values: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _stains(like: Tensor) -> Tensor:
-    stains = like.new_tensor(STAINS)
+    stains = torch.tensor(STAINS, dtype=like.dtype).to(like.device)
     return stains / stains.norm(dim=1, keepdim=True)
 
 
