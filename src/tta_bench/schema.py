@@ -26,7 +26,7 @@ from tta_bench.errors import UserError, nearest_key
 from tta_bench.runtime.files_section import FilesConfig, Names, as_mapping, as_tuple, null_is
 from tta_bench.runtime.precision import Precision
 from tta_bench.runtime.protocol_section import PredictConfig, ProtocolConfig
-from tta_bench.runtime.ranges import LARGE, Range, Seed, check_device
+from tta_bench.runtime.ranges import Range, Seed, check_device
 from tta_bench.runtime.sections import PreprocessingConfig, Section
 from tta_bench.runtime.training_section import TrainingConfig
 
@@ -102,7 +102,6 @@ LOCKSTEP = Range(1, 2**16)
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), _distinct("seed")]
 Devices = Annotated[tuple[Annotated[int, Range(0, 2**10)], ...], _distinct("launch.devices")]
 MaskValues = tuple[Annotated[int, Range(0, 255)], ...]
-Strengths = tuple[Annotated[float, Range(-LARGE, LARGE)], ...]
 UserPath = Annotated[Path, BeforeValidator(_as_path)]
 
 
@@ -269,8 +268,8 @@ class SearchConfig(Section):
 
     trials: Annotated[int, Range(1, 10**6)] = Field(description="the budget of each method and source")
     seed: Seed = Field(description="of what is tried, of the shifts and of the method's draws")
-    shifts: Annotated[dict[str, tuple[Annotated[float, Range(-LARGE, LARGE)], ...]], BeforeValidator(as_mapping)] = (
-        Field(description="shift -> its strengths; each makes a pseudo-target")
+    shifts: Annotated[dict[str, tuple[float, ...]], BeforeValidator(as_mapping)] = Field(
+        description="shift -> its strengths; each makes a pseudo-target"
     )
 
 
