@@ -13,6 +13,7 @@ from tta_bench.data.domain import class_channels
 from tta_bench.data.prepare import prepared
 from tta_bench.data.synthetic.render import render
 from tta_bench.errors import UserError
+from tta_bench.metrics.base import METRICS
 from tta_bench.metrics.dice import dice_score
 from tta_bench.ops.masks import Finish
 from tta_bench.records.predictions import read_predictions
@@ -72,6 +73,11 @@ def test_scores_are_those_of_predictions_and_masks_as_stored(images, cell, words
     for row in numbers(config):
         dice, iou = float(row["dice_disc"]), float(row["iou_disc"])
         assert iou == pytest.approx(100 * dice / (200 - dice), abs=1e-3)
+    main(["evaluate", "--metrics", "sensitivity", folder(config).name, f"results_root={config.results_root}"])
+    for row in numbers(config):
+        mask = torch.from_numpy(kept[row["target"]].mask(int(row["index"])))
+        expected = METRICS.get("sensitivity")(mask, stored_mask(images, row["target"], row["index"])).tolist()
+        assert [float(row["sensitivity_disc"]), float(row["sensitivity_cup"])] == expected
     # And what a user gets of these images is what was scored.
     out, checkpoint = tmp_path / "out", f"checkpoint={summary(config)['source_checkpoint']['path']}"
     asked = [checkpoint, "+method=tent", "device=cpu", "--domain", "A", "--per-class", "--no-change"]

@@ -9,7 +9,7 @@ from tta_bench.adaptation.later_metrics import add_metrics, obstacle
 from tta_bench.adaptation.provenance import metric_code
 from tta_bench.cell import Cell
 from tta_bench.data.domain import Domain
-from tta_bench.data.prepare import prepare
+from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
 from tta_bench.metrics.base import METRICS, PRIMARY
 from tta_bench.runtime.signals import at_stake
@@ -54,17 +54,17 @@ def evaluate(cells: Iterable[Cell], names: Sequence[str]) -> Outcome:
         raise UserError(refused or "every cell has its Dice: name other metrics, see tta-bench list metrics")
     counts = {"scored": 0, "before": 0, "unfinished": 0}
     faults: list[str] = []
-    prepared: dict[str, dict[str, Domain]] = {}
+    read: dict[str, dict[str, Domain]] = {}
     for cell in {cell.folder().hash: cell for cell in cells}.values():
         try:
-            counts[_evaluate(cell, [metric.name for metric in metrics], prepared)] += 1
+            counts[_evaluate(cell, [metric.name for metric in metrics], read)] += 1
         except UserError as error:
             faults += error.faults
     return Outcome([metric.name for metric in metrics], **counts, faults=list(dict.fromkeys(faults)))
 
 
-def _evaluate(cell: Cell, names: Sequence[str], prepared: dict[str, dict[str, Domain]]) -> str:
-    """Score one cell; images that another cell has needed are taken from ``prepared``."""
+def _evaluate(cell: Cell, names: Sequence[str], read: dict[str, dict[str, Domain]]) -> str:
+    """Score one cell; images that another cell has needed are taken from ``read``."""
     config, folder = cell.config, cell.folder()
     if folder.finished() is None:
         return "unfinished"
@@ -80,10 +80,10 @@ def _evaluate(cell: Cell, names: Sequence[str], prepared: dict[str, dict[str, Do
         why = obstacle(lacking, folder)
         if faults or why:
             raise UserError(faults or f"{folder.path}: {why}: run it again with force=true")
-        key = f"{config.data.model_dump_json()} {cell.targets}"
-        if key not in prepared:
-            prepared[key] = prepare(config.data, cell.targets, config.results_root / "data", labelled=True)
-        domains = prepared[key]
+        key = f"{config.data.model_dump_json()} {config.protocol.score_at} {cell.targets}"
+        if key not in read:
+            read[key] = prepared(config, cell.targets)
+        domains = read[key]
         changed = [name for name in cell.targets if finished[0]["data"].get(name) != domains[name].fingerprint]
         if changed:
             raise UserError(

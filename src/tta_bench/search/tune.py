@@ -13,7 +13,7 @@ import torch
 
 from tta_bench import __version__
 from tta_bench.adaptation.provenance import Definition, bank_code, code_of
-from tta_bench.data.prepare import prepare
+from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
@@ -61,7 +61,7 @@ def tune(config: RunConfig) -> Mapping[str, Any] | None:
     kind = METHODS.get(config.method["name"])
     gradients = kind.card.needs_gradients
     refuse_impossible(1, config.data.image_size, gradients, device, "lower data.image_size")
-    domain = prepare(config.data, (config.source,), config.results_root / "data", labelled=True)[config.source]
+    domain = prepared(config, (config.source,))[config.source]
     if config.checkpoint is not None:
         source = load_checkpoint(config.checkpoint, config)
     else:

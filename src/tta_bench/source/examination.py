@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from tta_bench.data.domain import Domain
-from tta_bench.data.prepare import survey
+from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
 from tta_bench.metrics.dice import dice_score
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -87,9 +87,7 @@ def announce(config: RunConfig, source: SourceModel, examination: Examination | 
 def _home(config: RunConfig) -> Domain | None:
     """The domain that a given checkpoint was trained on, if its images and masks are there and sound."""
     with suppress(UserError):
-        prepared, _ = survey(config.data, [config.source], config.results_root / "data", labelled=True)
-        if config.source in prepared:
-            return prepared[config.source].domain
+        return prepared(config, [config.source])[config.source]
     return None
 
 
