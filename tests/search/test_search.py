@@ -213,3 +213,18 @@ def test_the_shipped_experiment_searches_for_every_method(tmp_path):
     assert {study.config.method["name"] for study in found} == set(METHODS.names())
     assert {study.trials for study in found if study.space} == {shipped("shared/search")["trials"]}
     assert {study.config.target for study in found} == {()}
+
+
+def test_a_search_has_the_network_of_a_run(tmp_path, monkeypatch):
+    images = random_pairs(tmp_path / "images", {"D": 4})
+    words = ["data=folder", "data.fit=tile", f"data.root={images}", f"results_root={tmp_path}", *SEARCH]
+    config, networks = configure("+method=tent", "tune=true", *words, "search.trials=1"), []
+
+    def kept(targets, config, options, network, device, title):
+        networks.append(network)
+        return dict.fromkeys(targets, 1.0), ""
+
+    monkeypatch.setattr("tta_bench.search.tune.dice_on", kept)
+    tune(config)
+    assert [network.tiled for network in networks] == [True]
+    assert Study(config).folder != Study(config.model_copy(update={"precision": "bf16"})).folder

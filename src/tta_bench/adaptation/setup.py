@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tta_bench.adaptation.scenarios.base import scenario_of
-from tta_bench.methods.base import METHODS, Method, Protocol
+from tta_bench.methods.base import METHODS, Method, MethodOptions, Protocol
 from tta_bench.methods.options import method_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel
@@ -25,12 +25,24 @@ def method_on(config: RunConfig, source: SourceModel, device: torch.device) -> M
     Raises:
         UserError: the method cannot work on this network.
     """
-    kind, options, size = METHODS.get(config.method["name"]), method_options(config.method), source.image_size
-    tiled = config.data.fit == "tile"
-    network = AdaptableNetwork(source.model, kind.branches(options), image_size=size, tiled=tiled)
-    scenario, protocol = scenario_of(config.protocol.reset), config.protocol
-    placed = place(network, device, size, config.precision)
-    return kind(placed, options, Protocol(scenario.episodic, protocol.steps, protocol.predict))
+    options = method_options(config.method)
+    return method_of(config, network_on(config, source, options, device), options)
+
+
+def network_on(
+    config: RunConfig, source: SourceModel, options: MethodOptions, device: torch.device
+) -> AdaptableNetwork:
+    """The adaptable network of a run with these options of its method; arguments otherwise as of :func:`method_on`."""
+    branches, size = METHODS.get(config.method["name"]).branches(options), source.image_size
+    network = AdaptableNetwork(source.model, branches, image_size=size, tiled=config.data.fit == "tile")
+    return place(network, device, size, config.precision)
+
+
+def method_of(config: RunConfig, network: AdaptableNetwork, options: MethodOptions) -> Method:
+    """The method of a run with these options, by its protocol."""
+    protocol, episodic = config.protocol, scenario_of(config.protocol.reset).episodic
+    kind = METHODS.get(config.method["name"])
+    return kind(network, options, Protocol(episodic, protocol.steps, protocol.predict))
 
 
 def finish_of(config: RunConfig, source: SourceModel) -> Finish:

@@ -14,9 +14,10 @@ from tta_bench.adaptation.progress import progress_bar
 from tta_bench.adaptation.runner import adapt_streams
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.adaptation.scoring import Scoring
+from tta_bench.adaptation.setup import method_of
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import lockstep_groups, passes
-from tta_bench.methods.base import METHODS, MethodOptions, Protocol, StepResult
+from tta_bench.methods.base import MethodOptions, StepResult
 from tta_bench.metrics.base import PRIMARY
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.masks import Finish
@@ -60,9 +61,7 @@ def dice_on(
     """
     assert config.search is not None
     protocol, scenario = config.protocol, scenario_of(config.protocol.reset)
-    method = METHODS.get(config.method["name"])(
-        network, options, Protocol(scenario.episodic, protocol.steps, protocol.predict)
-    )
+    method = method_of(config, network, options)
     streams = scenario.streams(passes(targets, tuple(targets), protocol.order))
     groups = lockstep_groups(streams, lockstep_width(config, method, device), scenario.batch)
     finish = Finish(network.activation, protocol.threshold)

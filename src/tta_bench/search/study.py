@@ -64,6 +64,8 @@ class Study:
         else:
             content["checkpoint"] = str(config.checkpoint)
             content["model"].pop("preprocessing", None)  # is the checkpoint's
+        if config.precision != "f32":
+            content["precision"] = config.precision
         space = {name: dimension.record() for name, dimension in self.space.items()}
         return {"search_version": VERSION, "space": space, **content}
 

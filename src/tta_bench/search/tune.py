@@ -13,13 +13,12 @@ import torch
 
 from tta_bench import __version__
 from tta_bench.adaptation.provenance import Definition, bank_code, code_of
+from tta_bench.adaptation.setup import network_on
 from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
-from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
-from tta_bench.models.placement import place
 from tta_bench.offline.bank import banked
 from tta_bench.runtime.files import translate_os_errors
 from tta_bench.runtime.memory import keep_freed_memory, refuse_impossible
@@ -58,8 +57,7 @@ def tune(config: RunConfig) -> Mapping[str, Any] | None:
     assert config.search is not None
     keep_freed_memory()
     study, device = Study(config), resolve_device(config.device)
-    kind = METHODS.get(config.method["name"])
-    gradients = kind.card.needs_gradients
+    gradients = METHODS.get(config.method["name"]).card.needs_gradients
     refuse_impossible(1, config.data.image_size, gradients, device, "lower data.image_size")
     domain = prepared(config, (config.source,))[config.source]
     if config.checkpoint is not None:
@@ -79,8 +77,7 @@ def tune(config: RunConfig) -> Mapping[str, Any] | None:
     if not unseen:
         log.info("%s: which images the source model has not seen is not known: the search takes all of them", title)
     targets = pseudo_targets(domain, indices, config.search.shifts, config.search.seed)
-    size = config.data.image_size
-    network = place(AdaptableNetwork(source.model, kind.branches(_options(study)), image_size=size), device, size)
+    network = network_on(config, source, _options(study), device)
     with translate_os_errors(config.results_root), at_stake():
         trials = _trials(study, inputs)
         _take(trials, study, lambda options, text: dice_on(targets, config, options, network, device, text), title)

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -26,14 +27,13 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import SourceModel
 from tta_bench.models.normalisation import BatchStatistics, SourceStatistics
 from tta_bench.models.placement import place
-from tta_bench.ops.geometry import stacked, unstacked
 from tta_bench.ops.probabilities import Activation, masks, probabilities, targets
 from tta_bench.records.examination import FILE, Examination
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.numerics import numerics
 from tta_bench.runtime.training_section import TrainingConfig
 from tta_bench.schema import RunConfig
-from tta_bench.source.held_out import THRESHOLD, split
+from tta_bench.source.held_out import THRESHOLD, split, tile_by_tile
 
 log = logging.getLogger(__name__)
 
@@ -177,13 +177,7 @@ def _predictors(source: SourceModel, domain: Domain, device: torch.device) -> tu
         network = AdaptableNetwork(source.model, image_size=domain.side, tiled=domain.geometry.fit == "tile")
         network = place(network, device, domain.side)
     except UserError:  # without a normalisation layer that can be adapted
-        model = copy.deepcopy(source.model).to(device).eval()
-
-        def by_tile(images: Tensor) -> Tensor:
-            tiles = images.shape[2] // images.shape[3]
-            return stacked(torch.cat([model(tile[None]) for tile in unstacked(images, tiles)]), tiles)
-
-        return by_tile, None
+        return partial(tile_by_tile, copy.deepcopy(source.model).to(device).eval()), None
     theta = network.source_theta[None]
     own, by_image = SourceStatistics(), BatchStatistics()
     measured = (lambda images: network(images, theta, by_image)) if network.batch_norm_layers else None

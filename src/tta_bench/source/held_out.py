@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tta_bench.data.domain import Domain
 from tta_bench.errors import UserError
@@ -48,6 +49,12 @@ def divide(name: str, count: int, training: TrainingConfig) -> tuple[list[int], 
     return train, held_out
 
 
+def tile_by_tile(model: SegmentationModel, image: Tensor) -> Tensor:
+    """Logits ``[1, channels, tiles * side, side]`` of the tiles ``[1, C, tiles * side, side]`` of an image."""
+    tiles = image.shape[2] // image.shape[3]
+    return stacked(torch.cat([model(tile[None]) for tile in unstacked(image, tiles)]), tiles)
+
+
 def in_domain_dice(
     model: SegmentationModel, domain: Domain, indices: Sequence[int], device: torch.device
 ) -> dict[str, float]:
@@ -56,9 +63,8 @@ def in_domain_dice(
     scores = []
     with torch.no_grad():
         for index in indices:
-            tiles = unstacked(domain.image(index, model.preprocessing)[None], domain.tiles(index))
-            logits = torch.cat([model(tile[None].to(device)).cpu() for tile in tiles])
-            logits = domain.restored(stacked(logits, len(tiles))[0], index)
+            image = domain.image(index, model.preprocessing)[None].to(device)
+            logits = domain.restored(tile_by_tile(model, image)[0].cpu(), index)
             scores.append(dice_score(masks(logits, model.activation, THRESHOLD), domain.truth(index)))
     return dict(zip(domain.classes, torch.stack(scores).mean(dim=0).tolist(), strict=True))
 
