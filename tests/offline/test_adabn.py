@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from conftest import discs
+from discs import discs
 from tta_bench.offline.access import Access, Grounds
 from tta_bench.offline.adabn import AdaBN, batch_norms, moments, pooled
 from tta_bench.offline.base import SystemOptions

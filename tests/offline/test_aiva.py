@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_stage import tiny_options
 
-from conftest import discs
+from discs import discs
 from tta_bench.offline import aiva
 from tta_bench.offline.access import Access, Grounds
 from tta_bench.offline.base import SYSTEMS

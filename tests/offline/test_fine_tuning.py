@@ -10,7 +10,7 @@ import torch
 from test_stage import options_of, tiny_options
 from torch import nn
 
-from conftest import discs, gathered_of
+from discs import discs, gathered_of
 from tta_bench.errors import UserError
 from tta_bench.models.checkpoint.optimizer import OPTIMIZER, read_optimizer, save_optimizer
 from tta_bench.offline.access import Access, Grounds

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import tta_bench.records.snapshots as snapshots
-from conftest import discs, gathered_of
+from discs import discs, gathered_of
 from tiny_cells import configure, execute, folder, numbers, rows, summary
 from tta_bench.adaptation.provenance import system_code
 from tta_bench.cell import Cell

@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
 
+from discs import CLASSES, SIZE, noisy_discs
 from sections import data_section, run_config
 from tta_bench.data.domain import Domain
 from tta_bench.runtime.paths import shipped
 from tta_bench.schema import RunConfig
-
-SIZE = 64
 
 
 @pytest.fixture
@@ -45,16 +44,8 @@ def make_domain():
     """Noisy images with a bright disc, and a brighter cup in it."""
 
     def make(count=4, fingerprint="abc") -> Domain:
-        rng = np.random.default_rng(0)
-        y, x = np.mgrid[:SIZE, :SIZE]
-        images = rng.integers(0, 40, (count, SIZE, SIZE, 3), dtype=np.uint8)
-        masks = np.zeros((count, SIZE, SIZE), dtype=np.uint8)
-        for index in range(count):
-            row, column = rng.integers(24, 40, 2)
-            distance = np.hypot(y - row, x - column)
-            masks[index] = (distance < 18).astype(np.uint8) + (distance < 9)
-            images[index] += (100 * masks[index])[..., None]
+        images, masks = noisy_discs(np.random.default_rng(0), count)
         names = tuple(f"image{index}" for index in range(count))
-        return Domain("A", names, images, masks, {"disc": (1, 2), "cup": (2,)}, fingerprint)
+        return Domain("A", names, images, masks, CLASSES, fingerprint)
 
     return make

@@ -6,31 +6,29 @@ import copy
 import hashlib
 import json
 import logging
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.progress import Progress
 
 from tta_bench.data.domain import Domain
 from tta_bench.data.held_out import usable
 from tta_bench.errors import UserError
-from tta_bench.models.checkpoint import SourceModel, load_checkpoint, read_description, save_checkpoint
+from tta_bench.models.checkpoint import SourceModel, read_description, save_checkpoint
+from tta_bench.models.checkpoint.made import made_once
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.offline.access import Access, Grounds
 from tta_bench.offline.base import SYSTEMS, System
 from tta_bench.offline.options import system_options
-from tta_bench.ops.draws import seed_of
 from tta_bench.records.merging import ADAPTED, KEY
 from tta_bench.records.snapshots import ProgressFile
-from tta_bench.runtime.files import move_aside, warn_once, write_atomically
-from tta_bench.runtime.locks import acquire_lock
+from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.numerics import numerics
+from tta_bench.runtime.random_state import isolated_random_state
 from tta_bench.runtime.signals import at_stake, check
 from tta_bench.schema import RunConfig
 
@@ -108,14 +106,8 @@ def adapted_model(
     key = _key(config, source, grounds, code)
     folder = config.results_root / ADAPTED / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / "model.ckpt"
-    if (made := _cached(path, config)) is not None:
-        return made
-    folder.mkdir(parents=True, exist_ok=True)
-    move_aside(folder / "lock")
-    lock = acquire_lock(folder / "lock", "makes the same adapted model")
-    try:
-        if (made := _cached(path, config)) is not None:  # another process may have made it in the meantime
-            return made
+
+    def make() -> None:
         progress = ProgressFile(folder / "snapshot.pt", key, Progressed)
         with at_stake():
             write_atomically(folder / KEY, json.dumps(key, indent=1) + "\n")
@@ -124,9 +116,8 @@ def adapted_model(
                 retained = home.dice(model.to(device)) if home is not None and home.unseen else None
             _save(path, model, source, retained)
         progress.path.unlink(missing_ok=True)
-        return load_checkpoint(path, config)
-    finally:
-        lock.release()
+
+    return made_once(path, config, make, doing="makes the same adapted model", again="adapting again")
 
 
 def _grounds(
@@ -197,7 +188,7 @@ def run_system(
     resumed = progress.read()
     title = f"{name} {source.domain} -> {grounds.target.name}"
     following = follow(folder, resumed is not None) if follow is not None else nullcontext(lambda epoch, values: None)
-    with _isolated_random_state(seed), numerics(device), following as tell, Progress(transient=True) as bar:
+    with isolated_random_state(seed), numerics(device), following as tell, Progress(transient=True) as bar:
         model = copy.deepcopy(source.model).to(device).eval()
         system: System = kind(model, Access(kind.card, grounds), options, seed)
         told: Told = []
@@ -237,29 +228,3 @@ def _save(path: Path, model: SegmentationModel, source: SourceModel, retained: M
         training=source.training,
         dice_in_domain_per_class=retained,
     )
-
-
-def _cached(path: Path, config: RunConfig) -> SourceModel | None:
-    """The model that was made before; None, with a warning, if its file is damaged: it is made again."""
-    if not path.exists():
-        return None
-    try:
-        return load_checkpoint(path, config)
-    except UserError as error:
-        warn_once(log, f"adapting again: {error}")
-        return None
-
-
-@contextmanager
-def _isolated_random_state(seed: int) -> Iterator[None]:
-    """Seed every global generator, and put their states back afterwards."""
-    python, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            random.seed(seed)
-            np.random.seed(seed_of(seed) % 2**32)
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy_state)

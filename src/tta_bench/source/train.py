@@ -6,14 +6,11 @@ import hashlib
 import json
 import logging
 import os
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
@@ -28,14 +25,15 @@ from tta_bench.models.checkpoint import (
     read_description,
     save_checkpoint,
 )
+from tta_bench.models.checkpoint.made import made_once
 from tta_bench.models.checkpoint.optimizer import save_optimizer
 from tta_bench.models.encoder_weights import digest, weights_file
 from tta_bench.ops.geometry import Fit, ScoreAt
 from tta_bench.ops.probabilities import Activation
 from tta_bench.runtime.files import move_aside, temporaries, warn_once
-from tta_bench.runtime.locks import acquire_lock
 from tta_bench.runtime.memory import refuse_impossible
 from tta_bench.runtime.numerics import is_gpu, numerics, resolve_device
+from tta_bench.runtime.random_state import isolated_random_state
 from tta_bench.runtime.signals import at_stake
 from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 from tta_bench.runtime.training_section import TrainingConfig
@@ -74,35 +72,17 @@ def source_model(config: RunConfig, domain: Domain, root: Path, follow: Follow |
             had.
     """
     path = model_path(config, domain, root)
-    folder = path.parent
-    if (source := _cached(path, config)) is not None:
-        _remove_leftovers(folder)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        move_aside(folder / "lock")
-        lock = acquire_lock(folder / "lock", "trains the same source model")
-        try:
-            source = _cached(path, config)  # another process may have made it in the meantime
-            if source is None:
-                with at_stake():
-                    _train(config, domain, folder, follow)
-                if config.model.branches:
-                    _report_branch_cost(read_description(path), root)
-                source = load_checkpoint(path, config)
-        finally:
-            lock.release()
+
+    def make() -> None:
+        with at_stake():
+            _train(config, domain, path.parent, follow)
+        if config.model.branches:
+            _report_branch_cost(read_description(path), root)
+
+    again = f"training the source model {config.source} again"
+    source = made_once(path, config, make, doing="trains the same source model", again=again)
+    _remove_leftovers(path.parent)
     return source
-
-
-def _cached(path: Path, config: RunConfig) -> SourceModel | None:
-    """The model that was trained before; None, with a warning, if its file is damaged: it is trained again."""
-    if not path.exists():
-        return None
-    try:
-        return load_checkpoint(path, config)
-    except UserError as error:
-        warn_once(log, f"training the source model {config.source} again: {error}")
-        return None
 
 
 def model_path(config: RunConfig, domain: Domain, root: Path) -> Path:
@@ -284,7 +264,7 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
     latest = folder / "last.ckpt"
     for path in (latest, folder / "model.ckpt"):
         move_aside(path)
-    with _isolated_random_state(training.seed), quiet_lightning(), numerics(device):
+    with isolated_random_state(training.seed), quiet_lightning(), numerics(device):
         model = build_model(config.model, len(domain.classes), activation=config.data.activation)
         module = (TwoPassTraining if model.categorical else SourceTraining)(model, training)
         batches = training_batches(
@@ -367,18 +347,3 @@ def _is_resumable(partial: Path) -> bool:
     if fault is not None:
         log.warning("ignoring the broken partial checkpoint %s (%s): training anew", partial, fault)
     return fault is None
-
-
-@contextmanager
-def _isolated_random_state(seed: int) -> Iterator[None]:
-    """Seed every global generator, and put their states back afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        try:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
