@@ -1,4 +1,5 @@
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -121,3 +122,17 @@ def test_the_package_s_own_methods_and_objectives_are_registered():
     assert {"no_adapt", "bn_only", "tent", "grata"} <= set(METHODS.names())
     assert {"entropy", "consistency"} <= set(OBJECTIVES.names())
     assert all(issubclass(METHODS.get(name), Method) for name in METHODS.names())
+
+
+def test_threads_that_come_while_a_registry_is_filled_wait_for_it(tmp_path, monkeypatch):
+    (tmp_path / "slow_items").mkdir()
+    text = "from tta_bench.registry import Registry\nITEMS = Registry('item', 'slow_items')\n"
+    (tmp_path / "slow_items/__init__.py").write_text(text)
+    for name in ("first", "second"):
+        text = f"import time\nfrom slow_items import ITEMS\ntime.sleep(0.2)\nITEMS.register('{name}')('{name} one')\n"
+        (tmp_path / f"slow_items/{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    from slow_items import ITEMS
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [*pool.map(ITEMS.get, ["second", "first"] * 2)] == ["second one", "first one"] * 2

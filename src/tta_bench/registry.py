@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable
 from fnmatch import filter as matching
 from importlib.metadata import entry_points
@@ -30,7 +31,8 @@ class Registry(Generic[Item]):
         self.package = package
         self.broken_plugins: dict[str, str] = {}
         self._items: dict[str, Item] = {}
-        self._loaded = False
+        self._loaded = self._loading = False
+        self._lock = threading.RLock()
 
     @property
     def group(self) -> str:
@@ -79,17 +81,24 @@ class Registry(Generic[Item]):
         return next((name for name, each in self._items.items() if each is item), None)
 
     def _load(self) -> None:
-        """Import the built-in modules and the plug-ins, once; a broken plug-in does not stop the others."""
+        """Import the built-in modules and the plug-ins, once, while other threads wait; imports may look names up."""
         if self._loaded:
             return
-        self._loaded = True  # before the imports, which may look names up
-        try:
-            package = importlib.import_module(self.package)
-            for module in pkgutil.iter_modules(getattr(package, "__path__", ()), prefix=f"{self.package}."):
-                importlib.import_module(module.name)
-        except BaseException:
-            self._loaded = False
-            raise
+        with self._lock:
+            if self._loaded or self._loading:
+                return
+            self._loading = True
+            try:
+                package = importlib.import_module(self.package)
+                for module in pkgutil.iter_modules(getattr(package, "__path__", ()), prefix=f"{self.package}."):
+                    importlib.import_module(module.name)
+                self._load_plugins()
+                self._loaded = True
+            finally:
+                self._loading = False
+
+    def _load_plugins(self) -> None:
+        """Import those of third parties; a broken one does not stop the others."""
         for plugin in entry_points(group=self.group):
             before = dict(self._items)
             try:
