@@ -12,7 +12,6 @@ from tta_bench.methods.diga import (
     DIGA,
     Prototypes,
     confident_sides,
-    logit_of_mixture,
     mean_features,
     prototype_distances,
 )
@@ -20,6 +19,7 @@ from tta_bench.methods.no_adapt import NoAdapt
 from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.probabilities import logit_of_mixture
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(12)]
 

@@ -8,7 +8,7 @@ import torch
 
 from small_networks import exclusive
 from tta_bench.methods.cotta import certainty
-from tta_bench.methods.diga import DIGA, Evidence, Prototypes, confident_sides, logit_of_mixture
+from tta_bench.methods.diga import DIGA, Evidence, Prototypes, confident_sides
 from tta_bench.methods.dltta import discrepancy
 from tta_bench.methods.domain_adaptor import generalised_entropy
 from tta_bench.methods.memo import marginal_entropy
@@ -16,7 +16,7 @@ from tta_bench.methods.options import default_options
 from tta_bench.objectives.consistency import pseudo_label
 from tta_bench.objectives.entropy import entropy
 from tta_bench.ops.draws import Draws
-from tta_bench.ops.probabilities import masks, targets
+from tta_bench.ops.probabilities import logit_of_mixture, masks, targets
 
 A, B = (0.5, 0.25, 0.25), (0.25, 0.5, 0.25)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
@@ -17,7 +17,7 @@ from tta_bench.methods.space import Tuned
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics, Statistics
 from tta_bench.ops.draws import Draws, ImageKey
-from tta_bench.ops.probabilities import CLASSES, Activation
+from tta_bench.ops.probabilities import CLASSES, Activation, logit_of_mixture
 from tta_bench.runtime.ranges import Fraction, Positive, Range
 
 
@@ -194,18 +194,3 @@ def prototype_distances(features: Tensor, vectors: Tensor) -> Tensor:
     # By differences: the product form loses the digits of small distances.
     distances = torch.cdist(vectors.flatten(1, 2), pixels, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.unflatten(1, vectors.shape[1:3]).unflatten(3, features.shape[2:])
-
-
-def logit_of_mixture(logits: Sequence[Tensor], weights: Sequence[float], activation: Activation = "sigmoid") -> Tensor:
-    """Logits of ``sum of weight * probabilities`` for weights that sum to 1.
-
-    Finite also where the probabilities themselves round to 0 or 1.
-    """
-
-    def log_probability(log_probabilities: Callable[[Tensor], Tensor]) -> Tensor:
-        terms = [log_probabilities(z) + math.log(w) for z, w in zip(logits, weights, strict=True) if w > 0]
-        return torch.logsumexp(torch.stack(terms), dim=0)
-
-    if activation == "softmax":
-        return log_probability(lambda z: F.log_softmax(z, CLASSES))
-    return log_probability(F.logsigmoid) - log_probability(lambda z: F.logsigmoid(-z))

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS, Card, Diagnostics, Method, MethodOptions, Protocol, register_method
-from tta_bench.methods.diga import logit_of_mixture
 from tta_bench.methods.space import Tuned
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.bank import Bank, BankKind
 from tta_bench.models.normalisation import Statistics
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.geometry import stacked, unstacked
+from tta_bench.ops.probabilities import logit_of_mixture
 from tta_bench.ops.similarity import looks, similarities, thumbnails
 from tta_bench.ops.spectrum import Post, amplitudes, restyled
 from tta_bench.runtime.ranges import Range

@@ -9,6 +9,7 @@ The softmax over the two logits ``(0, s)`` is the sigmoid of ``s``, in every fun
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -96,6 +97,21 @@ def log_odds(logits: Tensor, activation: Activation) -> Tensor:
         others = [logits.narrow(CLASSES, 0, one), logits.narrow(CLASSES, one + 1, channels - one - 1)]
         odds.append(logits.select(CLASSES, one) - torch.cat(others, CLASSES).logsumexp(CLASSES))
     return torch.stack(odds, CLASSES)
+
+
+def logit_of_mixture(logits: Sequence[Tensor], weights: Sequence[float], activation: Activation = "sigmoid") -> Tensor:
+    """Logits of ``sum of weight * probabilities`` for weights that sum to 1.
+
+    Finite also where the probabilities themselves round to 0 or 1.
+    """
+
+    def log_probability(log_probabilities: Callable[[Tensor], Tensor]) -> Tensor:
+        terms = [log_probabilities(z) + math.log(w) for z, w in zip(logits, weights, strict=True) if w > 0]
+        return torch.logsumexp(torch.stack(terms), dim=0)
+
+    if activation == "softmax":
+        return log_probability(lambda z: F.log_softmax(z, CLASSES))
+    return log_probability(F.logsigmoid) - log_probability(lambda z: F.logsigmoid(-z))
 
 
 def most_entropy(classes: int, activation: Activation) -> float:
