@@ -173,6 +173,7 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
         has_source = has_source or not has_bank(config, given, bank_code())
     domains = prepared(config, (*config.target, config.source) if has_source else config.target)
     refuse(max(domains[name].tiles(index) for name in config.target for index in range(len(domains[name]))))
+    _refuse_sizes(config, domains)
     if given is None:
         with translate_os_errors(config.results_root):
             follow = partial(followed_training, config) if config.logger else None
@@ -202,6 +203,21 @@ def _refuse_impossible(config: RunConfig, device: torch.device, tiles: int) -> N
     gradients = METHODS.get(config.method["name"]).card.needs_gradients
     remedy = "scale the images down, or use data.fit=pad" if tiles > 1 else "lower data.image_size or lockstep"
     refuse_impossible(tiles * width, config.data.image_size, gradients, device, remedy)
+
+
+def _refuse_sizes(config: RunConfig, domains: Mapping[str, Domain]) -> None:
+    """Refuse targets whose images, cut into tiles, have several sizes, where the method compares their pixels."""
+    if config.data.fit != "tile" or not METHODS.get(config.method["name"]).card.compares_pixels:
+        return
+    for name in config.target or ():
+        sizes = dict(zip(domains[name].sizes, domains[name].image_names, strict=True))
+        if len(sizes) > 1:
+            (one, other), image = list(sizes)[:2], list(sizes.values())[1]
+            raise UserError(
+                f"method={config.method['name']} compares images pixel by pixel, and in target {name} they have "
+                f"several sizes ({one[1]}x{one[0]}, but {other[1]}x{other[0]} of '{image}'): use data.fit=pad, or "
+                "another method"
+            )
 
 
 def adapted_models(

@@ -201,7 +201,6 @@ def test_a_cup_outside_the_disc_is_told_and_taken_away_on_request(cell):
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (("+method=dltta", "data.fit=tile"), "compares images pixel by pixel"),
         (("+method=tent", "predict.nest=true", "data.classes={a: [1], b: [2]}"), "leave predict.nest out"),
         (("+method=tent", "data.fit=crop"), "data.fit"),
     ],
@@ -209,6 +208,13 @@ def test_a_cup_outside_the_disc_is_told_and_taken_away_on_request(cell):
 def test_what_cannot_be_is_refused(cell, words, fault):
     with pytest.raises(UserError, match=fault):
         cell(*words)
+
+
+def test_sizes_that_a_method_cannot_compare_are_named_before_any_work(cell, tmp_path):
+    config = cell("+method=dltta", "data.fit=tile", f"results_root={tmp_path}")
+    with pytest.raises(UserError, match=r"in target A they have several sizes \(64x64, but 70x96 of '1'\)"):
+        execute(config)
+    assert not (tmp_path / "source_models").exists()
 
 
 def test_a_source_model_is_shown_images_as_it_was_trained_on_them(cell):

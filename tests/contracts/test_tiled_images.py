@@ -4,12 +4,14 @@ import pytest
 import torch
 from settings import options_of
 
+from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
 KEY = [ImageKey(0, "A", "a")]
-TILED = [name for name in METHODS.names() if not METHODS.get(name).card.compares_pixels]
+COMPARING = [name for name in METHODS.names() if METHODS.get(name).card.compares_pixels]
+TILED = [name for name in METHODS.names() if name not in COMPARING]
 # What these take from an image is the same of it and of copies of it; an unbiased variance counts its pixels.
 SHAPELESS = ["bn_only", "medbn", "no_adapt", "sar", "tent"]
 
@@ -40,6 +42,15 @@ def test_images_of_different_numbers_of_tiles_follow_each_other(small_net, image
         result = method.step(stack[None], KEY)
         assert result.logits.shape[-2:] == stack.shape[-2:]
         assert result.logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_what_compares_pixels_takes_tiled_images_of_one_size(small_net, images, name):
+    stacks = [torch.cat([image, image.flip(0)], 1) for image in images[:6]]
+    logits, _ = adapted(name, small_net, stacks, tiled=True)
+    assert logits.isfinite().all()
+    with pytest.raises(UserError, match="one of another size came"):
+        adapted(name, small_net, [*stacks, images[7], images[7]], tiled=True)
 
 
 @pytest.mark.parametrize("name", SHAPELESS)

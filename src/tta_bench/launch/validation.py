@@ -151,18 +151,13 @@ def _metric_faults(config: RunConfig) -> list[str]:
 
 def _tile_faults(config: RunConfig) -> Iterator[str]:
     """Why images that are cut into tiles, each into as many as its size asks for, cannot be used."""
-    scenario, name = scenario_of(config.protocol.reset), config.method["name"]
     if config.data.fit != "tile":
         return
-    if scenario.batch > 1:
+    batch = scenario_of(config.protocol.reset).batch
+    if batch > 1:
         yield (
-            f"protocol.reset={config.protocol.reset} shows {scenario.batch} images at a time, and with data.fit=tile "
+            f"protocol.reset={config.protocol.reset} shows {batch} images at a time, and with data.fit=tile "
             "they need not have one size: use data.fit=pad, or another protocol.reset"
-        )
-    if METHODS.get(name).card.compares_pixels:
-        yield (
-            f"method={name} compares images pixel by pixel, and with data.fit=tile they need not have one size: use "
-            "data.fit=pad, or another method"
         )
     if config.adapt is not None:
         yield (

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
+from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, later, register_method
 from tta_bench.methods.memory_bank import MemoryBank
 from tta_bench.methods.space import Tuned
@@ -98,7 +99,16 @@ class DLTTA(GradientMethod):
         self._latest = _Latest(torch.empty(0), torch.empty(0), torch.empty(0, dtype=torch.bool))
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
-        """A TENT step whose rate comes from the discrepancy to the memory, which lacks this image itself."""
+        """A TENT step whose rate comes from the discrepancy to the memory, which lacks this image itself.
+
+        Raises:
+            UserError: an image of another size than the one before.
+        """
+        if len(self._latest.accepted) and self._latest.images.shape[1:] != images.shape[1:]:
+            raise UserError(
+                "method=dltta compares images pixel by pixel, and one of another size came: give it images of "
+                "one size, or choose another method"
+            )
         if draws.update == 0:
             self._remember()
         keys = logits = torch.empty(0)
