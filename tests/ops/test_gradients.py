@@ -133,7 +133,7 @@ def test_cagrad_weighs_the_gradients_as_a_search_does(radius, scale):
     direction = cagrad(first, second, radius)
     reached = torch.minimum((direction * first).sum(1), (direction * second).sum(1))
     # By duality the worse objective gains as much as the least of that function.
-    torch.testing.assert_close(reached, value(low)[:, 0], rtol=1e-6, atol=1e-7 * scale**2)
+    torch.testing.assert_close(reached, value(low)[:, 0], rtol=1e-9, atol=1e-10 * scale**2)
 
 
 def test_cagrad_of_radius_zero_is_the_mean_and_opposed_gradients_are_safe_d6():

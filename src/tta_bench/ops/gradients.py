@@ -60,8 +60,7 @@ def cagrad(first: Tensor, second: Tensor, radius: float) -> Tensor:
     """The direction near the mean gradient that helps the worse objective most (CAGrad, NeurIPS 2021).
 
     ``d = g0 + radius |g0| g_w / |g_w|`` with ``g0`` the mean and ``g_w = w first + (1 - w) second``, where ``w`` in
-    [0, 1] minimises ``g_w . g0 + radius |g0| |g_w|``; a convex function of one number, whose minimum follows from the
-    three inner products.
+    [0, 1] minimises ``g_w . g0 + radius |g0| |g_w|``; a convex function of one number, whose minimum has a closed form.
 
     Args:
         first: ``[A, scalars]``.
@@ -72,25 +71,28 @@ def cagrad(first: Tensor, second: Tensor, radius: float) -> Tensor:
         ``[A, scalars]`` with ``|d - g0| = radius |g0|``, or ``g0`` where ``g_w`` vanishes.
     """
     a, b = first.double(), second.double()
-    aa, ab, bb = (a * a).sum(1), (a * b).sum(1), (b * b).sum(1)
     mean = (a + b) / 2
     mean_norm = mean.norm(dim=1)
-    weight = _best_weight(aa, ab, bb, radius * mean_norm)
+    weight = _best_weight(a, b, radius * mean_norm)
     mixed = weight[:, None] * a + (1 - weight)[:, None] * b
     length = mixed.norm(dim=1)
     scale = torch.where(length.square() >= _TINY, radius * mean_norm / length.clamp_min(_TINY), 0)
     return (mean + scale[:, None] * mixed).to(first)
 
 
-def _best_weight(aa: Tensor, ab: Tensor, bb: Tensor, reach: Tensor) -> Tensor:
-    """The weight ``[A]`` of :func:`cagrad`, from inner products and ``radius |g0|``, each ``[A]``.
+def _best_weight(first: Tensor, second: Tensor, reach: Tensor) -> Tensor:
+    """The weight ``[A]`` of :func:`cagrad` for gradients ``[A, scalars]``, with ``reach = radius |g0|``, ``[A]``.
 
     Up to a constant the function is ``slope w + reach sqrt(squared (w - middle)^2 + rest)``: a hyperbola, whose minimum
-    lies beside ``middle`` where it is steep enough to turn, and beyond every bound where it is not.
+    lies beside ``middle`` where it is steep enough to turn, and beyond every bound where it is not. ``rest``, the
+    squared distance of the line through both from 0, is measured where it is nearest: as a difference of inner products
+    it would be noise for opposed gradients.
     """
-    slope, squared = (aa - bb) / 2, (aa - 2 * ab + bb).clamp_min(_TINY)  # |first - second|^2
-    middle = (bb - ab) / squared
-    rest = (aa * bb - ab.square()).clamp_min(0) / squared
+    between = first - second
+    squared = between.square().sum(1).clamp_min(_TINY)
+    slope = (between * (first + second)).sum(1) / 2
+    middle = -(between * second).sum(1) / squared
+    rest = (second + middle[:, None] * between).square().sum(1)
     turning = reach.square() * squared - slope.square()
     aside = slope.abs() * (rest / (squared * turning.clamp_min(_TINY**2))).sqrt()
     return (middle - slope.sign() * torch.where(turning > 0, aside, torch.inf).nan_to_num()).clamp(0, 1)
