@@ -14,6 +14,7 @@ from discs import discs, gathered_of
 from tiny_cells import configure, execute, folder, numbers, rows, summary
 from tta_bench.adaptation.provenance import system_code
 from tta_bench.cell import Cell
+from tta_bench.data.domain import Domain
 from tta_bench.data.held_out import split
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check
@@ -83,7 +84,7 @@ def test_a_system_reads_what_its_card_declares_and_nothing_else(name, model, mon
             Spy.of(array, log, f"{role}_{what}")
             for array, what in ((domain.images, "images"), (domain.masks, "labels"))
         )
-        domains.append(replace(domain, images=images, masks=masks))
+        domains.append(replace(domain, images=images, masks=masks, truths=masks))
     source, target = domains
     kind = SYSTEMS.get(name)
     grounds = Grounds(target, range(len(target)), 2, source, PAPER, 0, checkpoint=Path("model.ckpt"))
@@ -96,9 +97,9 @@ def test_a_system_reads_what_its_card_declares_and_nothing_else(name, model, mon
     for number in range(2):
         system.epoch(number)
     assert log - {"target_images"} == {*kind.card.needs} - {"target_images"}
-    reachable = [value for part in vars(access).values() for value in vars(part).values()]
+    held = [value for part in vars(access).values() for value in vars(part).values() if isinstance(value, Domain)]
     if "labels" not in " ".join(kind.card.needs):
-        assert all(getattr(value, "masks", None) is None for value in reachable)
+        assert all(domain.masks is domain.truths is None for domain in held)
         images = access.target_images
         with pytest.raises(UserError, match="has no masks"):
             images._domain.label(0)
@@ -128,6 +129,11 @@ def test_a_killed_stage_goes_on_to_the_same_weights(name, model, monkeypatch):
     assert all(torch.equal(before[key], after[key]) for key in before)
     changed = [not torch.equal(value, before[key]) for key, value in model.state_dict().items()]
     assert any(changed), "it adapts something"
+
+
+def test_labels_of_other_images_are_not_handed_over():
+    labelled = Grounds(discs("target", 8), range(8), 2, None, PAPER, 0).target_labels()
+    assert len(labelled.labels._domain.masks) == len(labelled.labels) == 2
 
 
 def test_the_labelled_images_of_more_labels_are_those_of_fewer_and_more():

@@ -87,6 +87,10 @@ class Domain:
         """The grey levels that are kept of an image: float32 ``[3, h, w]``, 0 to 255."""
         return _tensor(np.array(self.images[index])).permute(2, 0, 1).float()
 
+    def unlabelled(self) -> Self:
+        """The domain without any of its masks."""
+        return replace(self, masks=None, truths=None)
+
     def chosen(self, indices: Sequence[int]) -> Self:
         """Some of the images, in this order, as a domain of the same name and fingerprint."""
         parts = {name: getattr(self, name) for name in ("images", "masks", "truths", "image_names", "sizes")}

@@ -33,7 +33,7 @@ class Images(Dataset[Tensor]):
     """
 
     def __init__(self, domain: Domain, indices: Sequence[int], preprocessing: Preprocessing) -> None:
-        self._domain = replace(domain, masks=None)
+        self._domain = domain.unlabelled()
         self._indices = tuple(indices)
         self._preprocessing = preprocessing
         self.names = tuple(domain.image_names[index] for index in indices)
@@ -60,16 +60,16 @@ class Labels(Dataset[Tensor]):
     """
 
     def __init__(self, domain: Domain, indices: Sequence[int]) -> None:
-        self._domain = replace(domain, images=np.zeros((0, domain.side, domain.side, 3), np.uint8))
-        self._indices = tuple(indices)
+        no_images = np.zeros((0, domain.side, domain.side, 3), np.uint8)
+        self._domain = replace(domain.chosen(indices), images=no_images, truths=None)
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self._indices)
+        return len(self._domain)
 
     def __getitem__(self, k: int) -> Tensor:
         """Bool ``[classes, size, size]``."""
-        return self._domain.label(self._indices[k])
+        return self._domain.label(k)
 
     def batch(self, places: Sequence[int]) -> Tensor:
         """Several of them: bool ``[len(places), classes, size, size]``."""
