@@ -5,9 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from sections import data_config
 from tta_bench.data.decoders.base import DECODERS, Stack, decoder_of, slices_of, stem_of, volume_of
+from tta_bench.data.examination import suspicions
 from tta_bench.data.file_record import FileRecord
 from tta_bench.data.intensity import grey_levels
+from tta_bench.data.prepare import prepare
 from tta_bench.errors import UserError
 from tta_bench.ops.preprocessing import Preprocessing
 from tta_bench.runtime.files_section import IntensityConfig
@@ -165,3 +168,52 @@ def test_names(tmp_path):
         "a",
         ".nii",
     ]
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "tile"])
+def test_an_image_is_the_same_whatever_depth_and_colours_its_neighbours_have(tmp_path, fit):
+    """Domain M mixes grey and RGB of 8 and 16 bits; domain E has the same pictures in RGB of 8 bits alone."""
+    rgb = [
+        np.repeat(GREY[..., None], 3, axis=2),
+        RGB,
+        np.repeat(GREY[::-1, :, None], 3, axis=2),
+        RGB[::-1],
+        RGB[:, ::-1],
+    ]
+    mixed = [GREY, RGB, GREY[::-1] * np.uint16(257), RGB[::-1] * np.uint16(257), np.ascontiguousarray(RGB[:, ::-1])]
+    for k, (plain, deep) in enumerate(zip(rgb, mixed, strict=True)):
+        for domain, values in (("E", plain), ("M", deep)):
+            for folder in ("image", "mask"):
+                (tmp_path / domain / folder).mkdir(parents=True, exist_ok=True)
+            opencv(tmp_path / domain / f"image/{k}.png", values)
+            pillow(tmp_path / domain / f"mask/{k}.png", GREY % 2)
+    opencv(tmp_path / "M/image/5.png", FINE)  # for which the array becomes one of floating point
+    pillow(tmp_path / "M/mask/5.png", GREY % 2)
+    domains = prepare(data_config(root=tmp_path, fit=fit, image_size=64), ["E", "M"], tmp_path / "cache")
+    for k in range(5):
+        assert torch.equal(domains["E"].image(k), domains["M"].image(k))
+    assert len(domains["M"].image(5).unique()) > 3000
+    assert domains["E"].images[0].dtype == np.uint8
+
+
+def test_files_of_16_bits_that_use_12_are_told_of(tmp_path):
+    (tmp_path / "A/image").mkdir(parents=True)
+    pillow(tmp_path / "A/image/8.png", GREY)
+    pillow(tmp_path / "A/image/12.png", FINE // 16)
+    told = {}
+    for rule in (None, {"minmax": True}):
+        config = data_config(root=tmp_path, image_size=64, intensity=rule)
+        told[rule is None] = suspicions(prepare(config, ["A"], tmp_path / "cache")["A"])
+    assert told[False] == []
+    (sentence,) = told[True]
+    assert "1 of 2 images, such as 12, are almost black" in sentence
+    assert "data.intensity={minmax: true}" in sentence
+
+
+@pytest.mark.parametrize("values", [GREY, FINE, RGB, FINE.astype(np.float32), (RGB / 255).astype(np.float32)])
+def test_a_file_of_several_pages_says_how_to_split_it(tmp_path, values):
+    path = tmp_path / "stack.tif"
+    assert cv2.imwritemulti(str(path), [values] * 3)
+    with pytest.raises(UserError, match=r"stack\.tif holds 3 frames") as caught:
+        levels(path)
+    assert "each as a file in a folder stack, which is a case then" in str(caught.value)

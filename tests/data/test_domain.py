@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from tta_bench.data.domain import Domain
+from tta_bench.data.domain import Domain, class_channels
 from tta_bench.errors import UserError
 
 
@@ -18,3 +19,13 @@ def test_images_need_no_masks_and_labels_do():
     for ask in (without.mask, without.label):
         with pytest.raises(UserError, match=r"domain 'B' has no masks, and training, scores .* need them"):
             ask(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_class_channels_are_membership_of_the_values(dtype):
+    mask = torch.randint(0, 5, (2, 66, 64), generator=torch.Generator().manual_seed(0)).to(dtype)
+    classes = {"a": (1, 2, 4), "b": (2,), "c": (250,)}
+    expected = torch.stack([torch.isin(mask, torch.tensor(values)) for values in classes.values()], dim=-3)
+    found = class_channels(mask, classes)
+    assert found.dtype == torch.bool
+    assert torch.equal(found, expected)

@@ -1,7 +1,11 @@
 """Volumes and DICOM files written by their own libraries: orientation, order, spacing, window, cases."""
 
+import importlib.util
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from sections import data_config
 from tta_bench.data.decoders.base import decoder_of
@@ -116,7 +120,9 @@ def test_a_mask_of_fewer_slices_is_refused(tmp_path):
         record.read(64)
 
 
-def dicom(path, values, *, place=0.0, photometric="MONOCHROME2", window=None, slope=1, intercept=0):
+def dicom(
+    path, values, *, place=0.0, photometric="MONOCHROME2", window=None, slope=1, intercept=0, codec=None, content=None
+):
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -126,16 +132,26 @@ def dicom(path, values, *, place=0.0, photometric="MONOCHROME2", window=None, sl
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    data.Rows, data.Columns = values.shape
-    data.SamplesPerPixel, data.PhotometricInterpretation = 1, photometric
-    data.BitsAllocated = data.BitsStored = 16
-    data.HighBit, data.PixelRepresentation = 15, 0
-    data.RescaleSlope, data.RescaleIntercept, data.RescaleType = slope, intercept, "HU"
+    values = np.asarray(values, np.uint8 if values.dtype == np.uint8 else np.uint16)
+    bits = 8 * values.itemsize
+    data.Rows, data.Columns = values.shape[:2]
+    data.SamplesPerPixel, data.PhotometricInterpretation = values[0, 0].size, photometric
+    data.BitsAllocated = data.BitsStored = bits
+    data.HighBit, data.PixelRepresentation = bits - 1, 0
+    if values.ndim == 3:
+        data.PlanarConfiguration = 0
+    else:
+        data.RescaleSlope, data.RescaleIntercept, data.RescaleType = slope, intercept, "HU"
     data.PixelSpacing, data.SliceThickness = [0.7, 0.5], 2.5
     data.ImagePositionPatient, data.ImageOrientationPatient = [0, 0, place], [1, 0, 0, 0, 1, 0]
     if window is not None:
         data.WindowCenter, data.WindowWidth = window
-    data.PixelData = values.astype(np.uint16).tobytes()
+    data.PixelData = values.tobytes()
+    if codec is not None and content is None:
+        data.compress(codec)
+    elif codec is not None:
+        meta.TransferSyntaxUID, data.PixelData = codec, pydicom.encaps.encapsulate([content])
+    data["PixelData"].VR = "OW" if codec is None and bits == 16 else "OB"
     data.save_as(path, enforce_file_format=True)
 
 
@@ -162,3 +178,70 @@ def test_a_folder_of_dicom_files_is_a_case_in_the_order_of_their_places(tmp_path
         ("p7/a", "p7", 2),
     ]
     assert records[0].read(64).mask.sum() == 64
+
+
+def encoded(values, kind, **options):
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, kind, **options)
+    return file.getvalue()
+
+
+GREY = np.add.outer(np.arange(64), np.arange(66)).astype(np.uint8)
+COLOURS = np.stack([GREY, 255 - GREY, GREY // 2], axis=-1)
+DEEP = GREY.astype(np.uint16) * 500 + 7
+
+
+@pytest.mark.parametrize(
+    ("values", "codec", "content", "photometric", "tolerance"),
+    [
+        (DEEP, "RLELossless", None, "MONOCHROME2", 0),
+        (COLOURS, "RLELossless", None, "RGB", 0),
+        (DEEP, "JPEG2000Lossless", encoded(DEEP, "JPEG2000", no_jp2=True), "MONOCHROME2", 0),
+        (COLOURS, "JPEG2000Lossless", encoded(COLOURS, "JPEG2000", no_jp2=True, mct=1), "YBR_RCT", 0),
+        (GREY, "JPEGBaseline8Bit", encoded(GREY, "JPEG", quality=95), "MONOCHROME2", 2),
+        (COLOURS, "JPEGBaseline8Bit", encoded(COLOURS, "JPEG", quality=95), "YBR_FULL_422", 6),
+    ],
+)
+def test_compressed_dicom_is_read_and_as_a_mask_only_without_loss(
+    tmp_path, values, codec, content, photometric, tolerance
+):
+    path = tmp_path / "a.dcm"
+    dicom(path, values, photometric=photometric, codec=getattr(pydicom.uid, codec), content=content)
+    found = decoder_of(path).read(path, 2, 10**6).values[0]
+    assert np.abs(found.astype(int) - values).max() <= tolerance
+    with pytest.raises(UserError, match=r"a\.dcm") as caught:
+        decoder_of(path).mask(path, 2, 10**6)
+    assert ("export the masks anew" in str(caught.value)) == (codec == "JPEGBaseline8Bit")
+
+
+@pytest.mark.parametrize(
+    ("codec", "remedy"),
+    [
+        ("JPEGLosslessSV1", "pip install pylibjpeg pylibjpeg-libjpeg, or"),
+        ("JPEGLSLossless", "pip install pylibjpeg pylibjpeg-libjpeg, or"),
+        ("HTJ2KLossless", "pip install pylibjpeg pylibjpeg-openjpeg, or"),
+        ("RLELossless", "pip install pylibjpeg pylibjpeg-rle, or"),  # which pydicom reads too, but not a damaged one
+        ("MPEG2MPML", "save it uncompressed"),
+    ],
+)
+def test_a_compression_that_is_not_read_names_what_decodes_it(tmp_path, codec, remedy):
+    if importlib.util.find_spec("pylibjpeg"):
+        pytest.skip("it is installed")
+    path = tmp_path / "a.dcm"
+    dicom(path, DEEP, codec=getattr(pydicom.uid, codec), content=b"\xff\xd8" + bytes(98))
+    with pytest.raises(UserError, match=r"a\.dcm: its pixels cannot be decompressed") as caught:
+        decoder_of(path).read(path, 2, 10**6)
+    assert str(caught.value).partition("): ")[2].startswith(remedy)
+
+
+def test_a_palette_of_dicom_is_shown_in_its_colours_and_is_no_mask(tmp_path):
+    path, table = tmp_path / "a.dcm", np.random.default_rng(0).integers(0, 2**16, (3, 256)).astype(np.uint16)
+    dicom(path, GREY, photometric="PALETTE COLOR")
+    dataset = pydicom.dcmread(path)
+    for name, entries in zip(("Red", "Green", "Blue"), table, strict=True):
+        dataset.add_new(f"{name}PaletteColorLookupTableDescriptor", "US", [256, 0, 16])
+        dataset.add_new(f"{name}PaletteColorLookupTableData", "OW", entries.tobytes())
+    dataset.save_as(path)
+    np.testing.assert_array_equal(decoder_of(path).read(path, 2, 10**6).values[0], table.T[GREY])
+    with pytest.raises(UserError, match="colours"):
+        decoder_of(path).mask(path, 2, 10**6)

@@ -1,11 +1,14 @@
 """The order in which images come: a function of its number and of the target alone."""
 
+import threading
+
 import numpy as np
 import pytest
+import torch
 
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.data.domain import Domain
-from tta_bench.data.streams import lockstep_groups, passes
+from tta_bench.data.streams import Ahead, LockstepDataset, lockstep_groups, passes
 
 
 def domain(name, count):
@@ -56,3 +59,21 @@ def test_groups_are_of_the_width_asked_for_and_longest_first():
     streams = passes(DOMAINS, ("B", "A", "C"), 1)
     assert [[stream[0].domain for stream in group] for group in lockstep_groups(streams, 2)] == [["A", "C"], ["B"]]
     assert lockstep_groups(streams, 1) == [[stream] for stream in sorted(streams, key=len, reverse=True)]
+
+
+def test_batches_read_ahead_are_those_of_the_data_set_and_so_are_its_faults():
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
+    domain = Domain("A", tuple("abcde"), pictures, None, {"f": (1,)}, "")
+    images = LockstepDataset({"A": domain}, passes({"A": domain}, ["A"]), seed=3, first=1)
+    loaded = list(Ahead(images, pinned=False))
+    assert len(loaded) == len(Ahead(images, pinned=False)) == 4
+    for found, k in zip(loaded, range(4), strict=True):
+        assert torch.equal(found.images, images[k].images)
+        assert (found.keys, found.places) == (images[k].keys, images[k].places)
+    broken = LockstepDataset({"A": domain.chosen([0, 1])}, passes({"A": domain}, ["A"]), seed=3)
+    read = iter(Ahead(broken, pinned=False))
+    next(read), next(read)
+    with pytest.raises(IndexError):
+        next(read)
+    next(iter(Ahead(images, pinned=False)))  # whoever stops early ends the thread, too
+    assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]

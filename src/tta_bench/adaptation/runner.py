@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from tta_bench.adaptation.callback import TTACallback
 from tta_bench.data.domain import Domain
-from tta_bench.data.streams import ImageBatch, LockstepDataset, Stream, StreamImages
+from tta_bench.data.streams import Ahead, ImageBatch, LockstepDataset, Stream, StreamImages
 from tta_bench.methods.base import Method, StepResult
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
-from tta_bench.runtime.numerics import numerics
+from tta_bench.runtime.numerics import is_gpu, numerics
 
 
 class AdaptationModule(pl.LightningModule):
@@ -32,7 +32,7 @@ class AdaptationModule(pl.LightningModule):
 
     def transfer_batch_to_device(self, batch: ImageBatch, device: torch.device, dataloader_idx: int) -> ImageBatch:
         """Lightning hook before every callback."""
-        return replace(batch, images=batch.images.to(device))
+        return replace(batch, images=batch.images.to(device, non_blocking=True))
 
     def test_step(self, batch: ImageBatch, batch_idx: int) -> StepResult:  # type: ignore[override]
         """The ``outputs`` of ``on_test_batch_end``."""
@@ -71,7 +71,8 @@ def adapt_streams(
             ahead = [StreamImages(domains, stream, preprocessing) for stream in group]
             callback = TTACallback(method, streams=len(group), ahead=ahead)
             images = LockstepDataset(domains, group, seed, first, batch, preprocessing)
-            loader = DataLoader(images, batch_size=None, shuffle=False)
+            # A CPU has its threads in the method, and reads an image in a hundredth of a step.
+            loader = Ahead(images, pinned=True) if is_gpu(device) else DataLoader(images, batch_size=None)
             trainer = one_device_trainer(device, [*observers, callback], inference_mode=False)
             trainer.test(AdaptationModule(callback), loader, verbose=False)
             first = 0

@@ -1,4 +1,4 @@
-"""What may be wrong with domains that can be read: cut regions, classes outside those around them, images twice."""
+"""What may be wrong with domains that can be read: darkness, cut regions, classes beside those around them, copies."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from tta_bench.data.domain import Domain
 from tta_bench.data.ragged import Ragged
 
+_DARK = 20.0  # grey levels up to which an image is suspiciously dark: 12 bits in 16 reach 16, and resizing beyond
 _SIDE = 33  # pixels of the thumbnails that are compared, at least
 _BITS = 10  # of 64 in which the hashes of two copies may differ
 _GREY = 6.0  # mean difference of their thumbnails, grey levels
@@ -18,10 +19,17 @@ _OPEN = 0.5  # share of a region's contour that may lie on the background, thoug
 
 
 def suspicions(domain: Domain) -> list[str]:
-    """Sentences on the masks of a domain: regions that the border cuts, nested classes that leave those around them."""
-    if domain.masks is None:
-        return []
+    """Sentences on a domain: dark images, regions that the border cuts, nested classes that leave those around them."""
     found = []
+    dark = [name for name, image in zip(domain.image_names, domain.images, strict=True) if image.max() <= _DARK]
+    if dark:
+        found.append(
+            f"domain '{domain.name}': {len(dark)} of {len(domain)} images, such as {dark[0]}, are almost black, as "
+            "where a file of 16 bits uses 12: say which values are black and white, by data.intensity={minmax: true} "
+            "or {window: [LOW, HIGH]}"
+        )
+    if domain.masks is None:
+        return found
     for name, values in domain.classes.items():
         at_border = [
             image

@@ -105,6 +105,8 @@ def _tiff_beyond_pillow(path: Path, max_pixels: int) -> np.ndarray | None:
             return None
     if values.dtype.kind != "f" or values.ndim != 3 or values.shape[2] != 3:
         return None
+    if (pages := cv2.imcount(str(path))) > 1:
+        raise UserError(_several(path, pages))
     if values.shape[0] * values.shape[1] > max_pixels:
         raise UserError(f"{path} has more pixels than data.max_pixels={max_pixels}: scale it down, or set it higher")
     return np.ascontiguousarray(values[..., ::-1])
@@ -191,7 +193,14 @@ def _refuse_by_header(path: Path, image: Image.Image, max_pixels: int, lossless:
     frames = getattr(image, "n_frames", 1)
     # A camera's MPO file is a JPEG whose further frames are previews.
     if frames > 1 and image.format != "MPO":
-        raise UserError(f"{path} holds {frames} frames, one is expected: save the right one as PNG")
+        raise UserError(_several(path, frames))
+
+
+def _several(path: Path, pages: int) -> str:
+    return (
+        f"{path} holds {pages} frames, one is expected: save the right one as PNG; or, if they are the slices of a "
+        f"volume, each as a file in a folder {path.stem}, which is a case then"
+    )
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
@@ -162,3 +163,34 @@ class LockstepDataset(Dataset[ImageBatch]):
             keys=[ImageKey(self.seed, p.domain, self.domains[p.domain].image_names[p.index]) for p, *_ in batches],
             places=places,
         )
+
+
+class Ahead:
+    """The batches of a data set in order, each read by a thread while the one before is worked on.
+
+    Args:
+        images: the data set.
+        pinned: whether they are put into memory from which a GPU copies by itself.
+    """
+
+    def __init__(self, images: LockstepDataset, pinned: bool) -> None:
+        self.images = images
+        self.pinned = pinned
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[ImageBatch]:
+        """From the first."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(self._read, 0)
+            for k in range(len(self)):
+                batch = waiting.result()
+                if k + 1 < len(self):
+                    waiting = pool.submit(self._read, k + 1)
+                yield batch
+
+    def _read(self, k: int) -> ImageBatch:
+        batch = self.images[k]
+        return replace(batch, images=batch.images.pin_memory()) if self.pinned else batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ class DicomDecoder(Decoder):
             values = _pixels(path, dataset)
             values = values if frames > 1 else values[None]
             spacing = _spacing(dataset)
+            if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+                from pydicom.pixels import apply_color_lut
+
+                values, colours = apply_color_lut(values, dataset), 3
             if colours == 3:
                 return Stack(real_numbers(path, values), spacing)
             from pydicom.pixels import apply_modality_lut
@@ -54,8 +59,14 @@ class DicomDecoder(Decoder):
             return Stack(real_numbers(path, apply_modality_lut(values, dataset)), spacing, _window(dataset), inverted)
 
     def mask(self, path: Path, axis: int, max_pixels: int, grey: bool = False) -> np.ndarray:
-        """See :class:`Decoder`; a mask that counts from white is refused."""
+        """See :class:`Decoder`; a mask that counts from white is refused, and so are codecs that may change values."""
         stack = self.read(path, axis, max_pixels)
+        codec = _dataset(path, pixels=False).file_meta.TransferSyntaxUID
+        if codec.is_compressed and "Lossless" not in codec.keyword:
+            raise UserError(
+                f"{path} is compressed by {codec.name}, which need not keep the exact values of a mask: export the "
+                "masks anew from their origin, uncompressed; to convert this file does not bring them back"
+            )
         if stack.inverted:
             raise UserError(f"{path} counts its shades from white (MONOCHROME1): save the mask as a PNG or NIfTI file")
         return whole_numbers(path, stack.values)
@@ -91,12 +102,28 @@ def _pixels(path: Path, dataset: Any) -> np.ndarray:
 
     try:
         return pixel_array(dataset)
-    except (RuntimeError, NotImplementedError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise UserError(
-            f"{path}: its pixels cannot be decompressed ({reason}): pip install pylibjpeg pylibjpeg-libjpeg "
-            "pylibjpeg-openjpeg, or save it uncompressed"
-        ) from None
+    except (RuntimeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160].rstrip(":")
+        codec = dataset.file_meta.TransferSyntaxUID
+        if packages := _missing(codec):
+            reason, remedy = codec.name, f"pip install {' '.join(packages)}, or save it uncompressed"
+        elif codec.is_compressed and not isinstance(error, NotImplementedError):  # all that could decode it has failed
+            remedy = "copy it again from its origin"
+        else:
+            remedy = "save it uncompressed"
+        raise UserError(f"{path}: its pixels cannot be decompressed ({reason}): {remedy}") from None
+
+
+def _missing(codec: Any) -> list[str]:
+    """The packages of pylibjpeg that decode a compression and are not installed."""
+    from pydicom.pixels import get_decoder
+
+    try:
+        lines = get_decoder(codec).missing_dependencies
+    except NotImplementedError:  # nothing decodes it
+        return []
+    of_pylibjpeg = " ".join(line for line in lines if line.startswith("pylibjpeg "))
+    return sorted(set(re.findall(r"(pylibjpeg(?:-\w+)?)>=", of_pylibjpeg)))
 
 
 def _window(dataset: Any) -> tuple[float, float] | None:
