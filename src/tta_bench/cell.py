@@ -26,7 +26,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.offline.bank import banked, has_bank, needs_bank, with_bank
 from tta_bench.offline.options import card_of, system_options
-from tta_bench.offline.stage import Home, adapted_model
+from tta_bench.offline.stage import Home, adapted_model, refuse_small
 from tta_bench.records.examination import Examination, with_examination
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
@@ -172,6 +172,7 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     if given is not None and needs_bank(config):
         has_source = has_source or not has_bank(config, given, bank_code())
     domains = prepared(config, (*config.target, config.source) if has_source else config.target)
+    refuse_small(config, [domains[name] for name in config.target])
     refuse(max(domains[name].tiles(index) for name in config.target for index in range(len(domains[name]))))
     _refuse_sizes(config, domains)
     if given is None:

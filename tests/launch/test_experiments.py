@@ -5,9 +5,12 @@ import re
 from itertools import permutations
 
 import pytest
+from hydra import compose
+from omegaconf import OmegaConf
 
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check
+from tta_bench.launch.composition import composer, register_configs
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import plan
 from tta_bench.methods.base import METHODS
@@ -166,3 +169,12 @@ def test_what_all_rows_share_can_be_overruled():
     planned = plan("table4", ["source=D", "data.limit=3", "protocol.reset=image"])
     assert {p.cell.config.data.limit for p in planned.cells} == {3}
     assert {p.cell.config.protocol.reset for p in planned.cells} == {"image"}
+
+
+@pytest.mark.parametrize("choice", ["settings_01", "settings_07", "settings_12"])
+def test_a_launcher_s_hydra_composes_a_row_to_what_we_do(choice):
+    with composer() as ours:
+        register_configs(["experiment=settings"])
+        by_hydra = compose("config", [f"+row={choice}"])
+        by_us = ours.compose([f"+row={choice}"])
+    assert OmegaConf.to_container(by_hydra) == OmegaConf.to_container(by_us)

@@ -113,6 +113,18 @@ def test_the_labels_are_made_once_and_by_the_source_model(model):
     assert torch.equal(first.mask, again.mask)
 
 
+@pytest.mark.parametrize("name", ["dpl", "grad_cl"])
+def test_without_trusted_pixels_nothing_is_learnt_from_what_came_before(name, model):
+    system = system_of(name, model, dropout_bottleneck=0.0, dropout_head=0.0, threshold=0.5, learning_rate=0.01)
+    assert system.epoch(0)["loss"] > 0
+    moment = next(iter(system.optimizer.state.values()))["exp_avg"]
+    assert moment.abs().max() > 0
+    system.masks = torch.zeros_like(system.masks)
+    before = {key: value.clone() for key, value in system.model.named_parameters()}
+    assert system.epoch(1)["loss"] == 0
+    assert all(torch.equal(value, before[key]) for key, value in system.model.named_parameters())
+
+
 def test_corruption_changes_what_it_says():
     generator = torch.Generator().manual_seed(0)
     image = torch.full((3, 100, 100), 0.5)

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tiny_cells import configure, execute, folder, random_pairs, summary
+from tiny_cells import configure, execute, folder, random_pairs, rows, summary
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check
@@ -89,3 +89,26 @@ def test_what_the_source_must_give_is_asked_for_before_any_work(root, tmp_path):
     with pytest.raises(UserError, match=r"set protocol\.evaluation=held_out"):
         check(["+method=tent", "source=D", "adapt=fta"], multirun=False)
     assert json.loads(next(root.glob("adapted_models/*/key.json")).read_text())["the system"]["labels"] in (1, 2)
+
+
+def test_all_labels_are_those_of_the_half_that_is_not_tested(root, monkeypatch):
+    handed, seen = [], Grounds.target_labels
+    monkeypatch.setitem(NEEDS, "target_labels", lambda grounds: handed.append(seen(grounds)) or handed[-1])
+    config = configure(root, *STAGE, "adapt=fta", *SHORT[1:], "adapt.labels=all")
+    execute(config)
+    ((images, _),) = (vars(each).values() for each in handed)
+    assert len(images) == 3
+    assert not {*images.names} & {row["image"] for row in rows(config)}
+
+
+def test_too_few_labels_are_a_sentence_for_every_target_before_any_work(tmp_path):
+    with pytest.raises(UserError) as refused:
+        execute(configure(tmp_path, *STAGE, "target=A,C", "adapt=fta", "adapt.labels=4"))
+    assert [fault.split(" before")[0] for fault in refused.value.faults] == [
+        f"adapt=fta needs 4 images of target={name}" for name in "AC"
+    ]
+    assert "there are 3 of 6, the others being held out" in str(refused.value)
+    assert not (tmp_path / "source_models").exists()
+    for wrong in ("0", "al", "True", "1.5"):
+        with pytest.raises(UserError, match=rf"adapt\.labels={wrong}: give how many .* or all$"):
+            check(["+method=tent", "source=D", "adapt=fta", HELD, f"adapt.labels={wrong}"], multirun=False)

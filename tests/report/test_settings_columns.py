@@ -2,11 +2,13 @@
 
 import csv
 import io
+from itertools import groupby
 
 from rich.console import Console
 
 from made_tables import finish, made_plan, planned, simple_plan
 from tta_bench.launch.composition import composer
+from tta_bench.launch.experiments import plan
 from tta_bench.report.formats import formats
 from tta_bench.report.tables import build_table
 from tta_bench.report.write import summary_table
@@ -56,3 +58,15 @@ def test_a_table_of_test_images_alone_is_as_it_was(tmp_path):
     for name, text in told(table).items():
         assert "may see" not in text, name
         assert "reconstruction" not in text, name
+
+
+def test_the_shipped_table_is_grouped_by_setting_from_nothing_to_all_labels(tmp_path):
+    rows = build_table(plan("settings", ["source=D", f"results_root={tmp_path}"])).rows
+    settings = [setting for setting, _ in groupby(rows, lambda row: row.setting)]
+    assert settings == ["none", "tta", "tta+bank", "sfda", "uda", "sda"]
+    seen = {row.label: row.may_see for row in rows}
+    assert (seen["fda then grata"], seen["mmtl, 32 labels"], seen["oracle, all labels"]) == (
+        "the test image, a bank of source images",
+        "source images, source labels, 32 target labels",
+        "all target labels",
+    )

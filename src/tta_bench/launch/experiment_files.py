@@ -28,8 +28,11 @@ log = logging.getLogger(__name__)
 CONTROLS = {"no_adapt": {"method": "no_adapt"}, "bn_only": {"method": "bn_only"}}
 """Rows that every table has besides its own: what nothing, and what test-image statistics alone, would give."""
 
-ROW_GROUPS = ("method", "adapt")
-"""Groups of which a row makes a choice; its other keys are single ones."""
+ROW_GROUPS = {"method": "/method@_global_.method", "adapt": "override /adapt"}
+"""Groups of which a row makes a choice, as Hydra's list of defaults has it; its other keys are single ones.
+
+A run has no method by default, and has a default of the other.
+"""
 
 EVERY_METHOD = "*"
 """A row of this method stands for one row of every registered method."""
@@ -71,8 +74,9 @@ class Experiment:
     def row_config(self, label: str) -> dict[str, Any]:
         """The config of a row: its method's, with what the row sets; ``row`` says that it is one."""
         values = dict(self.rows[label])
-        chosen = [{f"/{group}@_global_.{group}": values.pop(group)} for group in ROW_GROUPS if group in values]
-        config: dict[str, Any] = {"defaults": [*chosen, "_self_"], "row": label}
+        chosen = [{ROW_GROUPS[group]: values.pop(group)} for group in ROW_GROUPS if group in values]
+        # Hydra wants what overrides to stand last.
+        config: dict[str, Any] = {"defaults": [*chosen[:1], "_self_", *chosen[1:]], "row": label}
         for key, value in values.items():
             *parents, leaf = key.split(".")
             section = config

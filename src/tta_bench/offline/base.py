@@ -139,7 +139,7 @@ class TrainedSystem(System):
         """
 
     def epoch(self, number: int) -> Curve:
-        """A step per batch.
+        """A step per batch; none of one whose loss is 0, as where no pixel is trusted: momentum would make one.
 
         Raises:
             UserError: a loss is not finite.
@@ -153,10 +153,12 @@ class TrainedSystem(System):
                     f"the adaptation diverged in epoch {number + 1} (loss {loss.item()}): "
                     f"lower adapt.learning_rate={self.options.learning_rate}"
                 )
+            losses.append(loss.detach())
+            if loss == 0:
+                continue
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
-            losses.append(loss.detach())
             self.after_step()
         self.model.eval()
         return {"loss": float(torch.stack(losses).mean()), "lr": float(self.optimizer.param_groups[0]["lr"])}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
 from tta_bench.models.segmentation import SegmentationModel
@@ -17,8 +18,18 @@ from tta_bench.offline.base import SystemCard, SystemOptions, TrainedSystem, reg
 from tta_bench.ops.probabilities import cross_entropies, targets
 from tta_bench.runtime.ranges import Decay, NonNegative, Positive, Range
 
+LABELS = Range(1, 2**16)
+"""How many images of a target may be labelled."""
+
 FALL = 0.1
 """Factor of the learning rate in the last quarter of the epochs."""
+
+
+def _as_labels(value: Any) -> Any:
+    """One message for both, where a union has one for each."""
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value in LABELS):
+        return value
+    raise ValueError(f"adapt.labels={value}: give how many images of a target are labelled, in {LABELS}, or all")
 
 
 @dataclass(frozen=True)
@@ -26,13 +37,13 @@ class LabelledOptions(SystemOptions):
     """Of a system that trains on labelled images of the target.
 
     Attributes:
-        labels: how many images of the target are labelled.
+        labels: how many images of the target are labelled; ``all`` that are not tested on, for an upper line.
         epochs: after three quarters of them the learning rate falls to a tenth.
         steps: of the optimiser, in each epoch.
         learning_rate: of the first epochs.
     """
 
-    labels: Annotated[int, Range(1, 2**16)]
+    labels: Annotated[Annotated[int, LABELS] | Literal["all"], BeforeValidator(_as_labels)]
     epochs: Annotated[int, Range(1, 10**6)]
     steps: Annotated[int, Range(1, 10**6)]
     learning_rate: Positive

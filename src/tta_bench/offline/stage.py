@@ -72,6 +72,30 @@ class Progressed:
         return cls(**content)
 
 
+def refuse_small(config: RunConfig, targets: Sequence[Domain]) -> None:
+    """Refuse targets that have fewer images before the test than ``config.adapt`` needs, or labels.
+
+    Raises:
+        UserError: with a sentence for each.
+    """
+    if config.adapt is None:
+        return
+    labels, evaluation = getattr(system_options(config.adapt), "labels", 0), config.protocol.evaluation
+    needed = 1 if labels == "all" else max(labels, 1)
+    faults = []
+    for target in targets:
+        there = len(usable(target.name, len(target), evaluation))
+        if there < needed:
+            others = f" of {len(target)}, the others being held out" if evaluation else ""
+            fewer = ", lower adapt.labels" if needed > 1 else ""
+            faults.append(
+                f"adapt={config.adapt['name']} needs {needed} images of target={target.name} before the test, and "
+                f"there are {there}{others}: add images, raise data.limit{fewer}, or leave the target out"
+            )
+    if faults:
+        raise UserError(faults)
+
+
 def adapted_model(
     config: RunConfig,
     source: SourceModel,
@@ -100,7 +124,7 @@ def adapted_model(
         home: what the source model has not seen of its own domain, where its images are there.
 
     Raises:
-        UserError: too few images, a system that cannot work on the model, or one that diverges.
+        UserError: a system that cannot work on the model, or one that diverges.
     """
     grounds = _grounds(config, source, target, source_domain, seed, home)
     key = _key(config, source, grounds, code)
@@ -124,15 +148,9 @@ def _grounds(
     config: RunConfig, source: SourceModel, target: Domain, source_domain: Domain | None, seed: int, home: Home | None
 ) -> Grounds:
     assert config.adapt is not None
-    count, evaluation = len(target), config.protocol.evaluation
-    indices = usable(target.name, count, evaluation)
-    labels = getattr(system_options(config.adapt), "labels", 0)
-    if len(indices) < max(labels, 1):
-        raise UserError(
-            f"adapt={config.adapt['name']} needs {max(labels, 1)} images of target={target.name} before the test, and "
-            f"there are {len(indices)}" + (f" of {count}, the others being held out" if evaluation else "") + ": "
-            "add images, raise data.limit, or leave the target out"
-        )
+    indices = usable(target.name, len(target), config.protocol.evaluation)
+    asked = getattr(system_options(config.adapt), "labels", 0)
+    labels = len(indices) if asked == "all" else asked
     unseen = frozenset(home.unseen) if home is not None else frozenset()
     of_source = [k for k in range(len(source_domain)) if k not in unseen] if source_domain is not None else None
     preprocessing = source.model.preprocessing

@@ -110,7 +110,9 @@ def _numbers(hint: Any, value: Any) -> Iterator[tuple[Range, float]]:
             for each in value:
                 yield from _numbers(part, each)
     elif isinstance(value, int | float):
-        for part in (hint, *get_args(hint)):  # the type itself, or what is beside None
+        parts = [hint]
+        for part in parts:  # the type itself, or what is beside None or a word
+            parts += get_args(part)
             yield from ((each, value) for each in getattr(part, "__metadata__", ()) if isinstance(each, Range))
 
 
