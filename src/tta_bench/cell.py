@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tta_bench.adaptation.feasible import refuse_images, refuse_impossible_size
 from tta_bench.adaptation.later_metrics import add_metrics, obstacle
-from tta_bench.adaptation.outcome import origins, per_image_row, per_image_rows, predictions_by_target, summarise
-from tta_bench.adaptation.provenance import bank_code, change_since, code_of, staleness, system_code, unscored
+from tta_bench.adaptation.outcome import (
+    changed_inputs,
+    hashes,
+    origins,
+    per_image_row,
+    per_image_rows,
+    predictions_by_target,
+    summarise,
+)
+from tta_bench.adaptation.provenance import bank_code, code_of, staleness, system_code, unscored
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
@@ -26,6 +35,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.offline.bank import banked, has_bank, needs_bank, with_bank
 from tta_bench.offline.options import card_of, system_options
+from tta_bench.offline.routing import Routes, routes_of
 from tta_bench.offline.stage import Home, adapted_model, refuse_small
 from tta_bench.records.examination import Examination, with_examination
 from tta_bench.records.predictions import Predictions
@@ -35,7 +45,7 @@ from tta_bench.records.snapshots import SnapshotFile, code_digest
 from tta_bench.records.store import CellFolder, cell_hash
 from tta_bench.records.versions import versions
 from tta_bench.runtime.files import translate_os_errors
-from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory, refuse_impossible
+from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory
 from tta_bench.runtime.numerics import resolve_device
 from tta_bench.runtime.signals import at_stake, stop_signal
 from tta_bench.schema import UNADAPTED, RunConfig
@@ -107,6 +117,8 @@ class Cell:
         """All that determines the numbers; what only changes speed, place or display is left out."""
         config = self.config
         content = config.model_dump(mode="json", include={"source", "target", "data", "model", "protocol"})
+        if config.route is not None:
+            content["route"] = list(config.route)
         left_out = method_options(config.method).without_identity()
         content["method"] = {key: value for key, value in self.method.items() if key not in left_out}
         if config.adapt is not None:
@@ -164,61 +176,51 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     device = resolve_device(config.device)
     code_of(config)  # read now, while the files are those that run
     assert config.target is not None
-    refuse = partial(_refuse_impossible, config, device)
-    refuse(1)
+    refuse_impossible_size(config, device)
     given = load_checkpoint(config.checkpoint, config) if config.checkpoint is not None else None
     system = card_of(config.adapt)
     has_source = given is None or (system is not None and system.needs_source)
     if given is not None and needs_bank(config):
         has_source = has_source or not has_bank(config, given, bank_code())
-    domains = prepared(config, (*config.target, config.source) if has_source else config.target)
+    domains = prepared(config, (*config.target, *config.sources) if has_source else config.target)
+    refuse_images(config, domains, device)
     refuse_small(config, [domains[name] for name in config.target])
-    refuse(max(domains[name].tiles(index) for name in config.target for index in range(len(domains[name]))))
-    _refuse_sizes(config, domains)
-    if given is None:
+    known = {each.source: _known(each, given, domains, device) for each in config.of_each_source()}
+    source, examination = known[config.source]
+    models = {name: model for name, (model, _) in known.items()}
+    routes = routes_of(config, models, domains, device) if config.route is not None else None
+    with_its_bank, with_their_banks = source, routes
+    if needs_bank(config):
+        own_bank = partial(_with_own_bank, config, domains, has_source)
+        with_its_bank, with_their_banks = own_bank(source), routes.to(own_bank) if routes is not None else None
+    for cell in Cell.all_of(config):
+        reference = cell.reference()
+        compared = finish(reference, domains, source, device, examination, routes=routes) if reference else None
+        adapted = adapted_models(cell, domains, source, device)
+        adapted = {name: with_bank(model, with_its_bank.model.bank) for name, model in adapted.items()}
+        yield cell, finish(cell, domains, with_its_bank, device, examination, adapted, with_their_banks), compared
+
+
+def _known(
+    config: RunConfig, given: SourceModel | None, domains: Mapping[str, Domain], device: torch.device
+) -> tuple[SourceModel, Examination | None]:
+    """The source model of a run, given or trained now or before, and what is known of it."""
+    source = given
+    if source is None:
         with translate_os_errors(config.results_root):
             follow = partial(followed_training, config) if config.logger else None
             source = source_model(config, domains[config.source], config.results_root, follow)
         send_training(config, source.path.parent)
-    else:
-        source = given
     examination = examined(config, source, domains, device)
     announce(config, source, examination)
-    with_its_bank = source
-    if needs_bank(config):
-        trained_on = training_images(source, domains[config.source]) if has_source else None
-        with_its_bank = banked(config, source, domains.get(config.source), trained_on, bank_code())
-    for cell in Cell.all_of(config):
-        reference = cell.reference()
-        compared = finish(reference, domains, source, device, examination) if reference is not None else None
-        adapted = adapted_models(cell, domains, source, device)
-        adapted = {name: with_bank(model, with_its_bank.model.bank) for name, model in adapted.items()}
-        yield cell, finish(cell, domains, with_its_bank, device, examination, adapted), compared
+    return source, examination
 
 
-def _refuse_impossible(config: RunConfig, device: torch.device, tiles: int) -> None:
-    """Refuse a run whose images, cut into so many tiles, cannot fit into the memory."""
-    assert config.target is not None
-    single = config.lockstep == "auto" or config.protocol.reset == "never" or config.data.fit == "tile"
-    width = 1 if single else min(int(config.lockstep), len(config.target))
-    gradients = METHODS.get(config.method["name"]).card.needs_gradients
-    remedy = "scale the images down, or use data.fit=pad" if tiles > 1 else "lower data.image_size or lockstep"
-    refuse_impossible(tiles * width, config.data.image_size, gradients, device, remedy)
-
-
-def _refuse_sizes(config: RunConfig, domains: Mapping[str, Domain]) -> None:
-    """Refuse targets whose images, cut into tiles, have several sizes, where the method compares their pixels."""
-    if config.data.fit != "tile" or not METHODS.get(config.method["name"]).card.compares_pixels:
-        return
-    for name in config.target or ():
-        sizes = dict(zip(domains[name].sizes, domains[name].image_names, strict=True))
-        if len(sizes) > 1:
-            (one, other), image = list(sizes)[:2], list(sizes.values())[1]
-            raise UserError(
-                f"method={config.method['name']} compares images pixel by pixel, and in target {name} they have "
-                f"several sizes ({one[1]}x{one[0]}, but {other[1]}x{other[0]} of '{image}'): use data.fit=pad, or "
-                "another method"
-            )
+def _with_own_bank(
+    config: RunConfig, domains: Mapping[str, Domain], has_source: bool, source: SourceModel
+) -> SourceModel:
+    trained_on = training_images(source, domains[source.domain]) if has_source else None
+    return banked(config, source, domains.get(source.domain), trained_on, bank_code())
 
 
 def adapted_models(
@@ -255,6 +257,7 @@ def finish(
     device: torch.device,
     examination: Examination | None = None,
     adapted: Mapping[str, SourceModel] = MappingProxyType({}),
+    routes: Routes | None = None,
 ) -> Result:
     """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
     folder = cell.folder()
@@ -263,7 +266,7 @@ def finish(
         method = cell.config.called
         dashboard = Followed(cell.config, cell.seed, folder, cell.beside(), domains, examination)
         if finished is not None and not cell.config.force:
-            changed = _changed_inputs(finished[0], cell, domains, source, adapted)
+            changed = changed_inputs(finished[0], cell.config, domains, source, adapted, routes)
             lacking = unscored(finished[0], cell.config)
             changed = changed or obstacle(lacking, folder)
             if not changed:
@@ -282,7 +285,7 @@ def finish(
         try:
             folder.start({"hash": folder.hash, **content})
             with run_log(folder.path / "run.log"):
-                rows, predictions, summary = compute(cell, domains, source, device, dashboard.begin, adapted)
+                rows, predictions, summary = compute(cell, domains, source, device, dashboard.begin, adapted, routes)
                 folder.finish(rows, predictions, with_examination(summary, examination))
                 folder.delete_leftovers()
         except BaseException as error:
@@ -307,10 +310,12 @@ def compute(
     device: torch.device,
     follow: Follow | None = None,
     adapted: Mapping[str, SourceModel] = MappingProxyType({}),
+    routes: Routes | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, Predictions], dict[str, Any]]:
     """The experiment: a fresh state per stream, every target image adapted to, predicted, scored and told of.
 
-    What ``adapted`` has for a target stands in for the source model there.
+    What ``adapted`` has for a target stands in for the source model there, and where there are ``routes``, the model
+    that an image is routed to.
 
     Returns:
         The rows of ``per_image.csv``, the contents of ``predictions.npz`` and of ``summary.json``.
@@ -324,17 +329,17 @@ def compute(
 
     config = cell.config
     memory = PeakMemory(device)
-    parts = parts_of(config, domains, source, adapted, device)
+    parts = parts_of(config, domains, source, adapted, device, routes)
     method = parts[0].method
     log.info("%s: %s", config.called, method.describe())
-    snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, adapted, parts))
+    snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, adapted, parts, routes))
     resumed, total = snapshots.read(), sum(len(stream) for part in parts for group in part.groups for stream in group)
     scored = resumed.records if resumed is not None else ()
     scoring = Scoring(domains, finish_of(config, source), config.metrics, scored, config.protocol.empty)
     if resumed is not None:
         log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
     telling = (
-        [Telling(scoring, follow(partial(per_image_row, config, cell.seed, domains), resumed is not None))]
+        [Telling(scoring, follow(partial(per_image_row, config, cell.seed, domains, routes), resumed is not None))]
         if follow
         else []
     )
@@ -342,7 +347,7 @@ def compute(
         method = run_parts(parts, config, domains, cell.seed, scoring, [*telling, progress], snapshots, resumed)
     if method.skipped:
         log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
-    rows = per_image_rows(config, cell.seed, domains, scoring.records)
+    rows = per_image_rows(config, cell.seed, domains, routes, scoring.records)
     predictions = predictions_by_target(cell.targets, scoring.records)
     updates = sum(len(group[0]) for part in parts for group in part.groups)  # those side by side count once
     summary = {
@@ -352,7 +357,7 @@ def compute(
         "forwards_per_image": method.network.forwards / updates,
         "backwards_per_image": method.backwards / updates,
         "peak_memory_mb": round(memory.megabytes(), 1),
-        **origins(config, domains, source, adapted, method),
+        **origins(config, domains, source, adapted, routes, method),
     }
     return rows, predictions, summary
 
@@ -363,6 +368,7 @@ def snapshot_key(
     source: SourceModel,
     adapted: Mapping[str, SourceModel],
     parts: Sequence[Part],
+    routes: Routes | None,
 ) -> dict[str, Any]:
     """All that must be as it was for a killed run to go on to the numbers of one that was not killed."""
     method = parts[0].method
@@ -371,7 +377,8 @@ def snapshot_key(
         "the cell": cell.folder().hash,
         "the source model": source.sha256,
         **({"the bank": bank.origin} if (bank := source.model.bank) is not None else {}),
-        "the adapted models": {name: model.sha256 for name, model in adapted.items()},
+        "the adapted models": hashes(adapted),
+        **({"the routes": hashes(routes.models)} if routes is not None else {}),
         "the images": {name: domains[name].fingerprint for name in cell.targets},
         "the code": code_digest(type(method)),
         "versions": versions(device),
@@ -379,22 +386,3 @@ def snapshot_key(
         "the metrics": list(cell.config.metrics),
         "streams side by side": [[len(stream) for stream in group] for part in parts for group in part.groups],
     }
-
-
-def _changed_inputs(
-    summary: Mapping[str, Any],
-    cell: Cell,
-    domains: Mapping[str, Domain],
-    source: SourceModel,
-    adapted: Mapping[str, SourceModel],
-) -> str | None:
-    """Why a finished cell is not what would be computed now, as a clause."""
-    if summary["source_checkpoint"]["sha256"] != source.sha256:
-        return "the source model changed since"
-    if source.model.bank is not None and summary.get("bank") != source.model.bank.origin:
-        return "the bank of source images changed since"
-    before = {name: model["sha256"] for name, model in summary.get("adapted", {}).items()}
-    if before != {name: model.sha256 for name, model in adapted.items()}:
-        return "the adapted models changed since"
-    changed = [name for name in cell.targets if summary["data"].get(name) != domains[name].fingerprint]
-    return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, cell.config)

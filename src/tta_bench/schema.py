@@ -284,6 +284,9 @@ class RunConfig(Section):
     method: dict[str, Any]
     adapt: dict[str, Any] | None = Field(default=None, description="system that makes an adapted model beforehand")
     source: str
+    route: Annotated[Names, _distinct("route")] | None = Field(
+        default=None, description="further sources: every image is adapted from the source model of the nearest centre"
+    )
     target: Annotated[Names, _distinct("target")] | None = None
     seed: Seeds
     metrics: Annotated[Names, _distinct("metrics"), AfterValidator(_dice_first)] = Field(
@@ -311,16 +314,24 @@ class RunConfig(Section):
     def called(self) -> str:
         """What its numbers are called: the method, behind the system of the adapt stage where there is one."""
         method = str(self.method["name"])
-        if self.adapt is None:
-            return method
-        return self.adapt["name"] if method == UNADAPTED else f"{self.adapt['name']} + {method}"
+        before = self.adapt["name"] if self.adapt is not None else "routed" if self.route is not None else None
+        return method if before is None else before if method == UNADAPTED else f"{before} + {method}"
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All domains that a source model is trained on."""
+        return self.source, *(self.route or ())
+
+    def of_each_source(self) -> list[RunConfig]:
+        """The same run from each of its sources alone."""
+        return [self.model_copy(update={"source": name, "route": None}) for name in self.sources]
 
     @model_validator(mode="after")
     def _target_is_foreign(self) -> RunConfig:
-        if self.target is not None and self.source in self.target:
+        both = [name for name in self.sources if name in (self.target or ())]
+        if both:
             raise ValueError(
-                f"target={self.source} is also the source: adaptation is measured on foreign domains; "
-                "remove it from target"
+                f"target={both[0]} is also the source: adaptation is measured on foreign domains; remove it from target"
             )
         return self
 

@@ -22,6 +22,7 @@ ROTATION = "+method=grata method.pseudo=rotation model.branches=[rotation]"
 DENOISING = "+method=grata method.pseudo=denoising model.branches=[denoising]"
 DETTA = "+method=detta model.branches=[denoising]"
 EPISODIC, CONTINUAL = "+method=grata protocol.reset=image", "+method=grata protocol.reset=never"
+ROUTED = "+method=grata source=D route=[A]"
 EMPIRICAL = "+method=grata diagnostics.empirical_gradient=true"
 
 
@@ -89,6 +90,9 @@ def changed(monkeypatch):
         ("adaptation/scenarios/online.py", "list(passes)", "list(passes)[::-1]", [GRATA, EPISODIC], [CONTINUAL]),
         ("adaptation/scenarios/episodic.py", "episodic = True", "episodic = False", [EPISODIC], [GRATA, CONTINUAL]),
         ("adaptation/empirical_gradient.py", "gradient_cosine(", "2 * gradient_cosine(", [EMPIRICAL], [GRATA]),
+        ("offline/routing.py", "argmin(1)", "argmax(1)", [ROUTED], [GRATA]),
+        ("ops/gaussians.py", "torch.linalg.inv(", "torch.linalg.pinv(", [ROUTED], [GRATA]),
+        ("models/first_features.py", "mean(2)", "amax(2)", [ROUTED], [GRATA]),
     ],
 )
 def test_a_change_makes_those_cells_stale_whose_numbers_it_decides(changed, path, old, new, stale, fresh):

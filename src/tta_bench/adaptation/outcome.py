@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from tta_bench.adaptation.provenance import code_of, metric_codes
+from tta_bench.adaptation.provenance import change_since, code_of, metric_codes
 from tta_bench.data.domain import Domain
 from tta_bench.data.held_out import tested
 from tta_bench.methods.base import Method
 from tta_bench.models.checkpoint import SourceModel
+from tta_bench.offline.routing import COLUMN, Routes
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.scores import (
     ImageRecord,
@@ -25,20 +27,29 @@ from tta_bench.records.versions import versions
 from tta_bench.schema import RunConfig
 
 
-def per_image_row(config: RunConfig, seed: int, domains: Mapping[str, Domain], record: ImageRecord) -> dict[str, Any]:
-    """The row of an image."""
+def per_image_row(
+    config: RunConfig, seed: int, domains: Mapping[str, Domain], routes: Routes | None, record: ImageRecord
+) -> dict[str, Any]:
+    """The row of an image; its source is the one whose model it was adapted from."""
     head = {"source": config.source, "method": config.called, "seed": seed}
+    if routes is not None:
+        head["source"], distance = routes.of(record.place)
+        record = replace(record, diagnostics={COLUMN: distance, **record.diagnostics})
     return image_row(record, domains[record.place.domain], **head)
 
 
 def per_image_rows(
-    config: RunConfig, seed: int, domains: Mapping[str, Domain], records: Sequence[ImageRecord]
+    config: RunConfig,
+    seed: int,
+    domains: Mapping[str, Domain],
+    routes: Routes | None,
+    records: Sequence[ImageRecord],
 ) -> list[dict[str, Any]]:
     """Rows of ``per_image.csv``: targets in order, images in file order."""
     assert config.target is not None
     order = {name: position for position, name in enumerate(config.target)}
     ordered = sorted(records, key=lambda record: (order[record.place.domain], record.place.index))
-    return [per_image_row(config, seed, domains, record) for record in ordered]
+    return [per_image_row(config, seed, domains, routes, record) for record in ordered]
 
 
 def predictions_by_target(targets: Sequence[str], records: Sequence[ImageRecord]) -> dict[str, Predictions]:
@@ -100,6 +111,7 @@ def origins(
     domains: Mapping[str, Domain],
     source: SourceModel,
     adapted: Mapping[str, SourceModel],
+    routes: Routes | None,
     method: Method,
 ) -> dict[str, Any]:
     """What the numbers were made of: models, images, software and code."""
@@ -108,6 +120,7 @@ def origins(
         "source_checkpoint": _model(source),
         **({"bank": source.model.bank.origin} if source.model.bank is not None else {}),
         **({"adapted": {name: _model(each) for name, each in adapted.items()}} if adapted else {}),
+        **({"routes": _routes(routes)} if routes is not None else {}),
         "data": {name: domains[name].fingerprint for name in config.target},
         "versions": versions(method.network.source_theta.device),
         **({"activations": str(method.network.dtype)} if config.precision != "f32" else {}),
@@ -116,6 +129,37 @@ def origins(
     }
 
 
+def _routes(routes: Routes) -> dict[str, Any]:
+    """Centre -> its model, and how many images of each target have gone to it."""
+    return {name: {**_model(model), "images": routes.counts(name)} for name, model in routes.models.items()}
+
+
 def _model(model: SourceModel) -> dict[str, Any]:
     """Which model, and how good on held-out images of the source domain: for an adapted one, what it has retained."""
     return {"path": str(model.path), "sha256": model.sha256, "dice_in_domain": model.dice_in_domain}
+
+
+def changed_inputs(
+    summary: Mapping[str, Any],
+    config: RunConfig,
+    domains: Mapping[str, Domain],
+    source: SourceModel,
+    adapted: Mapping[str, SourceModel],
+    routes: Routes | None,
+) -> str | None:
+    """Why a finished cell is not what would be computed now, as a clause; arguments as of :func:`origins`."""
+    assert config.target is not None
+    if summary["source_checkpoint"]["sha256"] != source.sha256:
+        return "the source model changed since"
+    if source.model.bank is not None and summary.get("bank") != source.model.bank.origin:
+        return "the bank of source images changed since"
+    for key, models in ("adapted", adapted), ("routes", routes.models if routes is not None else {}):
+        if {name: model["sha256"] for name, model in summary.get(key, {}).items()} != hashes(models):
+            return f"the {'adapted' if key == 'adapted' else 'further source'} models changed since"
+    changed = [name for name in config.target if summary["data"].get(name) != domains[name].fingerprint]
+    return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, config)
+
+
+def hashes(models: Mapping[str, SourceModel]) -> dict[str, str]:
+    """Name -> SHA-256 of the model's file."""
+    return {name: model.sha256 for name, model in models.items()}

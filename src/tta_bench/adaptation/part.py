@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pytorch_lightning as pl
 import torch
@@ -16,9 +17,10 @@ from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.adaptation.scoring import Scoring
 from tta_bench.adaptation.setup import method_on
 from tta_bench.data.domain import Domain
-from tta_bench.data.streams import Stream, lockstep_groups, passes
+from tta_bench.data.streams import Stream, StreamImage, lockstep_groups, passes
 from tta_bench.methods.base import Method
 from tta_bench.models.checkpoint import SourceModel
+from tta_bench.offline.routing import Routes
 from tta_bench.records.snapshots import Snapshot, SnapshotFile
 from tta_bench.schema import RunConfig
 
@@ -47,8 +49,9 @@ def parts_of(
     source: SourceModel,
     adapted: Mapping[str, SourceModel],
     device: torch.device,
+    routes: Routes | None = None,
 ) -> list[Part]:
-    """The parts of a run, in the order of its targets.
+    """The parts of a run, in the order of its targets, or of the centres that images are routed to.
 
     Args:
         config: with its targets.
@@ -56,19 +59,29 @@ def parts_of(
         source: the source model.
         adapted: target -> the model that stands in for it there; empty where it serves all targets.
         device: to run on.
+        routes: which model serves each image, instead of the source model.
     """
     assert config.target is not None
+    if routes is not None:
+        used = {name: model for name, model in routes.models.items() if routes.counts(name)}
+        return [_part(config, domains, config.target, used[name], device, partial(routes.leads, name)) for name in used]
     if not adapted:
         return [_part(config, domains, config.target, source, device)]
     return [_part(config, domains, (target,), adapted[target], device) for target in config.target]
 
 
 def _part(
-    config: RunConfig, domains: Mapping[str, Domain], targets: tuple[str, ...], model: SourceModel, device: torch.device
+    config: RunConfig,
+    domains: Mapping[str, Domain],
+    targets: tuple[str, ...],
+    model: SourceModel,
+    device: torch.device,
+    served: Callable[[StreamImage], bool] = lambda _: True,
 ) -> Part:
     protocol, scenario = config.protocol, scenario_of(config.protocol.reset)
     method = method_on(config, model, device)
-    tested = passes(domains, targets, protocol.order, protocol.evaluation)
+    all_of = passes(domains, targets, protocol.order, protocol.evaluation)
+    tested = [stream for each in all_of if (stream := tuple(filter(served, each)))]
     width = lockstep_width(config, method, device)
     return Part(method, lockstep_groups(scenario.streams(tested), width, scenario.batch))
 

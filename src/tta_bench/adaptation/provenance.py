@@ -52,6 +52,7 @@ ROOTS = (
 EMPIRICAL_GRADIENT = Definition("tta_bench.adaptation.empirical_gradient")
 CATENORM = Definition("tta_bench.models.catenorm", "CategoricalNorm")
 STAGE = Definition("tta_bench.offline.stage", "run_system")
+ROUTING = Definition("tta_bench.offline.routing", "routes_of")
 BANK = Definition("tta_bench.models.bank", "make_bank"), Definition("tta_bench.offline.access", "Images")
 
 ACCOMPANIES = {
@@ -106,6 +107,8 @@ def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
     others = [_definition(NETWORKS.get(config.model.name)), scenario, *heads, *parts, *more]
     if config.adapt is not None:
         others += [_definition(SYSTEMS.get(config.adapt["name"])), STAGE]
+    if config.route is not None:
+        others.append(ROUTING)
     if config.model.norm is not None:
         others.append(CATENORM)
     if config.diagnostics.empirical_gradient:

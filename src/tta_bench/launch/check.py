@@ -214,10 +214,10 @@ def _place_faults(container: Mapping[str, Any]) -> list[str]:
     """Faults of the domains and the data folder of a configuration that has other faults, listed elsewhere."""
     with suppress(UserError):
         data = place(container["data"])
-        targets = as_tuple(container["target"])
-        names = targets if isinstance(targets, list | tuple) else ()
+        listed = (as_tuple(container[key]) for key in ("target", "route"))
+        targets, route = (names if isinstance(names, list | tuple) else () for names in listed)
         try:
-            return domain_faults(data, container["source"], names, container["checkpoint"])
+            return domain_faults(data, container["source"], targets, container["checkpoint"], route)
         except UserError as error:
             return list(error.faults)
     return []

@@ -14,7 +14,7 @@ from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import plan
 from tta_bench.launch.stored import cell_of, read_last_sweep
 from tta_bench.offline.stage import serves_stage, stage_of
-from tta_bench.records.merging import ADAPTED, MODEL
+from tta_bench.records.merging import ADAPTED, MODEL, models_of
 from tta_bench.records.store import CellFolder
 from tta_bench.runtime.files import leftovers, temporaries, translate_os_errors
 from tta_bench.runtime.locks import is_free
@@ -66,8 +66,7 @@ def unneeded(root: Path, needed: Callable[[], Sequence[Cell]], told: Collection[
         if path.name in told:
             found.append(Item(path, why, lock))
         elif results is not None:
-            records = [results[0]["source_checkpoint"], *results[0].get("adapted", {}).values()]
-            used |= {Path(record["path"]).parent.name for record in records}
+            used |= {Path(record["path"]).parent.name for record in models_of(results[0])}
             files = [folder.snapshot, *leftovers(folder.snapshot), *temporaries(path)]
             found += [Item(file, "left by a run of a finished cell", lock) for file in files if file.is_file()]
         else:
@@ -86,7 +85,7 @@ def unneeded(root: Path, needed: Callable[[], Sequence[Cell]], told: Collection[
         cells = needed()
         hashes = {cell.folder().hash for cell in cells}
         found += [item for item in unfinished if item.path.name not in hashes]
-        found += _spare_models(root, spare, used, [cell.config for cell in cells])
+        found += _spare_models(root, spare, used, [each for cell in cells for each in cell.config.of_each_source()])
         asked = [stage_of(cell.config, cell.seed) for cell in cells if cell.config.adapt is not None]
         why = "adapted model that no cell has used and no experiment needs"
         found += [Item(path, why, path / "lock") for path in spare_adapted if not serves_stage(path, asked)]

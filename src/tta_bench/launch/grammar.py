@@ -34,7 +34,10 @@ from tta_bench.runtime.names import find, require_utf8
 from tta_bench.runtime.paths import CONFIG_DIR, shipped
 from tta_bench.schema import UNADAPTED, DataConfig
 
-DOMAINS = ("source", "target")
+LISTS = ("target", "route")
+"""Keys whose values are lists of names of domains."""
+
+DOMAINS = ("source", *LISTS)
 """Keys whose values are names of domains."""
 
 MAPPINGS = ("data.classes", "data.domains", "data.shades", "search.shifts")
@@ -50,7 +53,7 @@ LONGEST_GROUP = 120
 def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None = None) -> list[str]:
     """The command line in Hydra's grammar, from a more forgiving one; the only place that writes names in it.
 
-    Names and paths are text, see :mod:`tta_bench.launch.text`. Lists of targets, and of seeds outside a sweep, are
+    Names and paths are text, see :mod:`tta_bench.launch.text`. Lists of domains, and of seeds outside a sweep, are
     marked as lists; mappings replace their defaults; a group is chosen with and without ``+``. An experiment that is
     chosen by its path is read, and chosen by its name.
 
@@ -77,7 +80,7 @@ def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None
             quoted.append(f"{bare}={value}")
         elif bare == "seed" and "," in value and not multirun and not value.startswith(("[", "'", '"')):
             quoted.append(f"seed=[{value}]")
-        elif text_kind(bare) or bare in (*MAPPINGS, "target"):
+        elif text_kind(bare) or bare in (*MAPPINGS, *LISTS):
             quoted.append(_quoted(bare, value, partial(find, names=domains) if bare in DOMAINS else known_path))
         elif bare.startswith("hydra."):
             quoted.append(_hydras_own(key, value))
@@ -89,7 +92,7 @@ def quote_lists(arguments: Sequence[str], multirun: bool, config_dir: str | None
 def _quoted(key: str, value: str, known: Known) -> str:
     """A name, a path, a list or a mapping of names in Hydra's grammar; as typed, for the check, if it is broken."""
     try:
-        if key == "target":
+        if key in LISTS:
             return quote_lists_of_names(key, value, known)
         if key in MAPPINGS:
             return quote_mappings(key, value)

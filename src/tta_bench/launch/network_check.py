@@ -36,7 +36,7 @@ def check_source_images(configs: Iterable[RunConfig]) -> None:
     """
     faults: dict[str, None] = {}
     known: dict[str, int | None] = {}
-    for config in configs:
+    for config in (each for run in configs for each in run.of_each_source()):
         if config.checkpoint is None:
             key = f"{config.source} of {config.data.model_dump_json()}"
             if key not in known:

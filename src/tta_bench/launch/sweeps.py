@@ -124,10 +124,8 @@ def _options(cell: Cell) -> dict[str, Any]:
     if method["preset"] == TUNED:  # each source has its own values
         method = {key: value for key, value in method.items() if key not in space_of(kind_of(cell).Options)}
     diagnostics = cell.config.diagnostics.model_dump(mode="json")
-    stage = record_of(cell).get("adapt", {})
-    return flat(
-        {**{f"method.{key}": value for key, value in method.items()}, "adapt": stage, "diagnostics": diagnostics}
-    )
+    beside = {"adapt": record_of(cell).get("adapt", {}), "route": cell.config.route, "diagnostics": diagnostics}
+    return flat({**{f"method.{key}": value for key, value in method.items()}, **beside})
 
 
 def kind_of(cell: Cell) -> type[Method]:

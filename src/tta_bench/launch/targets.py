@@ -22,22 +22,22 @@ def with_targets(config: RunConfig) -> RunConfig:
     # A search and some systems need the images of the source, also beside a given source model.
     card = card_of(config.adapt)
     images = config.tune or (card is not None and card.needs_source)
-    faults = domain_faults(config.data, config.source, config.target, config.checkpoint, images=images)
+    faults = domain_faults(config.data, config.source, config.target, config.checkpoint, config.route, images=images)
     if faults:
         raise UserError(faults)
     available = available_domains(config.data)
-    source = find(config.source, available) or config.source
+    source, *route = (find(name, available) or name for name in config.sources)
     if config.tune:
         return config.model_copy(update={"source": source, "target": ()})
     targets = tuple(find(name, available) or name for name in config.target or ()) or tuple(
-        name for name in available if name != source
+        name for name in available if name not in (source, *route)
     )
     if not targets:
-        raise UserError(f"{config.data.root} has no domain besides source={config.source} to adapt to")
-    twice = [name for name, count in Counter((source, *targets)).items() if count > 1]
+        raise UserError(f"{config.data.root} has no domain besides source={','.join(config.sources)} to adapt to")
+    twice = [name for name, count in Counter((source, *route, *targets)).items() if count > 1]
     if twice:  # in composed and in decomposed characters, or the schema would have found it
-        raise UserError(f"{twice[0]} is named more than once in source and target: name it once")
-    return config.model_copy(update={"source": source, "target": targets})
+        raise UserError(f"{twice[0]} is named more than once in source, route and target: name it once")
+    return config.model_copy(update={"source": source, "route": tuple(route) or None, "target": targets})
 
 
 def domain_faults(
@@ -45,6 +45,7 @@ def domain_faults(
     source: str,
     targets: Sequence[str] | None,
     checkpoint: Path | str | None,
+    route: Sequence[str] | None = None,
     *,
     images: bool = False,
 ) -> list[str]:
@@ -56,7 +57,7 @@ def domain_faults(
         UserError: the data set cannot be looked at.
     """
     available = available_domains(data)
-    wanted = [("target", str(name)) for name in targets or ()]
+    wanted = [(role, str(name)) for role, names in (("route", route), ("target", targets)) for name in names or ()]
     if checkpoint is None or images:
         wanted.insert(0, ("source", str(source)))
     faults = [

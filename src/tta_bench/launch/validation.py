@@ -70,7 +70,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     if config is not None and options is not None and not faults:
         faults += [*_missing_branches(config, options), *_scenario_faults(config), *_mask_faults(config)]
         faults += [*_tile_faults(config), *_metric_faults(config), *_stage_faults(config), *_shift_faults(config)]
-        faults += _search_faults(config) if config.tune else []
+        faults += [*_route_faults(config), *(_search_faults(config) if config.tune else [])]
     if config is None or faults:
         raise UserError(faults)
     return config
@@ -192,6 +192,18 @@ def _stage_faults(config: RunConfig) -> Iterator[str]:
             f"adapt={name} learns from labels of the target, and would be tested on the same images: "
             "set protocol.evaluation=held_out"
         )
+
+
+def _route_faults(config: RunConfig) -> Iterator[str]:
+    """Why images cannot be routed to several source models with what else is asked for."""
+    if config.route is None:
+        return
+    given = f"route={','.join(config.route)}"
+    if not config.route or config.source in config.route:
+        yield f"{given}: name domains beside source={config.source}, or leave route= out"
+    for key, is_given in (("checkpoint", config.checkpoint), ("adapt", config.adapt), ("tune", config.tune)):
+        if is_given:
+            yield f"{given} leads to source models that are trained here, and {key}= is for one: leave one of them out"
 
 
 def _mask_faults(config: RunConfig) -> Iterator[str]:

@@ -118,12 +118,12 @@ def to_train(configs: Sequence[RunConfig]) -> list[RunConfig]:
     from tta_bench.cell import Cell
 
     first: dict[str, RunConfig] = {}
-    for config in configs:
+    for run, config in ((each, of_source) for each in configs for of_source in each.of_each_source()):
         if config.checkpoint is not None:
             continue
         content = config.model_dump_json(include={"source", "data", "model", "results_root"})
         key = f"{content} {config.training.content(config.model.branches)}"
-        if key not in first and any(config.force or cell.finished() is None for cell in Cell.all_of(config)):
+        if key not in first and any(config.force or cell.finished() is None for cell in Cell.all_of(run)):
             first[key] = config
     return list(first.values())
 

@@ -61,6 +61,12 @@ class Merge:
         return sum(path.parent.parent.name == kind for path in self.models)
 
 
+def models_of(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The records of all models that a finished cell was computed with."""
+    several = (summary.get(key, {}).values() for key in ("adapted", "routes"))
+    return [summary["source_checkpoint"], *(record for records in several for record in records)]
+
+
 def plan_merge(roots: Sequence[Path], into: Path) -> Merge:
     """What a results folder lacks of others; which of two equal cells is taken does not depend on their order.
 
@@ -93,7 +99,7 @@ def plan_merge(roots: Sequence[Path], into: Path) -> Merge:
             continue
         faults += [fault for other in finished[1:] if (fault := _difference(finished[0], other)) is not None]
         for folder, (summary, _) in finished:
-            for record in (summary["source_checkpoint"], *summary.get("adapted", {}).values()):
+            for record in models_of(summary):
                 key = "/".join(Path(record["path"]).parts[-3:-1])
                 if key.partition("/")[0] in KINDS:
                     used.setdefault(key, {}).setdefault(record["sha256"], folder.path)

@@ -93,7 +93,9 @@ def _seen(config: RunConfig) -> dict[str, Any]:
     if config.called == UNADAPTED:
         return {"setting": "none", "may_see": "nothing"}
     bank = ", a bank of source images" if method.setting == "tta+bank" else ""
-    return {"setting": method.setting, "may_see": f"the test image{bank}", "reconstruction": ours}
+    bank += f", what images of {', '.join(config.sources)} look like" if config.route else ""
+    setting = "tta+bank" if bank else method.setting
+    return {"setting": setting, "may_see": f"the test image{bank}", "reconstruction": ours}
 
 
 def options_of(cells: Sequence[Cell]) -> str:

@@ -34,7 +34,7 @@ def about_cell(config: RunConfig, seed: int, key: str, weak: bool = False) -> Ab
         weak: whether its source model is too weak to adapt.
     """
     weakness, seeded = [f"{WEAK}:"] * weak, [f"seed={seed}"] * (seed > 0)
-    name = " ".join([*weakness, config.called, *changes(config), f"source={config.source}", *seeded])
+    name = " ".join([*weakness, config.called, *changes(config), f"source={','.join(config.sources)}", *seeded])
     content = config.model_dump(mode="json", exclude={"logger", "force", "group"})
     content["method"] = {**config.method, **asdict(method_options(config.method))}
     content |= {"called": config.called, "seed": seed, "cell": key}
@@ -68,7 +68,8 @@ def about_report(table: str, protocol_hash: str, overrides: Sequence[str]) -> Ab
 def _tags(config: RunConfig) -> list[str]:
     """Data set, source, setting, protocol, network, and the table or sweep if there is one; W&B takes 64 letters."""
     seen = card_of(config.adapt) or METHODS.get(config.method["name"]).card
-    tags = [config.data.name, f"source {config.source}", f"setting {seen.setting}"]
+    setting = seen.setting if config.route is None else "tta+bank"
+    tags = [config.data.name, *(f"source {name}" for name in config.sources), f"setting {setting}"]
     tags += [config.protocol.name, config.model.name, config.group or ""]
     return list(dict.fromkeys(tag[:64] for tag in tags if tag))
 
