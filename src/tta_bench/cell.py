@@ -16,8 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tta_bench.adaptation.later_metrics import add_metrics, obstacle
-from tta_bench.adaptation.outcome import origins, per_image_row, per_image_rows, predictions_by_target, summarise
-from tta_bench.adaptation.provenance import bank_code, change_since, code_of, staleness, system_code, unscored
+from tta_bench.adaptation.outcome import (
+    Inputs,
+    changed_since,
+    origins,
+    per_image_row,
+    per_image_rows,
+    predictions_by_target,
+    summarise,
+)
+from tta_bench.adaptation.provenance import bank_code, code_of, staleness, system_code, unscored
 from tta_bench.data.domain import Domain
 from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
@@ -26,7 +34,7 @@ from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.offline.bank import banked, has_bank, needs_bank, with_bank
 from tta_bench.offline.options import card_of, system_options
-from tta_bench.offline.stage import Home, adapted_model
+from tta_bench.offline.stage import adapted_model
 from tta_bench.records.examination import Examination, with_examination
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
@@ -41,9 +49,8 @@ from tta_bench.runtime.signals import at_stake, stop_signal
 from tta_bench.schema import UNADAPTED, RunConfig
 from tta_bench.sinks.cells import Followed
 from tta_bench.sinks.training import followed_stage, followed_training, send_training
-from tta_bench.source.examination import announce, examined, examined_images, training_images
-from tta_bench.source.held_out import in_domain_dice
-from tta_bench.source.train import source_model
+from tta_bench.source.examination import announce, examined, home_of, known_source, training_images
+from tta_bench.source.train import model_path, source_model
 
 if TYPE_CHECKING:
     from tta_bench.adaptation.part import Part
@@ -173,6 +180,9 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
         has_source = has_source or not has_bank(config, given, bank_code())
     domains = prepared(config, (*config.target, config.source) if has_source else config.target)
     refuse(max(domains[name].tiles(index) for name in config.target for index in range(len(domains[name]))))
+    if (kept := _kept(config, domains)) is not None:
+        yield from kept
+        return
     if given is None:
         with translate_os_errors(config.results_root):
             follow = partial(followed_training, config) if config.logger else None
@@ -194,6 +204,52 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
         yield cell, finish(cell, domains, with_its_bank, device, examination, adapted), compared
 
 
+def _kept(config: RunConfig, domains: Mapping[str, Domain]) -> list[tuple[Cell, Result, Result | None]] | None:
+    """What a run yields where all of it was finished before; None where a network has to be read to go on."""
+    pairs = [(cell, cell.reference()) for cell in Cell.all_of(config)]
+    has_more = config.force or config.logger or config.checkpoint or config.adapt or needs_bank(config)
+    if has_more or not all(each is None or each.finished() for pair in pairs for each in pair):
+        return None
+    domain = domains[config.source]
+    if (source := known_source(model_path(config, domain, config.results_root), domain)) is None:
+        return None
+    announce(config, source.description, source.examination)
+    kept: list[tuple[Cell, Result, Result | None]] = []
+    for cell, reference in pairs:
+        results = []
+        for each in filter(None, (reference, cell)):
+            with each.folder().locked():
+                result = _as_before(each, domains, Inputs(source.sha256), source.examination)
+            if not isinstance(result, tuple):
+                return None
+            results.append(result)
+        kept.append((cell, results[-1], None if reference is None else results[0]))
+    return kept
+
+
+def _as_before(
+    cell: Cell, domains: Mapping[str, Domain], inputs: Inputs, examination: Examination | None
+) -> Result | str | None:
+    """A finished cell, with all metrics that are asked for; the caller holds its lock.
+
+    Returns:
+        A clause where it has to be computed again, None where it is not finished.
+    """
+    folder, method = cell.folder(), cell.config.called
+    if (finished := folder.finished(thoroughly=True)) is None:
+        return None
+    lacking = unscored(finished[0], cell.config)
+    if changed := changed_since(finished[0], cell.config, domains, inputs) or obstacle(lacking, folder):
+        return changed
+    log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
+    if lacking:
+        finished = add_metrics(lacking, folder, finished, domains)
+        log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
+    finished = folder.annotate(finished, examination)
+    folder.delete_leftovers()
+    return finished
+
+
 def _refuse_impossible(config: RunConfig, device: torch.device, tiles: int) -> None:
     """Refuse a run whose images, cut into so many tiles, cannot fit into the memory."""
     assert config.target is not None
@@ -212,23 +268,13 @@ def adapted_models(
     if card is None:
         return {}
     of_source = domains[config.source] if card.needs_source else None
-    made, code, home = {}, system_code(config), _home(config, domains, source, device)
+    made, code, home = {}, system_code(config), home_of(config, domains, source, device)
     with translate_os_errors(config.results_root):
         for target in cell.targets:
             follow = partial(followed_stage, config, target) if config.logger else None
             args = config, source, domains[target], of_source, cell.seed, code, device
             made[target] = adapted_model(*args, follow, home)
     return made
-
-
-def _home(config: RunConfig, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Home | None:
-    """What an adapted model is measured on to know what it has retained; None without images of the source."""
-    domain = domains.get(config.source)
-    if domain is None:
-        return None
-    what, indices = examined_images(source, domain)
-    unseen = indices if what == "held-out" else []
-    return Home(unseen, partial(in_domain_dice, domain=domain, indices=unseen, device=device))
 
 
 def finish(
@@ -242,23 +288,13 @@ def finish(
     """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
     folder = cell.folder()
     with folder.locked(), at_stake():
-        finished = folder.finished(thoroughly=True)
-        method = cell.config.called
         dashboard = Followed(cell.config, cell.seed, folder, cell.beside(), domains, examination)
-        if finished is not None and not cell.config.force:
-            changed = _changed_inputs(finished[0], cell, domains, source, adapted)
-            lacking = unscored(finished[0], cell.config)
-            changed = changed or obstacle(lacking, folder)
-            if not changed:
-                log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
-                if lacking:
-                    finished = add_metrics(lacking, folder, finished, domains)
-                    log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
-                finished = folder.annotate(finished, examination)
-                folder.delete_leftovers()
-                dashboard.send()
-                return finished
-            log.info("%s, seed %d: computed again, because %s", method, cell.seed, changed)
+        before = None if cell.config.force else _as_before(cell, domains, Inputs.of(source, adapted), examination)
+        if isinstance(before, tuple):
+            dashboard.send()
+            return before
+        if before is not None:
+            log.info("%s, seed %d: computed again, because %s", cell.config.called, cell.seed, before)
         if cell.config.force:
             folder.delete_snapshot()
         content = {**cell.identity(), "method": cell.method, "results_root": str(cell.config.results_root)}
@@ -362,22 +398,3 @@ def snapshot_key(
         "the metrics": list(cell.config.metrics),
         "streams side by side": [[len(stream) for stream in group] for part in parts for group in part.groups],
     }
-
-
-def _changed_inputs(
-    summary: Mapping[str, Any],
-    cell: Cell,
-    domains: Mapping[str, Domain],
-    source: SourceModel,
-    adapted: Mapping[str, SourceModel],
-) -> str | None:
-    """Why a finished cell is not what would be computed now, as a clause."""
-    if summary["source_checkpoint"]["sha256"] != source.sha256:
-        return "the source model changed since"
-    if source.model.bank is not None and summary.get("bank") != source.model.bank.origin:
-        return "the bank of source images changed since"
-    before = {name: model["sha256"] for name, model in summary.get("adapted", {}).items()}
-    if before != {name: model.sha256 for name, model in adapted.items()}:
-        return "the adapted models changed since"
-    changed = [name for name in cell.targets if summary["data"].get(name) != domains[name].fingerprint]
-    return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, cell.config)

@@ -1,7 +1,7 @@
 import logging
 import os
-import re
 import random
+import re
 import signal
 import threading
 from dataclasses import replace

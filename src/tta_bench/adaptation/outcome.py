@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from tta_bench.adaptation.provenance import code_of, metric_codes
+from tta_bench.adaptation.provenance import change_since, code_of, metric_codes
 from tta_bench.data.domain import Domain
 from tta_bench.data.held_out import tested
 from tta_bench.methods.base import Method
@@ -119,3 +120,39 @@ def origins(
 def _model(model: SourceModel) -> dict[str, Any]:
     """Which model, and how good on held-out images of the source domain: for an adapted one, what it has retained."""
     return {"path": str(model.path), "sha256": model.sha256, "dice_in_domain": model.dice_in_domain}
+
+
+class Inputs(NamedTuple):
+    """What a cell is computed from beside its images, by digests.
+
+    Attributes:
+        source: SHA-256 of the source model's file.
+        bank: digest of the bank of source images; None without one.
+        adapted: target -> SHA-256 of the file of the model that stands in for the source model there.
+    """
+
+    source: str
+    bank: str | None = None
+    adapted: Mapping[str, str] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, source: SourceModel, adapted: Mapping[str, SourceModel]) -> Inputs:
+        """Those of models that were read."""
+        bank = source.model.bank
+        digests = {name: model.sha256 for name, model in adapted.items()}
+        return cls(source.sha256, None if bank is None else bank.origin, digests)
+
+
+def changed_since(
+    summary: Mapping[str, Any], config: RunConfig, domains: Mapping[str, Domain], inputs: Inputs
+) -> str | None:
+    """Why a finished cell is not what would be computed now, as a clause; None if it is."""
+    assert config.target is not None
+    if summary["source_checkpoint"]["sha256"] != inputs.source:
+        return "the source model changed since"
+    if inputs.bank is not None and summary.get("bank") != inputs.bank:
+        return "the bank of source images changed since"
+    if {name: model["sha256"] for name, model in summary.get("adapted", {}).items()} != inputs.adapted:
+        return "the adapted models changed since"
+    changed = [name for name in config.target if summary["data"].get(name) != domains[name].fingerprint]
+    return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, config)
