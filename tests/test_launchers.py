@@ -93,10 +93,11 @@ def start(tmp_path, request):
     started = []
 
     def run(engine, *words):
-        pytest.importorskip(f"hydra_plugins.hydra_{PLUGINS[engine]}_launcher")
+        if engine in PLUGINS:
+            pytest.importorskip(f"hydra_plugins.hydra_{PLUGINS[engine]}_launcher")
         more = request.getfixturevalue("slurm") if engine == "submitit_slurm" else {}
         process = subprocess.Popen(
-            [sys.executable, "-m", "tta_bench", "-m", *WORDS[engine], *TINY, *words],
+            [sys.executable, "-m", "tta_bench", "-m", *WORDS.get(engine, ()), *TINY, *words],
             cwd=tmp_path,
             env=os.environ | ENVIRONMENT | more,
             stdout=subprocess.PIPE,
@@ -115,6 +116,11 @@ def start(tmp_path, request):
 
 def statuses(folder):
     return sorted(json.loads(path.read_text())["status"] for path in folder.glob("outputs/cells/*/status.json"))
+
+
+def last_count(out):
+    """The last line of progress; workers of Ray may be heard after it, and the table is."""
+    return [line for line in out.splitlines() if " cells done" in line][-1]
 
 
 def all_logs(folder, *streams):
@@ -164,7 +170,7 @@ def test_a_failure_is_told_where_the_sweep_was_started_and_stops_no_other(tmp_pa
     log = tmp_path / line.rpartition("(")[2].rstrip(")")
     assert "has no foreground" in log.read_text()
     assert statuses(tmp_path) == ["done", "done", "failed"]
-    assert out.splitlines()[-1].startswith("2 of 4 cells done, 1 failed")
+    assert last_count(out).startswith("2 of 4 cells done, 1 failed")
     assert process.returncode == 2, error
     assert error.endswith("1 of 2 runs failed, see above\n")
 
@@ -182,10 +188,74 @@ def test_ctrl_c_ends_all_workers_in_order_though_they_are_not_signalled(tmp_path
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, out + error
     assert statuses(tmp_path) == ["done", "done", "interrupted", "interrupted"]
-    assert "2 interrupted or killed" in out.splitlines()[-1]
+    assert "2 interrupted or killed" in last_count(out)
     assert "interrupted; what is finished is kept, the same command continues\n" in error
     time.sleep(3)
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A Ray cluster of two nodes on this machine, with one core each."""
+    utilities = pytest.importorskip("ray.cluster_utils")
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    started = utilities.Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    started.add_node(**node)
+    started.wait_for_nodes()
+    yield started
+    started.shutdown()
+
+
+def parent(process):
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.slow
+def test_a_sweep_by_address_runs_on_both_nodes_of_a_cluster_until_ctrl_c_ends_it(tmp_path, start, site, cluster):
+    address = f"hydra.launcher.ray.init.address={cluster.address}"
+    words = ("hydra/launcher=ray", address, "+method=bn_only", "source=empty,north", *site)
+    process = start("cluster", *words)
+    out, error = process.communicate(timeout=580)
+    (failure,) = [line for line in out.splitlines() if line.startswith("failed: ")]
+    assert failure.startswith("failed: bn_only, source empty, seed 0: UserError: source=empty has no foreground"), out
+    assert last_count(out).startswith("2 of 4 cells done, 1 failed")
+    assert statuses(tmp_path) == ["done", "done", "failed"]
+    assert process.returncode == 2, error
+
+    shutil.rmtree(tmp_path / "outputs/cells")
+    words = ("hydra/launcher=ray", address, "+method=tent,sar", "source=north", *site, "protocol.steps=100000")
+    process = start("cluster", *words)
+    end = time.monotonic() + 500
+    while statuses(tmp_path).count("running") != 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    files = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/cells/*/status.json")]
+    workers = [content["process"] for content in files if content["status"] == "running"]
+    raylets = {node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()}
+    assert {parent(worker) for worker in workers} == raylets, "a cell on each node"
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, out + error
+    assert "interrupted; what is finished is kept, the same command continues\n" in error
+    end = time.monotonic() + 30  # Ray ends them, once the command is gone
+    while left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < end, left
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_bad_input(tmp_path, start, site):
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+    address = "hydra.launcher.ray.init.address=127.0.0.1:9"
+    process = start("cluster", "hydra/launcher=ray", address, "+method=bn_only", "source=north", *site)
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert f"error: {address}: no Ray cluster can be joined there (" in error
+    assert "Traceback" not in error
 
 
 def test_jobs_of_slurm_are_found_by_what_submitit_leaves(tmp_path):

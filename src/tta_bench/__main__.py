@@ -52,7 +52,12 @@ def _main() -> None:
     from tta_bench.launch.experiments import plan_of
     from tta_bench.launch.grammar import complete_experiment, quote_lists, with_group
     from tta_bench.launch.hydra_faults import refuse_flags, sentences
-    from tta_bench.launch.network_check import check_networks, check_pretrained_weights, check_source_images
+    from tta_bench.launch.network_check import (
+        check_networks,
+        check_pretrained_weights,
+        check_source_images,
+        unfinished,
+    )
     from tta_bench.launch.stored import remember_sweep
     from tta_bench.launch.sweep import Sweep
     from tta_bench.runtime.names import print_everything, require_utf8
@@ -74,8 +79,9 @@ def _main() -> None:
             found = find_jobs(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
             jobs = [job.config for job in found]
             check_source_images(jobs)
-            check_networks(jobs)
-            check_pretrained_weights(jobs)
+            left = unfinished(jobs)
+            check_networks(left)
+            check_pretrained_weights(left)
             is_sweep = flags.multirun or len(jobs) > 1
             tunes = any(config.tune for config in jobs)
             if tunes and not all(config.tune for config in jobs):
@@ -153,6 +159,7 @@ def _run_by_hydra(program: Callable[[], object], sweep: Sweep, configs: Sequence
         with _watched(configs):
             program()
         return
+    sweep.connect()
     told = share_cores(sweep.engine, len(configs), os.environ)
     if told is not None:
         print(told, flush=True)

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from tta_bench.adaptation.feasible import refuse_images, refuse_impossible_size
 from tta_bench.adaptation.later_metrics import add_metrics, obstacle
 from tta_bench.adaptation.outcome import (
-    changed_inputs,
-    hashes,
+    Inputs,
+    changed_since,
     origins,
     per_image_row,
     per_image_rows,
@@ -36,14 +36,13 @@ from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.offline.bank import banked, has_bank, needs_bank, with_bank
 from tta_bench.offline.options import card_of, system_options
 from tta_bench.offline.routing import Routes, routes_of
-from tta_bench.offline.stage import Home, adapted_model, refuse_small
+from tta_bench.offline.stage import adapted_model, refuse_small
 from tta_bench.records.examination import Examination, with_examination
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
 from tta_bench.records.scores import ImageRecord
-from tta_bench.records.snapshots import SnapshotFile, code_digest
+from tta_bench.records.snapshots import SnapshotFile
 from tta_bench.records.store import CellFolder, cell_hash
-from tta_bench.records.versions import versions
 from tta_bench.runtime.files import translate_os_errors
 from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory
 from tta_bench.runtime.numerics import resolve_device
@@ -51,12 +50,8 @@ from tta_bench.runtime.signals import at_stake, stop_signal
 from tta_bench.schema import UNADAPTED, RunConfig
 from tta_bench.sinks.cells import Followed
 from tta_bench.sinks.training import followed_stage, followed_training, send_training
-from tta_bench.source.examination import announce, examined, examined_images, training_images
-from tta_bench.source.held_out import in_domain_dice
-from tta_bench.source.train import source_model
-
-if TYPE_CHECKING:
-    from tta_bench.adaptation.part import Part
+from tta_bench.source.examination import announce, examined, home_of, known_source, training_images
+from tta_bench.source.train import model_path, source_model
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +180,9 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     domains = prepared(config, (*config.target, *config.sources) if has_source else config.target)
     refuse_images(config, domains, device)
     refuse_small(config, [domains[name] for name in config.target])
+    if (kept := _kept(config, domains)) is not None:
+        yield from kept
+        return
     known = {each.source: _known(each, given, domains, device) for each in config.of_each_source()}
     source, examination = known[config.source]
     models = {name: model for name, (model, _) in known.items()}
@@ -223,6 +221,52 @@ def _with_own_bank(
     return banked(config, source, domains.get(source.domain), trained_on, bank_code())
 
 
+def _kept(config: RunConfig, domains: Mapping[str, Domain]) -> list[tuple[Cell, Result, Result | None]] | None:
+    """What a run yields where all of it was finished before; None where a network has to be read to go on."""
+    pairs = [(cell, cell.reference()) for cell in Cell.all_of(config)]
+    has_more = config.force or config.logger or config.checkpoint or config.adapt or config.route or needs_bank(config)
+    if has_more or not all(each is None or each.finished() for pair in pairs for each in pair):
+        return None
+    domain = domains[config.source]
+    if (source := known_source(model_path(config, domain, config.results_root), domain)) is None:
+        return None
+    announce(config, source.description, source.examination)
+    kept: list[tuple[Cell, Result, Result | None]] = []
+    for cell, reference in pairs:
+        results = []
+        for each in filter(None, (reference, cell)):
+            with each.folder().locked():
+                result = _as_before(each, domains, Inputs(source.sha256), source.examination)
+            if not isinstance(result, tuple):
+                return None
+            results.append(result)
+        kept.append((cell, results[-1], None if reference is None else results[0]))
+    return kept
+
+
+def _as_before(
+    cell: Cell, domains: Mapping[str, Domain], inputs: Inputs, examination: Examination | None
+) -> Result | str | None:
+    """A finished cell, with all metrics that are asked for; the caller holds its lock.
+
+    Returns:
+        A clause where it has to be computed again, None where it is not finished.
+    """
+    folder, method = cell.folder(), cell.config.called
+    if (finished := folder.finished(thoroughly=True)) is None:
+        return None
+    lacking = unscored(finished[0], cell.config)
+    if changed := changed_since(finished[0], cell.config, domains, inputs) or obstacle(lacking, folder):
+        return changed
+    log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
+    if lacking:
+        finished = add_metrics(lacking, folder, finished, domains)
+        log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
+    finished = folder.annotate(finished, examination)
+    folder.delete_leftovers()
+    return finished
+
+
 def adapted_models(
     cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device
 ) -> dict[str, SourceModel]:
@@ -231,23 +275,13 @@ def adapted_models(
     if card is None:
         return {}
     of_source = domains[config.source] if card.needs_source else None
-    made, code, home = {}, system_code(config), _home(config, domains, source, device)
+    made, code, home = {}, system_code(config), home_of(config, domains, source, device)
     with translate_os_errors(config.results_root):
         for target in cell.targets:
             follow = partial(followed_stage, config, target) if config.logger else None
             args = config, source, domains[target], of_source, cell.seed, code, device
             made[target] = adapted_model(*args, follow, home)
     return made
-
-
-def _home(config: RunConfig, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Home | None:
-    """What an adapted model is measured on to know what it has retained; None without images of the source."""
-    domain = domains.get(config.source)
-    if domain is None:
-        return None
-    what, indices = examined_images(source, domain)
-    unseen = indices if what == "held-out" else []
-    return Home(unseen, partial(in_domain_dice, domain=domain, indices=unseen, device=device))
 
 
 def finish(
@@ -262,23 +296,14 @@ def finish(
     """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
     folder = cell.folder()
     with folder.locked(), at_stake():
-        finished = folder.finished(thoroughly=True)
-        method = cell.config.called
         dashboard = Followed(cell.config, cell.seed, folder, cell.beside(), domains, examination)
-        if finished is not None and not cell.config.force:
-            changed = changed_inputs(finished[0], cell.config, domains, source, adapted, routes)
-            lacking = unscored(finished[0], cell.config)
-            changed = changed or obstacle(lacking, folder)
-            if not changed:
-                log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
-                if lacking:
-                    finished = add_metrics(lacking, folder, finished, domains)
-                    log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
-                finished = folder.annotate(finished, examination)
-                folder.delete_leftovers()
-                dashboard.send()
-                return finished
-            log.info("%s, seed %d: computed again, because %s", method, cell.seed, changed)
+        inputs = Inputs.of(source, adapted, routes)
+        before = None if cell.config.force else _as_before(cell, domains, inputs, examination)
+        if isinstance(before, tuple):
+            dashboard.send()
+            return before
+        if before is not None:
+            log.info("%s, seed %d: computed again, because %s", cell.config.called, cell.seed, before)
         if cell.config.force:
             folder.delete_snapshot()
         content = {**cell.identity(), "method": cell.method, "results_root": str(cell.config.results_root)}
@@ -321,7 +346,7 @@ def compute(
         The rows of ``per_image.csv``, the contents of ``predictions.npz`` and of ``summary.json``.
     """
     # Lightning takes seconds to import: only where something is computed.
-    from tta_bench.adaptation.part import parts_of, run_parts
+    from tta_bench.adaptation.part import parts_of, run_parts, snapshot_key
     from tta_bench.adaptation.progress import progress_bar
     from tta_bench.adaptation.scoring import Scoring
     from tta_bench.adaptation.setup import finish_of
@@ -332,7 +357,8 @@ def compute(
     parts = parts_of(config, domains, source, adapted, device, routes)
     method = parts[0].method
     log.info("%s: %s", config.called, method.describe())
-    snapshots = SnapshotFile(cell.folder().snapshot, snapshot_key(cell, domains, source, adapted, parts, routes))
+    folder, inputs = cell.folder(), Inputs.of(source, adapted, routes)
+    snapshots = SnapshotFile(folder.snapshot, snapshot_key(folder.hash, config, domains, inputs, parts))
     resumed, total = snapshots.read(), sum(len(stream) for part in parts for group in part.groups for stream in group)
     scored = resumed.records if resumed is not None else ()
     scoring = Scoring(domains, finish_of(config, source), config.metrics, scored, config.protocol.empty)
@@ -360,29 +386,3 @@ def compute(
         **origins(config, domains, source, adapted, routes, method),
     }
     return rows, predictions, summary
-
-
-def snapshot_key(
-    cell: Cell,
-    domains: Mapping[str, Domain],
-    source: SourceModel,
-    adapted: Mapping[str, SourceModel],
-    parts: Sequence[Part],
-    routes: Routes | None,
-) -> dict[str, Any]:
-    """All that must be as it was for a killed run to go on to the numbers of one that was not killed."""
-    method = parts[0].method
-    device = method.network.source_theta.device
-    return {
-        "the cell": cell.folder().hash,
-        "the source model": source.sha256,
-        **({"the bank": bank.origin} if (bank := source.model.bank) is not None else {}),
-        "the adapted models": hashes(adapted),
-        **({"the routes": hashes(routes.models)} if routes is not None else {}),
-        "the images": {name: domains[name].fingerprint for name in cell.targets},
-        "the code": code_digest(type(method)),
-        "versions": versions(device),
-        "the device": str(device),
-        "the metrics": list(cell.config.metrics),
-        "streams side by side": [[len(stream) for stream in group] for part in parts for group in part.groups],
-    }

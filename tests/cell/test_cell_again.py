@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from PIL import Image
 
 import tta_bench.cell as cell_module
 from called import covered, ran
-from tiny_cells import configure, execute, folder, numbers, random_pairs, status, summary
+from tiny_cells import TINY, configure, execute, folder, numbers, random_pairs, status, summary
 from tta_bench.adaptation.provenance import Definition
 from tta_bench.launch.targets import with_targets
 
@@ -22,6 +24,43 @@ def test_a_finished_cell_is_not_computed_again_and_prints_the_same(finished, com
     assert execute(config) == printed
     assert computed == []
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+OBSERVED = """
+import json, sys
+from collections import Counter
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+compositions, opened = [], Counter()
+load = ConfigLoaderImpl.load_configuration
+def loaded(self, config_name, overrides, *more, **options):
+    compositions.append([config_name, *overrides])
+    return load(self, config_name, overrides, *more, **options)
+ConfigLoaderImpl.load_configuration = loaded
+def audit(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(ROOT):
+        opened[str(arguments[0]).rpartition("/")[2]] += 1
+ROOT = sys.argv.pop(1)
+sys.addaudithook(audit)
+from tta_bench.__main__ import main
+main()
+print(json.dumps([compositions, opened, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+
+def test_a_finished_cell_starts_without_network_trainer_or_a_second_composition(finished):
+    config, _ = finished
+    words = ["+method=grata", *TINY, f"results_root={config.results_root}"]
+    command = [sys.executable, "-c", OBSERVED, str(config.results_root), *words]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "finished before, not computed again" in result.stdout
+    compositions, opened, modules = json.loads(result.stdout.splitlines()[-1])
+    heavy = {"pytorch_lightning", "segmentation_models_pytorch", "timm", "torchvision", "albumentations", "wandb"}
+    assert not heavy & set(modules)
+    texts = [" ".join(words) for words in compositions]
+    assert len(set(texts)) == len(texts), "each once"
+    most = {"status.json": 10, "summary.json": 10, "per_image.csv": 10, "predictions.npz": 12, "model.ckpt": 6}
+    assert {name: number for name, number in opened.items() if number > most.get(name, 12)} == {}, "of two cells"
 
 
 def test_force_computes_again_with_the_same_numbers(root, computed):

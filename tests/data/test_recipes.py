@@ -392,8 +392,9 @@ def test_a_folder_that_is_no_data_set_is_told_its_recipe(tmp_path, capsys):
         f"{tmp_path / 'raw'} looks like refuge (REFUGE 2, REFUGE_Valid 2): run tta-bench data prepare refuge" in error
     )
     (tmp_path / "empty").mkdir()
-    main(["data", "check", str(tmp_path / "empty")])
-    assert "no recipe fits" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "check", str(tmp_path / "empty")])
+    assert "no recipe fits" in capsys.readouterr().err
 
 
 def areas(out, domain):

@@ -329,12 +329,12 @@ def test_tomorrows_images_go_on_where_todays_ended(world, predict, tmp_path):
 KILLED = """
 import os, signal, sys
 import tta_bench.records.snapshots as snapshots
-snapshots.SNAPSHOT_SECONDS, snapshots.SNAPSHOT_SHARE = 0, float("inf")
+snapshots.SNAPSHOT_SECONDS, snapshots.SNAPSHOT_SHARE = {seconds}, float("inf")
 keep, calls = snapshots.ProgressFile.keep, []
 def kill(self, snapshot):
     keep(self, snapshot)
     calls.append(snapshot)
-    if len(calls) == 3:
+    if len(calls) == {images}:
         os.kill(os.getpid(), signal.{signal})
 snapshots.ProgressFile.keep = kill
 sys.argv[1:] = {words!r}
@@ -343,12 +343,15 @@ main()
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGKILL", -9), ("SIGINT", 130), ("SIGTERM", 143)])
-def test_a_stopped_prediction_goes_on_to_the_same_bits(world, predict, stepped, tmp_path, name, code):
+@pytest.mark.parametrize(
+    ("name", "code", "seconds", "images"), [("SIGKILL", -9, 0, 3), ("SIGINT", 130, 0, 3), ("SIGTERM", 143, 1000, 1)]
+)
+def test_a_stopped_prediction_goes_on_to_the_same_bits(world, predict, stepped, tmp_path, name, code, seconds, images):
+    """From the first image on, however far apart snapshots are."""
     more = ["--state", "s", "--compare", "seed=3"]
     words = ["predict", str(world["images"]), "out", f"checkpoint={world['checkpoint']}", "+method=grata", *more]
     done = subprocess.run(
-        [sys.executable, "-c", KILLED.format(signal=name, words=words)],
+        [sys.executable, "-c", KILLED.format(signal=name, seconds=seconds, images=images, words=words)],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
@@ -359,7 +362,7 @@ def test_a_stopped_prediction_goes_on_to_the_same_bits(world, predict, stepped, 
     assert not (tmp_path / "out/predictions.csv").exists()
     assert not (tmp_path / "s").exists()
     assert predict(world["images"], "out", *more) == (0, "")
-    assert stepped == ["A3", "A4", "A5"]
+    assert stepped == ["A0", "A1", "A2", "A3", "A4", "A5"][images:]
     (tmp_path / "s").rename(tmp_path / "first")
     assert predict(world["images"], "whole", *more) == (0, "")
     assert files(tmp_path / "out") == files(tmp_path / "whole")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from tta_bench.adaptation.provenance import change_since, code_of, metric_codes
 from tta_bench.data.domain import Domain
@@ -139,23 +140,41 @@ def _model(model: SourceModel) -> dict[str, Any]:
     return {"path": str(model.path), "sha256": model.sha256, "dice_in_domain": model.dice_in_domain}
 
 
-def changed_inputs(
-    summary: Mapping[str, Any],
-    config: RunConfig,
-    domains: Mapping[str, Domain],
-    source: SourceModel,
-    adapted: Mapping[str, SourceModel],
-    routes: Routes | None,
+class Inputs(NamedTuple):
+    """What a cell is computed from beside its images, by digests.
+
+    Attributes:
+        source: SHA-256 of the source model's file.
+        bank: digest of the bank of source images; None without one.
+        adapted: target -> SHA-256 of the file of the model that stands in for the source model there.
+        routes: centre -> SHA-256 of the file of its source model, where images are routed.
+    """
+
+    source: str
+    bank: str | None = None
+    adapted: Mapping[str, str] = MappingProxyType({})
+    routes: Mapping[str, str] = MappingProxyType({})
+
+    @classmethod
+    def of(cls, source: SourceModel, adapted: Mapping[str, SourceModel], routes: Routes | None) -> Inputs:
+        """Those of models that were read."""
+        bank = source.model.bank
+        centres = {} if routes is None else hashes(routes.models)
+        return cls(source.sha256, None if bank is None else bank.origin, hashes(adapted), centres)
+
+
+def changed_since(
+    summary: Mapping[str, Any], config: RunConfig, domains: Mapping[str, Domain], inputs: Inputs
 ) -> str | None:
-    """Why a finished cell is not what would be computed now, as a clause; arguments as of :func:`origins`."""
+    """Why a finished cell is not what would be computed now, as a clause; None if it is."""
     assert config.target is not None
-    if summary["source_checkpoint"]["sha256"] != source.sha256:
+    if summary["source_checkpoint"]["sha256"] != inputs.source:
         return "the source model changed since"
-    if source.model.bank is not None and summary.get("bank") != source.model.bank.origin:
+    if inputs.bank is not None and summary.get("bank") != inputs.bank:
         return "the bank of source images changed since"
-    for key, models in ("adapted", adapted), ("routes", routes.models if routes is not None else {}):
-        if {name: model["sha256"] for name, model in summary.get(key, {}).items()} != hashes(models):
-            return f"the {'adapted' if key == 'adapted' else 'further source'} models changed since"
+    for key, called, models in ("adapted", "adapted", inputs.adapted), ("routes", "further source", inputs.routes):
+        if {name: model["sha256"] for name, model in summary.get(key, {}).items()} != models:
+            return f"the {called} models changed since"
     changed = [name for name in config.target if summary["data"].get(name) != domains[name].fingerprint]
     return f"the images of {', '.join(changed)} changed since" if changed else change_since(summary, config)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
 from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
 from tta_bench.adaptation.lockstep import lockstep_width
+from tta_bench.adaptation.outcome import Inputs
 from tta_bench.adaptation.resumption import Resumption
 from tta_bench.adaptation.runner import adapt_streams
 from tta_bench.adaptation.scenarios.base import scenario_of
@@ -21,7 +23,8 @@ from tta_bench.data.streams import Stream, StreamImage, lockstep_groups, passes
 from tta_bench.methods.base import Method
 from tta_bench.models.checkpoint import SourceModel
 from tta_bench.offline.routing import Routes
-from tta_bench.records.snapshots import Snapshot, SnapshotFile
+from tta_bench.records.snapshots import Snapshot, SnapshotFile, code_digest
+from tta_bench.records.versions import versions
 from tta_bench.schema import RunConfig
 
 
@@ -130,3 +133,37 @@ def run_parts(
             observers=[*gradients, scoring, *looking_on, resumption],
         )
     return parts[-1].method
+
+
+def snapshot_key(
+    cell: str,
+    config: RunConfig,
+    domains: Mapping[str, Domain],
+    inputs: Inputs,
+    parts: Sequence[Part],
+) -> dict[str, Any]:
+    """All that must be as it was for a killed run to go on to the numbers of one that was not killed.
+
+    Args:
+        cell: its hash.
+        config: of the run, with its targets.
+        domains: the prepared targets.
+        inputs: the models.
+        parts: of the run.
+    """
+    assert config.target is not None
+    method = parts[0].method
+    device = method.network.source_theta.device
+    return {
+        "the cell": cell,
+        "the source model": inputs.source,
+        **({"the bank": inputs.bank} if inputs.bank is not None else {}),
+        "the adapted models": dict(inputs.adapted),
+        **({"the routes": dict(inputs.routes)} if inputs.routes else {}),
+        "the images": {name: domains[name].fingerprint for name in config.target},
+        "the code": code_digest(type(method)),
+        "versions": versions(device),
+        "the device": str(device),
+        "the metrics": list(config.metrics),
+        "streams side by side": [[len(stream) for stream in group] for part in parts for group in part.groups],
+    }

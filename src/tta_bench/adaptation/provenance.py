@@ -76,7 +76,7 @@ ACCOMPANIES = {
     EMPIRICAL_GRADIENT,  # looks on; a root where it is asked for
     Definition("tta_bench.records.rescoring"),
     Definition("tta_bench.adaptation.lockstep"),  # streams do not depend on those beside them
-    Definition("tta_bench.cell", "snapshot_key"),
+    Definition("tta_bench.adaptation.part", "snapshot_key"),
     Definition("tta_bench.records.versions"),
     Definition("tta_bench.adaptation.progress"),
     Definition("tta_bench.adaptation.resumption"),

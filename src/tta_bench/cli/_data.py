@@ -17,12 +17,14 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domains", help="names, separated by commas; default: all")
 
 
-def release_sentence(root: Path) -> str:
-    """Which recipe would turn a folder that is no data set yet into one."""
-    from tta_bench.data.recipes.pairing import fitting_sentence
+def release_sentence(root: Path) -> tuple[bool, str]:
+    """Whether a recipe would turn a folder that is no data set yet into one, and which."""
+    from tta_bench.data.recipes.pairing import fitting, fitting_sentence
     from tta_bench.data.recipes.patterns import Files
 
-    return fitting_sentence(Files(root))
+    files = Files(root)
+    fits = fitting(files)
+    return bool(fits), fitting_sentence(files, fits)
 
 
 def data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...], Path]:
@@ -43,7 +45,7 @@ def data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...]
     except UserError as error:
         if config.root is None or not config.root.expanduser().is_dir():
             raise
-        raise UserError([*error.faults, release_sentence(config.root.expanduser())]) from None
+        raise UserError([*error.faults, release_sentence(config.root.expanduser())[1]]) from None
     if parsed.domains is None:
         return config, available, root / "data"
     names = split(parsed.domains, lambda text: find(text, available))

@@ -48,7 +48,7 @@ def _release(words: Sequence[str], changes: Sequence[str]) -> str:
     """What a recipe finds in a release, or which recipe fits a folder.
 
     Raises:
-        UserError: the recipe does not fit.
+        UserError: the recipe does not fit, or none does.
     """
     from tta_bench.data.recipes.pairing import counts
     from tta_bench.data.recipes.prepare import examine
@@ -56,7 +56,10 @@ def _release(words: Sequence[str], changes: Sequence[str]) -> str:
 
     root = Path(words[-1]).expanduser()
     if len(words) == 1:
-        return release_sentence(root)
+        fits, sentence = release_sentence(root)
+        if not fits:
+            raise UserError(sentence)
+        return sentence
     if len(words) > 2:
         raise UserError("data check takes data=… for a data set, SET RAW for a release, or a folder alone")
     pairing, _ = examine(load_recipe(words[0], changes), root)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra import compose, initialize_config_dir
-from hydra.core.config_loader import ConfigLoader
+from hydra._internal.config_loader_impl import ConfigLoaderImpl  # whose repository no public way leads to
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -87,7 +87,8 @@ def composer(config_dir: str | None = None) -> Iterator[Composer]:
     _OwnFolder.folder = config_dir
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            yield Composer(GlobalHydra.instance().config_loader())
+            loader: Any = GlobalHydra.instance().config_loader()
+            yield Composer(loader)
     finally:
         _OwnFolder.folder = None
 
@@ -99,7 +100,7 @@ class Composer:
         loader: of Hydra.
     """
 
-    def __init__(self, loader: ConfigLoader) -> None:
+    def __init__(self, loader: ConfigLoaderImpl) -> None:
         self.loader = loader
         self.options = cache(self._options)
         # A pickle is copied several times faster than the configuration itself.
@@ -109,7 +110,8 @@ class Composer:
         """The choices of a config group; none if there is no such group."""
         if group == "row":
             return [choice for experiment in read_experiments().values() for choice in experiment.choices()]
-        return [] if not group else self.loader.get_group_options(group, results_filter=ObjectType.CONFIG)
+        # From what the loader has read: its own method copies all of that first, for every group.
+        return [] if not group else self.loader.repository.get_group_options(group, ObjectType.CONFIG)
 
     def compose(self, groups: Sequence[str], keys: Sequence[Override] = ()) -> DictConfig:
         """One configuration.

@@ -59,6 +59,11 @@ def _count(config: RunConfig) -> int | None:
         return None
 
 
+def unfinished(configs: Iterable[RunConfig]) -> list[RunConfig]:
+    """The runs that need a network: those whose cells are not all finished, and searches."""
+    return [c for c in configs if c.force or c.tune or not all(cell.finished() for cell in Cell.all_of(c))]
+
+
 def check_networks(configs: Iterable[RunConfig]) -> None:
     """Build each network once, with random weights, and put each of its methods on it.
 
@@ -84,7 +89,7 @@ def check_networks(configs: Iterable[RunConfig]) -> None:
 def check_pretrained_weights(configs: Iterable[RunConfig]) -> None:
     """Find out once, before the first run, whether the weights that encoders start from can be had.
 
-    Those of the hub are in its cache afterwards. Runs that are finished, or whose source model is, need none.
+    Those of the hub are in its cache afterwards. Runs whose source model is finished need none.
 
     Args:
         configs: of all runs.
@@ -106,8 +111,6 @@ def check_pretrained_weights(configs: Iterable[RunConfig]) -> None:
 def _trains(config: RunConfig) -> bool:
     """Whether a run has to train a source model from pretrained weights."""
     if config.checkpoint is not None or config.model.encoder is None or config.model.encoder_weights is None:
-        return False
-    if all(cell.finished() for cell in Cell.all_of(config)) and not config.force:
         return False
     try:
         domain = prepared(config, [config.source])[config.source]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from tta_bench.errors import UserError
 from tta_bench.launch.composition import composer
 from tta_bench.launch.engine import Engine
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from tta_bench.cell import Cell
     from tta_bench.schema import RunConfig
 
+_PATIENCE = 10.0  # seconds that the head of a cluster has to answer
 _TIDYING = 8.0  # seconds that workers have to write down that they were stopped
 
 
@@ -47,6 +51,31 @@ class Sweep:
         options: Any = OmegaConf.to_container(self._config.hydra.launcher, resolve=True)
         self.engine = Engine(self._config.hydra.runtime.choices["hydra/launcher"], options)
         self._begin = time.time()
+
+    def connect(self) -> None:
+        """Join the Ray cluster whose address is given.
+
+        Hydra's launcher asks every Ray for a size of its object store, which one that runs already refuses; it leaves
+        a connection alone that is there before.
+
+        Raises:
+            UserError: nothing answers there, or it refuses what else is asked for.
+        """
+        init = dict(self.engine.options.get("ray", {}).get("init", {})) if self.engine.name == "ray" else {}
+        if init.get("address") is None:
+            return
+        ray: Any = import_module("ray")
+        host, colon, port = str(init["address"]).rpartition("://")[2].rpartition(":")
+        try:
+            if colon and port.isdecimal():  # Ray would try for many minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+            ray.init(**init)
+        except (OSError, OverflowError, RuntimeError, ValueError) as error:
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(
+                f"hydra.launcher.ray.init.address={init['address']}: no Ray cluster can be joined there ({first}): "
+                "start one with 'ray start --head' and give the address that it prints"
+            ) from error
 
     def launch(self, task: Callable[[RunConfig, Any], None], configs: Sequence[RunConfig]) -> None:
         """Have the launcher do something else with some runs, a job each, and wait for all of them.

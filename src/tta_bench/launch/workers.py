@@ -18,10 +18,16 @@ def begin() -> Engine:
 
     Returns:
         The launcher that has started it.
+
+    Raises:
+        OSError: the folder in which the command was typed is not there on this node.
     """
     from hydra.core.hydra_config import HydraConfig
 
-    engine = Engine(HydraConfig.get().runtime.choices["hydra/launcher"])
+    runtime = HydraConfig.get().runtime
+    engine = Engine(runtime.choices["hydra/launcher"])
+    if engine.name == "ray":  # the nodes of a cluster run where they were started, and paths may be relative
+        os.chdir(runtime.cwd)
     if engine.name == "submitit_slurm":
         share_allocation(os.environ)
     return engine

@@ -83,13 +83,14 @@ class ProgressFile(Generic[Kept]):
         path: the file, replaced each time.
         key: all that two runs must have in common for one to go on where the other stopped; plain values.
         kind: of what is kept.
+        first: seconds until the first one; None: as between two.
     """
 
-    def __init__(self, path: Path, key: Mapping[str, Any], kind: type[Kept]) -> None:
+    def __init__(self, path: Path, key: Mapping[str, Any], kind: type[Kept], first: float | None = None) -> None:
         self.path = path
         self.key = dict(key)
         self._kind = kind
-        self._due = monotonic() + SNAPSHOT_SECONDS
+        self._due = monotonic() + (SNAPSHOT_SECONDS if first is None else first)
 
     def read(self) -> Kept | None:
         """The snapshot; None if there is none, and with a warning if it is broken or of another key."""

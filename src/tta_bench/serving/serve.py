@@ -220,7 +220,8 @@ class _Run:
         groups = {name or request.domain: members for name, members in self.indices.items()}
         self.groups = groups
         self.streams = self.scenario.streams(passes(groups, list(groups), config.protocol.order))
-        self.snapshots = ProgressFile(results.snapshot, results.key(), Position)
+        # The first image is kept at once: whoever stops a prediction is told that it goes on from where it was.
+        self.snapshots = ProgressFile(results.snapshot, results.key(), Position, first=0)
         self.rows: dict[int, dict[str, Any]] = {}
 
     def adapt(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,16 +24,17 @@ from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
 from tta_bench.metrics.dice import dice_score
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.checkpoint import SourceModel
+from tta_bench.models.checkpoint import Description, SourceModel, file_sha256, read_description
 from tta_bench.models.normalisation import BatchStatistics, SourceStatistics
 from tta_bench.models.placement import place
+from tta_bench.offline.stage import Home
 from tta_bench.ops.probabilities import Activation, masks, probabilities, targets
 from tta_bench.records.examination import FILE, Examination
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.numerics import numerics
 from tta_bench.runtime.training_section import TrainingConfig
 from tta_bench.schema import RunConfig
-from tta_bench.source.held_out import THRESHOLD, split, tile_by_tile
+from tta_bench.source.held_out import THRESHOLD, in_domain_dice, split, tile_by_tile
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +72,46 @@ def examined(
         return None
     here = config.results_root / "examinations" / f"{source.sha256[:16]}_{domain.fingerprint[:16]}.json"
     file = side_file(source.path) if config.checkpoint is None else here
-    return _stored(file, source, domain) or examine(source, domain, device, file)
+    return _stored(file, source.sha256, domain) or examine(source, domain, device, file)
 
 
-def announce(config: RunConfig, source: SourceModel, examination: Examination | None) -> None:
+class Known(NamedTuple):
+    """What is known of a source model whose weights were not read.
+
+    Attributes:
+        description: of its file.
+        sha256: of its file.
+        examination: of it, as it was found before.
+    """
+
+    description: Description
+    sha256: str
+    examination: Examination
+
+
+def known_source(path: Path, domain: Domain) -> Known | None:
+    """What is known of a source model that was trained here; None where it has to be read, or examined, to know.
+
+    Args:
+        path: of its checkpoint.
+        domain: that it was trained on.
+    """
+    try:
+        description, sha256 = read_description(path), file_sha256(path)
+    except (OSError, UserError):
+        return None
+    examination = _stored(side_file(path), sha256, domain)
+    return None if examination is None else Known(description, sha256, examination)
+
+
+def announce(config: RunConfig, source: SourceModel | Description, examination: Examination | None) -> None:
     """Say which source model it is and how good."""
     dice = source.dice_in_domain
     held_out = "not measured" if dice is None else f"{dice:.2f} %"
-    log.info("source model %s: in-domain Dice %s, %s", source.domain, held_out, source.path)
-    log.info("source model %s examined: %s", source.domain, examination or "unknown, without images of its domain")
+    log.info("source model %s: in-domain Dice %s, %s", config.source, held_out, source.path)
+    log.info("source model %s examined: %s", config.source, examination or "unknown, without images of its domain")
     if examination is not None and (weak := examination.weaknesses(config.diagnostics)):
-        log.warning("SOURCE MODEL %s IS TOO WEAK TO ADAPT: it %s", source.domain, ", and ".join(weak))
+        log.warning("SOURCE MODEL %s IS TOO WEAK TO ADAPT: it %s", config.source, ", and ".join(weak))
 
 
 def _home(config: RunConfig) -> Domain | None:
@@ -91,17 +121,17 @@ def _home(config: RunConfig) -> Domain | None:
     return None
 
 
-def _stored(file: Path, source: SourceModel, domain: Domain) -> Examination | None:
+def _stored(file: Path, sha256: str, domain: Domain) -> Examination | None:
     """An earlier examination of the same model on the same images; None if there is none that can be read."""
     with suppress(OSError, ValueError):  # ValidationError is one
         content = json.loads(file.read_bytes())
-        if isinstance(content, dict) and all(content.get(key) == value for key, value in _of(source, domain).items()):
+        if isinstance(content, dict) and all(content.get(key) == value for key, value in _of(sha256, domain).items()):
             return Examination.model_validate(content["examination"])
     return None
 
 
-def _of(source: SourceModel, domain: Domain) -> dict[str, object]:
-    return {"version": VERSION, "sha256": source.sha256, "fingerprint": domain.fingerprint}
+def _of(sha256: str, domain: Domain) -> dict[str, object]:
+    return {"version": VERSION, "sha256": sha256, "fingerprint": domain.fingerprint}
 
 
 def examine(source: SourceModel, domain: Domain, device: torch.device, file: Path) -> Examination:
@@ -135,7 +165,7 @@ def examine(source: SourceModel, domain: Domain, device: torch.device, file: Pat
         ece=calibration_error(calibration),
         dice_image_statistics=float(torch.stack(scores_by_image).mean()) if scores_by_image else None,
     )
-    content = {**_of(source, domain), "examination": examination.model_dump(mode="json")}
+    content = {**_of(source.sha256, domain), "examination": examination.model_dump(mode="json")}
     with suppress(OSError, UserError):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, json.dumps(content, indent=1) + "\n")
@@ -152,6 +182,16 @@ def examined_images(
             train, held_out = split(len(domain), training.holdout, training.seed)
             return ("held-out", held_out) if held_out else ("training", _spread(train))
     return "seen or not", _spread(range(len(domain)))
+
+
+def home_of(config: RunConfig, domains: Mapping[str, Domain], source: SourceModel, device: torch.device) -> Home | None:
+    """What an adapted model is measured on to know what it has retained; None without images of the source."""
+    domain = domains.get(config.source)
+    if domain is None:
+        return None
+    what, indices = examined_images(source, domain)
+    unseen = indices if what == "held-out" else []
+    return Home(unseen, partial(in_domain_dice, domain=domain, indices=unseen, device=device))
 
 
 def training_images(source: SourceModel, domain: Domain) -> list[int] | None:

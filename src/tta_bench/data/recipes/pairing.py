@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tta_bench.data.lists import read_table
@@ -127,9 +127,8 @@ def fitting(files: Files) -> list[tuple[str, Pairing]]:
     return sorted(fits, key=lambda fit: (fit[1].unpaired > 0, -fit[1].total))
 
 
-def fitting_sentence(files: Files) -> str:
-    """Which recipe fits a folder, and the command that uses it."""
-    fits = fitting(files)
+def fitting_sentence(files: Files, fits: Sequence[tuple[str, Pairing]]) -> str:
+    """Which recipe fits a folder, as :func:`fitting` has found, and the command that uses it."""
     if not fits:
         return (
             f"no recipe fits {files.root} ({len(files.names)} files): 'tta-bench list recipes' shows all, and "

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from tta_bench.data.recipes.pairing import Pairing, class_values, counts, differences, fitting_sentence, pair
+from tta_bench.data.recipes.pairing import Pairing, class_values, counts, differences, fitting, fitting_sentence, pair
 from tta_bench.data.recipes.patterns import Files
 from tta_bench.data.recipes.recipe import Recipe
 from tta_bench.data.recipes.writing import Target, counted, write_domain
@@ -30,7 +30,9 @@ def examine(recipe: Recipe, root: Path) -> tuple[Pairing, dict[str, tuple[int, .
     pairing = pair(recipe, files)
     if not pairing.total and not pairing.unpaired:
         wanted = ", ".join(dict.fromkeys(pattern for part in recipe.parts for pattern in part.images))
-        raise UserError([f"{root} holds no image of {recipe.title} ({wanted})", fitting_sentence(files)])
+        raise UserError(
+            [f"{root} holds no image of {recipe.title} ({wanted})", fitting_sentence(files, fitting(files))]
+        )
     if pairing.faults:
         raise UserError(pairing.faults)
     for sentence in differences(recipe.expected, pairing):

@@ -57,6 +57,11 @@ class Description:
     version: str | None = None
     origin: Mapping[str, str] | None = None
 
+    @property
+    def dice_in_domain(self) -> float | None:
+        """Mean over the classes of the in-domain Dice, percent; None where not measured."""
+        return mean_dice(self.dice_in_domain_per_class)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Description):
