@@ -342,7 +342,7 @@ class AdaptableNetwork(nn.Module):
     def _given_back(self, made: Tensor, tiles: int) -> Tensor:
         """What the network made, as its caller computes with it."""
         whole = stacked(made, tiles)
-        return whole if self.dtype == torch.float32 else whole.float().contiguous()
+        return (whole if self.dtype == torch.float32 else whole.float()).contiguous()
 
 
 def _check_activation(activation: str, channels: int) -> None:

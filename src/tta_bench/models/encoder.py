@@ -114,7 +114,8 @@ class StemMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W]`` to ``[N, C, H/2, W/2]``."""
-        faster = placement(x.device, x.dtype).composed and not torch.is_grad_enabled()
+        by_pixel = x.is_contiguous(memory_format=torch.channels_last)  # torch's own is the faster one there
+        faster = placement(x.device, x.dtype).composed and not by_pixel and not torch.is_grad_enabled()
         if not faster or not self.is_usual or x.shape[2] % 2 or x.shape[3] % 2:
             return self.original(x)
         rows = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])

@@ -134,6 +134,9 @@ class BatchStatistics(Statistics):
         views = x.shape[0] // weight.shape[0]
         if not self.pools_views:
             weight, bias, views = _per_image(weight, views), _per_image(bias, views), 1
+        if views == 1 and len(x) > 1 and x.is_contiguous(memory_format=torch.channels_last):
+            parts = zip(x.split(1), weight, bias, strict=True)
+            return torch.cat([F.batch_norm(part, None, None, *row, training=True, eps=layer.eps) for part, *row in parts])
         folded, weight, bias = _fold(x, views), weight.reshape(-1), bias.reshape(-1)
         if views == 1 and placement(x.device, x.dtype).channels_as_groups and folded.is_contiguous():
             # One group per channel has the same statistics.
@@ -333,6 +336,8 @@ def _with_fixed_statistics(
     x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
     """Normalise by given statistics ``[S, C]``, in one kernel."""
+    if len(weight) == 1:
+        return F.batch_norm(x, mean[0], variance[0], weight[0], bias[0], training=False, eps=eps)
     views = x.shape[0] // weight.shape[0]
     mean, variance, weight, bias = (_per_image(row, views).reshape(-1) for row in (mean, variance, weight, bias))
     return _reshaped(F.batch_norm(_fold(x, 1), mean, variance, weight, bias, training=False, eps=eps), x.shape)

@@ -154,6 +154,7 @@ class Placement:
             their area; None for all there are.
         side_by_side: works on several streams in less time than on one after the other.
         channels_last: keeps the channels of a pixel next to each other in memory.
+        laid_out: lays frozen weights of convolutions out once, not at every pass.
     """
 
     channels_as_groups: bool
@@ -162,6 +163,7 @@ class Placement:
     images_at_128: float | None
     side_by_side: bool
     channels_last: bool = False
+    laid_out: bool = False
 
     def images_per_pass(self, pixels: int) -> int | None:
         """How many images of so many pixels share a pass without gradients; None for all."""
@@ -172,7 +174,13 @@ _PLACEMENTS = {
     # Small images share a pass, because the weights are laid out anew at each; the feature maps of large ones do not
     # fit the cache. The kernel of group norm is several times faster.
     ("cpu", torch.float32): Placement(
-        channels_as_groups=True, composed=True, image_by_image=True, images_at_128=6, side_by_side=False
+        channels_as_groups=True,
+        composed=True,
+        image_by_image=True,
+        images_at_128=6,
+        side_by_side=False,
+        channels_last=True,
+        laid_out=torch.backends.mkldnn.is_available(),
     ),
 }
 _PLACEMENTS["cpu", torch.bfloat16] = replace(_PLACEMENTS["cpu", torch.float32], channels_last=True)
