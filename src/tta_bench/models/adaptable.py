@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tta_bench.errors import UserError
 from tta_bench.models.bank import Bank
+from tta_bench.models.frozen import freeze
 from tta_bench.models.late_map import late_map
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
 from tta_bench.models.probe import check_probe, take_probe
@@ -58,6 +59,7 @@ class AdaptableNetwork(nn.Module):
         reused: names of layers that one pass runs several times.
         source_theta: ``[scalars]``, per layer first the scale, then the shift of all its channels.
         forwards: images per stream that have passed through the network since construction.
+        channels_last: whether the network takes images whose pixels have their channels side by side.
     """
 
     source_theta: Tensor
@@ -86,7 +88,14 @@ class AdaptableNetwork(nn.Module):
         self.precision: Precision = "f32"
         self.dtype = torch.float32
         self.forwards = 0
-        calls = check_probe(probe, self, self.source_theta)
+        self.channels_last = True
+        try:
+            calls = check_probe(probe, self, self.source_theta)
+        except UserError:
+            self.channels_last = False  # a network may ask for maps that lie plane by plane
+            calls = check_probe(probe, self, self.source_theta)
+        if self.channels_last:
+            freeze(self.model)
         self.reused = {name for name, layer in self._all_layers.items() if calls[layer] > 1}
         self.forwards = 0
         if probe.dtype is not None:
@@ -335,7 +344,7 @@ class AdaptableNetwork(nn.Module):
     def _taken(self, images: Tensor, tiles: int) -> Tensor:
         """What the layers are given: single tiles, as they lie fastest in the memory of their device."""
         pieces = unstacked(images, tiles)
-        if placement(images.device, self.dtype).channels_last:
+        if self.channels_last and placement(images.device, self.dtype).channels_last:
             return pieces.contiguous(memory_format=torch.channels_last)
         return pieces
 

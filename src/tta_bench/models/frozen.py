@@ -28,7 +28,12 @@ class LaidOut:
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1)
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Pair = (1, 1),
+        padding: Pair = (0, 0),
+        dilation: Pair = (1, 1),
     ) -> None:
         self.weight, self.bias = weight.detach(), bias if bias is None else bias.detach()
         self.stride, self.padding, self.dilation = stride, padding, dilation
@@ -53,7 +58,9 @@ class LaidOut:
 
     def gradient(self, of_output: Tensor, shape: torch.Size) -> Tensor:
         """Of the input, which has this shape."""
-        reach = [d * (size - 1) - p for d, size, p in zip(self.dilation, self.weight.shape[2:], self.padding, strict=True)]
+        reach = [
+            d * (size - 1) - p for d, size, p in zip(self.dilation, self.weight.shape[2:], self.padding, strict=True)
+        ]
         if self.stride == (1, 1) and min(reach) >= 0:
             if self._backwards is None:
                 mirrored = self.weight.flip(2, 3).transpose(0, 1)

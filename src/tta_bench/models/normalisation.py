@@ -77,10 +77,12 @@ class NormalisationLayer(nn.Module):
         x = stacked(x, self.tiles)
         pooled = len(x) // len(weight) if self.statistics.pools_views else 1
         statistics = self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
-        if x.dtype == weight.dtype or statistics.accumulates:
+        if statistics.takes_all:
             normalised = statistics.normalise(x, weight, bias, self)
         else:
-            normalised = statistics.normalise(x.to(weight.dtype), weight, bias, self).to(x.dtype)
+            normalised = statistics.normalise(x.to(weight.dtype).contiguous(), weight, bias, self).to(x.dtype)
+            if by_pixel(x):
+                normalised = normalised.contiguous(memory_format=torch.channels_last)
         return self.after(unstacked(normalised, self.tiles))
 
 
@@ -96,8 +98,11 @@ class Statistics:
     pools_views = False
     """Whether the views of a stream are measured together."""
 
-    accumulates = False
-    """Whether its kernel measures activations of 16 bits in 32 bits, so that they need not be widened before."""
+    takes_all = False
+    """Whether its kernel measures activations of 16 bits in 32 bits, and channels last as they lie.
+
+    For others, whose reductions over single planes are slow there, activations are widened and laid out before.
+    """
 
     @abstractmethod
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
@@ -107,7 +112,7 @@ class Statistics:
 class SourceStatistics(Statistics):
     """The statistics stored with the source model."""
 
-    accumulates = True
+    takes_all = True
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
@@ -123,7 +128,7 @@ class BatchStatistics(Statistics):
     variance is the biased one; gradients flow through both statistics.
     """
 
-    accumulates = True
+    takes_all = True
 
     def __init__(self, pool_views: bool = False) -> None:
         self.pools_views = pool_views
@@ -134,9 +139,11 @@ class BatchStatistics(Statistics):
         views = x.shape[0] // weight.shape[0]
         if not self.pools_views:
             weight, bias, views = _per_image(weight, views), _per_image(bias, views), 1
-        if views == 1 and len(x) > 1 and x.is_contiguous(memory_format=torch.channels_last):
+        if views == 1 and len(x) > 1 and by_pixel(x):
+            # Side by side as channels of one image, as below, they would have to be copied.
             parts = zip(x.split(1), weight, bias, strict=True)
-            return torch.cat([F.batch_norm(part, None, None, *row, training=True, eps=layer.eps) for part, *row in parts])
+            made = [F.batch_norm(part, None, None, *row, training=True, eps=layer.eps) for part, *row in parts]
+            return torch.cat(made)
         folded, weight, bias = _fold(x, views), weight.reshape(-1), bias.reshape(-1)
         if views == 1 and placement(x.device, x.dtype).channels_as_groups and folded.is_contiguous():
             # One group per channel has the same statistics.
@@ -300,6 +307,11 @@ def rectification(
     """
     mixed = torch.sqrt(torch.lerp(variance, source_variance.expand_as(variance), source_weight) + eps)
     return torch.sqrt(variance + eps) / mixed, source_weight * (mean - source_mean) / mixed
+
+
+def by_pixel(x: Tensor) -> bool:
+    """Whether a map ``[N, C, H, W]`` has the channels of each pixel side by side; never on a GPU."""
+    return placement(x.device, x.dtype).channels_last and x.is_contiguous(memory_format=torch.channels_last)
 
 
 def _per_image(rows: Tensor, views: int) -> Tensor:

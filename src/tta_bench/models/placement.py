@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.frozen import freeze
 from tta_bench.runtime.numerics import activation_dtype, placement
 from tta_bench.runtime.precision import Precision
 
@@ -23,7 +22,5 @@ def place(
     """
     dtype = activation_dtype(precision, device)
     network.compute_in(precision, dtype)
-    if placement(device, dtype).laid_out:
-        freeze(network.model)
     network.images_per_pass = placement(device, dtype).images_per_pass(image_size**2)
     return network.to(device)

@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -171,8 +171,8 @@ class Placement:
 
 
 _PLACEMENTS = {
-    # Small images share a pass, because the weights are laid out anew at each; the feature maps of large ones do not
-    # fit the cache. The kernel of group norm is several times faster.
+    # The measurements are in benchmarks/README.md. Small images share a pass, which spares calls; the feature maps of
+    # large ones do not fit the cache. Plane by plane the kernel of group norm is several times faster.
     ("cpu", torch.float32): Placement(
         channels_as_groups=True,
         composed=True,
@@ -183,7 +183,7 @@ _PLACEMENTS = {
         laid_out=torch.backends.mkldnn.is_available(),
     ),
 }
-_PLACEMENTS["cpu", torch.bfloat16] = replace(_PLACEMENTS["cpu", torch.float32], channels_last=True)
+_PLACEMENTS["cpu", torch.bfloat16] = _PLACEMENTS["cpu", torch.float32]
 _ELSEWHERE = Placement(
     channels_as_groups=False, composed=False, image_by_image=False, images_at_128=None, side_by_side=True
 )
