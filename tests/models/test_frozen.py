@@ -12,6 +12,7 @@ import tta_bench.runtime.numerics as numerics_module
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.frozen import freeze
 from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.models.normalisation import SourceStatistics
 from tta_bench.models.segmentation import SegmentationModel
 
 LAYERS = [
@@ -72,10 +73,10 @@ def test_a_network_gives_the_same_as_without_the_table_of_placements(monkeypatch
 
     def made():
         rows = theta.clone().requires_grad_()
-        logits = network(images, rows)
+        logits = network(images, rows, SourceStatistics())
         (gradient,) = torch.autograd.grad(logits.square().mean(), rows)
         with torch.no_grad():
-            return logits.detach(), network(images, theta), gradient
+            return logits.detach(), network(images, theta, SourceStatistics()), gradient
 
     ours = made()
     assert network.model.encoder.conv1._laid_out is not None

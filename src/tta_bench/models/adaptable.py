@@ -88,7 +88,7 @@ class AdaptableNetwork(nn.Module):
         self.precision: Precision = "f32"
         self.dtype = torch.float32
         self.forwards = 0
-        self.channels_last = True
+        self.channels_last = self._frozen = True
         try:
             calls = check_probe(probe, self, self.source_theta)
         except UserError:
@@ -255,10 +255,15 @@ class AdaptableNetwork(nn.Module):
                 return self(views, theta[None], statistics)
 
         before, per_stream = self.forwards, images.unflatten(0, (len(rows), -1))
-        if len(rows) > 1 and placement(images.device, self.dtype).side_by_side:
-            logits = torch.vmap(logits_of)(rows, per_stream)
-        else:
-            logits = torch.stack([logits_of(*each) for each in zip(rows.unbind(), per_stream.unbind(), strict=True)])
+        self._frozen = False
+        try:
+            if len(rows) > 1 and placement(images.device, self.dtype).side_by_side:
+                logits = torch.vmap(logits_of)(rows, per_stream)
+            else:
+                streams = zip(rows.unbind(), per_stream.unbind(), strict=True)
+                logits = torch.stack([logits_of(*each) for each in streams])
+        finally:
+            self._frozen = True
         self.forwards = before + per_stream.shape[1]
         return logits.flatten(0, 1)
 
@@ -344,7 +349,9 @@ class AdaptableNetwork(nn.Module):
     def _taken(self, images: Tensor, tiles: int) -> Tensor:
         """What the layers are given: single tiles, as they lie fastest in the memory of their device."""
         pieces = unstacked(images, tiles)
-        if self.channels_last and placement(images.device, self.dtype).channels_last:
+        # Gradients of convolutions in 32 bits, and weights that are laid out anew, are faster plane by plane.
+        gains = self._frozen or self.dtype != torch.float32
+        if gains and self.channels_last and placement(images.device, self.dtype).channels_last:
             return pieces.contiguous(memory_format=torch.channels_last)
         return pieces
 

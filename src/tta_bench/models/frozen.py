@@ -43,18 +43,18 @@ class LaidOut:
     def __call__(self, x: Tensor) -> Tensor:
         """``[N, inputs, H, W]`` to ``[N, outputs, H', W']``, each with the channels of a pixel side by side."""
         if torch.is_grad_enabled() and x.requires_grad:
-            return _Convolution.apply(x, self)  # type: ignore[no-untyped-call,no-any-return]
+            return _Convolution.apply(x, self)
         return self.convolve(x)
 
     def convolve(self, x: Tensor) -> Tensor:
         """As a call, without a graph."""
         x = x.contiguous(memory_format=torch.channels_last)
+        how = self.padding, self.stride, self.dilation, 1
         if self._packed is None:
-            packed, how = self.weight.contiguous().to_mkldnn(), (self.padding, self.stride, self.dilation, 1)
-            self._packed = torch._C._nn.mkldnn_reorder_conv2d_weight(packed, *how, list(x.shape))
+            lay_out: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+            self._packed = lay_out(self.weight.contiguous().to_mkldnn(), *how, list(x.shape))
         # Unlike torch.mkldnn_convolution it keeps channels last when the weights are laid out.
-        how = (self.padding, self.stride, self.dilation, 1, "none", [], "")
-        return torch.ops.mkldnn._convolution_pointwise(x, self._packed, self.bias, *how)  # type: ignore[no-any-return]
+        return torch.ops.mkldnn._convolution_pointwise(x, self._packed, self.bias, *how, "none", [], "")
 
     def gradient(self, of_output: Tensor, shape: torch.Size) -> Tensor:
         """Of the input, which has this shape."""
@@ -69,7 +69,7 @@ class LaidOut:
         like = torch.empty(shape, dtype=of_output.dtype, memory_format=torch.channels_last)
         of_output = of_output.contiguous(memory_format=torch.channels_last)
         how = (None, self.stride, self.padding, self.dilation, False, (0, 0), 1, (True, False, False))
-        return torch.ops.aten.convolution_backward(of_output, like, self.weight, *how)[0]  # type: ignore[no-any-return]
+        return torch.ops.aten.convolution_backward(of_output, like, self.weight, *how)[0]
 
 
 class _Convolution(torch.autograd.Function):
@@ -88,8 +88,6 @@ class _Convolution(torch.autograd.Function):
 class _Frozen(nn.Module):
     """What the frozen layers share."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
     _laid_out: tuple[tuple[Any, ...], LaidOut] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -98,7 +96,7 @@ class _Frozen(nn.Module):
 
     def laid_out(self, x: Tensor) -> LaidOut | None:
         """The convolution of the present weights; None where they are stand-ins, or not of a kind that is laid out."""
-        weight = self.weight
+        weight: Any = self.weight
         kinds = (torch.float32, torch.bfloat16)
         if (
             x.dim() != 4

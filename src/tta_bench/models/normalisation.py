@@ -142,7 +142,7 @@ class BatchStatistics(Statistics):
         if views == 1 and len(x) > 1 and by_pixel(x):
             # Side by side as channels of one image, as below, they would have to be copied.
             parts = zip(x.split(1), weight, bias, strict=True)
-            made = [F.batch_norm(part, None, None, *row, training=True, eps=layer.eps) for part, *row in parts]
+            made = [F.batch_norm(each, None, None, w, b, training=True, eps=layer.eps) for each, w, b in parts]
             return torch.cat(made)
         folded, weight, bias = _fold(x, views), weight.reshape(-1), bias.reshape(-1)
         if views == 1 and placement(x.device, x.dtype).channels_as_groups and folded.is_contiguous():
