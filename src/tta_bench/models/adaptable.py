@@ -350,7 +350,7 @@ class AdaptableNetwork(nn.Module):
         """What the layers are given: single tiles, as they lie fastest in the memory of their device."""
         pieces = unstacked(images, tiles)
         # Gradients of convolutions in 32 bits, and weights that are laid out anew, are faster plane by plane.
-        gains = self._frozen or self.dtype != torch.float32
+        gains = self._frozen or not images.dtype == self.dtype == torch.float32
         if gains and self.channels_last and placement(images.device, self.dtype).channels_last:
             return pieces.contiguous(memory_format=torch.channels_last)
         return pieces
