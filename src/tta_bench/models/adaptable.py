@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tta_bench.errors import UserError
 from tta_bench.models.bank import Bank
+from tta_bench.models.frozen import freeze
 from tta_bench.models.late_map import late_map
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
 from tta_bench.models.probe import check_probe, take_probe
@@ -58,6 +59,7 @@ class AdaptableNetwork(nn.Module):
         reused: names of layers that one pass runs several times.
         source_theta: ``[scalars]``, per layer first the scale, then the shift of all its channels.
         forwards: images per stream that have passed through the network since construction.
+        channels_last: whether the network takes images whose pixels have their channels side by side.
     """
 
     source_theta: Tensor
@@ -86,7 +88,14 @@ class AdaptableNetwork(nn.Module):
         self.precision: Precision = "f32"
         self.dtype = torch.float32
         self.forwards = 0
-        calls = check_probe(probe, self, self.source_theta)
+        self.channels_last = self._frozen = True
+        try:
+            calls = check_probe(probe, self, self.source_theta)
+        except UserError:
+            self.channels_last = False  # a network may ask for maps that lie plane by plane
+            calls = check_probe(probe, self, self.source_theta)
+        if self.channels_last:
+            freeze(self.model)
         self.reused = {name for name, layer in self._all_layers.items() if calls[layer] > 1}
         self.forwards = 0
         if probe.dtype is not None:
@@ -246,10 +255,15 @@ class AdaptableNetwork(nn.Module):
                 return self(views, theta[None], statistics)
 
         before, per_stream = self.forwards, images.unflatten(0, (len(rows), -1))
-        if len(rows) > 1 and placement(images.device, self.dtype).side_by_side:
-            logits = torch.vmap(logits_of)(rows, per_stream)
-        else:
-            logits = torch.stack([logits_of(*each) for each in zip(rows.unbind(), per_stream.unbind(), strict=True)])
+        self._frozen = False
+        try:
+            if len(rows) > 1 and placement(images.device, self.dtype).side_by_side:
+                logits = torch.vmap(logits_of)(rows, per_stream)
+            else:
+                streams = zip(rows.unbind(), per_stream.unbind(), strict=True)
+                logits = torch.stack([logits_of(*each) for each in streams])
+        finally:
+            self._frozen = True
         self.forwards = before + per_stream.shape[1]
         return logits.flatten(0, 1)
 
@@ -335,14 +349,16 @@ class AdaptableNetwork(nn.Module):
     def _taken(self, images: Tensor, tiles: int) -> Tensor:
         """What the layers are given: single tiles, as they lie fastest in the memory of their device."""
         pieces = unstacked(images, tiles)
-        if placement(images.device, self.dtype).channels_last:
+        # Gradients of convolutions in 32 bits, and weights that are laid out anew, are faster plane by plane.
+        gains = self._frozen or not images.dtype == self.dtype == torch.float32
+        if gains and self.channels_last and placement(images.device, self.dtype).channels_last:
             return pieces.contiguous(memory_format=torch.channels_last)
         return pieces
 
     def _given_back(self, made: Tensor, tiles: int) -> Tensor:
         """What the network made, as its caller computes with it."""
         whole = stacked(made, tiles)
-        return whole if self.dtype == torch.float32 else whole.float().contiguous()
+        return (whole if self.dtype == torch.float32 else whole.float()).contiguous()
 
 
 def _check_activation(activation: str, channels: int) -> None:

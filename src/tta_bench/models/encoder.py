@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tta_bench.errors import UserError, nearest
+from tta_bench.models.by_pixel import by_pixel
 from tta_bench.models.encoder_weights import check_weights_file, load_weights_file, once, weights_file
 from tta_bench.runtime.numerics import placement
 
@@ -100,8 +101,9 @@ def faster_stem(encoder: Any) -> Any:
 class StemMaxPool(nn.Module):
     """The 3x3 max pooling of stride 2 behind a ResNet's first convolution.
 
-    Where no gradient is needed it takes maxima of rows, then of columns: bit for bit the same, in a tenth of the time
-    on a CPU. With a gradient torch's own is used, which sends it to one of several equal maxima.
+    Where no gradient is needed, and maps lie plane by plane, it takes maxima of rows, then of columns: bit for bit the
+    same, in a tenth of the time on a CPU. With a gradient torch's own is used, which sends it to one of several equal
+    maxima.
 
     Args:
         original: the layer to replace; other sizes and strides keep using it.
@@ -114,7 +116,7 @@ class StemMaxPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, C, H, W]`` to ``[N, C, H/2, W/2]``."""
-        faster = placement(x.device, x.dtype).composed and not torch.is_grad_enabled()
+        faster = placement(x.device, x.dtype).composed and not by_pixel(x) and not torch.is_grad_enabled()
         if not faster or not self.is_usual or x.shape[2] % 2 or x.shape[3] % 2:
             return self.original(x)
         rows = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])

@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tta_bench.models.by_pixel import by_pixel, standardised_by_pixel
 from tta_bench.ops.geometry import stacked, unstacked
 from tta_bench.runtime.numerics import placement
 
@@ -77,10 +78,12 @@ class NormalisationLayer(nn.Module):
         x = stacked(x, self.tiles)
         pooled = len(x) // len(weight) if self.statistics.pools_views else 1
         statistics = self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
-        if x.dtype == weight.dtype or statistics.accumulates:
+        if statistics.takes_all:
             normalised = statistics.normalise(x, weight, bias, self)
         else:
-            normalised = statistics.normalise(x.to(weight.dtype), weight, bias, self).to(x.dtype)
+            normalised = statistics.normalise(x.to(weight.dtype).contiguous(), weight, bias, self).to(x.dtype)
+            if by_pixel(x):
+                normalised = normalised.contiguous(memory_format=torch.channels_last)
         return self.after(unstacked(normalised, self.tiles))
 
 
@@ -96,8 +99,11 @@ class Statistics:
     pools_views = False
     """Whether the views of a stream are measured together."""
 
-    accumulates = False
-    """Whether its kernel measures activations of 16 bits in 32 bits, so that they need not be widened before."""
+    takes_all = False
+    """Whether its kernel measures activations of 16 bits in 32 bits, and channels last as they lie.
+
+    For others, whose reductions over single planes are slow there, activations are widened and laid out before.
+    """
 
     @abstractmethod
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
@@ -107,7 +113,7 @@ class Statistics:
 class SourceStatistics(Statistics):
     """The statistics stored with the source model."""
 
-    accumulates = True
+    takes_all = True
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
@@ -123,7 +129,7 @@ class BatchStatistics(Statistics):
     variance is the biased one; gradients flow through both statistics.
     """
 
-    accumulates = True
+    takes_all = True
 
     def __init__(self, pool_views: bool = False) -> None:
         self.pools_views = pool_views
@@ -134,6 +140,11 @@ class BatchStatistics(Statistics):
         views = x.shape[0] // weight.shape[0]
         if not self.pools_views:
             weight, bias, views = _per_image(weight, views), _per_image(bias, views), 1
+        if views == 1 and by_pixel(x):
+            # Side by side as channels of one image, as below, several images would have to be copied.
+            parts = list(zip(x.split(1), weight, bias, strict=True))
+            made = [standardised_by_pixel(each, w, b, layer.eps) for each, w, b in parts]
+            return made[0] if len(made) == 1 else torch.cat(made)
         folded, weight, bias = _fold(x, views), weight.reshape(-1), bias.reshape(-1)
         if views == 1 and placement(x.device, x.dtype).channels_as_groups and folded.is_contiguous():
             # One group per channel has the same statistics.
@@ -333,6 +344,8 @@ def _with_fixed_statistics(
     x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
     """Normalise by given statistics ``[S, C]``, in one kernel."""
+    if len(weight) == 1:
+        return F.batch_norm(x, mean[0], variance[0], weight[0], bias[0], training=False, eps=eps)
     views = x.shape[0] // weight.shape[0]
     mean, variance, weight, bias = (_per_image(row, views).reshape(-1) for row in (mean, variance, weight, bias))
     return _reshaped(F.batch_norm(_fold(x, 1), mean, variance, weight, bias, training=False, eps=eps), x.shape)

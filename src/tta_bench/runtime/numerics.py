@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -154,6 +154,7 @@ class Placement:
             their area; None for all there are.
         side_by_side: works on several streams in less time than on one after the other.
         channels_last: keeps the channels of a pixel next to each other in memory.
+        laid_out: lays frozen weights of convolutions out once, not at every pass.
     """
 
     channels_as_groups: bool
@@ -162,6 +163,7 @@ class Placement:
     images_at_128: float | None
     side_by_side: bool
     channels_last: bool = False
+    laid_out: bool = False
 
     def images_per_pass(self, pixels: int) -> int | None:
         """How many images of so many pixels share a pass without gradients; None for all."""
@@ -169,13 +171,19 @@ class Placement:
 
 
 _PLACEMENTS = {
-    # Small images share a pass, because the weights are laid out anew at each; the feature maps of large ones do not
-    # fit the cache. The kernel of group norm is several times faster.
+    # The measurements are in benchmarks/README.md. Small images share a pass, which spares calls; the feature maps of
+    # large ones do not fit the cache. Plane by plane the kernel of group norm is several times faster.
     ("cpu", torch.float32): Placement(
-        channels_as_groups=True, composed=True, image_by_image=True, images_at_128=6, side_by_side=False
+        channels_as_groups=True,
+        composed=True,
+        image_by_image=True,
+        images_at_128=6,
+        side_by_side=False,
+        channels_last=True,
+        laid_out=torch.backends.mkldnn.is_available(),
     ),
 }
-_PLACEMENTS["cpu", torch.bfloat16] = replace(_PLACEMENTS["cpu", torch.float32], channels_last=True)
+_PLACEMENTS["cpu", torch.bfloat16] = _PLACEMENTS["cpu", torch.float32]
 _ELSEWHERE = Placement(
     channels_as_groups=False, composed=False, image_by_image=False, images_at_128=None, side_by_side=True
 )

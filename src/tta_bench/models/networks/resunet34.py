@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_bench.models.encoder import build_encoder, check_encoder_section
+from tta_bench.models.frozen import FrozenConvTranspose2d, as_1x1
 from tta_bench.models.segmentation import SegmentationModel, register_network
 from tta_bench.runtime.numerics import placement
 
@@ -37,12 +38,9 @@ def double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     It writes every output pixel once, so it is a 1x1 convolution to four times the channels and a rearrangement; on a
     CPU the kernels for that are much faster, forwards and backwards.
     """
-    if not placement(x.device, x.dtype).composed:
+    if isinstance(layer, FrozenConvTranspose2d) or not placement(x.device, x.dtype).composed:
         return layer(x)
-    inputs, outputs = layer.weight.shape[:2]
-    weight = layer.weight.permute(1, 2, 3, 0).reshape(4 * outputs, inputs, 1, 1)
-    assert layer.bias is not None
-    return F.pixel_shuffle(F.conv2d(x, weight, layer.bias.repeat_interleave(4)), 2)
+    return F.pixel_shuffle(F.conv2d(x, *as_1x1(layer)), 2)
 
 
 @register_network("resunet34")

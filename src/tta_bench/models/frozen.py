@@ -1,0 +1,170 @@
+"""Convolutions whose weights do not change: laid out once as the kernels of a CPU want them, not at every pass.
+
+Only the input's gradient exists. With a stride of 1 it is itself a convolution with frozen weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tta_bench.runtime.numerics import placement
+
+Pair = tuple[int, int]
+
+
+class LaidOut:
+    """A convolution, and the gradient of its input.
+
+    Args:
+        weight: ``[outputs, inputs, height, width]`` of 32 or 16 bits, which stay as they are.
+        bias: ``[outputs]`` or None.
+        stride: of the convolution, as the next two.
+        padding: with zeros.
+        dilation: of the kernel.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Pair = (1, 1),
+        padding: Pair = (0, 0),
+        dilation: Pair = (1, 1),
+    ) -> None:
+        self.weight, self.bias = weight.detach(), bias if bias is None else bias.detach()
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self._packed: Tensor | None = None
+        self._backwards: LaidOut | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``[N, inputs, H, W]`` to ``[N, outputs, H', W']``, each with the channels of a pixel side by side."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _Convolution.apply(x, self)
+        return self.convolve(x)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """As a call, without a graph."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        how = self.padding, self.stride, self.dilation, 1
+        if self._packed is None:
+            lay_out: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+            self._packed = lay_out(self.weight.contiguous().to_mkldnn(), *how, list(x.shape))
+        # Unlike torch.mkldnn_convolution it keeps channels last when the weights are laid out.
+        return torch.ops.mkldnn._convolution_pointwise(x, self._packed, self.bias, *how, "none", [], "")
+
+    def gradient(self, of_output: Tensor, shape: torch.Size) -> Tensor:
+        """Of the input, which has this shape."""
+        reach = [
+            d * (size - 1) - p for d, size, p in zip(self.dilation, self.weight.shape[2:], self.padding, strict=True)
+        ]
+        if self.stride == (1, 1) and min(reach) >= 0:
+            if self._backwards is None:
+                mirrored = self.weight.flip(2, 3).transpose(0, 1)
+                self._backwards = LaidOut(mirrored, None, padding=(reach[0], reach[1]), dilation=self.dilation)
+            return self._backwards(of_output)
+        like = torch.empty(shape, dtype=of_output.dtype, memory_format=torch.channels_last)
+        of_output = of_output.contiguous(memory_format=torch.channels_last)
+        how = (None, self.stride, self.padding, self.dilation, False, (0, 0), 1, (True, False, False))
+        return torch.ops.aten.convolution_backward(of_output, like, self.weight, *how)[0]
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution that keeps nothing for its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, convolution: LaidOut) -> Tensor:
+        ctx.convolution, ctx.shape = convolution, x.shape
+        return convolution.convolve(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.convolution.gradient(gradients[0], ctx.shape), None
+
+
+class _Frozen(nn.Module):
+    """What the frozen layers share."""
+
+    _laid_out: tuple[tuple[Any, ...], LaidOut] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies lay out their own."""
+        return {name: value for name, value in self.__dict__.items() if name != "_laid_out"}
+
+    def laid_out(self, x: Tensor) -> LaidOut | None:
+        """The convolution of the present weights; None where they are stand-ins, or not of a kind that is laid out."""
+        weight: Any = self.weight
+        kinds = (torch.float32, torch.bfloat16)
+        if (
+            x.dim() != 4
+            or not x.numel()
+            or x.dtype not in kinds
+            or weight.dtype not in kinds
+            or weight.requires_grad
+            or not isinstance(weight, nn.Parameter)
+            or weight.is_inference()
+            or not placement(x.device, weight.dtype).laid_out
+        ):
+            return None
+        version = weight.data_ptr(), weight._version, weight.dtype
+        if self._laid_out is None or self._laid_out[0] != version:
+            self._laid_out = version, self.convolution()
+        return self._laid_out[1]
+
+    def convolution(self) -> LaidOut:
+        """That of the weights."""
+        raise NotImplementedError
+
+
+class FrozenConv2d(_Frozen, nn.Conv2d):
+    """A convolution with frozen weights; as its base where other tensors stand in for them."""
+
+    def convolution(self) -> LaidOut:
+        """See :class:`_Frozen`."""
+        return LaidOut(self.weight, self.bias, self.stride, self.padding, self.dilation)  # type: ignore[arg-type]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See :class:`torch.nn.Conv2d`."""
+        convolution = self.laid_out(input)
+        return super().forward(input) if convolution is None else convolution(input.to(self.weight.dtype))
+
+
+class FrozenConvTranspose2d(_Frozen, nn.ConvTranspose2d):
+    """A transposed convolution of kernel 2 and stride 2 with frozen weights: a 1x1 convolution and a rearrangement."""
+
+    def convolution(self) -> LaidOut:
+        """See :class:`_Frozen`."""
+        return LaidOut(*as_1x1(self))
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """See :class:`torch.nn.ConvTranspose2d`."""
+        convolution = self.laid_out(input) if output_size is None else None
+        if convolution is None:
+            return super().forward(input, output_size)
+        return F.pixel_shuffle(convolution(input.to(self.weight.dtype)), 2)
+
+
+def as_1x1(layer: nn.ConvTranspose2d) -> tuple[Tensor, Tensor | None]:
+    """Weight ``[4 * outputs, inputs, 1, 1]`` and bias of what is a transposed convolution before a pixel shuffle."""
+    inputs, outputs = layer.weight.shape[:2]
+    weight = layer.weight.permute(1, 2, 3, 0).reshape(4 * outputs, inputs, 1, 1)
+    return weight, None if layer.bias is None else layer.bias.repeat_interleave(4)
+
+
+def freeze(model: nn.Module) -> None:
+    """Make the plain convolutions of a network frozen ones, in place; parameters and names stay."""
+    for layer in model.modules():
+        # The class alone changes: whoever refers to the layer, by whatever name, has the frozen one.
+        if type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros" and layer.padding != "same":
+            layer.__class__ = FrozenConv2d
+        elif type(layer) is nn.ConvTranspose2d and doubles(layer):
+            layer.__class__ = FrozenConvTranspose2d
+
+
+def doubles(layer: nn.ConvTranspose2d) -> bool:
+    """Whether a transposed convolution writes every output pixel once."""
+    how = (layer.kernel_size, layer.stride, layer.padding, layer.output_padding, layer.dilation, layer.groups)
+    return how == ((2, 2), (2, 2), (0, 0), (0, 0), (1, 1), 1)
