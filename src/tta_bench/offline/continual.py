@@ -126,11 +126,12 @@ def pool_after(
     assert config.stages
     assert config.adapt is not None
     kind, (alone,) = SYSTEMS.get(config.adapt["name"]), config.of_each_source()
+    begin = partial(_start, config, kind, code, device)
     keep = partial(_kept, config, kind, code, device)
     pool: Pool = (Member(config.stages[0], first, keep(first, domains[config.stages[0]], None)),)
     for number, stage in enumerate(config.stages[1:], 1):
         domain, before = domains[stage], config.stages[:number]
-        start, new = _start(config, kind, pool, domain, device)
+        start, new = begin(pool, domain)
         seen = joined([trained_on(config, domains[name]) for name in before]) if kind.card.needs_source else None
         told = follow(stage) if follow is not None else None
         trained = adapted_model(alone, start.model, domain, seen, seed, code, device, told)
@@ -162,16 +163,21 @@ def after_stages(
 
 
 def _start(
-    config: RunConfig, kind: type[System], pool: Pool, domain: Domain, device: torch.device
+    config: RunConfig, kind: type[System], code: str, device: torch.device, pool: Pool, domain: Domain
 ) -> tuple[Member, bool]:
-    """The member that a stage trains, and whether a copy of it."""
+    """The member that a stage trains, and whether a copy of it; its distances are kept, as its images are not."""
     if kind.grows == "never":
         return pool[0], False
     indices = usable(domain.name, len(domain), config.protocol.evaluation)
-    distances = {
-        each.name: float(distance_to(each.history, _features(each.model, domain, indices, device)).mean())
-        for each in pool
-    }
+
+    def measure(member: Member) -> dict[str, Tensor]:
+        return {"mean": distance_to(member.history, _features(member.model, domain, indices, device)).mean()}
+
+    distances = {}
+    for each in pool:
+        key = f"{domain.fingerprint} {indices} {code} {[gaussian.typical for gaussian in each.history]}"
+        name = f"distance_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        distances[each.name] = float(beside(each.model, name, key, partial(measure, each))["mean"])
     nearest, far = nearest_member(pool, distances)
     told = ", ".join(f"{each.name} {distances[each.name] / threshold_of(each.history):.2f}" for each in pool)
     log.info("stage %s: distance to each model as a multiple of its threshold: %s", domain.name, told)
