@@ -48,13 +48,13 @@ def grown(root):
 
 @pytest.fixture
 def read(monkeypatch, grown):
-    """Every image and mask that is read: domain and index."""
+    """Every image and mask that is read: domain and name of the image."""
     grown("fta", STAGES[:1])  # the first stage is a source training like any other
     log, levels, mask = [], Domain.levels, Domain.mask
 
     def note(method):
         def noted(domain, index):
-            log.append((domain.name, index))
+            log.append((domain.name, domain.image_names[index]))
             return method(domain, index)
 
         return noted
@@ -64,13 +64,14 @@ def read(monkeypatch, grown):
     return log
 
 
-@pytest.mark.parametrize("name", ["fta", "odex", "always_new", "ewc", "lwf"])
-def test_no_image_of_an_earlier_stage_is_read_and_none_that_is_tested_on(name, grown, read):
+@pytest.mark.parametrize("name", ["fta", "odex", "ewc"])
+def test_no_image_of_an_earlier_stage_is_read_and_none_that_is_tested_on(name, root, grown, read):
     after_two = grown(name, STAGES[:2])
-    assert {domain for domain, _ in read} <= {"A", "B"}
     assert [domain for domain, _ in read] == sorted(domain for domain, _ in read), "one stage after another"
-    usable = {stage: split(stage, 8)[0] for stage in STAGES}
-    assert all(index in usable[domain] for domain, index in read)
+    read[:] = [each for each in read if each[0] != "A"]
+    (names,) = (domain.image_names for domain in prepared(staged(root, name), "B").values())
+    assert {image for _, image in read} <= {names[index] for index in split("B", 8)[0]}
+    assert read
     read.clear()
     after_three = grown(name)
     assert {domain for domain, _ in read} == {"C"}
@@ -99,7 +100,7 @@ def test_always_new_leaves_every_model_as_it_was_after_its_stage(grown):
     assert [each.name for each in pools[-1]] == [*STAGES]
     for earlier in pools:
         assert [each.model.sha256 for each in earlier] == [each.model.sha256 for each in pools[-1][: len(earlier)]]
-    assert [len(each.history) for each in pools[-1]][0] == 1
+    assert len(pools[-1][0].history) == 1
     assert all(len(child.history) >= 2 for child in pools[-1][1:])
 
 
@@ -140,9 +141,7 @@ def test_cells_of_stages_from_the_command_line(root):
     assert {*told["routes"]} == {"A", "B"}
     assert {row["source"] for row in rows(config)} <= {"A", "B"}
     assert {row["target"] for row in rows(config)} == {"A", "B", "C"}
-    assert sum(sum(each["images"].values()) for each in told["routes"].values()) == 12, (
-        "the half of each that is tested"
-    )
+    assert sum(sum(each["images"].values()) for each in told["routes"].values()) == 12, "the tested halves"
     cell = Cell(config, 0)
     assert cell.identity()["stages"] == ["A", "B"], "stages that follow change nothing"
     control = cell.reference()
