@@ -33,7 +33,7 @@ def test_a_table_of_stages_has_transfer_and_matrix(tmp_path):
 
 
 def test_without_all_stages_there_is_a_dash_and_without_stages_nothing(tmp_path):
-    first, last = cells(tmp_path)
+    first, _ = cells(tmp_path)
     missing = planned(tmp_path / "other", "no_adapt", {"method": "no_adapt", "stages": ("C", "D")}, source="D")
     table = build_table(made_plan([first, missing]))
     assert transfers(table) == {"no_adapt": None}
