@@ -28,12 +28,14 @@ from tta_bench.adaptation.outcome import (
 )
 from tta_bench.adaptation.provenance import bank_code, code_of, staleness, system_code, unscored
 from tta_bench.data.domain import Domain
+from tta_bench.data.held_out import trained_on
 from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.offline.bank import banked, has_bank, needs_bank, with_bank
+from tta_bench.offline.continual import after_stages
 from tta_bench.offline.options import card_of, system_options
 from tta_bench.offline.routing import Routes, routes_of
 from tta_bench.offline.stage import adapted_model, refuse_small
@@ -112,8 +114,7 @@ class Cell:
         """All that determines the numbers; what only changes speed, place or display is left out."""
         config = self.config
         content = config.model_dump(mode="json", include={"source", "target", "data", "model", "protocol"})
-        if config.route is not None:
-            content["route"] = list(config.route)
+        content |= {key: list(names) for key in ("route", "stages") if (names := getattr(config, key)) is not None}
         left_out = method_options(config.method).without_identity()
         content["method"] = {key: value for key, value in self.method.items() if key not in left_out}
         if config.adapt is not None:
@@ -177,14 +178,15 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     has_source = given is None or (system is not None and system.needs_source)
     if given is not None and needs_bank(config):
         has_source = has_source or not has_bank(config, given, bank_code())
-    domains = prepared(config, (*config.target, *config.sources) if has_source else config.target)
+    own = config.stages or config.sources if has_source else ()
+    domains = prepared(config, tuple(dict.fromkeys((*config.target, *own))))
     refuse_images(config, domains, device)
-    refuse_small(config, [domains[name] for name in config.target])
+    refuse_small(config, [domains[name] for name in dict.fromkeys((*config.target, *(config.stages or ())))])
     if (kept := _kept(config, domains)) is not None:
         yield from kept
         return
     known = {each.source: _known(each, given, domains, device) for each in config.of_each_source()}
-    source, examination = known[config.source]
+    source, examination = next(iter(known.values()))
     models = {name: model for name, (model, _) in known.items()}
     routes = routes_of(config, models, domains, device) if config.route is not None else None
     with_its_bank, with_their_banks = source, routes
@@ -194,9 +196,10 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     for cell in Cell.all_of(config):
         reference = cell.reference()
         compared = finish(reference, domains, source, device, examination, routes=routes) if reference else None
-        adapted = adapted_models(cell, domains, source, device)
+        adapted, after = adapted_models(cell, domains, source, device)
         adapted = {name: with_bank(model, with_its_bank.model.bank) for name, model in adapted.items()}
-        yield cell, finish(cell, domains, with_its_bank, device, examination, adapted, with_their_banks), compared
+        args = domains, with_its_bank, device, examination, adapted, after or with_their_banks
+        yield cell, finish(cell, *args), compared
 
 
 def _known(
@@ -205,6 +208,7 @@ def _known(
     """The source model of a run, given or trained now or before, and what is known of it."""
     source = given
     if source is None:
+        domains = {**domains, config.source: trained_on(config, domains[config.source])}
         with translate_os_errors(config.results_root):
             follow = partial(followed_training, config) if config.logger else None
             source = source_model(config, domains[config.source], config.results_root, follow)
@@ -224,8 +228,8 @@ def _with_own_bank(
 def _kept(config: RunConfig, domains: Mapping[str, Domain]) -> list[tuple[Cell, Result, Result | None]] | None:
     """What a run yields where all of it was finished before; None where a network has to be read to go on."""
     pairs = [(cell, cell.reference()) for cell in Cell.all_of(config)]
-    has_more = config.force or config.logger or config.checkpoint or config.adapt or config.route or needs_bank(config)
-    if has_more or not all(each is None or each.finished() for pair in pairs for each in pair):
+    has_more = config.force or config.logger or config.checkpoint or config.adapt or config.route or config.stages
+    if has_more or needs_bank(config) or not all(each is None or each.finished() for pair in pairs for each in pair):
         return None
     domain = domains[config.source]
     if (source := known_source(model_path(config, domain, config.results_root), domain)) is None:
@@ -269,11 +273,18 @@ def _as_before(
 
 def adapted_models(
     cell: Cell, domains: Mapping[str, Domain], source: SourceModel, device: torch.device
-) -> dict[str, SourceModel]:
-    """Target -> what ``adapt`` makes of the source model for it, or has made before; empty without ``adapt``."""
+) -> tuple[dict[str, SourceModel], Routes | None]:
+    """Target -> what ``adapt`` makes of the source model for it, or has made before; empty without ``adapt``.
+
+    Of stages that leave several models, the routes to these instead.
+    """
     config, card = cell.config, card_of(cell.config.adapt)
     if card is None:
-        return {}
+        return {}, None
+    if config.stages is not None:
+        followed = partial(partial, followed_stage, config.of_each_source()[0]) if config.logger else None
+        with translate_os_errors(config.results_root):
+            return after_stages(config, source, domains, cell.seed, system_code(config), device, followed)
     of_source = domains[config.source] if card.needs_source else None
     made, code, home = {}, system_code(config), home_of(config, domains, source, device)
     with translate_os_errors(config.results_root):
@@ -281,7 +292,7 @@ def adapted_models(
             follow = partial(followed_stage, config, target) if config.logger else None
             args = config, source, domains[target], of_source, cell.seed, code, device
             made[target] = adapted_model(*args, follow, home)
-    return made
+    return made, None
 
 
 def finish(

@@ -27,7 +27,7 @@ from tta_bench.runtime.files_section import FilesConfig, Names, as_mapping, as_t
 from tta_bench.runtime.precision import Precision
 from tta_bench.runtime.protocol_section import PredictConfig, ProtocolConfig
 from tta_bench.runtime.ranges import Range, Seed, check_device
-from tta_bench.runtime.sections import PreprocessingConfig, Section
+from tta_bench.runtime.sections import DiagnosticsConfig, PreprocessingConfig, Section
 from tta_bench.runtime.training_section import TrainingConfig
 
 UNADAPTED = "no_adapt"
@@ -242,20 +242,6 @@ class ModelConfig(Section):
         return content
 
 
-class DiagnosticsConfig(Section):
-    """What is looked at beside the adaptation, without any effect on it."""
-
-    empirical_gradient: bool
-    source_dice: Annotated[float, Range(0, 100)] | None = Field(
-        default=None, exclude=True, description="warn of a source model whose in-domain Dice in percent is below it"
-    )
-    source_gap: Annotated[float, Range(0, 100)] | None = Field(
-        default=None,
-        exclude=True,
-        description="warn of one that gains more points of Dice at home by the statistics of each image",
-    )
-
-
 class LaunchConfig(Section):
     """How the cells of a sweep share a machine; changes no number, but see ``docs/launchers.md`` on threads."""
 
@@ -286,6 +272,9 @@ class RunConfig(Section):
     source: str
     route: Annotated[Names, _distinct("route")] | None = Field(
         default=None, description="further sources: every image is adapted from the source model of the nearest centre"
+    )
+    stages: Annotated[Names, _distinct("stages")] | None = Field(
+        default=None, description="domains that a source model is trained on one after the other, source last; or all"
     )
     target: Annotated[Names, _distinct("target")] | None = None
     seed: Seeds
@@ -323,12 +312,13 @@ class RunConfig(Section):
         return self.source, *(self.route or ())
 
     def of_each_source(self) -> list[RunConfig]:
-        """The same run from each of its sources alone."""
-        return [self.model_copy(update={"source": name, "route": None}) for name in self.sources]
+        """The same run from each of its sources alone; of stages the first, which the others begin with."""
+        sources = self.stages[:1] if self.stages else self.sources
+        return [self.model_copy(update={"source": name, "route": None}) for name in sources]
 
     @model_validator(mode="after")
     def _target_is_foreign(self) -> RunConfig:
-        both = [name for name in self.sources if name in (self.target or ())]
+        both = [name for name in self.sources if name in (self.target or ()) and not self.stages]
         if both:
             raise ValueError(
                 f"target={both[0]} is also the source: adaptation is measured on foreign domains; remove it from target"

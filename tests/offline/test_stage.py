@@ -60,6 +60,11 @@ class Spy(np.ndarray):
         return super().__getitem__(key)
 
 
+def importance_of(model):
+    """How much each parameter matters: all alike."""
+    return {name: torch.ones_like(each) for name, each in model.named_parameters()}
+
+
 def options_of(name, **changes):
     with composer() as hydra:
         section = dict(hydra.compose([f"adapt={name}"]).adapt)
@@ -77,6 +82,8 @@ def test_a_system_reads_what_its_card_declares_and_nothing_else(name, model, mon
     log = set()
     gathered = SpyMapping(gathered_of(model), log, "source_optimiser")
     monkeypatch.setattr("tta_bench.offline.access.read_optimizer", lambda path: gathered)
+    weights = SpyMapping(importance_of(model), log, "source_importance")
+    monkeypatch.setattr("tta_bench.offline.access.read_beside", lambda path, name: weights)
     domains = []
     for role in ("source", "target"):
         domain = discs(role)
@@ -109,6 +116,7 @@ def test_a_system_reads_what_its_card_declares_and_nothing_else(name, model, mon
 def test_a_killed_stage_goes_on_to_the_same_weights(name, model, monkeypatch):
     """State saved after an epoch and taken over by a fresh system leads to the same bits, whatever came before."""
     monkeypatch.setattr("tta_bench.offline.access.read_optimizer", lambda path: gathered_of(model))
+    monkeypatch.setattr("tta_bench.offline.access.read_beside", lambda path, name: importance_of(model))
     kind, options = SYSTEMS.get(name), tiny_options(name)
     target, source = discs("target"), discs("source")
 

@@ -51,6 +51,7 @@ ROOTS = (
 
 EMPIRICAL_GRADIENT = Definition("tta_bench.adaptation.empirical_gradient")
 CATENORM = Definition("tta_bench.models.catenorm", "CategoricalNorm")
+CONTINUAL = Definition("tta_bench.offline.continual", "after_stages")
 STAGE = Definition("tta_bench.offline.stage", "run_system")
 ROUTING = Definition("tta_bench.offline.routing", "routes_of")
 BANK = Definition("tta_bench.models.bank", "make_bank"), Definition("tta_bench.offline.access", "Images")
@@ -107,10 +108,8 @@ def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
     others = [_definition(NETWORKS.get(config.model.name)), scenario, *heads, *parts, *more]
     if config.adapt is not None:
         others += [_definition(SYSTEMS.get(config.adapt["name"])), STAGE]
-    if config.route is not None:
-        others.append(ROUTING)
-    if config.model.norm is not None:
-        others.append(CATENORM)
+    asked = (ROUTING, config.route), (CATENORM, config.model.norm), (CONTINUAL, config.stages)
+    others += [root for root, value in asked if value is not None]
     if config.diagnostics.empirical_gradient:
         others.append(EMPIRICAL_GRADIENT)
     return _code(method, named, tuple(others))
@@ -120,7 +119,8 @@ def system_code(config: RunConfig) -> str:
     """Digest of all that decides the weights of a run's adapted models, which are made anew where it changes."""
     assert config.adapt is not None
     roots = [_definition(SYSTEMS.get(config.adapt["name"])), _definition(NETWORKS.get(config.model.name)), STAGE]
-    return _system_code((*roots, *([CATENORM] if config.model.norm is not None else [])))
+    more = (CATENORM, config.model.norm), (CONTINUAL, config.stages)
+    return _system_code((*roots, *(root for root, value in more if value is not None)))
 
 
 def bank_code() -> str:

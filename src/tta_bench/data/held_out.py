@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from typing import Literal
 
 import torch
 
+from tta_bench.data.domain import Domain
 from tta_bench.ops.draws import seed_of
+from tta_bench.schema import RunConfig
 
 
 def split(name: str, count: int) -> tuple[list[int], list[int]]:
@@ -29,3 +33,15 @@ def tested(name: str, count: int, evaluation: Literal["held_out"] | None) -> lis
 def usable(name: str, count: int, evaluation: Literal["held_out"] | None) -> list[int]:
     """Those that may be used before the test: all, which are tested on too, or those that are not held out."""
     return split(name, count)[0] if evaluation == "held_out" else list(range(count))
+
+
+def trained_on(config: RunConfig, domain: Domain) -> Domain:
+    """What of its own domain a run's source model is trained on: all, or before further stages what is not tested on.
+
+    A part has a fingerprint of its own.
+    """
+    if not config.stages:
+        return domain
+    indices = usable(domain.name, len(domain), config.protocol.evaluation)
+    fingerprint = hashlib.sha256(f"{domain.fingerprint} {indices}".encode()).hexdigest()
+    return replace(domain.chosen(indices), fingerprint=fingerprint)

@@ -34,7 +34,7 @@ from tta_bench.runtime.names import find, require_utf8
 from tta_bench.runtime.paths import CONFIG_DIR, shipped
 from tta_bench.schema import UNADAPTED, DataConfig
 
-LISTS = ("target", "route")
+LISTS = ("target", "route", "stages")
 """Keys whose values are lists of names of domains."""
 
 DOMAINS = ("source", *LISTS)

@@ -9,6 +9,7 @@ from functools import cache
 import torch
 
 from tta_bench.cell import Cell
+from tta_bench.data.held_out import usable
 from tta_bench.data.prepare import prepared
 from tta_bench.data.readers.base import open_reader
 from tta_bench.errors import UserError
@@ -38,7 +39,7 @@ def check_source_images(configs: Iterable[RunConfig]) -> None:
     known: dict[str, int | None] = {}
     for config in (each for run in configs for each in run.of_each_source()):
         if config.checkpoint is None:
-            key = f"{config.source} of {config.data.model_dump_json()}"
+            key = f"{config.source} {bool(config.stages)} of {config.data.model_dump_json()}"
             if key not in known:
                 known[key] = _count(config)
             count = known[key]
@@ -54,9 +55,10 @@ def check_source_images(configs: Iterable[RunConfig]) -> None:
 def _count(config: RunConfig) -> int | None:
     """How many images the source has; None where they cannot be listed: the run itself says so."""
     try:
-        return len(open_reader(config.data).records(config.source)[: config.data.limit])
+        count = len(open_reader(config.data).records(config.source)[: config.data.limit])
     except UserError:
         return None
+    return len(usable(config.source, count, config.protocol.evaluation)) if config.stages else count
 
 
 def unfinished(configs: Iterable[RunConfig]) -> list[RunConfig]:

@@ -125,6 +125,7 @@ def _options(cell: Cell) -> dict[str, Any]:
         method = {key: value for key, value in method.items() if key not in space_of(kind_of(cell).Options)}
     diagnostics = cell.config.diagnostics.model_dump(mode="json")
     beside = {"adapt": record_of(cell).get("adapt", {}), "route": cell.config.route, "diagnostics": diagnostics}
+    beside |= {"stages": bool(cell.config.stages)}
     return flat({**{f"method.{key}": value for key, value in method.items()}, **beside})
 
 

@@ -12,6 +12,9 @@ from tta_bench.offline.options import card_of
 from tta_bench.runtime.names import find
 from tta_bench.schema import DataConfig, RunConfig
 
+ALL = "all"
+"""Stages: every domain, in the order of the data set."""
+
 
 def with_targets(config: RunConfig) -> RunConfig:
     """The configuration with its targets filled in: all other domains, if none are named; none for a search.
@@ -23,21 +26,41 @@ def with_targets(config: RunConfig) -> RunConfig:
     card = card_of(config.adapt)
     images = config.tune or (card is not None and card.needs_source)
     faults = domain_faults(config.data, config.source, config.target, config.checkpoint, config.route, images=images)
-    if faults:
-        raise UserError(faults)
     available = available_domains(config.data)
+    stages, more = _stages(config, available)
+    if faults or more:
+        raise UserError([*faults, *more])
     source, *route = (find(name, available) or name for name in config.sources)
     if config.tune:
         return config.model_copy(update={"source": source, "target": ()})
     targets = tuple(find(name, available) or name for name in config.target or ()) or tuple(
-        name for name in available if name not in (source, *route)
+        name for name in stages or available if stages or name not in (source, *route)
     )
     if not targets:
         raise UserError(f"{config.data.root} has no domain besides source={','.join(config.sources)} to adapt to")
-    twice = [name for name, count in Counter((source, *route, *targets)).items() if count > 1]
+    apart = (targets, stages) if stages else ((source, *route, *targets),)
+    twice = [name for names in apart for name, count in Counter(names).items() if count > 1]
     if twice:  # in composed and in decomposed characters, or the schema would have found it
-        raise UserError(f"{twice[0]} is named more than once in source, route and target: name it once")
-    return config.model_copy(update={"source": source, "route": tuple(route) or None, "target": targets})
+        raise UserError(f"{twice[0]} is named more than once in source, route, stages and target: name it once")
+    before = stages[: stages.index(source) + 1] if stages else None
+    return config.model_copy(
+        update={"source": source, "route": tuple(route) or None, "stages": before, "target": targets}
+    )
+
+
+def _stages(config: RunConfig, available: Sequence[str]) -> tuple[tuple[str, ...] | None, list[str]]:
+    """The stages by the names that the data set has, and a sentence for each fault."""
+    if config.stages is None:
+        return None, []
+    everything = config.stages == (ALL,) and ALL not in available
+    names = tuple(available) if everything else tuple(find(name, available) or name for name in config.stages)
+    faults = [f"unknown stages={name}: {nearest(name, available)}" for name in names if name not in available]
+    if find(config.source, names) is None:
+        faults.append(
+            f"source={config.source} is the stage after which is tested, and stages={','.join(names)} has no such "
+            "domain: name one of them"
+        )
+    return names, faults
 
 
 def domain_faults(

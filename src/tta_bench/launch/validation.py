@@ -21,6 +21,8 @@ from tta_bench.methods.options import PRESETS, method_options
 from tta_bench.metrics.base import METRICS
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
+from tta_bench.offline.bank import needs_bank
+from tta_bench.offline.base import SYSTEMS
 from tta_bench.offline.options import card_of, system_options
 from tta_bench.ops.masks import nested_classes
 from tta_bench.ops.shifts import SHIFTS
@@ -70,7 +72,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     if config is not None and options is not None and not faults:
         faults += [*_missing_branches(config, options), *_scenario_faults(config), *_mask_faults(config)]
         faults += [*_tile_faults(config), *_metric_faults(config), *_stage_faults(config), *_shift_faults(config)]
-        faults += [*_route_faults(config), *(_search_faults(config) if config.tune else [])]
+        faults += [*_route_faults(config), *_stages_faults(config), *(_search_faults(config) if config.tune else [])]
     if config is None or faults:
         raise UserError(faults)
     return config
@@ -204,6 +206,29 @@ def _route_faults(config: RunConfig) -> Iterator[str]:
     for key, is_given in (("checkpoint", config.checkpoint), ("adapt", config.adapt), ("tune", config.tune)):
         if is_given:
             yield f"{given} leads to source models that are trained here, and {key}= is for one: leave one of them out"
+
+
+def _stages_faults(config: RunConfig) -> Iterator[str]:
+    """Why a source model cannot be trained stage after stage with what else is asked for."""
+    kind = None if config.adapt is None else SYSTEMS.get(config.adapt["name"])
+    if config.stages is None:
+        if kind is not None and kind.of_stages and config.adapt is not None:
+            yield f"adapt={config.adapt['name']} trains one domain after another: give stages=[...], or stages=all"
+        return
+    given = f"stages={','.join(config.stages)}"
+    if not config.stages:
+        yield f"{given}: name domains in the order of their training, or leave stages= out"
+    for key, is_given in (("checkpoint", config.checkpoint), ("route", config.route), ("tune", config.tune)):
+        if is_given:
+            yield f"{given} trains a source model stage after stage, without {key}=: leave one of them out"
+    if config.protocol.evaluation is None:
+        yield f"{given} tests on domains that are trained on: set protocol.evaluation=held_out"
+    needs = () if kind is None else kind.card.needs
+    if kind is not None and ("target_labels" not in needs or "source_optimiser" in needs):
+        name = (config.adapt or {})["name"]
+        yield f"{given} has labels and the model before, but adapt={name} needs others: choose another"
+    if needs_bank(config):
+        yield f"{given} leaves no image of earlier stages, and the method needs a bank of source images: choose another"
 
 
 def _mask_faults(config: RunConfig) -> Iterator[str]:

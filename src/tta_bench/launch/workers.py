@@ -108,6 +108,7 @@ def train(config: RunConfig) -> None:
     Raises:
         UserError: bad input.
     """
+    from tta_bench.data.held_out import trained_on
     from tta_bench.data.prepare import prepared
     from tta_bench.runtime.files import translate_os_errors
     from tta_bench.runtime.memory import keep_freed_memory
@@ -116,7 +117,7 @@ def train(config: RunConfig) -> None:
     keep_freed_memory()
     domains = prepared(config, (config.source,))
     with translate_os_errors(config.results_root):
-        source_model(config, domains[config.source], config.results_root)
+        source_model(config, trained_on(config, domains[config.source]), config.results_root)
 
 
 def to_train(configs: Sequence[RunConfig]) -> list[RunConfig]:
@@ -128,7 +129,7 @@ def to_train(configs: Sequence[RunConfig]) -> list[RunConfig]:
         if config.checkpoint is not None:
             continue
         content = config.model_dump_json(include={"source", "data", "model", "results_root"})
-        key = f"{content} {config.training.content(config.model.branches)}"
+        key = f"{content} {bool(config.stages)} {config.training.content(config.model.branches)}"
         if key not in first and any(config.force or cell.finished() is None for cell in Cell.all_of(run)):
             first[key] = config
     return list(first.values())

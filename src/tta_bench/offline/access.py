@@ -14,9 +14,13 @@ from torch.utils.data import Dataset
 
 from tta_bench.data.domain import Domain
 from tta_bench.models.checkpoint.optimizer import Gathered, read_optimizer
+from tta_bench.offline.beside import read_beside
 from tta_bench.offline.card import SystemCard
 from tta_bench.ops.draws import seed_of
 from tta_bench.ops.preprocessing import Preprocessing
+
+IMPORTANCE = "importance"
+"""File of :meth:`Grounds.source_importance` beside a model."""
 
 
 class AccessError(AttributeError):
@@ -126,6 +130,11 @@ class Grounds:
         assert self.checkpoint is not None
         return read_optimizer(self.checkpoint)
 
+    def source_importance(self) -> Mapping[str, Tensor]:
+        """How much the stages before need each parameter, by its name."""
+        assert self.checkpoint is not None
+        return read_beside(self.checkpoint, IMPORTANCE)
+
     def target_images(self) -> Images:
         """The images of the target that may be used before the test."""
         return Images(self.target, self.indices, self.preprocessing)
@@ -142,6 +151,7 @@ NEEDS: Mapping[str, Callable[[Grounds], Any]] = {
     "source_images": Grounds.source_images,
     "source_labels": Grounds.source_labels,
     "source_optimiser": Grounds.source_optimiser,
+    "source_importance": Grounds.source_importance,
     "target_images": Grounds.target_images,
     "target_labels": Grounds.target_labels,
 }
@@ -159,6 +169,7 @@ class Access:
     source_images: Images
     source_labels: Labels
     source_optimiser: Gathered
+    source_importance: Mapping[str, Tensor]
     target_images: Images
     target_labels: Labelled
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +65,10 @@ class System(State, ABC):
 
     card: ClassVar[SystemCard]
     Options: ClassVar[type[SystemOptions]] = SystemOptions
+    grows: ClassVar[Literal["never", "far", "always"]] = "never"
+    """When a stage makes a further model: never, where its images are far from earlier ones, or always."""
+    of_stages: ClassVar[bool] = False
+    """Whether it is made for stages alone."""
     transient = frozenset({"access", "options", "seed"})
 
     def __init__(self, model: SegmentationModel, access: Access, options: Any, seed: int) -> None:

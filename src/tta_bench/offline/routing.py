@@ -23,7 +23,7 @@ from tta_bench.models.checkpoint import SourceModel
 from tta_bench.models.first_features import first_features
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.offline.access import Images
-from tta_bench.ops.gaussians import fit, mahalanobis
+from tta_bench.ops.gaussians import Gaussian, fit, mahalanobis
 from tta_bench.ops.geometry import unstacked
 from tta_bench.runtime.numerics import numerics
 from tta_bench.schema import RunConfig
@@ -102,17 +102,55 @@ def routes_of(
     Raises:
         UserError: a network without normalisation layers.
     """
-    assert config.target is not None
-    tests = {name: tested(name, len(domains[name]), config.protocol.evaluation) for name in config.target}
-    places = [(name, index) for name, indices in tests.items() for index in indices]
-    distances, thresholds = [], []
+    histories = {}
     with numerics(device):
         for centre, source in models.items():
             model = copy.deepcopy(source.model).to(device).eval()
-            gaussian = fit(features_of(model, domains[centre], range(len(domains[centre]))))
+            histories[centre] = [fit(features_of(model, domains[centre], range(len(domains[centre]))))]
+    return routed(config, models, histories, domains, device)
+
+
+def distance_to(history: Sequence[Gaussian], features: Tensor) -> Tensor:
+    """Mean squared distance of images ``[N, C]`` to the Gaussians of all images that a model has seen: ``[N]``.
+
+    The mean, so that a model that has seen more stages is not further away for that.
+    """
+    return torch.stack([mahalanobis(features, gaussian) for gaussian in history]).mean(0)
+
+
+def threshold_of(history: Sequence[Gaussian]) -> float:
+    """The :func:`distance_to` from which images are of another distribution."""
+    return sum(gaussian.threshold for gaussian in history) / len(history)
+
+
+def routed(
+    config: RunConfig,
+    models: Mapping[str, SourceModel],
+    histories: Mapping[str, Sequence[Gaussian]],
+    domains: Mapping[str, Domain],
+    device: torch.device,
+) -> Routes:
+    """The routes of all test images of a run, to models whose centres are known.
+
+    Args:
+        config: with its targets.
+        models: centre -> its model.
+        histories: centre -> the Gaussians of the images that its model has seen.
+        domains: the prepared targets.
+        device: to run on.
+
+    Raises:
+        UserError: a network without normalisation layers.
+    """
+    assert config.target is not None
+    tests = {name: tested(name, len(domains[name]), config.protocol.evaluation) for name in config.target}
+    places = [(name, index) for name, indices in tests.items() for index in indices]
+    distances, thresholds = [], [threshold_of(histories[centre]) for centre in models]
+    with numerics(device):
+        for centre, source in models.items():
+            model = copy.deepcopy(source.model).to(device).eval()
             found = [features_of(model, domains[name], indices) for name, indices in tests.items()]
-            distances.append(mahalanobis(torch.cat(found), gaussian))
-            thresholds.append(gaussian.threshold)
+            distances.append(distance_to(histories[centre], torch.cat(found)))
     to_all, names = torch.stack(distances, 1), list(models)
     taken = {
         place: (names[number], float(to_all[row, number]) / thresholds[number])

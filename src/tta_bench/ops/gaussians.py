@@ -5,6 +5,7 @@ Shapes: ``N`` images, ``d`` features of each. All is done in float64: precisions
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,16 @@ class Gaussian:
     mean: Tensor
     precision: Tensor
     typical: tuple[float, float, float]
+
+    def content(self) -> dict[str, Tensor]:
+        """The same as tensors by name."""
+        return {**vars(self), "typical": torch.tensor(self.typical, dtype=torch.float64)}
+
+    @classmethod
+    def of(cls, content: Mapping[str, Tensor]) -> Gaussian:
+        """The one with this content."""
+        least, mean, greatest = content["typical"].tolist()
+        return cls(content["mean"], content["precision"], (least, mean, greatest))
 
     @property
     def threshold(self) -> float:

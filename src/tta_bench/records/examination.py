@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tta_bench.schema import DiagnosticsConfig
+from tta_bench.runtime.sections import DiagnosticsConfig
 
 FILE = "examination.json"
 """Beside the checkpoint of a source model that was trained here."""

@@ -8,6 +8,7 @@ from tta_bench.report.cells import STATES, distinct_cells
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.model import Comparison, Table
 from tta_bench.report.text import DASH, INCOMPLETE, case_mean, joined, number, reading, scored
+from tta_bench.report.transfer import stages_of
 
 
 def audit_notes(table: Table) -> list[str]:
@@ -38,6 +39,13 @@ def notes(table: Table) -> list[str]:
         f"Images per source model: {counts}. Repeats: {len(table.seeds)}"
         + ("; ± is the sample standard deviation over them." if len(table.seeds) > 1 else "."),
     ]
+    if stages := stages_of(table):
+        lines.append(
+            f"Trained on {', '.join(stages)}, one after the other; a column is what there is after that stage, tested "
+            "on all of them. After the last: the average over them; BWT, by how much the earlier ones are better than "
+            "right after their own stage (below 0 they are forgotten); FWT, what the stage of a domain adds there to "
+            "what there was before; and how many models there are."
+        )
     if ours := [row.label for row in table.rows if row.reconstruction]:
         lines.append(
             f"Our reconstruction: {', '.join(ours)}. The authors' code and formulas are not published, and these "

@@ -85,6 +85,9 @@ def _seen(config: RunConfig) -> dict[str, Any]:
     except UserError:  # of a plug-in that is gone
         return {"setting": "unknown"}
     ours = bool(method.reconstruction or (system is not None and system.reconstruction))
+    if config.stages and system is not None:
+        before = " and of all before" if system.needs_source else ""
+        return {"setting": "continual", "may_see": f"the labelled images of each stage{before}", "reconstruction": ours}
     if system is not None:
         labels = (config.adapt or {}).get("labels")
         needs = [need.replace("_", " ") for need in system.needs]

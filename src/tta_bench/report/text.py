@@ -11,6 +11,7 @@ from tta_bench.report.breakdown import breakdown
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.model import BN_ONLY, Comparison, Row, SourceResult, Table
 from tta_bench.report.statistics import Estimate
+from tta_bench.report.transfer import stages_of, transfers
 
 DASH = "\N{EN DASH}"
 """In the place of a number that is not there."""
@@ -228,6 +229,25 @@ def audit_groups(table: Table) -> dict[str, list[Column]]:
     return {**_split(f"by {audit.attribute}", means, WIDTH), f"gap by {audit.attribute}": ends}
 
 
+def transfer_groups(table: Table) -> dict[str, list[Column]]:
+    """What each row has forgotten and gained over the stages; nothing where there are none."""
+    found = [*transfers(table).values()]
+    if not found:
+        return {}
+
+    def column(heading: str, values: Sequence[float | None], form: str = "") -> Column:
+        cells = tuple(number(value, table.metric.digits, form) for value in values)
+        return Column(heading, cells, ranks(values, table.metric))
+
+    scores = [
+        column("average", [each and each.average for each in found]),
+        column("BWT", [each and each.backward for each in found], "+"),
+        column("FWT", [each and each.forward for each in found], "+"),
+    ]
+    models = tuple(DASH if each is None else f"{each.models:g}" for each in found)
+    return {f"after stage {stages_of(table)[-1]}": [*scores, Column("models", models, (0,) * len(found))]}
+
+
 def _case_columns(table: Table, column: Callable[[str, Sequence[float | None]], Column]) -> list[Column]:
     """The metric over whole volumes by source and on average; no column where a finished cell has it not."""
     found = {name: [case_mean(table, row, name) for row in table.rows] for name in table.columns}
@@ -267,7 +287,8 @@ def grids(table: Table, escape: Callable[[str], str], best: str, second: str) ->
         second: likewise the second best.
     """
     marks = ("{}", best, second)
-    for name, columns in (column_groups(table) | audit_groups(table) | breakdown_groups(table)).items():
+    more = transfer_groups(table) | audit_groups(table) | breakdown_groups(table)
+    for name, columns in (column_groups(table) | more).items():
         lines = [["row", *(escape(column.heading) for column in columns)]]
         for index, row in enumerate(table.rows):
             cells = [marks[column.ranks[index]].format(escape(column.cells[index])) for column in columns]

@@ -12,7 +12,7 @@ from tta_bench.records.examination import examination_of
 from tta_bench.report.model import Table
 from tta_bench.report.notes import missing_note
 from tta_bench.report.text import number
-from tta_bench.schema import DiagnosticsConfig
+from tta_bench.runtime.sections import DiagnosticsConfig
 
 NOTHING = 0.01
 """Percent. Dice of masks without a pixel in common is below it, because of the ``1e-6`` in its formula."""

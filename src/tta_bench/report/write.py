@@ -18,7 +18,8 @@ from tta_bench.report.cells import STATES, read_cell
 from tta_bench.report.console import narrow_table
 from tta_bench.report.model import Table
 from tta_bench.report.notes import headline
-from tta_bench.report.text import narrow_mean, number, p_value
+from tta_bench.report.text import narrow_mean, number, p_value, transfer_groups
+from tta_bench.report.transfer import stages_of, transfers
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.names import literal
 
@@ -75,6 +76,30 @@ def summary_table(table: Table) -> RichTable:
         options = [row.options] if table.has_presets else []
         settings = [row.setting_told] if table.has_settings else []
         printed.add_row(literal(row.label), *settings, *options, *cells, *map(literal, gain))
+    return printed
+
+
+def transfer_tables(table: Table) -> list[RichTable]:
+    """What each row has forgotten and gained, and what it can do after every stage; none where there are no stages."""
+    printed = []
+    for name, columns in transfer_groups(table).items():
+        scores = narrow_table(f"{table.name}: {table.metric.heading} {name}")
+        scores.add_column("row", overflow="fold")
+        for column in columns:
+            scores.add_column(column.heading, justify="right", no_wrap=True)
+        for row, *cells in zip(table.rows, *(column.cells for column in columns), strict=True):
+            scores.add_row(*map(literal, (row.label, *cells)))
+        matrices = narrow_table(f"{table.name}: {table.metric.heading} of each domain after each stage")
+        stages = stages_of(table)
+        for heading in ("row", "after"):
+            matrices.add_column(heading, overflow="fold")
+        for stage in stages:
+            matrices.add_column(literal(stage), justify="right", overflow="fold")
+        for label, transfer in transfers(table).items():
+            matrices.add_section()
+            for stage, line in zip(stages, transfer.matrix.tolist() if transfer else (), strict=transfer is not None):
+                matrices.add_row(*map(literal, (label, stage, *(number(value, table.metric.digits) for value in line))))
+        printed += [scores, matrices]
     return printed
 
 

@@ -66,3 +66,17 @@ class PreprocessingConfig(Section):
         if set(self.mean or ()) == {0.0} and set(self.std or ()) == {1.0}:
             return PreprocessingConfig(range=self.range, percentiles=self.percentiles)
         return self
+
+
+class DiagnosticsConfig(Section):
+    """What is looked at beside the adaptation, without any effect on it."""
+
+    empirical_gradient: bool
+    source_dice: Annotated[float, Range(0, 100)] | None = Field(
+        default=None, exclude=True, description="warn of a source model whose in-domain Dice in percent is below it"
+    )
+    source_gap: Annotated[float, Range(0, 100)] | None = Field(
+        default=None,
+        exclude=True,
+        description="warn of one that gains more points of Dice at home by the statistics of each image",
+    )
