@@ -45,10 +45,11 @@ def verify(path: Path) -> str:
         training = f"{checkpoint.training['name']}, {checkpoint.more_epochs or checkpoint.training['epochs']} epochs"
     written = f", written by tta_bench {checkpoint.version}" if checkpoint.version else ""
     exclusive = " (exclusive: softmax with a background)" if checkpoint.activation == "softmax" else ""
+    twofold = f", {len(checkpoint.spottuned)} layers twice and a policy (spottunet)" if checkpoint.spottuned else ""
     rows = {
         "file": path,
         "format": checkpoint.format + written,
-        "network": ", ".join(_parts(architecture)),
+        "network": ", ".join(_parts(architecture)) + twofold,
         "branches": ", ".join(architecture["branches"]) or "none",
         "normalisation": f"{layers} layers, {scalars:,} affine scalars",
         "classes": ", ".join(checkpoint.classes) + exclusive,
@@ -97,4 +98,10 @@ def _network(checkpoint: Checkpoint) -> SegmentationModel:
 
     with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state
         config = ModelConfig.model_validate(checkpoint.architecture)
-        return build_model(config, len(checkpoint.classes), activation=checkpoint.activation, pretrained=False)
+        return build_model(
+            config,
+            len(checkpoint.classes),
+            activation=checkpoint.activation,
+            pretrained=False,
+            spottuned=checkpoint.spottuned,
+        )

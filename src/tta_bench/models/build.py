@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import yaml
@@ -10,6 +11,7 @@ from torch import nn
 from tta_bench.errors import UserError, nearest
 from tta_bench.models.catenorm import add_categorical_norm
 from tta_bench.models.segmentation import NETWORKS, SegmentationModel
+from tta_bench.models.spottuned import SpotTuned
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
 from tta_bench.runtime.paths import CONFIG_DIR
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
 
 
 def build_model(
-    config: ModelConfig, classes: int, *, activation: Activation = "sigmoid", pretrained: bool = True
+    config: ModelConfig,
+    classes: int,
+    *,
+    activation: Activation = "sigmoid",
+    pretrained: bool = True,
+    spottuned: Sequence[Sequence[str]] | None = None,
 ) -> SegmentationModel:
     """Build the network.
 
@@ -29,6 +36,7 @@ def build_model(
         classes: channels of the output; under a softmax the background's comes first, beside them.
         activation: what the logits stand for.
         pretrained: False skips the encoder's downloaded weights, because a checkpoint will overwrite them.
+        spottuned: the layers of which there are two, in a checkpoint of :mod:`~tta_bench.models.spottuned`.
 
     Raises:
         UserError: unknown network or encoder, or weights that cannot be downloaded.
@@ -41,7 +49,8 @@ def build_model(
     if config.norm == "catenorm":
         assert config.norm_blocks is not None
         add_categorical_norm(network, channels, config.norm_blocks)
-    return network.expect(preprocessing_of(config.preprocessing))
+    network.expect(preprocessing_of(config.preprocessing))
+    return network if spottuned is None else SpotTuned(network, spottuned)
 
 
 def show_grey(network: SegmentationModel) -> None:

@@ -21,6 +21,7 @@ from tta_bench.errors import UserError
 from tta_bench.models.checkpoint import SourceModel, read_description, save_checkpoint
 from tta_bench.models.checkpoint.made import made_once
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.models.spottuned import SpotTuned
 from tta_bench.offline.access import Access, Grounds
 from tta_bench.offline.base import SYSTEMS, System
 from tta_bench.offline.options import system_options
@@ -236,6 +237,7 @@ def _save(path: Path, model: SegmentationModel, source: SourceModel, retained: M
         architecture={**about.architecture, "branches": list(model.branches)},
         preprocessing=model.preprocessing,
         classes=source.classes,
+        spottuned=model.layers if isinstance(model, SpotTuned) else None,
         activation=model.activation,
         image_size=source.image_size,
         fit=about.fit,

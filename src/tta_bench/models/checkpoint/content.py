@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ class Description:
         format: of the file, for people.
         architecture: fields of ``ModelConfig``.
         classes: class name -> mask values that belong to it; no values where the file records none.
+        spottuned: of an adapted model of two copies, the layers of :mod:`~tta_bench.models.spottuned`.
         activation: what the logits stand for.
         image_size: side of the square input, pixels.
         fit: how images become the square; see :class:`~tta_bench.ops.geometry.Geometry`.
@@ -43,6 +44,7 @@ class Description:
     format: str
     architecture: Mapping[str, Any]
     classes: Mapping[str, tuple[int, ...]]
+    spottuned: Sequence[Sequence[str]] | None = None
     activation: Activation = "sigmoid"
     image_size: int | None = None
     fit: Fit = "stretch"

@@ -73,7 +73,13 @@ def load_checkpoint(path: Path, config: RunConfig) -> SourceModel:
     if faults:
         raise UserError([f"checkpoint {path}: {fault}" for fault in faults])
     with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state
-        model = build_model(config.model, len(config.data.classes), activation=config.data.activation, pretrained=False)
+        model = build_model(
+            config.model,
+            len(config.data.classes),
+            activation=config.data.activation,
+            pretrained=False,
+            spottuned=checkpoint.spottuned,
+        )
     model.load_state_dict(without_branches(checkpoint.state, keep=config.model.branches))
     model.expect(checkpoint.preprocessing).eval()
     return SourceModel(

@@ -36,6 +36,7 @@ def save_checkpoint(
     architecture: Mapping[str, Any],
     preprocessing: Preprocessing,
     classes: Mapping[str, Sequence[int]],
+    spottuned: Sequence[Sequence[str]] | None = None,
     activation: Activation = "sigmoid",
     image_size: int,
     fit: Fit = "stretch",
@@ -56,6 +57,7 @@ def save_checkpoint(
         architecture: fields of ``ModelConfig``, plain values, without the preprocessing.
         preprocessing: of the images.
         classes: class name -> mask values.
+        spottuned: the layers of :mod:`~tta_bench.models.spottuned`, or None for a network that has its layers once.
         activation: what the logits stand for.
         image_size: side of the square input, pixels.
         fit: how images become the square.
@@ -76,6 +78,7 @@ def save_checkpoint(
         "tta_bench": __version__,
         "architecture": _interned(dict(architecture)),
         "classes": {name: list(values) for name, values in classes.items()},
+        **({} if spottuned is None else {"spottuned": _interned([list(names) for names in spottuned])}),
         # Younger than many files, whose bytes stay what they are.
         **({"activation": activation} if activation != "sigmoid" else {}),
         "image_size": image_size,
@@ -127,6 +130,7 @@ def describe(path: Path, content: dict[str, Any]) -> Description:
         format=FORMAT,
         architecture=content["architecture"],
         classes={name: tuple(values) for name, values in content["classes"].items()},
+        spottuned=content.get("spottuned"),
         activation=content.get("activation", "sigmoid"),
         image_size=content["image_size"],
         fit=content.get("fit", "stretch"),
@@ -180,21 +184,24 @@ def weights(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
         UserError: it is not that of the network that the file describes.
     """
     state = content["state"]
-    activation = content.get("activation", "sigmoid")
-    faults = state_faults(state, _shapes(path, content["architecture"], len(content["classes"]), activation))
+    faults = state_faults(state, _shapes(path, content))
     if faults:
         raise UserError([f"checkpoint {path}: {fault}: the file is damaged; train it again" for fault in faults])
     return state
 
 
-def _shapes(path: Path, architecture: Mapping[str, Any], classes: int, activation: Activation) -> dict[str, Tensor]:
+def _shapes(path: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
     """The weights of the network that a checkpoint of ours describes, without their values."""
     from tta_bench.schema import ModelConfig
 
+    architecture, classes = content["architecture"], len(content["classes"])
+    activation, spottuned = content.get("activation", "sigmoid"), content.get("spottuned")
     # Taken as it is: whether encoder weights can be had on this machine does not matter any more.
     config = ModelConfig.model_construct(**architecture)
     try:
-        return shapes_of(lambda: build_model(config, classes, activation=activation, pretrained=False))
+        return shapes_of(
+            lambda: build_model(config, classes, activation=activation, pretrained=False, spottuned=spottuned)
+        )
     except UserError as error:
         raise UserError([f"checkpoint {path}: {fault}" for fault in error.faults]) from None
     except Exception as error:  # of a plug-in's network, of any kind

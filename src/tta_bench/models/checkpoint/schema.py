@@ -69,6 +69,7 @@ class Description(_Part):
     tta_bench: str
     architecture: Architecture
     classes: Annotated[dict[str, list[MaskValue]], Field(min_length=1)]
+    spottuned: Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=1)] | None = None
     activation: Activation = "sigmoid"
     image_size: Annotated[int, Field(ge=1, le=65536)]
     fit: Fit = "stretch"
