@@ -197,10 +197,10 @@ class Anything:
         return torch.empty(3, 64, 64)
 
 
-@pytest.mark.parametrize("name", ["bn_only", "tent", "grata", "memo", "dua"])
+@pytest.mark.parametrize("name", ["bn_only", "tent", "grata", "dua"])
 def test_the_streams_of_a_batch_are_as_many_as_one_of_them_says(model, name, monkeypatch):
     """They fit into the memory there is, and leave less than half of it unused."""
-    kind, options, memory = METHODS.get(name), busy_options(name), 2**30
+    kind, options, memory = METHODS.get(name), busy_options(name), 2**28
     monkeypatch.setattr(lockstep, "numerics", lambda *_: nullcontext())
     monkeypatch.setattr(lockstep, "bytes_taken", bytes_taken)
     monkeypatch.setattr(lockstep, "free_memory", lambda *_: memory)
