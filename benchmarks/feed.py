@@ -67,7 +67,7 @@ def measure(name: str, size: int, count: int, device_name: str) -> dict[str, flo
     from tta_bench.adaptation import runner
     from tta_bench.adaptation.resumption import Resumption
     from tta_bench.adaptation.scoring import Scoring
-    from tta_bench.data.streams import LockstepDataset, passes
+    from tta_bench.data.streams import LockstepDataset, LockstepGroups, passes
     from tta_bench.methods.base import METHODS
     from tta_bench.methods.options import default_options
     from tta_bench.models.adaptable import AdaptableNetwork
@@ -100,8 +100,9 @@ def measure(name: str, size: int, count: int, device_name: str) -> dict[str, flo
     method = kind(place(network, resolve_device(device_name), size), options)
     with tempfile.TemporaryDirectory() as folder:
         domains = {"A": photographs(Path(folder), size, count + 1)}
+        groups = LockstepGroups(passes(domains, ["A"]))
         scoring, begin = Scoring(domains, Finish("sigmoid", 0.5), ["dice"]), Begin()
-        snapshots = Resumption(SnapshotFile(Path(folder) / "snapshot", {}), method, scoring, None)
+        snapshots = Resumption(SnapshotFile(Path(folder) / "snapshot", {}), method, scoring, [groups])
         watched = {
             "adapt": (kind, "adapt"),
             "predict": (kind, "predict"),
@@ -113,8 +114,7 @@ def measure(name: str, size: int, count: int, device_name: str) -> dict[str, flo
         }
         for part, (owner, attribute) in watched.items():
             clock.watch(owner, attribute, part)
-        streams = [passes(domains, ["A"])]
-        runner.adapt_streams(method, domains, streams, seed=0, observers=[scoring, snapshots, begin])
+        runner.adapt_streams(method, domains, groups, seed=0, observers=[scoring, snapshots, begin])
     whole = begin.end - begin.begin
     clock.seconds["all else"] = whole - sum(s for part, s in clock.seconds.items() if "within" not in part)
     return {part: seconds / count for part, seconds in (*clock.seconds.items(), ("all", whole))}

@@ -164,6 +164,62 @@ def test_an_interrupted_cell_goes_on(root, images, caplog, words, after, left):
     assert_goes_on(config, images, caplog, left)
 
 
+@pytest.fixture
+def memory_for_one(monkeypatch):
+    """Lets memory run out in a step of two streams, from the call with this number on."""
+
+    def limit(call):
+        kind, calls = METHODS.get("tent"), []
+        adapt = kind.adapt
+
+        def limited(self, images, draws):
+            calls.append(len(images))
+            if len(images) > 1 and len(calls) > call:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+            return adapt(self, images, draws)
+
+        monkeypatch.setattr(kind, "adapt", limited)
+
+    return limit
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["in one run", "after a kill"])
+def test_streams_that_do_not_fit_side_by_side_leave_what_one_after_the_other_leaves(
+    root, images, caplog, memory_for_one, stopped
+):
+    """Also where they did fit for a while, in this process or the one before."""
+    config = configure(root, "+method=tent", "lockstep=2")
+    if stopped:
+        interrupt(config, 2)
+    memory_for_one(call=0 if stopped else 2)
+    images.clear()
+    execute(config)
+    in_order = [f"{domain}-000{k}" for domain in "AC" for k in range(4)]
+    assert images[-8:] == in_order
+    assert "2 streams side by side do not fit into memory: 1 begin again" in caplog.text
+    halved, counted, saved = numbers(config), passes(config), (folder(config) / "predictions.npz").read_bytes()
+    shutil.rmtree(folder(config))
+    execute(configure(root, "+method=tent", "lockstep=1"))
+    assert halved == numbers(config)
+    assert counted == passes(config)
+    assert saved == (folder(config) / "predictions.npz").read_bytes()
+
+
+def test_a_cell_goes_on_with_another_number_of_streams_side_by_side(root, images):
+    words = "+method=tent", "target=A,C,E"
+    execute(configure(root, "+method=no_adapt", "target=A,C,E"))
+    config = configure(root, *words, "lockstep=2")
+    interrupt(config, 2)
+    images.clear()
+    execute(configure(root, *words, "lockstep=1"))
+    assert images[-8:] == ["A-0002", "C-0002", "A-0003", "C-0003", *(f"E-000{k}" for k in range(4))]
+    resumed, counted = numbers(config), passes(config)
+    shutil.rmtree(folder(config))
+    execute(config)
+    assert resumed == numbers(config), "E is alone in both"
+    assert counted == passes(config)
+
+
 def test_a_broken_snapshot_is_ignored(stopped, images, caplog):
     path = folder(stopped) / "snapshot.pt"
     path.write_bytes(path.read_bytes()[:-100])
@@ -245,7 +301,7 @@ def test_a_lack_of_memory_keeps_the_snapshot(stopped, images, caplog, monkeypatc
 def a_snapshot():
     prediction = Predictions.of([torch.rand(1, 5, 3).numpy() > 0.5])
     record = ImageRecord(StreamImage("A", 0, 0), {"dice": [50.0], "iou": [40.0]}, prediction, {"x": 1.0}, 0.5)
-    return Snapshot(0, 1, [record], {"theta": torch.ones(2)}, forwards=3)
+    return Snapshot([[1]], 1, 0, [2, 1, 0], [record], {"theta": torch.ones(2)}, forwards=3)
 
 
 def test_a_snapshot_comes_back_as_it_was(tmp_path, monkeypatch):
@@ -253,7 +309,7 @@ def test_a_snapshot_comes_back_as_it_was(tmp_path, monkeypatch):
     file, kept = SnapshotFile(tmp_path / "snapshot.pt", {"a": [1]}), a_snapshot()
     file.keep(lambda: kept)
     back = file.read()
-    assert (back.group, back.steps, back.forwards) == (0, 1, 3)
+    assert (back.groups, back.steps, back.before, back.counters, back.forwards) == ([[1]], 1, 0, [2, 1, 0], 3)
     assert torch.equal(back.state["theta"], torch.ones(2))
     (record,) = back.records
     assert (record.prediction.mask(0) == kept.records[0].prediction.mask(0)).all()

@@ -370,7 +370,7 @@ def compute(
     log.info("%s: %s", config.called, method.describe())
     folder, inputs = cell.folder(), Inputs.of(source, adapted, routes)
     snapshots = SnapshotFile(folder.snapshot, snapshot_key(folder.hash, config, domains, inputs, parts))
-    resumed, total = snapshots.read(), sum(len(stream) for part in parts for group in part.groups for stream in group)
+    resumed, total = snapshots.read(), sum(len(stream) for part in parts for stream in part.groups.streams)
     scored = resumed.records if resumed is not None else ()
     scoring = Scoring(domains, finish_of(config, source), config.metrics, scored, config.protocol.empty)
     if resumed is not None:
@@ -380,13 +380,13 @@ def compute(
         if follow
         else []
     )
-    with progress_bar(f"{config.called} {config.source} ->", total, len(scoring.records)) as progress:
+    with progress_bar(f"{config.called} {config.source} ->", total, scoring.records) as progress:
         method = run_parts(parts, config, domains, cell.seed, scoring, [*telling, progress], snapshots, resumed)
     if method.skipped:
         log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
     rows = per_image_rows(config, cell.seed, domains, routes, scoring.records)
     predictions = predictions_by_target(cell.targets, scoring.records)
-    updates = sum(len(group[0]) for part in parts for group in part.groups)  # those side by side count once
+    updates = sum(part.groups.images_in_a_row() for part in parts)
     summary = {
         "cell": cell.folder().hash,
         **summarise(config, cell.seed, domains, scoring.records, rows, predictions),

@@ -9,7 +9,7 @@ import torch
 from tta_bench.adaptation.runner import adapt_streams
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.data.domain import Domain
-from tta_bench.data.streams import lockstep_groups, passes
+from tta_bench.data.streams import LockstepGroups, passes
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
@@ -48,7 +48,7 @@ def test_it_gives_the_logits_of_the_method_alone_and_no_label_is_asked_for(small
         name: Unlabelled(name, tuple(map(str, range(n))), pixels[:n], None, {"disc": (1,)}, "")
         for name, n in COUNTS.items()
     }
-    groups = lockstep_groups(scenario_of("target").streams(passes(domains, list(COUNTS))), 1)
+    groups = LockstepGroups(scenario_of("target").streams(passes(domains, list(COUNTS))))
 
     def made():
         return METHODS.get("tent")(AdaptableNetwork(copy.deepcopy(small_net).float()))

@@ -8,7 +8,7 @@ import torch
 from tta_bench.adaptation.scenarios.base import RESETS, SCENARIOS, Scenario, reset_names, scenario_of
 from tta_bench.cell import Cell, run
 from tta_bench.data.prepare import prepare
-from tta_bench.data.streams import LockstepDataset, StreamImage, StreamImages, lockstep_groups
+from tta_bench.data.streams import LockstepDataset, LockstepGroups, StreamImage, StreamImages
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check
 from tta_bench.launch.grammar import quote_lists
@@ -112,8 +112,8 @@ def test_who_takes_one_image_at_a_time_is_refused_before_any_work():
 
 def test_streams_side_by_side_that_are_shown_in_batches_are_equally_long():
     streams = [tuple(StreamImage(name, k, k) for k in range(n)) for name, n in (("A", 5), ("B", 3), ("C", 5))]
-    assert [[len(s) for s in group] for group in lockstep_groups(streams, 3)] == [[5, 5, 3]]
-    assert [[len(s) for s in group] for group in lockstep_groups(streams, 3, batch=2)] == [[5, 5], [3]]
+    assert [[len(s) for s in group] for group in LockstepGroups(streams, 3)] == [[5, 5, 3]]
+    assert [[len(s) for s in group] for group in LockstepGroups(streams, 3, batch=2)] == [[5, 5], [3]]
 
 
 def test_batches_and_what_is_ahead_hold_the_images_of_the_domains(root):

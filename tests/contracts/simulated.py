@@ -6,6 +6,7 @@ how many values there are that fulfil a condition (``nonzero``, Boolean indexing
 
 import functools
 import traceback
+import weakref
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import replace
@@ -71,6 +72,39 @@ class Count(TorchDispatchMode):
             self.bytes += sum(each.numel() * each.element_size() for each in sources + results)
             self.by_operation[name] += 1
         return out
+
+
+class Memory(Count):
+    """Knows too how many bytes of the device are taken, and the most there were within."""
+
+    def __init__(self):
+        super().__init__()
+        self.present = self.peak = 0
+        self._seen = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        for each in tree_leaves(out):
+            if isinstance(each, torch.Tensor) and is_on_device(each):
+                self._take(each.untyped_storage())
+        self.peak = max(self.peak, self.present)
+        return out
+
+    def _take(self, storage):
+        if storage not in self._seen:
+            self._seen.add(storage)
+            self.present += storage.nbytes()
+            weakref.finalize(storage, self._give_back, storage.nbytes())
+
+    def _give_back(self, count):
+        self.present -= count
+
+
+def bytes_taken(work, device=None):
+    """As the function of this name measures it on a GPU, of what ``work`` makes on the simulated device."""
+    with Memory() as memory:
+        work()
+    return memory.peak
 
 
 def is_on_device(tensor):

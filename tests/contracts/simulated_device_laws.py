@@ -6,14 +6,19 @@ a kernel per stream: on a fast device these two, and not arithmetic, are what a 
 
 import copy
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from settings import POLICIES, options_of
-from simulated import Count, fake, placed, simulation
+from simulated import Count, bytes_taken, fake, placed, simulation
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
+from sections import run_config
+from tta_bench.adaptation import lockstep
+from tta_bench.adaptation.counters import Counters
+from tta_bench.data.streams import LockstepGroups, StreamImage
 from tta_bench.methods.base import METHODS, Protocol
 from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -181,6 +186,39 @@ def test_kernels_and_bytes_on_the_network_of_the_paper_stay_within_their_budget(
     assert one.launches <= launches
     assert one.bytes <= moved
     assert many.launches <= GROWTH * one.launches
+
+
+class Anything:
+    """A domain of images that there are not."""
+
+    image_names = "x"
+
+    def image(self, index, preprocessing):
+        return torch.empty(3, 64, 64)
+
+
+@pytest.mark.parametrize("name", ["bn_only", "tent", "grata", "dua"])
+def test_the_streams_of_a_batch_are_as_many_as_one_of_them_says(model, name, monkeypatch):
+    """They fit into the memory there is, and leave less than half of it unused."""
+    kind, options, memory = METHODS.get(name), busy_options(name), 2**28
+    monkeypatch.setattr(lockstep, "numerics", lambda *_: nullcontext())
+    monkeypatch.setattr(lockstep, "bytes_taken", bytes_taken)
+    monkeypatch.setattr(lockstep, "free_memory", lambda *_: memory)
+    groups = LockstepGroups([(StreamImage("A", 0, 0),)] * 10_000)
+    network = AdaptableNetwork(model, kind.branches(options))
+    with simulation():
+        method = kind(placed(network), options, Protocol())
+        before = Counters.of(method)
+        width = lockstep.lockstep_width(run_config(lockstep="auto"), method, {"A": Anything()}, groups)
+        assert Counters.of(method) == before
+
+        def step():
+            method.start(width)
+            method.step(fake(width, 3, 64, 64), keys(width))
+
+        taken = bytes_taken(step)
+    assert 1 < width < len(groups.streams)
+    assert memory / 2 < taken <= memory, width
 
 
 def test_the_count_sees_waits_copies_and_kernels():

@@ -16,6 +16,7 @@ from tta_bench.objectives.base import OBJECTIVES, BoundNetwork, bind_objective
 from tta_bench.objectives.base import branches_of as objective_branches
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.runtime import numerics as numerics_module
+from tta_bench.runtime.memory import bytes_taken, free_memory
 from tta_bench.runtime.numerics import numerics
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -122,3 +123,13 @@ def test_a_product_on_the_gpu_is_one_of_float32(marked):
     torch.testing.assert_close(product, (exact[0] @ exact[1]).float(), rtol=1e-5, atol=0)
     expected = torch.nn.functional.conv2d(exact[None], exact[None, :, :3, :3])
     torch.testing.assert_close(convolved, expected.float(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("megabytes", [pytest.param(64, marks=on_a_gpu)])
+def test_what_work_takes_of_a_gpu_is_measured(megabytes):
+    kept = torch.empty(2**24, device=GPU)
+    taken = bytes_taken(lambda: torch.empty(megabytes * 2**20, dtype=torch.uint8, device=GPU), kept.device)
+    assert megabytes <= taken / 2**20 < megabytes + 4
+    total = torch.cuda.mem_get_info(kept.device)[1]
+    assert 0 < free_memory(kept.device, 2) <= total // 2
+    assert free_memory(kept.device) <= total - kept.nbytes

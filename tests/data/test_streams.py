@@ -8,7 +8,7 @@ import torch
 
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.data.domain import Domain
-from tta_bench.data.streams import Ahead, LockstepDataset, lockstep_groups, passes
+from tta_bench.data.streams import Ahead, LockstepDataset, LockstepGroups, passes
 
 
 def domain(name, count):
@@ -57,8 +57,24 @@ def test_positions_count_the_images_of_each_target_from_0_also_in_one_stream_thr
 
 def test_groups_are_of_the_width_asked_for_and_longest_first():
     streams = passes(DOMAINS, ("B", "A", "C"), 1)
-    assert [[stream[0].domain for stream in group] for group in lockstep_groups(streams, 2)] == [["A", "C"], ["B"]]
-    assert lockstep_groups(streams, 1) == [[stream] for stream in sorted(streams, key=len, reverse=True)]
+    assert [[stream[0].domain for stream in group] for group in LockstepGroups(streams, 2)] == [["A", "C"], ["B"]]
+    assert list(LockstepGroups(streams, 1)) == [[stream] for stream in sorted(streams, key=len, reverse=True)]
+
+
+def test_groups_that_do_not_fit_begin_again_narrower_and_those_of_a_run_before_go_on():
+    groups = LockstepGroups([tuple(range(n)) for n in (2, 7, 5, 4, 6, 3)], 4)
+    begun = []
+    for group in groups:
+        begun.append([len(stream) for stream in group])
+        if len(group) > 2:
+            groups.halve()
+    assert begun == [[7, 6, 5, 4], [7, 6], [5, 4], [3, 2]]
+    assert (groups.sizes, groups.images_in_a_row()) == ([2, 2, 2], 7 + 5 + 3)
+    later = LockstepGroups(groups.streams, 1)
+    assert later.images_in_a_row() == 0
+    later.go_on_from([2, 2])
+    assert [[len(stream) for stream in group] for group in later] == [[5, 4], [3], [2]]
+    assert later.images_in_a_row() == 7 + 5 + 3 + 2
 
 
 def test_batches_read_ahead_are_those_of_the_data_set_and_so_are_its_faults():

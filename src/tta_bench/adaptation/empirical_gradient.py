@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tta_bench.adaptation.counters import Counters
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch
 from tta_bench.methods.base import Method, StepResult
@@ -35,7 +36,7 @@ def empirical_gradient(method: Method, images: Tensor, labels: Tensor, theta: Te
     Returns:
         ``[A, scalars]``; None, at no cost, of a method that follows no gradient of the network's parameters.
     """
-    counters = method.network.forwards, method.backwards
+    counters = Counters.of(method)
 
     activation = method.network.activation
     truth = targets(labels, activation).to(images)
@@ -47,7 +48,7 @@ def empirical_gradient(method: Method, images: Tensor, labels: Tensor, theta: Te
         return losses.flatten(1).mean(1)
 
     gradient = method.gradient_as_followed(supervised, images, theta)
-    method.network.forwards, method.backwards = counters
+    counters.give(method)
     return gradient
 
 

@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
-import torch
+import logging
+from collections.abc import Mapping
 
+from tta_bench.adaptation.counters import Counters
+from tta_bench.data.domain import Domain
+from tta_bench.data.streams import LockstepDataset, LockstepGroups, StreamImages
 from tta_bench.methods.base import Method
-from tta_bench.runtime.numerics import placement
+from tta_bench.runtime.memory import bytes_taken, free_memory
+from tta_bench.runtime.numerics import numerics, placement
 from tta_bench.schema import RunConfig
 
+log = logging.getLogger(__name__)
 
-def lockstep_width(config: RunConfig, method: Method, device: torch.device) -> int:
-    """How many streams share one batch: a GPU is filled by several, a CPU is busy with one."""
+SHARE = 0.9
+"""Of the free memory; the rest is lost between blocks of different sizes."""
+
+
+def lockstep_width(config: RunConfig, method: Method, domains: Mapping[str, Domain], groups: LockstepGroups) -> int:
+    """How many streams share one batch: a GPU is filled by several, a CPU is busy with one.
+
+    Args:
+        config: of the run.
+        method: on its device; what state it has is lost where a step is tried.
+        domains: the images.
+        groups: the streams.
+    """
     if config.data.fit == "tile":  # the tiles of an image are side by side already
         return 1
     if config.lockstep != "auto":
         return config.lockstep
+    device = method.source_theta.device
     adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
-    if adapts_convolutions or not placement(device).side_by_side:
+    if adapts_convolutions or not placement(device).side_by_side or len(groups.streams) == 1:
         return 1
-    per_stream = 3 * 2**30 * (config.data.image_size / 512) ** 2  # bytes, generous for the ResUNet-34 at 512 px
-    free, _ = torch.cuda.mem_get_info(device)
-    return max(1, int(free / per_stream))
+    each = bytes_of_a_stream(method, domains, groups)
+    free = free_memory(device, config.launch.cells_per_device)
+    width = max(1, min(int(SHARE * free / each), len(groups.streams)))
+    log.info("%d of %d streams side by side: each takes %.2f GiB", width, len(groups.streams), each / 2**30)
+    return width
+
+
+def bytes_of_a_stream(method: Method, domains: Mapping[str, Domain], groups: LockstepGroups) -> int:
+    """Memory that one stream takes, state and step, measured by a step on the first images of the longest.
+
+    What streams share is counted in, so that several take at most so many times as much.
+    """
+    counters, preprocessing = Counters.of(method), method.network.preprocessing
+    stream, device = groups.streams[0][: groups.batch], method.source_theta.device
+    first = LockstepDataset(domains, [stream], seed=0, batch=groups.batch, preprocessing=preprocessing)[0]
+
+    def step() -> None:
+        method.start(1)
+        method.before_stream([StreamImages(domains, stream, preprocessing)])
+        method.step(first.images.to(device), first.keys)
+
+    with numerics(device, method.network.precision):
+        taken = bytes_taken(step, device)
+    counters.give(method)
+    return max(1, taken)

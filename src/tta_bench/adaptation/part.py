@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from tta_bench.adaptation.counters import Counters
 from tta_bench.adaptation.empirical_gradient import EmpiricalGradient
 from tta_bench.adaptation.lockstep import lockstep_width
 from tta_bench.adaptation.outcome import Inputs
@@ -19,7 +20,7 @@ from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.adaptation.scoring import Scoring
 from tta_bench.adaptation.setup import method_on
 from tta_bench.data.domain import Domain
-from tta_bench.data.streams import Stream, StreamImage, lockstep_groups, passes
+from tta_bench.data.streams import LockstepGroups, StreamImage, passes
 from tta_bench.methods.base import Method
 from tta_bench.models.checkpoint import SourceModel
 from tta_bench.offline.routing import Routes
@@ -38,12 +39,7 @@ class Part:
     """
 
     method: Method
-    groups: list[list[Stream]]
-
-    def go_on_from(self, before: Part) -> None:
-        """Count passes and skipped updates on from those of another part."""
-        self.method.network.forwards = before.method.network.forwards
-        self.method.backwards, self.method.skipped = before.method.backwards, before.method.skipped
+    groups: LockstepGroups
 
 
 def parts_of(
@@ -85,8 +81,7 @@ def _part(
     method = method_on(config, model, device)
     all_of = passes(domains, targets, protocol.order, protocol.evaluation)
     tested = [stream for each in all_of if (stream := tuple(filter(served, each)))]
-    width = lockstep_width(config, method, device)
-    return Part(method, lockstep_groups(scenario.streams(tested), width, scenario.batch))
+    return Part(method, LockstepGroups(scenario.streams(tested), batch=scenario.batch))
 
 
 def run_parts(
@@ -114,22 +109,24 @@ def run_parts(
     Returns:
         The last method, which has counted for all of them.
     """
-    first = 0  # number of the part's first group
-    for before, part in zip((parts[0], *parts), parts, strict=False):
-        part.go_on_from(before)
-        groups = range(first, first + len(part.groups))
-        first = groups.stop
-        if resumed is not None and resumed.group not in groups:
-            continue
-        resumption, resumed = Resumption(snapshots, part.method, scoring, resumed, groups.start), None
+    groups = [part.groups for part in parts]
+    done = 0
+    if resumed is not None:
+        done = len(resumed.groups) - 1
+        for each, sizes in zip(groups[:done], resumed.groups, strict=False):
+            each.sizes = sizes
+    for number, part in enumerate(parts[done:], done):
+        Counters.of(parts[max(0, number - 1)].method).give(part.method)
+        part.groups.width = lockstep_width(config, part.method, domains, part.groups)
+        resumption = Resumption(snapshots, part.method, scoring, groups[: number + 1], resumed)
+        first, resumed = 0 if resumed is None else resumed.steps, None
         gradients = [EmpiricalGradient(part.method, domains)] if config.diagnostics.empirical_gradient else []
         adapt_streams(
             part.method,
             domains,
             part.groups,
             seed=seed,
-            batch=scenario_of(config.protocol.reset).batch,
-            begin=(resumption.group - groups.start, resumption.steps),
+            first=first,
             observers=[*gradients, scoring, *looking_on, resumption],
         )
     return parts[-1].method
@@ -165,5 +162,4 @@ def snapshot_key(
         "versions": versions(device),
         "the device": str(device),
         "the metrics": list(config.metrics),
-        "streams side by side": [[len(stream) for stream in group] for part in parts for group in part.groups],
     }

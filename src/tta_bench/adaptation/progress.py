@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,11 +14,12 @@ from tta_bench.data.streams import ImageBatch
 
 
 class AdaptationProgress(pl.Callback):
-    """Advances a bar by the images of each batch; see :func:`progress_bar`."""
+    """Moves a bar to what is done after each batch; see :func:`progress_bar`."""
 
-    def __init__(self, bar: Progress, task: TaskID) -> None:
+    def __init__(self, bar: Progress, task: TaskID, done: Sized) -> None:
         self.bar = bar
         self.task = task
+        self.done = done
 
     def on_test_batch_end(
         self,
@@ -29,18 +30,18 @@ class AdaptationProgress(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Advance by the images of this batch."""
-        self.bar.update(self.task, advance=len(batch.places), domain=batch.places[0].domain)
+        """Move to what is done now: less than before, where streams begin again."""
+        self.bar.update(self.task, completed=len(self.done), domain=batch.places[0].domain)
 
 
 @contextmanager
-def progress_bar(title: str, total: int, completed: int) -> Iterator[AdaptationProgress]:
+def progress_bar(title: str, total: int, done: Sized) -> Iterator[AdaptationProgress]:
     """A bar that is gone when the block ends; nothing where the output is no terminal.
 
     Args:
         title: what stands before the bar.
         total: images of all streams.
-        completed: those of them that a run before has done.
+        done: one thing for each of them that is done, in this run or before; looked at after each batch.
     """
     columns = (
         TextColumn("{task.description} {task.fields[domain]}", markup=False),
@@ -50,4 +51,4 @@ def progress_bar(title: str, total: int, completed: int) -> Iterator[AdaptationP
     )
     console = Console()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield AdaptationProgress(bar, bar.add_task(title, total=total, completed=completed, domain=""))
+        yield AdaptationProgress(bar, bar.add_task(title, total=total, completed=len(done), domain=""), done)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytorch_lightning as pl
 
+from tta_bench.adaptation.counters import Counters
 from tta_bench.adaptation.scoring import Scoring
-from tta_bench.data.streams import ImageBatch
+from tta_bench.data.streams import ImageBatch, LockstepGroups
 from tta_bench.methods.base import Method, StepResult
 from tta_bench.records.snapshots import Snapshot, SnapshotFile
 
@@ -17,25 +20,41 @@ class Resumption(pl.Callback):
         file: of the snapshots.
         method: whose state they hold.
         scoring: whose records they hold.
+        groups: of the streams, of each part up to the present one.
         resumed: the snapshot to go on from.
-        first: number of the first group of this method's, where others come before it.
     """
 
     def __init__(
-        self, file: SnapshotFile, method: Method, scoring: Scoring, resumed: Snapshot | None, first: int = 0
+        self,
+        file: SnapshotFile,
+        method: Method,
+        scoring: Scoring,
+        groups: Sequence[LockstepGroups],
+        resumed: Snapshot | None = None,
     ) -> None:
         self.file = file
         self.method = method
         self.scoring = scoring
+        self.groups = groups
         self.resumed = resumed
-        self.group, self.steps = (resumed.group, resumed.steps) if resumed is not None else (first, 0)
+        if resumed is not None:
+            groups[-1].go_on_from(resumed.groups[-1])
+            del scoring.records[resumed.before :]
+            Counters(*resumed.counters).give(method)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Note where the group begins."""
+        self._before, self._counters = len(self.scoring.records), list(Counters.of(self.method))
+        self._present, self.resumed = self.resumed, None
+        self.steps = 0
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Replace the fresh state that the method has just made."""
-        if self.resumed is not None:
-            self.method.load_state_dict(self.resumed.state)
-            self.method.network.forwards = self.resumed.forwards
-            self.resumed = None
+        if (present := self._present) is not None:
+            self.steps = present.steps
+            self.scoring.records[:] = present.records
+            self.method.load_state_dict(present.state)
+            self.method.network.forwards = present.forwards
 
     def on_test_batch_end(  # type: ignore[override]
         self,
@@ -51,14 +70,12 @@ class Resumption(pl.Callback):
         if batch_idx + 1 < trainer.num_test_batches[0]:
             self.file.keep(
                 lambda: Snapshot(
-                    self.group,
+                    [list(each.sizes) for each in self.groups],
                     self.steps,
+                    self._before,
+                    self._counters,
                     self.scoring.records,
                     self.method.state_dict(),
                     self.method.network.forwards,
                 )
             )
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The next group begins with its first images."""
-        self.group, self.steps = self.group + 1, 0

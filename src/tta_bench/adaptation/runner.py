@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -11,11 +14,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from tta_bench.adaptation.callback import TTACallback
+from tta_bench.adaptation.counters import Counters
 from tta_bench.data.domain import Domain
-from tta_bench.data.streams import Ahead, ImageBatch, LockstepDataset, Stream, StreamImages
+from tta_bench.data.streams import Ahead, ImageBatch, LockstepDataset, LockstepGroups, StreamImages
 from tta_bench.methods.base import Method, StepResult
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
+from tta_bench.runtime.memory import is_out_of_memory, release_memory
 from tta_bench.runtime.numerics import is_gpu, numerics
+
+log = logging.getLogger(__name__)
 
 
 class AdaptationModule(pl.LightningModule):
@@ -44,35 +51,55 @@ class AdaptationModule(pl.LightningModule):
 def adapt_streams(
     method: Method,
     domains: Mapping[str, Domain],
-    groups: Sequence[Sequence[Stream]],
+    groups: LockstepGroups,
     *,
     seed: int,
-    batch: int = 1,
-    begin: tuple[int, int] = (0, 0),
+    first: int = 0,
     observers: Sequence[pl.Callback] = (),
 ) -> None:
     """Run ``method`` along every stream, the streams of one group side by side.
 
+    A group for which memory does not suffice begins again with half as many streams.
+
     Args:
         method: with its network on the device to use.
         domains: the prepared targets.
-        groups: streams, longest first within a group.
+        groups: the streams.
         seed: of the method's random draws.
-        batch: images of a stream at a time.
-        begin: number of the group to begin with, and how many images each of its streams is past.
+        first: how many images the streams of the first group are past.
         observers: callbacks that look on. ``on_test_batch_start`` comes before the update, ``on_test_batch_end`` has
             the :class:`~tta_bench.methods.base.StepResult` as ``outputs`` and the
-            :class:`~tta_bench.data.streams.ImageBatch` as ``batch``, ``on_test_epoch_start`` finds the method started.
+            :class:`~tta_bench.data.streams.ImageBatch` as ``batch``, ``on_test_epoch_start`` finds the method started,
+            ``on_exception`` forgets what came since ``setup``.
     """
-    first_group, first = begin
     device, preprocessing = method.network.source_theta.device, method.network.preprocessing
     with quiet_lightning(), numerics(device, method.network.precision):
-        for group in groups[first_group:]:
+        for group in groups:
+            counters = Counters.of(method)
             ahead = [StreamImages(domains, stream, preprocessing) for stream in group]
             callback = TTACallback(method, streams=len(group), ahead=ahead)
-            images = LockstepDataset(domains, group, seed, first, batch, preprocessing)
+            images = LockstepDataset(domains, group, seed, first, groups.batch, preprocessing)
             # A CPU has its threads in the method, and reads an image in a hundredth of a step.
             loader = Ahead(images, pinned=True) if is_gpu(device) else DataLoader(images, batch_size=None)
             trainer = one_device_trainer(device, [*observers, callback], inference_mode=False)
-            trainer.test(AdaptationModule(callback), loader, verbose=False)
             first = 0
+            test = partial(trainer.test, AdaptationModule(callback), loader, verbose=False)
+            if not _fits(test, len(group)):
+                counters.give(method)
+                groups.halve()
+                log.warning("%d streams side by side do not fit into memory: %d begin again", len(group), groups.width)
+                release_memory(device)
+
+
+def _fits(test: Callable[[], Any], streams: int) -> bool:
+    """Whether memory suffices for several streams; every other error goes on its way, as that of a single stream.
+
+    The exception, which holds what was in memory, is gone on return.
+    """
+    try:
+        test()
+    except Exception as error:
+        if streams == 1 or not is_out_of_memory(error):
+            raise
+        return False
+    return True

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytorch_lightning as pl
 
 from tta_bench.adaptation.scoring import Scoring
+from tta_bench.data.streams import ImageBatch, StreamImage
+from tta_bench.methods.base import StepResult
 from tta_bench.records.scores import ImageRecord
 
 
@@ -22,10 +23,20 @@ class Telling(pl.Callback):
     def __init__(self, scoring: Scoring, tell: Callable[[ImageRecord], None]) -> None:
         self.scoring = scoring
         self.tell = tell
-        self._told = 0
+        self._told: set[StreamImage] = set()
 
-    def on_test_batch_end(self, *_: Any) -> None:
-        """Tell what was not told yet."""
-        for record in self.scoring.records[self._told :]:
-            self.tell(record)
-        self._told = len(self.scoring.records)
+    def on_test_batch_end(  # type: ignore[override]
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: StepResult,
+        batch: ImageBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Tell what was not told yet: streams that begin again come by the same images."""
+        records = self.scoring.records
+        for record in records[-len(batch.places) :] if self._told else records:
+            if record.place not in self._told:
+                self._told.add(record.place)
+                self.tell(record)

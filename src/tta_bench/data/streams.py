@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -81,18 +81,49 @@ def _order(order: int, name: str, domain: Sized) -> list[int]:
     return torch.randperm(len(domain), generator=generator).tolist()
 
 
-def lockstep_groups(streams: Sequence[Stream], width: int, batch: int = 1) -> list[list[Stream]]:
-    """Groups of at most ``width`` streams, longest first, so that the active ones are always a prefix.
+class LockstepGroups:
+    """Streams in groups of those side by side, longest first, so that the active ones are always a prefix.
+
+    A group is formed when it is asked for, because how many streams fit may turn out on the way.
 
     Args:
         streams: in any order.
-        width: most streams of a group.
+        width: most streams of a group; may change between two groups.
         batch: images of a stream at a time. If there are several, the streams of a group are equally long, so that
             their last batches are.
+
+    Attributes:
+        streams: longest first, in the order of the groups.
+        sizes: how many streams each group has that was begun so far.
     """
-    ordered = sorted(streams, key=len, reverse=True)
-    alike = [list(same) for _, same in groupby(ordered, key=len)] if batch > 1 else [ordered]
-    return [same[i : i + width] for same in alike for i in range(0, len(same), width)]
+
+    def __init__(self, streams: Sequence[Stream], width: int = 1, batch: int = 1) -> None:
+        self.streams = sorted(streams, key=len, reverse=True)
+        self.width = width
+        self.batch = batch
+        self.sizes: list[int] = []
+        self._next: int | None = None
+
+    def __iter__(self) -> Iterator[list[Stream]]:
+        """Begin one group after another, from the first stream that is in none."""
+        while left := self.streams[sum(self.sizes) :]:
+            width, self._next = self._next or self.width, None
+            group = [each for each in left[:width] if self.batch == 1 or len(each) == len(left[0])]
+            self.sizes.append(len(group))
+            yield group
+
+    def go_on_from(self, sizes: Sequence[int]) -> None:
+        """Begin with the last group of a run before, whose groups these were; the others are done."""
+        *self.sizes, self._next = sizes
+
+    def halve(self) -> None:
+        """Begin the last group again with half as many streams, more of which do not fit."""
+        self.width = self.sizes.pop() // 2
+
+    def images_in_a_row(self) -> int:
+        """Images of the groups begun so far, of which those side by side count once."""
+        firsts = (0, *accumulate(self.sizes[:-1]))
+        return sum(len(self.streams[first]) for first in firsts[: len(self.sizes)])
 
 
 class StreamImages(Dataset[Tensor]):

@@ -47,8 +47,10 @@ Kept = TypeVar("Kept", bound=Content)
 class Snapshot:
     """How far a run has come."""
 
-    group: int  # number of the present group of streams
-    steps: int  # images that each stream of the group has seen, unless it has ended
+    groups: list[list[int]]  # of each part begun so far, how many streams its groups have; the last is the present one
+    steps: int  # images that each stream of the present group has seen, unless it has ended
+    before: int  # records when the present group began
+    counters: list[int]  # of the method then
     records: list[ImageRecord]  # of all images so far
     state: dict[str, Any]  # of the method, from :meth:`Method.state_dict`
     forwards: int  # of the network so far

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,6 +73,33 @@ def total_memory(device: torch.device) -> int:
         with contextlib.suppress(OSError, ValueError):  # no such file, or the word "max"
             total = min(total, int(limit.read_text()))
     return total
+
+
+def bytes_taken(work: Callable[[], Any], device: torch.device) -> int:
+    """The most memory of a GPU that a piece of work takes beyond what is taken before; its peak is measured anew."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def free_memory(device: torch.device, processes: int = 1) -> int:
+    """Bytes of a GPU that this process can still take, of the share that is its own beside others.
+
+    Args:
+        device: the GPU.
+        processes: how many share it, this one included.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for the next tensor
+    return min(free + kept, total // processes)
+
+
+def release_memory(device: torch.device) -> None:
+    """Free what work that failed has left, and give back a GPU's blocks, which are of sizes that do not fit."""
+    gc.collect()
+    if is_gpu(device):
+        torch.cuda.empty_cache()
 
 
 def refuse_impossible(images: int, image_size: int, gradients: bool, device: torch.device, remedy: str) -> None:

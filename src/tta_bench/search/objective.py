@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 
 from tta_bench.adaptation.lockstep import lockstep_width
 from tta_bench.adaptation.progress import progress_bar
@@ -16,7 +15,7 @@ from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.adaptation.scoring import Scoring
 from tta_bench.adaptation.setup import method_of
 from tta_bench.data.domain import Domain
-from tta_bench.data.streams import lockstep_groups, passes
+from tta_bench.data.streams import LockstepGroups, passes
 from tta_bench.methods.base import MethodOptions, StepResult
 from tta_bench.metrics.base import PRIMARY
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -42,7 +41,6 @@ def dice_on(
     config: RunConfig,
     options: MethodOptions,
     network: AdaptableNetwork,
-    device: torch.device,
     title: str,
 ) -> tuple[dict[str, float], str]:
     """Adapt to every pseudo-target, as a run adapts to its targets, and score it with the labels of the source.
@@ -52,7 +50,6 @@ def dice_on(
         config: of a run: its method's name, protocol, seed of the search.
         options: of the method.
         network: of the source model, on the device; left as it is.
-        device: that the network is on.
         title: of the progress bar.
 
     Returns:
@@ -62,13 +59,13 @@ def dice_on(
     assert config.search is not None
     protocol, scenario = config.protocol, scenario_of(config.protocol.reset)
     method = method_of(config, network, options)
-    streams = scenario.streams(passes(targets, tuple(targets), protocol.order))
-    groups = lockstep_groups(streams, lockstep_width(config, method, device), scenario.batch)
+    groups = LockstepGroups(scenario.streams(passes(targets, tuple(targets), protocol.order)), batch=scenario.batch)
+    groups.width = lockstep_width(config, method, targets, groups)
     finish = Finish(network.activation, protocol.threshold)
     scoring, finite = Scoring(targets, finish, [PRIMARY], empty=protocol.empty), _Finite()
-    with progress_bar(title, sum(map(len, streams)), 0) as progress:
+    with progress_bar(title, sum(map(len, groups.streams)), scoring.records) as progress:
         observers = [scoring, finite, progress]
-        adapt_streams(method, targets, groups, seed=config.search.seed, batch=scenario.batch, observers=observers)
+        adapt_streams(method, targets, groups, seed=config.search.seed, observers=observers)
     classes = tuple(next(iter(targets.values())).classes)
     dice = {}
     for name in targets:

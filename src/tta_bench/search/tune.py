@@ -80,7 +80,7 @@ def tune(config: RunConfig) -> Mapping[str, Any] | None:
     network = network_on(config, source, _options(study), device)
     with translate_os_errors(config.results_root), at_stake():
         trials = _trials(study, inputs)
-        _take(trials, study, lambda options, text: dice_on(targets, config, options, network, device, text), title)
+        _take(trials, study, lambda options, text: dice_on(targets, config, options, network, text), title)
         ended = trials.ended()
     if len(ended) < study.trials:
         log.info("%s: other processes are at the last trials, and will write the outcome", title)

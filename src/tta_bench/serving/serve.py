@@ -232,7 +232,7 @@ class _Run:
             self.rows, first = dict(resumed.rows), resumed.stream
             log.info("going on after %d of %d images, where a run before was stopped", len(self.rows), self.total)
         name = self.request.config.method["name"]
-        with WriteBehind() as behind, progress_bar(name, self.total, len(self.rows)) as progress:
+        with WriteBehind() as behind, progress_bar(name, self.total, self.rows) as progress:
             for number, stream in enumerate(self.streams[first:], first):
                 images = [self.groups[at.domain][at.index] for at in stream]
                 self._begin(images)
