@@ -80,7 +80,7 @@ def changed(monkeypatch):
         ),
         ("ops/views.py", "def undo_weak_views(", "def redo_weak_views(", [GRATA, "+method=cotta"], [TENT]),
         ("ops/gradients.py", "def pcgrad(", "def pcgrad(eps=0, *, ", ["+method=pcgrad"], [GRATA, TENT]),
-        ("models/normalisation.py", "class BatchStatistics", "class OtherStatistics", [GRATA, "+method=bn_only"], []),
+        ("models/normalisation.py", "training=True, eps=layer.eps", "training=True, eps=0", [GRATA, "+method=bn_only"], []),
         ("models/networks/unet.py", "kernel_size=3", "kernel_size=1", [GRATA], [RESUNET]),
         ("models/networks/resunet34.py", "def double(", "def triple(", [RESUNET], [GRATA]),
         ("ops/preprocessing.py", "span == 0", "span == 1", [GRATA, NO_ADAPT], []),
