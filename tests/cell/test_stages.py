@@ -34,10 +34,10 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def grown(root):
-    """``grown(name, stages)``: the pool after some stages."""
+    """``grown(name, stages, *words)``: the pool after some stages."""
 
-    def make(name, stages=STAGES):
-        config = staged(root, name, stages)
+    def make(name, stages=STAGES, *words):
+        config = staged(root, name, stages, *words)
         domains = prepared(config, STAGES)
         (first,) = config.of_each_source()
         source = source_model(first, trained_on(config, domains["A"]), root)
@@ -87,11 +87,13 @@ def test_no_image_of_an_earlier_stage_is_read_and_none_that_is_tested_on(name, r
         assert not shared & {value.data_ptr() for value in each.model.model.state_dict().values() if value.numel()}
 
 
-def test_joint_training_reads_all_stages(grown, read):
-    grown("joint", STAGES[:2])
-    read.clear()
-    grown("joint")
-    assert {domain.split("+")[0] for domain, _ in read} >= {"A", "B", "C"}
+def test_joint_training_reads_all_stages(root, grown, read):
+    """A batch of as many images as there are has each of them once."""
+    grown("joint", STAGES, "adapt.batch_size=12")
+    domains = prepared(staged(root, "joint"), STAGES)
+    usable = {(name, domains[name].image_names[index]) for name in STAGES for index in split(name, 8)[0]}
+    last = {("A+B", f"{name}/{image}") for name, image in usable if name != "C"}
+    assert {each for each in read if each[0] in ("A+B", "C")} == last | {each for each in usable if each[0] == "C"}
 
 
 def test_always_new_leaves_every_model_as_it_was_after_its_stage(grown):
