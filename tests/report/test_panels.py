@@ -169,6 +169,16 @@ def test_masks_smaller_than_the_tile_lie_where_they_belong():
     assert np.allclose([ys.min(), ys.max(), xs.min(), xs.max()], np.array([16, 48, 8, 40]) * scale, atol=3)
 
 
+def test_an_oblong_image_is_not_squeezed():
+    truth = np.zeros((1, 60, 120), bool)
+    truth[0, 20:40, 50:70] = True
+    oblong = panel(truth, truth)._replace(image=np.full((60, 120, 3), 128, np.uint8))
+    tile = draw([oblong], ["disc"])[-172:-4, -172:-4]
+    ys, xs = np.nonzero(close(tile, GREEN, 60))
+    assert abs((ys.max() - ys.min()) - (xs.max() - xs.min())) <= 2
+    assert not close(tile[:40], (128, 128, 128)).any(), "above it is the page"
+
+
 def test_disc_is_green_and_cup_blue_and_other_classes_have_colours_of_their_own():
     assert class_colours(["disc", "cup"]) == class_colours(["cup", "disc"])[::-1] == [GREEN, BLUE]
     assert class_colours(["nucleus"]) == [GREEN]

@@ -9,7 +9,7 @@ from tta_bench.adaptation.counters import Counters
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import LockstepDataset, LockstepGroups, StreamImages
 from tta_bench.methods.base import Method
-from tta_bench.runtime.memory import bytes_taken, free_memory
+from tta_bench.runtime.memory import bytes_taken, free_memory, is_out_of_memory, release_memory
 from tta_bench.runtime.numerics import numerics, placement
 from tta_bench.schema import RunConfig
 
@@ -17,6 +17,9 @@ log = logging.getLogger(__name__)
 
 SHARE = 0.9
 """Of the free memory; the rest is lost between blocks of different sizes."""
+
+
+_TRIED = 2
 
 
 def lockstep_width(config: RunConfig, method: Method, domains: Mapping[str, Domain], groups: LockstepGroups) -> int:
@@ -36,7 +39,15 @@ def lockstep_width(config: RunConfig, method: Method, domains: Mapping[str, Doma
     adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
     if adapts_convolutions or not placement(device).side_by_side or len(groups.streams) == 1:
         return 1
-    each = bytes_of_a_stream(method, domains, groups)
+    try:
+        each = bytes_of_a_stream(method, domains, groups)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        each = None
+    if each is None:  # the exception, which holds what was in memory, is gone here
+        release_memory(device)
+        return 1
     free = free_memory(device, config.launch.cells_per_device)
     width = max(1, min(int(SHARE * free / each), len(groups.streams)))
     log.info("%d of %d streams side by side: each takes %.2f GiB", width, len(groups.streams), each / 2**30)
@@ -44,20 +55,22 @@ def lockstep_width(config: RunConfig, method: Method, domains: Mapping[str, Doma
 
 
 def bytes_of_a_stream(method: Method, domains: Mapping[str, Domain], groups: LockstepGroups) -> int:
-    """Memory that one stream takes, state and step, measured by a step on the first images of the longest.
+    """Memory that each of several streams takes, state and step, measured by a step on the first images of two.
 
-    What streams share is counted in, so that several take at most so many times as much.
+    Of one alone nothing is copied that several lay side by side. What streams share is counted in, so that more take at
+    most so many times as much.
     """
     counters, preprocessing = Counters.of(method), method.network.preprocessing
-    stream, device = groups.streams[0][: groups.batch], method.source_theta.device
-    first = LockstepDataset(domains, [stream], seed=0, batch=groups.batch, preprocessing=preprocessing)[0]
+    device, (longest, *_) = method.source_theta.device, groups.streams
+    streams = [longest[: groups.batch]] * _TRIED
+    first = LockstepDataset(domains, streams, seed=0, batch=groups.batch, preprocessing=preprocessing)[0]
 
     def step() -> None:
-        method.start(1)
-        method.before_stream([StreamImages(domains, stream, preprocessing)])
+        method.start(_TRIED)
+        method.before_stream([StreamImages(domains, stream, preprocessing) for stream in streams])
         method.step(first.images.to(device), first.keys)
 
     with numerics(device, method.network.precision):
         taken = bytes_taken(step, device)
     counters.give(method)
-    return max(1, taken)
+    return max(1, taken // _TRIED)

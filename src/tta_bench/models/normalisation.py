@@ -344,7 +344,7 @@ def _with_fixed_statistics(
     x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
     """Normalise by given statistics ``[S, C]``, in one kernel."""
-    if len(weight) == 1:
+    if len(weight) == 1 and by_pixel(x):
         return F.batch_norm(x, mean[0], variance[0], weight[0], bias[0], training=False, eps=eps)
     views = x.shape[0] // weight.shape[0]
     mean, variance, weight, bias = (_per_image(row, views).reshape(-1) for row in (mean, variance, weight, bias))

@@ -20,6 +20,13 @@ COLOURS: Final[tuple[tuple[int, int, int], ...]] = (
 _SUPERSAMPLING: Final = 3  # for smooth contours
 
 
+def fitted(image: NDArray[np.uint8], side: int) -> Image.Image:
+    """An image, RGB or grey, as one whose longer side has so many pixels; its aspect ratio is kept."""
+    whole = Image.fromarray(image).convert("RGB")
+    scale = side / max(whole.size)
+    return whole.resize([max(1, round(scale * each)) for each in whole.size], Image.Resampling.LANCZOS)
+
+
 def paint(
     tile: Image.Image, mask: NDArray[np.bool_], colour: tuple[int, int, int], *, contour: float, fill: float
 ) -> None:

@@ -19,7 +19,7 @@ from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError, nearest
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
-from tta_bench.ops.painting import COLOURS, paint
+from tta_bench.ops.painting import COLOURS, fitted, paint
 from tta_bench.records.predictions import read_predictions
 from tta_bench.report.model import FinishedCell, Panels, Table
 from tta_bench.report.text import number
@@ -170,13 +170,14 @@ def draw(lines: Sequence[Panel], classes: Sequence[str], digits: int = 1) -> NDA
     for below, line in enumerate(lines):
         y = top + below * step
         pen.multiline_text((_GAP, y + _TILE // 2), "\n".join(titles[below]), _INK, font, anchor="lm", spacing=3)
-        plain = Image.fromarray(line.image).resize((_TILE, _TILE), Image.Resampling.LANCZOS)
-        canvas.paste(plain, (left, y))
-        canvas.paste(_tile(plain, line.truth, line.truth, classes), (left + step, y))
-        for column, label in enumerate(labels, 2):
-            tile = _tile(plain, line.predictions[label], line.truth, classes)
-            _write_corner(tile, number(line.values[label], digits), small)
-            canvas.paste(tile, (left + column * step, y))
+        plain = fitted(line.image, _TILE)
+        tiles = [plain, _tile(plain, line.truth, line.truth, classes)]
+        for label in labels:
+            tiles.append(_tile(plain, line.predictions[label], line.truth, classes))
+            _write_corner(tiles[-1], number(line.values[label], digits), small)
+        right, down = (_TILE - plain.width) // 2, (_TILE - plain.height) // 2
+        for column, tile in enumerate(tiles):
+            canvas.paste(tile, (left + column * step + right, y + down))
     return np.asarray(canvas)
 
 
@@ -304,7 +305,8 @@ def _tile(
             x0, y0, x1, y1 = box
             height, width = mask.shape
             corners = (x0 / width, y0 / height, (x1 + 1) / width, (y1 + 1) / height)
-            pen.rectangle([min(round(end * _TILE), _TILE - 1) for end in corners], outline=colour)
+            ends = zip(corners, tile.size * 2, strict=True)
+            pen.rectangle([min(round(end * side), side - 1) for end, side in ends], outline=colour)
     return tile
 
 
@@ -312,8 +314,9 @@ def _write_corner(tile: Image.Image, text: str, font: ImageFont.FreeTypeFont) ->
     """White letters on a dark ground at the bottom right."""
     pen = ImageDraw.Draw(tile)
     width = round(font.getlength(text)) + 8
-    pen.rectangle([_TILE - width, _TILE - 18, _TILE, _TILE], fill=(0, 0, 0))
-    pen.text((_TILE - width // 2, _TILE - 9), text, (255, 255, 255), font, anchor="mm")
+    right, bottom = tile.size
+    pen.rectangle([right - width, bottom - 18, right, bottom], fill=(0, 0, 0))
+    pen.text((right - width // 2, bottom - 9), text, (255, 255, 255), font, anchor="mm")
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

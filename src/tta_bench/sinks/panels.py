@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tta_bench.data.domain import Domain
-from tta_bench.ops.painting import COLOURS, paint
+from tta_bench.ops.painting import COLOURS, fitted, paint
 from tta_bench.records.predictions import read_predictions
 from tta_bench.records.store import CellFolder
 from tta_bench.runtime.files import write_atomically
@@ -40,14 +40,14 @@ def write_panels(folder: CellFolder, domains: Mapping[str, Domain], rows: Sequen
 
 def _png(image: NDArray[np.uint8], *masks: NDArray[np.bool_]) -> bytes:
     """The plain image, and one tile per mask beside it."""
-    plain = Image.fromarray(image).convert("RGB").resize((TILE, TILE), Image.Resampling.LANCZOS)
-    canvas = Image.new("RGB", (TILE * (1 + len(masks)), TILE))
+    plain = fitted(image, TILE)
+    canvas = Image.new("RGB", (plain.width * (1 + len(masks)), plain.height))
     canvas.paste(plain, (0, 0))
     for column, mask in enumerate(masks, 1):
         tile = plain.copy()
         for number, of_class in enumerate(mask):
             paint(tile, of_class, COLOURS[number % len(COLOURS)], contour=1.5, fill=0.28)
-        canvas.paste(tile, (column * TILE, 0))
+        canvas.paste(tile, (column * plain.width, 0))
     file = io.BytesIO()
     canvas.save(file, "PNG")
     return file.getvalue()
