@@ -36,6 +36,6 @@ def test_its_dashboard_run_is_called_so(sixty_steps, monkeypatch):
     told = []
     monkeypatch.setattr("tta_bench.sinks.cells.send", lambda loggers, about, *_: told.append(about))
     monkeypatch.setattr("tta_bench.sinks.cells.unsent", lambda *_: iter([("csv", "new")]))
-    list(run(config))
+    list(run(config.model_copy(update={"logger": {"csv": {}}})))
     assert [about.name.partition(":")[0] for about in told] == ["WEAK SOURCE MODEL"] * 2
     assert all("weak source model" in about.tags for about in told)

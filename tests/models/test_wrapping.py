@@ -220,7 +220,9 @@ def test_gradients_of_every_row_are_those_of_the_source_model(images, kind):
         ]
         if None not in parts:  # frozen layers of other libraries hold theirs in buffers
             expected = torch.cat([part.flatten() for part in parts])
-            torch.testing.assert_close(gradient[s], expected, rtol=1e-8, atol=1e-8)
+            # timm's EvoNorm takes deviations in float32, whatever it is given.
+            tolerance = 1e-5 if kind == "EvoNorm2dS0" else 1e-8
+            torch.testing.assert_close(gradient[s], expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("kind", ["GroupNorm", "LayerNorm over tokens", "RmsNorm2d", "InstanceNorm2d"])
