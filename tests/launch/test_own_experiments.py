@@ -95,7 +95,7 @@ def test_the_reference_is_the_row_that_does_nothing_whatever_it_is_called(tmp_pa
 
 
 WRONG = {
-    "rows: [": "own.yaml, line 1 is no YAML",
+    "rows: ]": "own.yaml, line 1 is no YAML",
     "- 3": "holds no experiment: give it rows, for example rows: {tent: {method: tent}}",
     "row: {}": "unknown key 'row': did you mean 'rows'?",
     "rows: {}": "'rows' is missing or empty",
