@@ -116,15 +116,18 @@ def test_any_other_error_is_not_tried_again(small_net, domains, monkeypatch):
     assert len(calls) == 1
 
 
-def test_a_step_that_is_tried_leaves_no_trace_in_a_cell(tmp_path, monkeypatch):
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_step_that_is_tried_leaves_no_trace_in_a_cell(tmp_path, monkeypatch, width):
     """``lockstep=auto`` where a device gains by several: as many as there is memory for, measured by one step."""
     tried = []
-    config = configure(tmp_path, "+method=grata", "lockstep=2")
+    config = configure(tmp_path, "+method=grata", f"lockstep={width}")
     execute(config)
     expected, costs = numbers(config), summary(config)
 
     def measured(work, device):
         tried.append(work())
+        if width == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return 2**30
 
     monkeypatch.setattr(lockstep, "placement", lambda device: placement(torch.device("meta")))

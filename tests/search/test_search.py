@@ -220,7 +220,7 @@ def test_a_search_has_the_network_of_a_run(tmp_path, monkeypatch):
     words = ["data=folder", "data.fit=tile", f"data.root={images}", f"results_root={tmp_path}", *SEARCH]
     config, networks = configure("+method=tent", "tune=true", *words, "search.trials=1"), []
 
-    def kept(targets, config, options, network, device, title):
+    def kept(targets, config, options, network, title):
         networks.append(network)
         return dict.fromkeys(targets, 1.0), ""
 

@@ -70,7 +70,9 @@ def bytes_of_a_stream(method: Method, domains: Mapping[str, Domain], groups: Loc
         method.before_stream([StreamImages(domains, stream, preprocessing) for stream in streams])
         method.step(first.images.to(device), first.keys)
 
-    with numerics(device, method.network.precision):
-        taken = bytes_taken(step, device)
-    counters.give(method)
+    try:
+        with numerics(device, method.network.precision):
+            taken = bytes_taken(step, device)
+    finally:
+        counters.give(method)
     return max(1, taken // _TRIED)
