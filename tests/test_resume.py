@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import tta_bench.cell as cell_module
+import tta_bench.adaptation.part as part
 import tta_bench.records.snapshots as snapshots
 from tiny_cells import configure, execute, folder, numbers, status, summary
 from tta_bench.data.streams import StreamImage
 from tta_bench.methods.base import METHODS
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.scores import ImageRecord
-from tta_bench.records.snapshots import Snapshot, SnapshotFile
+from tta_bench.records.snapshots import Snapshot, SnapshotFile, code_digest
 
 RUN = """
 import os, signal, sys
@@ -239,7 +239,7 @@ def test_another_source_model_starts_anew(stopped, images, caplog):
 
 
 def test_other_code_starts_anew(stopped, images, caplog, monkeypatch):
-    monkeypatch.setattr(cell_module, "code_digest", lambda kind: "of tomorrow")
+    monkeypatch.setattr(part, "code_digest", lambda kind: "of tomorrow")
     execute(stopped)
     assert "it differs in the code" in caplog.text
     assert len(images) == 8
@@ -250,10 +250,10 @@ def test_the_digest_of_the_code_covers_the_module_of_a_plugin(tmp_path, monkeypa
     (tmp_path / "plugin_of_a_test.py").write_text("class Method: pass\n")
     from plugin_of_a_test import Method
 
-    before = cell_module.code_digest(Method)
-    assert before == cell_module.code_digest(Method)
+    before = code_digest(Method)
+    assert before == code_digest(Method)
     (tmp_path / "plugin_of_a_test.py").write_text("class Method: ...\n")
-    assert cell_module.code_digest(Method) != before
+    assert code_digest(Method) != before
 
 
 def test_force_starts_anew(stopped, images):
