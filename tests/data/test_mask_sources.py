@@ -108,6 +108,19 @@ def test_annotators(tmp_path, fusion, expected):
     np.testing.assert_array_equal(mask, expected)
 
 
+def test_staple_is_of_each_class_where_classes_nest(tmp_path):
+    """Who says cup and who says rim agree that it is disc."""
+    pytest.importorskip("SimpleITK")
+    keys = annotated(tmp_path)
+    files = sorted(path for path in (tmp_path / "A").rglob("*") if path.is_file() and "mask" in str(path))
+    moved = [VALUES, np.roll(VALUES, 3, 1), VALUES]
+    for path, values in zip(files, moved, strict=False):
+        save(path, values)
+    (mask,) = masks(tmp_path, **keys, fusion="staple").values()
+    everyone = np.logical_and.reduce([values > 0 for values, _ in zip(moved, files, strict=False)])
+    assert (mask > 0)[everyone].all()
+
+
 def test_overlapping_classes_need_a_value_of_their_own(tmp_path):
     picture(tmp_path / "A/image/x.png")
     save(tmp_path / "A/mask/x_a.png", DISC)

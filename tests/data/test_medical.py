@@ -112,6 +112,28 @@ def test_slices_of_a_volume_are_images_that_carry_their_case(tmp_path):
     assert len(prints) == 3
 
 
+@pytest.mark.parametrize("change", ["none", "spacing", "origin", "direction"])
+def test_headers_of_image_and_mask_may_not_contradict_each_other(tmp_path, change):
+    """In another order of axes a mask is the same; elsewhere in the patient it is another's, or its header is."""
+    nifti(tmp_path / "A/image/x.nii.gz")
+    nifti(tmp_path / "A/mask/x.nii.gz", (VOLUME > 0).astype(np.uint8), "SRA")
+    file = nibabel.load(tmp_path / "A/mask/x.nii.gz")
+    affine = file.affine.copy()
+    if change == "spacing":
+        affine[:3, :3] *= 2
+    elif change == "origin":
+        affine[:3, 3] += 100
+    elif change == "direction":
+        affine[:, :2] *= -1
+    nibabel.Nifti1Image(np.asanyarray(file.dataobj), affine).to_filename(tmp_path / "A/mask/x.nii.gz")
+    record = open_reader(section(tmp_path)).records("A")[2]
+    if change == "none":
+        np.testing.assert_array_equal(record.read(64).mask, (VOLUME[..., 2] > 0).T)
+    else:
+        with pytest.raises(UserError, match="lie at different places in the patient"):
+            record.read(64)
+
+
 def test_a_mask_of_fewer_slices_is_refused(tmp_path):
     nifti(tmp_path / "A/image/p.nii")
     nifti(tmp_path / "A/mask/p.nii", (VOLUME[..., :3] > 0).astype(np.uint8))

@@ -530,6 +530,7 @@ def test_a_recipe_of_ones_own(tmp_path, capsys):
         ("128..255", "1", "seg_1.png has codes without a meaning: 200; the recipe knows 0, 1"),
         ("licence: ours\n", "", "'licence' is missing"),
         ("img_{name}", "img_*", "has no {name}"),
+        ("img_{name}", "img_{name:[a-}", "has no valid regular expression in a field: bad character range"),
         ("coding:", "codding:", "unknown key 'codding': did you mean 'coding'"),
         ("  codes: {0: 0, 1: 128..255}", "  layers: [{value: 1, files: x}]", "masks need either files"),
         ("classes: {lesion: [1]}", "", "a recipe needs classes"),

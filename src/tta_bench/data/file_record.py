@@ -93,6 +93,11 @@ class FileRecord:
                 f"{self.image} has {width}x{height} pixels (width x height) but its mask "
                 f"{self.mask} has {mask.shape[1]}x{mask.shape[0]}: give both the same size"
             )
+        if self.in_file and self.source is None and _apart(self.image, self.mask):
+            raise UserError(
+                f"{self.image} and its mask {self.mask} lie at different places in the patient, by the affines of "
+                "their headers: give the mask the header of its image, if its voxels are the same"
+            )
         return Sample(image, mask, spacing)
 
     def levels(self) -> np.ndarray:
@@ -161,6 +166,16 @@ def _levels(path: Path, axis: int, max_pixels: int, intensity: IntensityConfig |
 
 def _values(path: Path, axis: int, max_pixels: int, grey: bool = False) -> np.ndarray:
     return decoder_of(path).mask(path, axis, max_pixels, grey)
+
+
+def _apart(image: Path, mask: Path) -> bool:
+    """Whether the headers of two volumes contradict each other: in size or direction of voxels, or by half a voxel."""
+    one, other = (decoder_of(path).affine(path) for path in (image, mask))
+    if one is None or other is None:
+        return False
+    side = np.sqrt((one[:3, :3] ** 2).sum(0)).min()
+    off = np.abs(one - other)[:3]
+    return bool(off[:, :3].max() > 0.01 * side or off[:, 3].max() > 0.5 * side)
 
 
 def _stored_pixels(path: Path, axis: int) -> int:

@@ -141,21 +141,24 @@ class AnnotatorMasks:
         if not known.issuperset(np.unique(stacked).tolist()):
             # As for a single mask, values without a meaning are refused once the whole domain is read.
             return stacked.max(0)
+        of_class = [np.isin(stacked, values) for values in self.classes.values()]
         if self.fusion == "staple":
-            return self._staple(stacked)
-        votes = np.stack([np.isin(stacked, values).sum(0) for values in self.classes.values()])
-        enough = votes == len(stacked) if self.fusion == "intersection" else 2 * votes > len(stacked)
-        return values_of(enough, self.classes, f"{self.files[0]} and those of the other annotators")
+            members = np.stack([self._staple(each) for each in of_class])
+        else:
+            votes = np.stack([each.sum(0) for each in of_class])
+            members = votes == len(stacked) if self.fusion == "intersection" else 2 * votes > len(stacked)
+        return values_of(members, self.classes, f"{self.files[0]} and those of the other annotators")
 
-    def _staple(self, stacked: np.ndarray) -> np.ndarray:
-        """STAPLE of the classes together; pixels that it leaves open are background."""
-        if (stacked == stacked[0]).all():
-            return stacked[0]  # of which it can tell nothing
+    def _staple(self, votes: np.ndarray) -> np.ndarray:
+        """Where a class is more probable than not, by STAPLE: ``[annotators, ...]`` to ``[...]``, both bool.
+
+        Each class on its own, as nested classes overlap: who says cup and who says rim agree that it is disc.
+        """
+        if (votes == votes[0]).all():
+            return votes[0]  # of which it can tell nothing
         sitk = library(self.files[0], "SimpleITK", "medical")
-        fuse = sitk.MultiLabelSTAPLEImageFilter()
-        fuse.SetLabelForUndecidedPixels(0)
-        fused = sitk.GetArrayFromImage(fuse.Execute([sitk.GetImageFromArray(mask) for mask in stacked]))
-        return fused.astype(np.uint8)
+        fused = sitk.STAPLE([sitk.GetImageFromArray(each.astype(np.uint8)) for each in votes], 1.0)
+        return sitk.GetArrayFromImage(fused) > 0.5
 
 
 def _one_shape(masks: Mapping[Path, np.ndarray]) -> tuple[int, ...]:

@@ -85,6 +85,10 @@ class Decoder(ABC):
         """
         return whole_numbers(path, self.read(path, axis, max_pixels).values)
 
+    def affine(self, path: Path) -> np.ndarray | None:
+        """Where the voxels of a volume, in the order in which they are read, lie in the patient; None if unknown."""
+        return None
+
     def write_mask(self, path: Path, image: Path, mask: np.ndarray, axis: int) -> None:
         """Write the mask of a volume into a file of its own, in the place and orientation of the volume.
 

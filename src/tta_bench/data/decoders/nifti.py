@@ -69,6 +69,16 @@ class NiftiDecoder(Decoder):
             spacing = sliced_spacing(turned.header.get_zooms()[:3], axis)
             return Stack(slices_of(values, axis), spacing)
 
+    def affine(self, path: Path) -> np.ndarray | None:
+        """See :class:`Decoder`."""
+        nibabel = library(path, "nibabel", "medical")
+        from nibabel.orientations import inv_ornt_aff
+
+        with sentences(path):
+            file = nibabel.load(path)
+            turned: np.ndarray = file.affine @ inv_ornt_aff(_orientation(file.affine), _three(path, file.shape))
+            return turned
+
     def write_mask(self, path: Path, image: Path, mask: np.ndarray, axis: int) -> None:
         """See :class:`Decoder`; with the affine of the volume."""
         nibabel = library(image, "nibabel", "medical")

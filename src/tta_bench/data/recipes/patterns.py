@@ -97,7 +97,12 @@ def _expression(pattern: str, fields: tuple[tuple[str, str], ...]) -> re.Pattern
         else:
             captured.add(field)
             text += f"(?P<{field}>{token[2] or '[^/]+?'})"
-    return re.compile(text + re.escape(pattern[place:]), re.IGNORECASE)
+    try:
+        return re.compile(text + re.escape(pattern[place:]), re.IGNORECASE)
+    except re.error as error:
+        raise UserError(
+            f"the recipe's pattern '{pattern}' has no valid regular expression in a field: {error}"
+        ) from None
 
 
 def _below(root: Path) -> Iterator[str]:
