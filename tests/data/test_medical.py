@@ -112,8 +112,9 @@ def test_slices_of_a_volume_are_images_that_carry_their_case(tmp_path):
     assert len(prints) == 3
 
 
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
 @pytest.mark.parametrize("change", ["none", "spacing", "origin", "direction"])
-def test_headers_of_image_and_mask_may_not_contradict_each_other(tmp_path, change):
+def test_headers_of_image_and_mask_may_not_contradict_each_other(tmp_path, change, suffix):
     """In another order of axes a mask is the same; elsewhere in the patient it is another's, or its header is."""
     nifti(tmp_path / "A/image/x.nii.gz")
     nifti(tmp_path / "A/mask/x.nii.gz", (VOLUME > 0).astype(np.uint8), "SRA")
@@ -126,6 +127,9 @@ def test_headers_of_image_and_mask_may_not_contradict_each_other(tmp_path, chang
     elif change == "direction":
         affine[:, :2] *= -1
     nibabel.Nifti1Image(np.asanyarray(file.dataobj), affine).to_filename(tmp_path / "A/mask/x.nii.gz")
+    if suffix != ".nii.gz":
+        sitk.WriteImage(sitk.ReadImage(str(tmp_path / "A/mask/x.nii.gz")), str(tmp_path / f"A/mask/x{suffix}"))
+        (tmp_path / "A/mask/x.nii.gz").unlink()
     record = open_reader(section(tmp_path)).records("A")[2]
     if change == "none":
         np.testing.assert_array_equal(record.read(64).mask, (VOLUME[..., 2] > 0).T)

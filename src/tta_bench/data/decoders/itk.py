@@ -19,6 +19,7 @@ from tta_bench.data.decoders.base import (
     slices_of,
     volume_of,
 )
+from tta_bench.data.decoders.nifti import turned_affine
 from tta_bench.errors import UserError
 from tta_bench.runtime.files import replacing
 
@@ -45,6 +46,18 @@ class ItkDecoder(Decoder):
         """See :class:`Decoder`."""
         values, spacing = self._open(path, axis, max_pixels)
         return Stack(real_numbers(path, values), spacing)
+
+    def affine(self, path: Path) -> np.ndarray | None:
+        """See :class:`Decoder`; None of a picture."""
+        header = _header(path)
+        if header.GetDimension() != 3:
+            return None
+        library(path, "nibabel", "medical")
+        affine = np.eye(4)
+        affine[:3, :3] = np.reshape(header.GetDirection(), (3, 3)) * header.GetSpacing()
+        affine[:3, 3] = header.GetOrigin()
+        # These files count left and posterior up.
+        return turned_affine(np.diag([-1, -1, 1, 1]) @ affine, header.GetSize())
 
     def write_mask(self, path: Path, image: Path, mask: np.ndarray, axis: int) -> None:
         """See :class:`Decoder`."""

@@ -72,12 +72,9 @@ class NiftiDecoder(Decoder):
     def affine(self, path: Path) -> np.ndarray | None:
         """See :class:`Decoder`."""
         nibabel = library(path, "nibabel", "medical")
-        from nibabel.orientations import inv_ornt_aff
-
         with sentences(path):
             file = nibabel.load(path)
-            turned: np.ndarray = file.affine @ inv_ornt_aff(_orientation(file.affine), _three(path, file.shape))
-            return turned
+            return turned_affine(file.affine, _three(path, file.shape))
 
     def write_mask(self, path: Path, image: Path, mask: np.ndarray, axis: int) -> None:
         """See :class:`Decoder`; with the affine of the volume."""
@@ -93,6 +90,14 @@ class NiftiDecoder(Decoder):
         header["cal_min"] = header["cal_max"] = 0
         content = type(file)(volume, file.affine, header).to_bytes()
         write_atomically(path, gzip.compress(content, 6, mtime=0) if path.suffix.lower() == ".gz" else content)
+
+
+def turned_affine(affine: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
+    """That of the same volume, its axes turned into :data:`ORIENTATION`; right, anterior and superior count up."""
+    from nibabel.orientations import inv_ornt_aff
+
+    turned: np.ndarray = affine @ inv_ornt_aff(_orientation(affine), sizes)
+    return turned
 
 
 def _axes() -> Any:
