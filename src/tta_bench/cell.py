@@ -221,8 +221,8 @@ def _known(
 def _with_own_bank(
     config: RunConfig, domains: Mapping[str, Domain], has_source: bool, source: SourceModel
 ) -> SourceModel:
-    trained_on = training_images(source, domains[source.domain]) if has_source else None
-    return banked(config, source, domains.get(source.domain), trained_on, bank_code())
+    indices = training_images(source, domains[source.domain]) if has_source else None
+    return banked(config, source, domains.get(source.domain), indices, bank_code())
 
 
 def _kept(config: RunConfig, domains: Mapping[str, Domain]) -> list[tuple[Cell, Result, Result | None]] | None:

@@ -44,7 +44,7 @@ class Resumption(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Note where the group begins."""
-        self._before, self._counters = len(self.scoring.records), list(Counters.of(self.method))
+        self._counters = list(Counters.of(self.method))
         self._present, self.resumed = self.resumed, None
         self.steps = 0
 
@@ -72,7 +72,7 @@ class Resumption(pl.Callback):
                 lambda: Snapshot(
                     [list(each.sizes) for each in self.groups],
                     self.steps,
-                    self._before,
+                    self.scoring.before,
                     self._counters,
                     self.scoring.records,
                     self.method.state_dict(),

@@ -42,15 +42,16 @@ class Scoring(pl.Callback):
         self.empty: EmptyRule = empty
         self.records = list(records)
         """One per image; streams in the order of their groups, side by side within a group."""
-        self._before = 0
+        self.before = 0
+        """How many of them there were when the present group began."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Note where the group begins."""
-        self._before = len(self.records)
+        self.before = len(self.records)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """The group is not finished, and may begin again."""
-        del self.records[self._before :]
+        del self.records[self.before :]
 
     def on_test_batch_end(  # type: ignore[override]
         self,

@@ -5,6 +5,7 @@ Only the input's gradient exists. With a stride of 1 it is itself a convolution 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -114,9 +115,9 @@ class _Frozen(nn.Module):
             self._laid_out = version, self.convolution()
         return self._laid_out[1]
 
+    @abstractmethod
     def convolution(self) -> LaidOut:
         """That of the weights."""
-        raise NotImplementedError
 
 
 class FrozenConv2d(_Frozen, nn.Conv2d):
