@@ -43,7 +43,7 @@ def main() -> None:
     if parsed.task:
         print(seconds_per_image(parsed, parsed.task, parsed.folder))
         return
-    os.environ |= {"OMP_NUM_THREADS": str(parsed.threads), "OMP_WAIT_POLICY": "passive"}
+    os.environ["OMP_NUM_THREADS"] = str(parsed.threads)
     with tempfile.TemporaryDirectory() as name:
         make_images(parsed, Path(name))
         rows: dict[str, list[float]] = {row: [] for row in ROWS}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tta_bench.runtime import signals
+from tta_bench.runtime.threads import sleep_in_company, wait_by_company
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from tta_bench.schema import RunConfig
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-# Threads that spin while they wait cost a shared machine more than they win; read when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+wait_by_company(os.environ)
 
 INTERRUPTED, TERMINATED, CRASH, USER_ERROR = 130, 143, 1, 2
 """Exit codes: Ctrl-C, SIGTERM, a fault of the program, bad input. Of a sweep with several, the first in this order."""
@@ -160,6 +160,7 @@ def _run_by_hydra(program: Callable[[], object], sweep: Sweep, configs: Sequence
             program()
         return
     sweep.connect()
+    sleep_in_company(os.environ)
     told = share_cores(sweep.engine, len(configs), os.environ)
     if told is not None:
         print(told, flush=True)

@@ -20,8 +20,10 @@ from typing import Any
 from tta_bench.errors import UserError, print_faults
 from tta_bench.runtime import signals
 from tta_bench.runtime.names import print_everything, require_utf8
+from tta_bench.runtime.threads import wait_by_company
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+wait_by_company(os.environ)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

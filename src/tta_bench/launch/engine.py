@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-THREADS = "OMP_NUM_THREADS"
-"""Read by PyTorch when it is imported; who sets it has chosen."""
+from tta_bench.runtime.threads import THREADS, available_cores, wanted_threads
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,4 @@ def share_allocation(environment: MutableMapping[str, str]) -> None:
 
 def core_places(environment: Mapping[str, str]) -> list[str]:
     """Names of the places that the cores of this machine have for workers of so many threads."""
-    threads = environment.get(THREADS, "")
-    wanted = int(threads) if threads.isdecimal() and int(threads) > 0 else 1
-    return [f"cores-{place}" for place in range(max(1, available_cores() // wanted))]
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [f"cores-{place}" for place in range(max(1, available_cores() // (wanted_threads(environment) or 1)))]
