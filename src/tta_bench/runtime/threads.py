@@ -1,7 +1,7 @@
 """How many threads PyTorch computes with, and how they wait for each other; read when it is first imported.
 
-A step of a method is thousands of short parallel pieces. A thread that sleeps between two of them has to be woken, which
-takes a quarter of the time of a step; one that spins until the next piece takes the core from whoever else wants it.
+A step of a method is thousands of short parallel pieces. A thread that sleeps between two of them has to be woken,
+which takes a quarter of the time of a step; one that spins until the next piece takes the core from whoever else wants it.
 So threads spin where nobody else is at work, and only for a while: a thread that waits for longer sleeps.
 """
 
@@ -37,8 +37,8 @@ def wanted_threads(environment: Mapping[str, str]) -> int | None:
 def wait_by_company(environment: MutableMapping[str, str]) -> None:
     """Let threads spin if the cores that they take are idle, else sleep, unless it is set.
 
-    Two runs that spin on the same cores hinder each other; one that came to an idle machine, and one that came later and
-    sleeps, hardly do.
+    Two runs that spin on the same cores hinder each other; one that came to an idle machine, and one that came later
+    and sleeps, hardly do.
     """
     if POLICY in environment or SPINS in environment:
         return
