@@ -1,7 +1,7 @@
 """How many threads PyTorch computes with, and how they wait for each other; read when it is first imported.
 
 A step of a method is thousands of short parallel pieces. A thread that sleeps between two of them has to be woken,
-which takes a quarter of the time of a step; one that spins until the next piece takes the core from whoever else wants it.
+which takes a quarter of the time of a step; one that spins until the next piece takes the core from others.
 So threads spin where nobody else is at work, and only for a while: a thread that waits for longer sleeps.
 """
 
