@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from made_tables import finish, made_plan, planned
+from tta_bench.launch.composition import composer
 from tta_bench.metrics.base import METRICS
 from tta_bench.metrics.dice import dice_score
 from tta_bench.report.canvas import PALETTE, standalone
@@ -224,19 +225,31 @@ def test_a_legend_of_long_labels_does_not_leave_the_figure():
     assert min(keys) > 0
 
 
-def test_rows_that_differ_in_one_number_make_a_curve(tmp_path):
-    rates = {"tent 1e-4": 1e-4, "tent 1e-3": 1e-3, "tent 1e-2": 1e-2}
-    settings = {"no_adapt": {"method": "no_adapt"}} | {
-        label: {"method": "tent", "method.learning_rate": rate} for label, rate in rates.items()
+@pytest.mark.parametrize(
+    ("option", "method", "system", "name"),
+    [
+        ("method.learning_rate", "tent", None, "tent"),
+        ("adapt.labels", "no_adapt", "fta", "fta"),
+        ("adapt.labels", "tent", "fta", "fta tent"),
+    ],
+)
+def test_rows_that_differ_in_one_number_make_a_curve(tmp_path, option, method, system, name):
+    curve = {1: 1.0, 2: 2.0, 8: 4.0}
+    with composer() as hydra:
+        section = hydra.compose([f"adapt={system}"]).adapt if system else {}
+
+    def settings(value):
+        if system is None:
+            return {"method": method, option: value}
+        return {"method": method, "adapt": {**section, "labels": value}}
+
+    rows = {"no_adapt": {"method": "no_adapt"}} | {f"{name} {value}": settings(value) for value in curve}
+    cells = {label: planned(tmp_path, label, values) for label, values in rows.items()}
+    for entry, gain in zip(cells.values(), (0, *curve.values()), strict=True):
+        finish(entry.cell, lambda target, index, gain=gain: 50 + gain)
+    found = swept_numbers(build_table(made_plan([*cells.values()], rows=rows)))
+    assert found.option == option
+    assert {called: {value: each.mean for value, each in drawn.items()} for called, drawn in found.curves.items()} == {
+        name: pytest.approx(curve)
     }
-    gains = dict(zip(settings, (0, 1, 2, 4), strict=True))
-    cells = {label: planned(tmp_path, label, values) for label, values in settings.items()}
-    for label, entry in cells.items():
-        finish(entry.cell, lambda target, index, gain=gains[label]: 50 + gain)
-    table = build_table(made_plan([*cells.values()], rows=settings))
-    found = swept_numbers(table)
-    assert found.option == "method.learning_rate"
-    assert {name: {rate: each.mean for rate, each in curve.items()} for name, curve in found.curves.items()} == {
-        "tent": pytest.approx({1e-4: 1.0, 1e-3: 2.0, 1e-2: 4.0})
-    }
-    assert swept_numbers(build_table(made_plan([cells["no_adapt"], cells["tent 1e-4"]]))) is None
+    assert swept_numbers(build_table(made_plan([cells["no_adapt"], cells[f"{name} 1"]]))) is None

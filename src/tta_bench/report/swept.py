@@ -19,6 +19,9 @@ _LEAST: Final = 3
 _FAR: Final = 5
 """Differences beyond it are drawn on an axis that is logarithmic beyond 1 and -1, or the others would be at zero."""
 
+_TICKS: Final = 8
+"""So many values are named on the axis; of more, powers of ten."""
+
 _MARKS: Final = "osD^vX"
 
 
@@ -49,7 +52,8 @@ def swept_numbers(table: Table) -> Swept | None:
     settings: dict[str, dict[str, Any]] = {}
     for cell in table.finished:
         config = cell.cell.config
-        flat = {f"method.{key}": value for key, value in config.method.items()}
+        sections = {"method": config.method, "adapt": config.adapt or {}}
+        flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
         settings.setdefault(cell.row, flat | {"protocol.steps": config.protocol.steps})
     compared = {row.label: row.vs_bn_only or row.vs_reference for row in table.rows}
     best: Swept | None = None
@@ -74,11 +78,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _called(settings: Mapping[str, Any], option: str, others: Mapping[str, Mapping[str, Any]]) -> str:
-    """The method, and what else of its settings tells its rows apart."""
-    same = [each for each in others.values() if each["method.name"] == settings["method.name"]]
-    told = [str(settings["method.name"])]
+    """The system and the method that come together, and what else of their settings tells their rows apart."""
+    names = [settings.get(key) for key in ("adapt.name", "method.name")]
+    same = [each for each in others.values() if [each.get(key) for key in ("adapt.name", "method.name")] == names]
+    told = [str(name) for name in names if name not in (None, "no_adapt")] or ["no_adapt"]
     for key, value in settings.items():
-        if key not in ("method.name", option) and any(each.get(key) != value for each in same):
+        if key not in ("adapt.name", "method.name", option) and any(each.get(key) != value for each in same):
             told.append(f"{key.rpartition('.')[2].replace('_', ' ')} {value}")
     return " ".join(told)
 
@@ -117,6 +122,9 @@ def curves(found: Swept, metric: Metric, against: str) -> Picture:
             )
         if logarithmic:
             axes.set_xscale("log")
+            if len(set(values)) <= _TICKS:
+                axes.set_xticks(sorted(set(values)))
+                axes.minorticks_off()
             axes.xaxis.set_major_formatter(_plain)
         if np.abs(_means(found)).max() > _FAR:
             axes.set_yscale("symlog", linthresh=1)
