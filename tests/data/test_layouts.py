@@ -63,6 +63,11 @@ MASKS = [
         {"class_masks": {"disc": "_od", "cup": "_cup"}},
         "'data.class_masks={disc: _od, cup: _oc}'",
     ),
+    (
+        "mask/{}_od.png mask/{}_oc.png",
+        {"class_masks": {"disc": "_odd", "cup": "_occ"}},
+        "'data.class_masks={disc: _od, cup: _oc}'",
+    ),
     ("mask/{}.png", {"class_masks": {"disc": "_od", "cup": "_oc"}}, "data.mask_suffix=null data.class_masks=null"),
     ("mask/a/{}.png mask/c/{}.png", {"annotators": ("a/", "b/")}, "'data.annotators=[a/, c/]'"),
 ]
@@ -121,6 +126,14 @@ def test_other_names_of_folders_are_told_as_keys(tmp_path):
     tree(tmp_path, "Labels/{}.png", images="Images")
     (sentence,) = faults(open_reader(data_config(root=tmp_path)).domain_names)
     assert sentence.endswith("data.image_dir=Images data.mask_dir=Labels")
+    (sentence,) = faults(open_reader(data_config(root=tmp_path / "north")).domain_names)
+    assert sentence.endswith(f"data.root={tmp_path} data.image_dir=Images data.mask_dir=Labels")
+
+
+def test_of_one_class_each_file_that_may_be_it_is_told(tmp_path):
+    tree(tmp_path, "mask/{}_a.png", "mask/{}_b.png")
+    told = faults(lambda: open_reader(data_config(root=tmp_path)).records("north"))[0]
+    assert told.endswith("data.mask_suffix=_a or data.mask_suffix=_b")
 
 
 def test_what_systems_leave_is_in_no_list(tmp_path):

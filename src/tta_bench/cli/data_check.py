@@ -100,7 +100,7 @@ def check(
     for column in ("images", "stored size, px", *(f"{name}, % of area" for name in config.classes)):
         table.add_column(literal(column), justify="right")
     if faults:
-        table.add_column("what is wrong")
+        table.add_column("what is wrong", overflow="fold")
     for name, each in prepared.items():
         areas = _areas(each.domain)
         shown = ("no masks" if math.isnan(area) else f"{area:.2f}" for area in areas)

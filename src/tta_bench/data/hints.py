@@ -50,8 +50,16 @@ def folder_below(root: Path, fits: Callable[[Path], bool]) -> Path | None:
 
 
 def dir_keys(root: Path) -> str:
-    """What the folders of images and masks below those of domains seem to be called, as keys; empty if unknown."""
-    parts = [part for domain in _folders(root) for part in _folders(domain)]
+    """What the folders of images and masks of domains below a folder, or of itself, seem to be called, as keys."""
+    if keys := _dir_keys(_folders(root)):
+        return keys
+    keys = _dir_keys([root])
+    above = os.path.dirname(os.path.abspath(root))
+    return f"data.root={above} {keys}" if "mask_dir" in keys else ""
+
+
+def _dir_keys(domains: Sequence[Path]) -> str:
+    parts = [part for domain in domains for part in _folders(domain)]
     found = {part.name for part in parts if any(map(_is_file, _in(part)))}
     image = _alike(found, ("image", "photo", "picture"))
     if image is None:
@@ -119,22 +127,29 @@ def mask_keys(wanted: Mapping[str, Naming], found: Mapping[Naming, int], key: st
     if not parts:
         keys += [f"data.mask_suffix={behind or 'null'}"] if key or behind != now.behind else []
         return " ".join([*keys, *([f"data.{key}=null"] if key else [])])
+    if not key and len(classes) == 1:
+        name, places = ("mask_dir", [each.folder for each in folders]) if above else ("mask_suffix", parts)
+        return " or ".join(f"data.{name}={place}" for place in places)
     kept = {name: _part(naming) for name, naming in wanted.items() if name and naming in found}
     if key == "annotators":
         return " ".join([*keys, f"'data.annotators=[{', '.join([*kept.values(), *parts])}]'"])
-    told = kept | _assigned([name for name in classes if name not in kept], parts)
+    asked = {name: _part(wanted[name]) if name in wanted else name for name in classes if name not in kept}
+    told = kept | _assigned(asked, parts)
     return " ".join([*keys, f"'data.class_masks={{{', '.join(f'{name}: {told[name]}' for name in classes)}}}'"])
 
 
-def _assigned(names: Sequence[str], parts: Sequence[str]) -> dict[str, str]:
-    """The part that is called as each class is; where none is, those that are left."""
+def _assigned(asked: Mapping[str, str], parts: Sequence[str]) -> dict[str, str]:
+    """The part that is called as each class is, or as it was asked for; where none is, those that are left."""
     chosen: dict[str, str] = {}
-    for name in names:
-        best = max(set(parts) - set(chosen.values()), key=lambda part: (_likeness(name, part), part), default=None)
-        if best is not None and _likeness(name, best) >= _ALIKE:
+    for name, word in asked.items():
+        likeness = {
+            part: max(_likeness(name, part), _likeness(word, part)) for part in parts if part not in chosen.values()
+        }
+        best = max(likeness, key=lambda part: likeness[part], default=None)
+        if best is not None and likeness[best] >= _ALIKE:
             chosen[name] = best
     rest = " or ".join(part for part in parts if part not in chosen.values())
-    return {name: chosen.get(name, rest or "SUFFIX") for name in names}
+    return {name: chosen.get(name, rest or "SUFFIX") for name in asked}
 
 
 def _part(naming: Naming) -> str:
@@ -153,7 +168,7 @@ def _last(folder: str) -> str:
 def _likeness(name: str, part: str) -> float:
     """How much a suffix or folder is called as a class is, from 0 to 1."""
     one, other = (normal(each).casefold().strip("_-./ ") for each in (name, part))
-    return 1.0 if one in other else difflib.SequenceMatcher(None, one, other).ratio()
+    return 1.0 if one and one in other else difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def _alike(names: Collection[str], words: Sequence[str]) -> str | None:

@@ -139,7 +139,7 @@ class FolderReader(Reader):
         root = Path(os.path.abspath(self._root))
         for domain in (root, root.parent):
             if self._is_domain(domain):
-                return domain.parent
+                return domain.parent if self._root.is_absolute() else Path(os.path.relpath(domain.parent))
         return folder_below(self._root, lambda path: any(map(self._is_domain, _below(path))))
 
     def _folders(self) -> list[str]:
