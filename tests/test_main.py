@@ -399,7 +399,9 @@ def test_configuration_files_of_ones_own_are_used(typed, started, tmp_path):
         (["-m", "hydra.sweep.dir=${nope}"], "Interpolation key 'nope' not found"),
         (["--config-name", "foo"], "--config-name is not supported"),
         (["--config-path", "/tmp"], "--config-path is not supported"),
-        (["--config-dir", "mine", "method=broken"], "mine/method/broken.yaml, line 2 is no YAML"),
+        (["--config-dir", "mine", "method=broken"], "mine/method/broken.yaml, line 2, column 2 is no YAML"),
+        (["--config-dir", "mine", "method=tabbed"], "mine/method/tabbed.yaml, line 2, column 1 is no YAML"),
+        (["--config-dir", "mine", "method=tabbed"], "a tab indents this line or the one before, write spaces"),
         (["--config-dir", "a_file"], "--config-dir a_file is not a folder"),
         (["--experimental-rerun", "x"], "--experimental-rerun is not supported"),
         (["--resolve"], "--resolve belongs to --cfg job"),
@@ -420,6 +422,7 @@ def test_what_hydra_or_a_file_system_refuses_is_a_sentence(typed, started, words
     Path("a_file").touch()
     Path("mine/method").mkdir(parents=True)
     Path("mine/method/broken.yaml").write_text("a: [1\nb: }")
+    Path("mine/method/tabbed.yaml").write_text("a:\n\tb: 1\n")
     method = [] if any(word.startswith("method=") for word in words) else ["+method=no_adapt"]
     code, _, error = typed(*method, *words)
     assert (code, started) == (2, [])

@@ -28,10 +28,10 @@ def print_faults(error: UserError) -> None:
 
 
 def folded(faults: Sequence[str], first: int = 3) -> tuple[str, ...]:
-    """Faults with those that differ in paths and numbers alone put together: the first ones, and how many more."""
+    """Faults that differ in names of files and in numbers alone put together: the first ones, and how many more."""
     kinds: dict[str, list[str]] = {}
     for fault in faults:
-        kinds.setdefault(re.sub(r"\S*[/\\]\S*|\d+", "", fault), []).append(fault)
+        kinds.setdefault(re.sub(r"\S*(?:[/\\\d]|\.\w)\S*", "", fault), []).append(fault)
     lines: list[str] = []
     for same in kinds.values():
         lines += same[:first] if len(same) > first + 1 else same

@@ -7,9 +7,9 @@ below, which know of no registry: what a name stands for is looked up there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -27,7 +27,7 @@ from tta_bench.runtime.files_section import FilesConfig, Names, as_mapping, as_t
 from tta_bench.runtime.precision import Precision
 from tta_bench.runtime.protocol_section import PredictConfig, ProtocolConfig
 from tta_bench.runtime.ranges import Range, Seed, check_device
-from tta_bench.runtime.sections import DiagnosticsConfig, PreprocessingConfig, Section
+from tta_bench.runtime.sections import DiagnosticsConfig, PreprocessingConfig, Section, keys_of
 from tta_bench.runtime.training_section import TrainingConfig
 
 UNADAPTED = "no_adapt"
@@ -359,15 +359,13 @@ def validate_section(model: type[AnySection], section: Mapping[str, Any], key: s
     try:
         return model.model_validate(section)
     except ValidationError as error:
-        raise UserError(
-            [fault_sentence(fault, lambda _: list(model.model_fields), key) for fault in error.errors()]
-        ) from None
+        raise UserError([fault_sentence(fault, keys_of(model), key) for fault in error.errors()]) from None
 
 
 def fault_sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: str = "") -> str:
     """One pydantic fault as a sentence that names the key."""
     location = [part for part in fault["loc"] if not str(part).startswith("function-")]
-    key = ".".join([prefix] * bool(prefix) + [part for part in location if isinstance(part, str)])
+    key = _dotted([prefix] * bool(prefix) + location)
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         parent = [str(part) for part in location[:-1]]
         return f"unknown key '{key}': {nearest_key(key, valid(parent))}"
@@ -379,10 +377,12 @@ def fault_sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: 
     return f"{key}={_shown(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
 
 
-def valid_keys(path: list[str]) -> list[str]:
-    """The keys of a run that are valid below ``path``."""
-    model: Any = RunConfig
-    for part in path:
-        kind = model.model_fields[part].annotation
-        model = next((one for one in get_args(kind) if one is not type(None)), kind)  # what may be null
-    return list(model.model_fields)
+def _dotted(location: Sequence[str | int]) -> str:
+    """A path of keys as users write it; the place in a list only where a key of that item follows.
+
+    >>> _dotted(["parts", 0, "images"]), _dotted(["data", "root", 1])
+    ('parts[0].images', 'data.root')
+    """
+    last = max((place for place, part in enumerate(location) if isinstance(part, str)), default=-1)
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[: last + 1]]
+    return "".join(parts).removeprefix(".")

@@ -464,7 +464,7 @@ class TestCommands:
         assert "foreground, % of area" in text
         area = 100 * np.mean(prepare(configure(root), ["P"], cache)["P"].masks == 1)
         assert f"{area:.2f}" in text
-        assert " Q " not in text
+        assert "Q/image/0.png has no mask" in text
         assert len(sentences) == 1
         assert "has no mask" in sentences[0]
 

@@ -147,6 +147,16 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
     assert faults("+method=tent", config_dir=str(tmp_path / "none"))[0].endswith("is not a folder")
 
 
+def test_a_wrong_key_of_ones_own_file_is_told_with_the_file(tmp_path):
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data/own.yaml"
+    path.write_text("defaults: [synthetic]\nintensity: {precentile: [1, 99]}\n")
+    (sentence,) = faults("+method=tent data=own", config_dir=str(tmp_path))
+    told = "unknown key 'data.intensity.precentile': did you mean 'data.intensity.percentile'?"
+    assert sentence == f"{path}: {told}"
+    assert faults("+method=tent data=own data.intensity={precentil: [1, 9]}", config_dir=str(tmp_path))[0] != sentence
+
+
 # What is refused
 
 
@@ -170,6 +180,10 @@ def test_yaml_files_of_ones_own_are_found_in_another_config_folder(tmp_path):
             "+method=grata +method.strong_augmentation.noise.rnge=[0,1]",
             "unknown key 'method.strong_augmentation.noise.rnge': "
             "did you mean 'method.strong_augmentation.noise.range'?",
+        ),
+        (
+            "+method=tent training.augmentation={flipp:true}",
+            "unknown key 'training.augmentation.flipp': did you mean 'training.augmentation.flip'?",
         ),
         ("+method=tent image_size=64", "unknown key 'image_size': did you mean 'data.image_size'?"),
         ("+method=tent model=resnet34", "unknown model=resnet34: did you mean 'resunet34'?"),
@@ -348,6 +362,18 @@ def test_the_data_section_is_composed_and_checked_alone(tmp_path):
     [
         (["data=foldr"], "unknown data=foldr: did you mean 'folder'?"),
         (["data.limt=1"], "unknown key 'data.limt': did you mean 'data.limit'?"),
+        (
+            ["data=folder", "data.root=x", "data.intensity={precentile: [1, 99]}"],
+            "unknown key 'data.intensity.precentile': did you mean 'data.intensity.percentile'?",
+        ),
+        (
+            ["data.intensity.precentile=[1,99]"],
+            "unknown key 'data.intensity.precentile': data.intensity is null and has no keys yet: give it whole, "
+            "'data.intensity={percentile: VALUE}'",
+        ),
+        (["data.intensity.foo=1"], "unknown key 'data.intensity.foo': data.intensity is null"),
+        (["data.class_masks.disc=_od"], "unknown key 'data.class_masks.disc': data.class_masks is null"),
+        (["data.rooot.x=1"], "unknown key 'data.rooot.x': did you mean 'data.root'?"),
         (["data=folder"], "data=folder needs the folder of the images"),
         (["data=synthetic,folder"], "'data=synthetic,folder' has several values where one is expected"),
         (["data.image_size=32"], "data.image_size=32: input should be greater than or equal to 64"),

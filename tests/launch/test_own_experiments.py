@@ -95,14 +95,14 @@ def test_the_reference_is_the_row_that_does_nothing_whatever_it_is_called(tmp_pa
 
 
 WRONG = {
-    "rows: ]": "own.yaml, line 1 is no YAML",
+    "rows: ]": "own.yaml, line 1, column 7 is no YAML",
     "- 3": "holds no experiment: give it rows, for example rows: {tent: {method: tent}}",
     "row: {}": "unknown key 'row': did you mean 'rows'?",
     "rows: {}": "'rows' is missing or empty",
     "rows: {a: {method: tnt}}": "rows.a: unknown method 'tnt': did you mean 'tent'?",
     "rows: {a: tent}": "rows.a has no method: write {method: NAME}",
     "rows: {1: {method: tent}}": "rows.1: a label is text: put it in quotation marks",
-    "rows: {a: {method: tent}, a: {method: grata}}": "line 1 is no YAML: 'a' stands twice",
+    "rows: {a: {method: tent}, a: {method: grata}}": "line 1, column 27 is no YAML: 'a' stands twice",
     "rows: {a: {method: tent, method.lerning_rate: 1}}": "rows.a: unknown key 'method.lerning_rate': did you mean "
     "'method.learning_rate'?",
     "rows: {a: {method: tent, protocol.stps: 1}}": "rows.a: unknown key 'protocol.stps': did you mean 'protocol.steps'",

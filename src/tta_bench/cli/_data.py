@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tta_bench.errors import UserError, folded
 
 if TYPE_CHECKING:
     from tta_bench.schema import DataConfig
@@ -15,6 +19,24 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     text = "as for a run: data=folder data.root=DIR data.image_size=256 …"
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     parser.add_argument("--domains", help="names, separated by commas; default: all")
+
+
+def add_all(parser: argparse.ArgumentParser) -> None:
+    """Whether many faults of one kind are told each."""
+    parser.add_argument("--all", action="store_true", help="each fault on a line, also where many are alike")
+
+
+@contextmanager
+def folding(parsed: argparse.Namespace) -> Iterator[None]:
+    """Put faults of one kind together, unless ``--all`` is given.
+
+    Raises:
+        UserError: one that was raised within, with fewer lines.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(error.faults if parsed.all else folded(error.faults)) from None
 
 
 def release_sentence(root: Path) -> tuple[bool, str]:
@@ -34,7 +56,6 @@ def data_config(parsed: argparse.Namespace) -> tuple[DataConfig, tuple[str, ...]
         UserError: every fault of the overrides, or no domain is named.
     """
     from tta_bench.data.readers.base import available_domains
-    from tta_bench.errors import UserError
     from tta_bench.launch.keys import compose_data
     from tta_bench.launch.text import split
     from tta_bench.runtime.names import find

@@ -6,13 +6,14 @@ import argparse
 import logging
 import math
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tta_bench.cli._data import add_data, data_config, release_sentence
-from tta_bench.errors import UserError, folded
+from tta_bench.cli._data import add_all, add_data, data_config, folding, release_sentence
+from tta_bench.errors import UserError
 from tta_bench.runtime.names import literal
 
 if TYPE_CHECKING:
@@ -30,18 +31,19 @@ log = logging.getLogger(__name__)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The data set or release, and how much is told."""
     add_data(parser)
-    parser.add_argument("--all", action="store_true", help="each fault on a line, also where many are alike")
+    add_all(parser)
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Print what the sound domains are; the faults of the others are an error."""
-    if parsed.overrides and "=" not in parsed.overrides[0]:
-        print(_release(*([w for w in parsed.overrides if ("=" in w) is change] for change in (False, True))))
-        return
-    table, faults = check(*data_config(parsed))
-    Console().print(table)
-    if faults:
-        raise UserError(faults if parsed.all else folded(faults))
+    with folding(parsed):
+        if parsed.overrides and "=" not in parsed.overrides[0]:
+            print(_release(*([w for w in parsed.overrides if ("=" in w) is change] for change in (False, True))))
+            return
+        table, faults = check(*data_config(parsed))
+        Console().print(table)
+        if faults:
+            raise UserError(faults)
 
 
 def _release(words: Sequence[str], changes: Sequence[str]) -> str:
@@ -78,8 +80,8 @@ def check(
         progress: show a bar while images are decoded, if standard error is a terminal.
 
     Returns:
-        A table of the sound domains (number of images, smallest and largest stored size, mean area of each
-        class in percent of the image) and the faults of the others, all of them. A class that is nowhere or
+        A table of the domains (number of images, smallest and largest stored size, mean area of each class in percent
+        of the image; of those with faults how many and the first) and all faults. A class that is nowhere or
         everywhere in a domain gets a warning, and so do cut regions, cups outside discs, and images of two domains.
 
     Raises:
@@ -89,12 +91,16 @@ def check(
 
     from tta_bench.data.examination import duplicates, suspicions
     from tta_bench.data.prepare import survey
+    from tta_bench.data.readers.base import open_reader
 
     prepared, faults = survey(config, names, cache, progress=progress)
+    reader = open_reader(config)
     table = Table(title=f"data={config.name}, read at {config.image_size} px")
     table.add_column("domain")
     for column in ("images", "stored size, px", *(f"{name}, % of area" for name in config.classes)):
         table.add_column(literal(column), justify="right")
+    if faults:
+        table.add_column("what is wrong", overflow="fold")
     for name, each in prepared.items():
         areas = _areas(each.domain)
         shown = ("no masks" if math.isnan(area) else f"{area:.2f}" for area in areas)
@@ -111,11 +117,23 @@ def check(
                     label,
                     list(each.domain.classes[label]),
                 )
+        if each.domain.masks is None and (keys := reader.mask_hint(name)):
+            log.warning("domain '%s' has no masks, but files that fit %s", name, keys)
         for sentence in suspicions(each.domain):
             log.warning("%s", sentence)
     for sentence in duplicates([each.domain for each in prepared.values()]):
         log.warning("%s", sentence)
-    return table, faults
+    for name, (first, *more) in faults.items():
+        told = f"{len(more) + 1} faults, the first: {first}" if more else first
+        table.add_row(literal(name), *["-"] * (len(table.columns) - 2), literal(_within(told, config.root)))
+    return table, tuple(chain(*faults.values()))
+
+
+def _within(sentence: str, root: Path | None) -> str:
+    """A sentence with paths below the root, as it was given or spelled out, relative to it."""
+    for prefix in () if root is None else (root, root.expanduser()):
+        sentence = sentence.replace(f"{prefix}/", "")
+    return sentence
 
 
 def _areas(domain: Domain) -> list[float]:

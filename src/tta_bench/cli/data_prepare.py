@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from tta_bench.cli._data import add_all, folding
 from tta_bench.errors import UserError
 
 __all__ = ["add_arguments", "run"]
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="changes of the recipe: crop.pixels=600 masks.threshold=0.75 …",
     )
+    add_all(parser)
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -37,7 +39,8 @@ def run(parsed: argparse.Namespace) -> None:
         raise UserError(f"say where the release is and where its domains go: data prepare {parsed.set} RAW OUT")
     recipe = load_recipe(parsed.set, parsed.overrides)
     raw, out = parsed.raw.expanduser(), parsed.out.expanduser()
-    release = prepare_release(recipe, raw, out)
+    with folding(parsed):
+        release = prepare_release(recipe, raw, out)
     for domain, number in release.images.items():
         print(f"{out / domain}: {number} images, listed with their origins and checksums in manifest.csv")
     print(f"licence: {recipe.licence}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tta_bench.cli._data import add_data, data_config
+from tta_bench.cli._data import add_all, add_data, data_config, folding
 from tta_bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The data set, the picture and how much is in it."""
     add_data(parser)
+    add_all(parser)
     parser.add_argument(
-        "--out", type=Path, help="picture to write (.png, .jpg); default: RESULTS_ROOT/preview/DATA.jpg"
+        "--out", type=Path, help="picture to write (.png, .jpg); default: RESULTS_ROOT/preview/DATA-ROOT-HASH.jpg"
     )
     parser.add_argument("--per-domain", type=_positive, default=6, help="images of each domain")
 
@@ -26,12 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> None:
     """Write the picture."""
     config, names, cache = data_config(parsed)
-    path = parsed.out or cache.parent / "preview" / f"{config.name}.jpg"
-    faults = preview(config, names, cache, path, per_domain=parsed.per_domain)
-    if path.is_file():
-        print(f"wrote {path}")
-    if faults:
-        raise UserError(faults)
+    path = parsed.out or cache.parent / "preview" / picture_name(config, names, parsed.per_domain)
+    with folding(parsed):
+        faults = preview(config, names, cache, path, per_domain=parsed.per_domain)
+        if path.is_file():
+            print(f"wrote {path}")
+        if faults:
+            raise UserError(faults)
+
+
+def picture_name(config: DataConfig, names: Sequence[str], per_domain: int) -> str:
+    """The name of a preview, after its data set; other images, read or chosen otherwise, have another."""
+    from tta_bench.data.cache import digest
+
+    root = "" if config.root is None else os.path.abspath(config.root.expanduser())
+    content = config.model_dump(mode="json") | {"root": root}
+    words = (config.name, os.path.basename(root), digest([content, list(names), per_domain])[:8])
+    return f"{'-'.join(filter(None, words))}.jpg"
 
 
 def preview(
@@ -61,7 +75,7 @@ def preview(
             draw_gallery([each.domain for each in prepared.values()], path, per_domain)
     except (OSError, ValueError) as error:
         raise UserError(f"the preview cannot be drawn into {path}: {error}") from error
-    return faults
+    return tuple(chain(*faults.values()))
 
 
 def _positive(text: str) -> int:

@@ -59,12 +59,13 @@ def duplicates(domains: Sequence[Domain]) -> list[str]:
     """Sentences on images that two domains share, by a hash of their grey gradients and then by their grey values."""
     thumbnails = {domain.name: _thumbnails(domain.images) for domain in domains}
     hashes = {name: _hashes(images) for name, images in thumbnails.items()}
+    empty = {name: _empty(images) for name, images in thumbnails.items()}
     found = []
     for first, second in combinations(domains, 2):
         bits = (64 - hashes[first.name] @ hashes[second.name].T) / 2  # that differ
         pairs = [
             (int(a), int(b))
-            for a, b in np.argwhere(bits <= _BITS)
+            for a, b in np.argwhere((bits <= _BITS) & ~empty[first.name][:, None] & ~empty[second.name])
             if np.abs(thumbnails[first.name][a] - thumbnails[second.name][b]).mean() <= _GREY
         ]
         if pairs:
@@ -102,6 +103,12 @@ def _thumbnails(images: np.ndarray | Ragged) -> np.ndarray:
         rows, columns = (np.arange(_SIDE) * length // _SIDE for length in image.shape[:2])
         thumbnails.append(np.asarray(image[rows[:, None], columns]).astype(np.float32).mean(axis=-1))
     return np.stack(thumbnails)
+
+
+def _empty(thumbnails: np.ndarray) -> np.ndarray:
+    """Which pictures are a copy, as copies are told, of any picture of one grey level, so black ones: bool ``[n]``."""
+    means = thumbnails.mean(axis=(1, 2), keepdims=True)
+    return np.asarray(np.abs(thumbnails - means).mean(axis=(1, 2)) <= _GREY)
 
 
 def _hashes(thumbnails: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Files as people have them: names in either Unicode form, and things that only look like files."""
+"""Files as people have them: names in either Unicode form, what systems leave, and what only looks like a file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,29 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+
+_LEFT_BY_SYSTEMS = ("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "$recycle.bin")
+
+
+def is_own(name: str) -> bool:
+    """Whether an entry of a folder is anybody's file or folder: not hidden, and not left there by a system.
+
+    >>> [is_own(name) for name in ("a.png", ".DS_Store", "._a.png", "Thumbs.db")]
+    [True, False, False, False]
+    """
+    return not name.startswith(".") and name.lower() not in _LEFT_BY_SYSTEMS
+
+
+def listed(folder: Path) -> list[Path]:
+    """The entries of a folder that :func:`is_own` holds for, sorted by name.
+
+    Raises:
+        UserError: it cannot be listed.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if is_own(path.name))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be listed ({error.strerror}): mend its permissions") from None
 
 
 def require_file(path: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from rich.progress import Progress
 from tta_bench.data.cache import Entry, digest, open_entry, remove_leftovers, sole_maker, write_entry
 from tta_bench.data.decoding import decode
 from tta_bench.data.domain import Domain
-from tta_bench.data.readers.base import Record, case_of, open_reader
+from tta_bench.data.readers.base import Reader, Record, case_of, open_reader
 from tta_bench.data.shades import MANY, shares
 from tta_bench.errors import UserError, shown
 from tta_bench.ops.geometry import Geometry, ScoreAt
@@ -65,9 +66,10 @@ def prepare(
     """
     sound, faults = survey(config, names, cache, score_at=score_at, labelled=labelled, progress=progress)
     if faults:
-        shown = list(faults[:FAULTS_SHOWN])
-        if len(faults) > len(shown):
-            shown.append(f"... and {len(faults) - len(shown)} more: 'tta-bench data check --all' lists them")
+        every = list(chain(*faults.values()))
+        shown = every[:FAULTS_SHOWN]
+        if len(every) > len(shown):
+            shown.append(f"... and {len(every) - len(shown)} more: 'tta-bench data check --all' lists them")
         raise UserError(shown)
     return {name: each.domain for name, each in sound.items()}
 
@@ -86,8 +88,8 @@ def survey(
     score_at: ScoreAt = "network",
     labelled: bool = False,
     progress: bool = True,
-) -> tuple[dict[str, Prepared], tuple[str, ...]]:
-    """As :func:`prepare`, but hand back the sound domains together with all faults of the others.
+) -> tuple[dict[str, Prepared], dict[str, tuple[str, ...]]]:
+    """As :func:`prepare`, but hand back the sound domains together with all faults of each of the others.
 
     Raises:
         UserError: ``data.root`` does not exist or the cache cannot be written.
@@ -95,27 +97,27 @@ def survey(
     reader = open_reader(config)
     remove_leftovers(cache)
     sound: dict[str, Prepared] = {}
-    faults: list[str] = []
+    faults: dict[str, tuple[str, ...]] = {}
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not (progress and console.is_terminal)) as bars:
         for name in dict.fromkeys(names):
             try:
                 records = reader.records(name)[: config.limit]
                 if labelled:
-                    _require_masks(name, records)
+                    _require_masks(name, records, reader)
                 entry = _entry(config, name, records, cache, bars, score_at)
                 _check_values(config, name, records, [dict(counts) for counts in entry.index["counts"]])
             except UserError as error:
-                faults += error.faults
+                faults[name] = error.faults
             except OSError as error:
                 unwritable = (
                     f"the prepared images cannot be kept in {cache} ({error.strerror or error}): free space or "
                     "mend its permissions, or choose another folder with results_root=DIR"
                 )
-                raise UserError([*faults, unwritable]) from error
+                raise UserError([*chain(*faults.values()), unwritable]) from error
             else:
                 sound[name] = _prepared(config, name, records, entry, score_at)
-    return sound, tuple(faults)
+    return sound, faults
 
 
 def _prepared(config: DataConfig, name: str, records: Sequence[Record], entry: Entry, score_at: ScoreAt) -> Prepared:
@@ -168,12 +170,14 @@ def _entry(
     raise OSError(f"{folder} is not readable after writing it")
 
 
-def _require_masks(name: str, records: Sequence[Record]) -> None:
+def _require_masks(name: str, records: Sequence[Record], reader: Reader) -> None:
     """Refuse a domain without masks."""
     missing = [record.origin for record in records if not record.labelled]
     if missing:
+        keys = reader.mask_hint(name)
         raise UserError(
             f"domain '{name}' has no masks: training and scoring need one of each image, the first is {missing[0]}"
+            + (f"; files that are there fit {keys}" if keys else "")
         )
 
 

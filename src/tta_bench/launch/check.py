@@ -121,7 +121,7 @@ def find_jobs(
         jobs, more = _validate_jobs(checked, hydra, resolve)
         faults += more
     if faults:
-        raise UserError(with_files(list(dict.fromkeys(faults)), experiments, typed))
+        raise UserError(with_files(list(dict.fromkeys(faults)), experiments, typed, config_dir))
     return jobs
 
 

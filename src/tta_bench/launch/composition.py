@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from tta_bench.errors import UserError
+from tta_bench.errors import UserError, nearest_key
 from tta_bench.launch.catalogue import PLUGIN_GROUPS, plugin_configs
 from tta_bench.launch.experiment_files import ROW_GROUPS, read_experiments
 from tta_bench.runtime.paths import CONFIG_DIR
@@ -177,7 +177,10 @@ def _set(config: DictConfig, override: Override) -> None:
             raise HydraException(f"Could not append to config. An item is already at '{key}'.")
         OmegaConf.update(config, key, value, force_add=override.is_add() or override.is_force_add())
     except (ConfigAttributeError, ConfigKeyError) as error:
-        raise HydraException(f"Could not override '{key}'.") from error
+        whole = error.full_key or key
+        section = OmegaConf.select(config, whole.rpartition(".")[0])
+        siblings = list(map(str, section)) if isinstance(section, DictConfig) else []
+        raise HydraException(f"unknown key '{whole}': {nearest_key(whole, siblings)}") from error
     except OmegaConfBaseException as error:
         raise HydraException(f"Error merging override {override.input_line}") from error
 

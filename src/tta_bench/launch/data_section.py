@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from tta_bench.data.readers.base import READERS, section_faults
 from tta_bench.errors import UserError, nearest
+from tta_bench.runtime.sections import keys_of
 from tta_bench.schema import DataConfig, fault_sentence
 
 
@@ -23,7 +24,7 @@ def validate_data(section: Mapping[str, Any]) -> DataConfig:
     try:
         config = DataConfig.model_validate(section)
     except ValidationError as error:
-        faults += [fault_sentence(fault, lambda _: list(DataConfig.model_fields), "data") for fault in error.errors()]
+        faults += [fault_sentence(fault, keys_of(DataConfig), "data") for fault in error.errors()]
     faults += [*unknown_names({"data": section}, {"data.name": READERS.names}), *reader_faults(section)]
     if faults:
         raise UserError(faults)

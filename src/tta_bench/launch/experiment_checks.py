@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
 
 from tta_bench.errors import nearest, nearest_key
 from tta_bench.launch.experiment_files import Experiment, read_experiments
-from tta_bench.launch.overrides import sweep_values
+from tta_bench.launch.overrides import is_finite, sweep_values
 from tta_bench.methods.base import METHODS
 from tta_bench.offline.base import SYSTEMS
-from tta_bench.schema import valid_keys
+from tta_bench.runtime.sections import keys_of
+from tta_bench.schema import RunConfig
 
 
 def experiment_faults(experiments: Sequence[Override]) -> list[str]:
@@ -23,13 +27,16 @@ def experiment_faults(experiments: Sequence[Override]) -> list[str]:
     return [f"{experiment.word}: {fault}" for experiment in _chosen(experiments) for fault in _row_faults(experiment)]
 
 
-def with_files(faults: Sequence[str], experiments: Sequence[Override], typed: Sequence[Override]) -> list[str]:
+def with_files(
+    faults: Sequence[str], experiments: Sequence[Override], typed: Sequence[Override], config_dir: str | None
+) -> list[str]:
     """The faults, those that a user's file has brought with its path.
 
     Args:
         faults: of a command line.
         experiments: that it chooses.
         typed: all that it sets itself.
+        config_dir: folder of more files that its groups may choose.
     """
     own = {override.key_or_group for override in typed}
     files = {
@@ -38,8 +45,21 @@ def with_files(faults: Sequence[str], experiments: Sequence[Override], typed: Se
         for key in (*experiment.sweep, *(key for row in experiment.rows.values() for key in row))
         if experiment.path is not None and key not in own
     }
+    chosen = {} if config_dir is None else _keys_of_files(typed, Path(config_dir))
+    files |= {key: path for key, path in chosen.items() if key not in own}
     paths = [next((path for key, path in files.items() if key in fault), None) for fault in faults]
     return [fault if path is None else f"{path}: {fault}" for path, fault in zip(paths, faults, strict=True)]
+
+
+def _keys_of_files(typed: Sequence[Override], folder: Path) -> dict[str, str]:
+    """The keys that a user's own choices of groups bring, each with its file."""
+    keys: dict[str, str] = {}
+    for override in filter(is_finite, typed):
+        group = override.key_or_group
+        for path in (folder / group / f"{value}.yaml" for value in sweep_values(override)):
+            if os.path.isfile(path) and isinstance(content := OmegaConf.load(path), DictConfig):
+                keys |= {f"{group}.{key}": str(path) for key in map(str, content)}
+    return keys
 
 
 def _chosen(experiments: Sequence[Override]) -> list[Experiment]:
@@ -66,18 +86,13 @@ def _row_faults(experiment: Experiment) -> Iterator[str]:
 
 def _key_faults(key: str) -> Iterator[str]:
     """Why a dotted key is none of a run's; below a mapping of the user's own, such as ``data.classes``, any is."""
-    parts = key.split(".")
+    parts, valid_keys = key.split("."), keys_of(RunConfig)
     for depth, part in enumerate(parts):
-        try:
-            valid = valid_keys(parts[:depth])
-        except AttributeError:
+        if not (valid := valid_keys(parts[:depth])):
             return
         if part not in valid:
             name = ".".join(parts[: depth + 1])
             yield f"unknown key '{key}': {nearest_key(name, valid) if depth else nearest(name, valid)}"
             return
-    try:
-        inner = valid_keys(parts)
-    except AttributeError:
-        return
-    yield f"'{key}' is a group: set its keys, such as {key}.{inner[0]}, or choose several under sweep"
+    if inner := valid_keys(parts):
+        yield f"'{key}' is a group: set its keys, such as {key}.{inner[0]}, or choose several under sweep"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tta_bench.errors import UserError, nearest
+from tta_bench.runtime.yaml_files import read_yaml
 
 KEYS = {"rows", "sweep", "paper", "reference"}
 
@@ -18,22 +19,8 @@ EXAMPLE = "for example rows: {tent: {method: tent}}"
 _NAME = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 
 
-# Those of libyaml are ten times faster, where PyYAML was built with it.
-_SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# That of libyaml is ten times faster, where PyYAML was built with it.
 _BASE: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-
-
-class _Loader(_SAFE):
-    """Refuses a key that stands twice, of which PyYAML would silently take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """As of the base class."""
-        keys = [key.value for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"'{twice}' stands twice", node.start_mark)
-        found: dict[Hashable, Any] = super().construct_mapping(node, deep)
-        return found
 
 
 def read_content(path: Path, methods: Collection[str], papers: Collection[str]) -> tuple[str, dict[str, Any]]:
@@ -47,18 +34,9 @@ def read_content(path: Path, methods: Collection[str], papers: Collection[str]) 
     Raises:
         UserError: every fault that can be told without the configuration.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=_Loader)
-        # As text: a name such as 1_1 would be read as a number.
-        texts = yaml.load(text, Loader=_BASE)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"{path} cannot be read ({reason}): give the YAML file of an experiment") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{path}, line {mark.line + 1}" if mark is not None else str(path)
-        raise UserError(f"{place} is no YAML: {getattr(error, 'problem', None) or error}") from None
+    text, content = read_yaml(path, "give the YAML file of an experiment")
+    # As text: a name such as 1_1 would be read as a number.
+    texts = yaml.load(text, Loader=_BASE)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no experiment: give it rows, {EXAMPLE}")
     faults = []

@@ -10,8 +10,10 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
+from yaml.reader import ReaderError
 
 from tta_bench.errors import UserError
+from tta_bench.runtime.yaml_files import yaml_fault
 
 _REFUSED = {
     "config_name": "there is one configuration: choose its parts with GROUP=NAME, and set its keys with KEY=VALUE",
@@ -83,8 +85,9 @@ def sentences() -> Iterator[None]:
 def sentence(error: BaseException) -> str:
     """An error of Hydra's, OmegaConf's or PyYAML's in one line."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"{mark.name}, line {mark.line + 1} is no YAML: {error.problem}"
+        return yaml_fault(error, error.problem_mark.name)
+    if isinstance(error, ReaderError):
+        return yaml_fault(error, error.name)
     messages = [str(each).strip().splitlines() for each in (error, error.__cause__) if each is not None]
     text = ": ".join(dict.fromkeys(lines[0].rstrip(".:") for lines in messages if lines)) or type(error).__name__
     return f"the configuration cannot be composed: {text}"

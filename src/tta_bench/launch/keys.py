@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -18,7 +19,8 @@ from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.grammar import quote_lists
 from tta_bench.launch.hydra_faults import sentence, sentences
 from tta_bench.launch.overrides import override_text, parse_overrides, sweep_faults, sweep_values
-from tta_bench.schema import DataConfig
+from tta_bench.runtime.sections import is_section, kind_at
+from tta_bench.schema import DataConfig, RunConfig
 
 FREE_FORM = ("data.classes.", "data.domains.", "hydra.")
 """Keys below these are the user's own, or Hydra's."""
@@ -123,10 +125,24 @@ def key_fault(key: str, valid: set[str]) -> str:
     parent, dot, leaf = key.rpartition(".")
     siblings = {path.removeprefix(parent + dot) for path in valid if path.rpartition(".")[0] == parent}
     elsewhere = sorted(path for path in valid if path.rpartition(".")[2] == leaf)
+    if not siblings and parent in valid and (told := _null_hint(parent, leaf)):
+        return f"unknown key '{key}': {told}"
     hint = nearest_key(key, siblings) if siblings else nearest(key, valid)
     if elsewhere and "did you mean" not in hint:
         hint = f"did you mean {' or '.join(repr(path) for path in elsewhere)}?"
     return f"unknown key '{key}': {hint}"
+
+
+def _null_hint(parent: str, leaf: str) -> str | None:
+    """How a key is given whose section or mapping is null; None where the parent is neither."""
+    kind = kind_at(RunConfig, parent.split("."))
+    if not is_section(kind) and get_origin(kind) is not dict:
+        return None
+    near, names = [leaf], list(kind.model_fields) if is_section(kind) else []
+    if names:
+        near = difflib.get_close_matches(leaf, names, n=1)
+    more = "" if near else f", of {', '.join(names)}"
+    return f"{parent} is null and has no keys yet: give it whole, '{parent}={{{(near or ['KEY'])[0]}: VALUE}}'{more}"
 
 
 def _choice(group: str, value: str) -> str:

@@ -26,7 +26,8 @@ from tta_bench.offline.base import SYSTEMS
 from tta_bench.offline.options import card_of, system_options
 from tta_bench.ops.masks import nested_classes
 from tta_bench.ops.shifts import SHIFTS
-from tta_bench.schema import ModelConfig, RunConfig, fault_sentence, valid_keys, validate_section
+from tta_bench.runtime.sections import keys_of
+from tta_bench.schema import ModelConfig, RunConfig, fault_sentence, validate_section
 from tta_bench.search.trials import require_optuna
 from tta_bench.sinks.base import sink_faults
 
@@ -54,7 +55,7 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
         config = RunConfig.model_validate(composed)
     except ValidationError as error:
         # Without a method there is no section to look into; the sentence below says more.
-        faults += [fault_sentence(fault, valid_keys) for fault in error.errors() if fault["loc"] != ("method",)]
+        faults += [fault_sentence(fault, keys_of(RunConfig)) for fault in error.errors() if fault["loc"] != ("method",)]
     faults += unknown_names(composed, NAMES)
     faults += reader_faults(composed.get("data"))
     faults += _network_faults(composed.get("model"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterable, Mapping
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeGuard, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -31,6 +33,42 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
+
+
+def kind_at(section: type[BaseModel], path: Iterable[str]) -> Any:
+    """The type that a path of keys leads to, through mappings and lists; None where a key on the way is unknown.
+
+    >>> kind_at(PreprocessingConfig, ["range"])
+    typing.Literal['min_max', 'unit', 'percentile']
+    """
+    kind: Any = section
+    for part in path:
+        if is_section(kind):
+            kind = kind.model_fields[part].annotation if part in kind.model_fields else None
+        elif get_origin(kind) in (dict, Mapping):
+            kind = get_args(kind)[1]
+        elif get_origin(kind) in (list, tuple):
+            kind = get_args(kind)[0]
+        else:
+            return None
+        while get_origin(kind) in (Annotated, Union, UnionType):  # what may be null is what else it may be
+            kind = next(each for each in get_args(kind) if each is not type(None))
+    return kind
+
+
+def is_section(kind: Any) -> TypeGuard[type[BaseModel]]:
+    """Whether a type, as of :func:`kind_at`, has keys that are known."""
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def keys_of(section: type[BaseModel]) -> Callable[[Iterable[str]], list[str]]:
+    """From a path below a section to the keys that are valid there; none below a mapping, or where there is nothing."""
+
+    def valid(path: Iterable[str]) -> list[str]:
+        kind = kind_at(section, path)
+        return list(kind.model_fields) if is_section(kind) else []
+
+    return valid
 
 
 class PreprocessingConfig(Section):

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from tta_bench.data.files import is_own
 from tta_bench.errors import UserError
 from tta_bench.runtime.files import replacing, translate_os_errors, write_atomically
 from tta_bench.runtime.locks import acquire_lock
@@ -67,7 +68,7 @@ class Results:
             UserError: the folder has results of something else.
         """
         if not self._config.is_file():
-            others = [path.name for path in self.out.iterdir() if not path.name.startswith(".")]
+            others = [path.name for path in self.out.iterdir() if is_own(path.name)]
             if others:
                 raise UserError(
                     f"{self.out} holds other things ({sorted(others)[0]}): name a new folder, or empty this one"

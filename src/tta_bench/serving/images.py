@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from tta_bench.data.decoders.base import AXIS, readable_suffixes, slices_in, stem_of, suffix_of
 from tta_bench.data.file_record import FileRecord
-from tta_bench.data.files import is_text, on_disk, printable
+from tta_bench.data.files import is_own, is_text, listed, on_disk, printable
 from tta_bench.data.lists import read_table
 from tta_bench.errors import UserError, nearest
 from tta_bench.runtime.names import normal
@@ -97,7 +97,7 @@ def find_images(
     elif glob.has_magic(place):
         root = Path(*_fixed(path))
         found = (Path(each) for each in glob.iglob(str(path), recursive=True) if os.path.isfile(each))
-        images = _named(root, (file for file in found if not _predicted(file, root)))
+        images = _named(root, (file for file in found if is_own(file.name) and not _predicted(file, root)))
         if not images:
             raise UserError(f"no file is called {place}: check the pattern, and put it in quotation marks")
     else:
@@ -188,7 +188,7 @@ def _of_list(path: Path, stream_by: str | None) -> list[ImageFile]:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The files of a folder and of those below it that end as images do, hidden ones and folders of masks left out.
+    """The files of a folder and of those below it that end as images do, without hidden ones and folders of masks.
 
     ``mask`` beside ``image`` is the layout of ``data=folder``: masks are never looked at, predicted ones neither.
     """
@@ -200,10 +200,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         if real in seen:
             continue
         seen.add(real)
-        try:
-            names = sorted(name for name in os.listdir(current) if not name.startswith("."))
-        except OSError as error:
-            raise UserError(f"{current} cannot be listed ({error.strerror}): mend its permissions") from None
+        names = [path.name for path in listed(Path(current))]
         for name in names:
             path = os.path.join(current, name)
             if os.path.isdir(path):

@@ -111,6 +111,10 @@ class Reader(ABC):
             UserError: with every fault of the domain's listing.
         """
 
+    def mask_hint(self, domain: str) -> str:
+        """The keys with which masks of a domain would be found that has none; empty where nothing tells them."""
+        return ""
+
 
 READERS: Registry[type[Reader]] = Registry("reader", "tta_bench.data.readers")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,13 +13,17 @@ from typing import Self
 
 from tta_bench.data.decoders.base import AXIS, decoder_of, file_state, slices_in, stem_of
 from tta_bench.data.file_record import FileRecord
-from tta_bench.data.files import is_text, printable
+from tta_bench.data.files import is_text, listed, printable
+from tta_bench.data.hints import Naming, dir_keys, folder_below, mask_keys, namings
 from tta_bench.data.mask_sources import AnnotatorMasks, ClassMasks, ColourMask, MaskSource
 from tta_bench.data.readers.base import Reader, Record, existing_root, register_reader, require_known
 from tta_bench.errors import UserError
+from tta_bench.runtime.files import warn_once
 from tta_bench.runtime.files_section import FilesConfig
 from tta_bench.runtime.names import normal
 from tta_bench.schema import DataConfig
+
+log = logging.getLogger(__name__)
 
 
 @register_reader("folder")
@@ -25,10 +31,10 @@ class FolderReader(Reader):
     """``ROOT/DOMAIN/{image,mask}/NAME.*``, paired by the name without its extension, sorted by it.
 
     A domain without a folder ``mask`` has images alone. Names that differ in their Unicode form alone are equal, and
-    stay as the images have them. Hidden files are ignored. A file that holds a volume is a case, each slice of which is
-    an image; a folder in ``image`` is a case too, each file of which is a slice, and has a folder of its name in
-    ``mask``. ``data.image_dir``, ``data.mask_dir`` and what else :class:`~tta_bench.runtime.files_section.FilesConfig`
-    has say otherwise.
+    stay as the images have them. Hidden files, and those that systems leave, are ignored. A file that holds a volume
+    is a case, each slice of which is an image; a folder in ``image`` is a case too, each file of which is a slice, and
+    has a folder of its name in ``mask``. ``data.image_dir``, ``data.mask_dir`` and what else
+    :class:`~tta_bench.runtime.files_section.FilesConfig` has say otherwise.
 
     Args:
         root: folder of the domains.
@@ -55,12 +61,16 @@ class FolderReader(Reader):
         Raises:
             UserError: there is none, the root cannot be listed, or a name is not UTF-8.
         """
-        folders = [path for path in _visible(self._root) if os.path.isdir(path / self._images)]
+        folders = [path for path in listed(self._root) if self._is_domain(path)]
         if faults := _name_faults(folders):
             raise UserError(faults)
         names = tuple(path.name for path in folders)
         if not names:
+            if (near := self._root_nearby()) is not None:
+                raise UserError(f"data.root={self._root} holds no domain, and {near} does: set data.root={near}")
             other = "" if self._config.image_dir else ", or name the folders with data.image_dir and data.mask_dir"
+            if keys := dir_keys(self._root):
+                raise UserError(f"data.root={self._root} holds no DOMAIN/{self._images}, but folders that fit {keys}")
             raise UserError(
                 f"data.root={self._root} holds no domain: put images into DOMAIN/{self._images}/NAME.* below it and "
                 f"their masks into DOMAIN/{self._masks}/NAME.*{other}"
@@ -95,9 +105,42 @@ class FolderReader(Reader):
                 faults += error.faults
         if labelled:
             faults += self._unused(folder, used)
+        keys = self._mask_keys(folder, images) if labelled else ""
         if faults:
-            raise UserError(sorted(faults))
+            hint = f"domain '{domain}': masks are not called as the keys say, those that are there fit {keys}"
+            raise UserError([*([hint] if keys else []), *sorted(faults)])
+        if keys:  # of a class alone, which may be nowhere
+            warn_once(log, f"domain '{domain}': masks of some classes are in no image, and files there fit {keys}")
         return records
+
+    def mask_hint(self, domain: str) -> str:
+        """By the names of the files in the domain's folders."""
+        folder = self._root / domain
+        return self._mask_keys(folder, _by_name(folder / self._images)[0])
+
+    def _mask_keys(self, folder: Path, images: Collection[str]) -> str:
+        """The keys with which more masks would be found, by names of images as :func:`_by_name` has them."""
+        config, masks = self._config, self._masks
+        key = "class_masks" if config.class_masks else "annotators" if config.annotators else ""
+        parts = config.class_masks or {name: name for name in config.annotators or ("",)}
+        wanted = {
+            name: Naming(f"{masks}/{part[:-1]}", self._before, self._behind)
+            if part.endswith("/")
+            else Naming(masks, self._before, f"{self._behind}{part}")
+            for name, part in parts.items()
+        }
+        return mask_keys(wanted, namings(folder, images, self._images), key, list(config.classes))
+
+    def _is_domain(self, folder: Path) -> bool:
+        return os.path.isdir(folder / self._images)
+
+    def _root_nearby(self) -> Path | None:
+        """The folder that holds domains, where ``data.root`` is one of them, or lies in one or above it."""
+        root = Path(os.path.abspath(self._root))
+        for domain in (root, root.parent):
+            if self._is_domain(domain):
+                return domain.parent if self._root.is_absolute() else Path(os.path.relpath(domain.parent))
+        return folder_below(self._root, lambda path: any(map(self._is_domain, _below(path))))
 
     def _folders(self) -> list[str]:
         """The folders below that of the masks in which parts of masks lie."""
@@ -211,12 +254,11 @@ def _file_called(pattern: Path) -> Path | None:
     return None if found is None or found.is_dir() else found
 
 
-def _visible(folder: Path) -> list[Path]:
-    """The entries of a folder that are not hidden, sorted by name."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be listed ({error.strerror}): mend its permissions") from None
+def _below(folder: Path) -> list[Path]:
+    """The entries of a folder; none of one that cannot be listed."""
+    with suppress(UserError):
+        return listed(folder)
+    return []
 
 
 def _name_faults(paths: Sequence[Path]) -> list[str]:
@@ -227,7 +269,7 @@ def _name_faults(paths: Sequence[Path]) -> list[str]:
 def _by_name(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The files and folders of a folder by their name without extension, and what is wrong with the listing."""
     files: dict[str, Path] = {}
-    paths = _visible(folder)
+    paths = listed(folder)
     faults = _name_faults(paths)
     for path in filter(lambda path: is_text(path.name), paths):
         # macOS decomposes what other systems keep composed.

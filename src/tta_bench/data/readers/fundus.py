@@ -11,6 +11,7 @@ from typing import Self
 
 from tta_bench.data.file_record import FileRecord
 from tta_bench.data.files import on_disk
+from tta_bench.data.hints import folder_below
 from tta_bench.data.lists import ListedPair, read_list
 from tta_bench.data.readers.base import Reader, Record, existing_root, register_reader, require_known
 from tta_bench.errors import UserError
@@ -68,6 +69,8 @@ class FundusReader(Reader):
         names = tuple(name for name in self._domains if any(map(os.path.isfile, self._lists(name))))
         if not names:
             expected = ", ".join(f"{prefix}_train.csv" for prefix in self._domains.values())
+            if (near := self._root_nearby()) is not None:
+                raise UserError(f"data.root={self._root} holds no list, and {near} does: set data.root={near}")
             raise UserError(
                 f"data.root={self._root} holds no list of data.domains: add one of {expected} with its _test.csv, "
                 "or one without _train"
@@ -106,6 +109,15 @@ class FundusReader(Reader):
                 repeated[0],
             )
         return records
+
+    def _root_nearby(self) -> Path | None:
+        """The folder that holds a list, above ``data.root`` or below it."""
+
+        def holds(folder: Path) -> bool:
+            return any(os.path.isfile(folder / path.name) for name in self._domains for path in self._lists(name))
+
+        above = Path(os.path.abspath(self._root)).parents[:2]
+        return next(filter(holds, above), None) or folder_below(self._root, holds)
 
     def _lists(self, domain: str) -> tuple[Path, Path, Path]:
         train, test, single = (f"{self._domains[domain]}{part}.csv" for part in ("_train", "_test", ""))

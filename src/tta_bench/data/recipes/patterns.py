@@ -14,11 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from tta_bench.data.files import is_text
+from tta_bench.data.files import is_own, is_text
 from tta_bench.errors import UserError
 
 _TOKEN = re.compile(r"\*\*/|\*|\?|\{(\w+)(?::((?:[^{}]|\{[^{}]*\})+))?\}")
-_LEFT_BY_SYSTEMS = ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 class Files:
@@ -112,10 +111,8 @@ def _below(root: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if _counts(name)]
+        folders[:] = [name for name in folders if is_own(name) and is_text(name)]
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
-        yield from (name if relative == "." else f"{relative}/{name}" for name in files if _counts(name))
-
-
-def _counts(name: str) -> bool:
-    return not name.startswith(".") and name not in _LEFT_BY_SYSTEMS and is_text(name)
+        yield from (
+            name if relative == "." else f"{relative}/{name}" for name in files if is_own(name) and is_text(name)
+        )

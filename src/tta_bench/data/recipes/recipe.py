@@ -17,6 +17,7 @@ from tta_bench.errors import UserError, nearest
 from tta_bench.runtime.paths import package_folder
 from tta_bench.runtime.ranges import Range
 from tta_bench.runtime.sections import Section, ascending
+from tta_bench.runtime.yaml_files import read_yaml
 from tta_bench.schema import validate_section
 
 GROUP = "tta_bench.recipes"
@@ -203,12 +204,7 @@ def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
             f"unknown recipe '{name}': {nearest(name, recipe_names())} ('tta-bench list recipes' shows them "
             "all; a file of your own ends in .yaml)"
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError) as error:
-        raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}): give a recipe") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is no YAML ({str(error).splitlines()[0]}): mend it") from None
+    _, content = read_yaml(path, "give a recipe")
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no mapping: write a recipe as docs/prepare_data.md shows")
     for change in changes:
