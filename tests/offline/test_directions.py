@@ -149,6 +149,5 @@ def test_a_pool_grows_where_images_are_new_and_forgets_less_than_one_model(monke
     sizes = [len(pool_after(configured("odex", count), first, domains, 0, "", cpu)) for count in (1, 2, 3)]
     lines = {name: [scores(name, count) for count in (1, 2, 3)] for name in ("odex", "fta")}
     backward = {name: backward_transfer(torch.tensor(each)) for name, each in lines.items()}
-    print(sizes, lines, backward)
     assert sizes == [1, 1, 2]
     assert backward["odex"] > backward["fta"] + 10

