@@ -98,5 +98,6 @@ def test_the_second_pass_of_catenorm_is_no_worse_than_the_first_where_it_was_tra
             / (2 * UNSEEN)
             for each in (masks(logits, model.activation, 0.5) for logits in (first, second, oracle))
         ]
-    assert all(second >= first - 0.5 for first, second, _ in scores.values())
-    assert sum(oracle - second for _, second, oracle in scores.values()) >= 0
+    for first, second, oracle in scores.values():  # percent; the truth in place of a prediction of 96 changes little
+        assert second >= first - 0.5
+        assert oracle >= second - 0.5
