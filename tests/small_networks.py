@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tta_bench.models.bank import make_bank
-from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.models.segmentation import NETWORKS, SegmentationModel
 
 BRANCHES = ("reconstruction", "denoising", "super_resolution", "rotation", "regeneration")
 SIZE = 64
@@ -40,6 +40,21 @@ class SmallNet(SegmentationModel):
 
     def classify(self, head_input):
         return self.head(head_input)
+
+
+class Configured(SmallNet):
+    """The same, from the section ``model`` of a configuration; see :func:`make_known`."""
+
+    @classmethod
+    def configured(cls, config, classes, encoder_weights):
+        return cls(classes, branches=config.branches)
+
+
+def make_known(monkeypatch):
+    """Let configurations name it, while a test runs; returns the name."""
+    NETWORKS.names()
+    monkeypatch.setattr(NETWORKS, "_items", {**NETWORKS._items, "small": Configured})
+    return "small"
 
 
 def independent(function):

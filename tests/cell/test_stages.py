@@ -12,8 +12,11 @@ from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
 from tta_bench.launch.cleaning import unneeded
 from tta_bench.launch.stored import stored_cells
-from tta_bench.offline.continual import pool_after
+from tta_bench.models.placement import copied_to
+from tta_bench.offline.continual import after_stages, pool_after
+from tta_bench.offline.routing import distance_to, features_of, threshold_of
 from tta_bench.offline.stage import Progressed
+from tta_bench.ops.gaussians import fit
 from tta_bench.source.train import source_model
 
 STAGES = ("A", "B", "C")
@@ -104,6 +107,30 @@ def test_always_new_leaves_every_model_as_it_was_after_its_stage(grown):
         assert [each.model.sha256 for each in earlier] == [each.model.sha256 for each in pools[-1][: len(earlier)]]
     assert len(pools[-1][0].history) == 1
     assert all(len(child.history) >= 2 for child in pools[-1][1:])
+
+
+def test_all_stages_and_test_images_are_seen_by_the_first_stages_model(root, grown):
+    """For further training moves the first layer, and with it what an earlier Gaussian is of."""
+    pool = grown("always_new", STAGES[:2])
+    config, cpu = staged(root, "always_new", STAGES[:2]), torch.device("cpu")
+    domains = prepared(config, STAGES)
+    own = features_of(copied_to(cpu, pool[1].model.model), domains["C"], split("C", 8)[1])
+    seen = {
+        name: features_of(copied_to(cpu, pool[0].model.model), domains[name], split(name, 8)[name == "C"])
+        for name in STAGES
+    }
+    assert not torch.allclose(own, seen["C"], rtol=1e-3)
+    histories = [[fit(seen["A"])], [fit(seen["A"]), fit(seen["B"])]]
+    for member, history in zip(pool, histories, strict=True):
+        for kept, expected in zip(member.history, history, strict=True):
+            torch.testing.assert_close(kept.mean, expected.mean)
+            assert kept.typical == pytest.approx(expected.typical)
+    _, routes = after_stages(config, pool[0].model, domains, 0, system_code(config), cpu)
+    distances, places = torch.stack([distance_to(each, seen["C"]) for each in histories], 1).min(1)
+    for k, distance, place in zip(split("C", 8)[1], distances.tolist(), places.tolist(), strict=True):
+        name, told = routes.taken["C", k]
+        assert name == STAGES[place]
+        assert told == pytest.approx(distance / threshold_of(histories[place]))
 
 
 def test_a_killed_run_goes_on_at_its_stage(tmp_path, monkeypatch, grown):

@@ -1,45 +1,38 @@
 """The directions that papers report of the settings: a small network on discs as other cameras show them."""
 
 import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 import torch
 from test_stage import options_of
 
-from discs import discs
-from small_networks import SmallNet, build
+from discs import CAMERAS, camera
+from sections import run_config
+from small_networks import SmallNet, build, make_known
+from tta_bench.data.held_out import tested, trained_on
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.bank import make_bank
 from tta_bench.offline.access import Access, Grounds
 from tta_bench.offline.base import SYSTEMS
+from tta_bench.offline.continual import after_stages, pool_after
 from tta_bench.ops.draws import ImageKey
 from tta_bench.ops.preprocessing import PAPER
+from tta_bench.ops.transfer import backward_transfer
+from tta_bench.runtime.paths import shipped
 from tta_bench.source.held_out import in_domain_dice
+from tta_bench.source.train import source_model
 
 pytestmark = pytest.mark.slow
 COUNT, TRAINED = 48, 32
 """Images of each domain, and those of them that may be learnt from; the others are tested on."""
 
 
-def camera(name, gamma, contrast, brightness, bias):
-    """Discs as a centre of its own shows them: a gamma curve, a contrast, an offset and a ramp of light."""
-    domain = discs(name, COUNT)
-    light = bias * np.linspace(-0.5, 0.5, domain.side)[None, None, :, None]
-    images = contrast * (domain.images / 255.0) ** gamma + brightness + light
-    return replace(domain, images=(255 * images.clip(0, 1)).astype(np.uint8))
-
-
-CAMERAS = {"A": (1, 1, 0, 0), "B": (1.3, 0.85, 0.05, 0.1), "C": (0.5, 0.65, 0.25, 0.35), "D": (2.2, 0.5, 0, 0.5)}
-"""No change, a subtle one, and two severe ones."""
-
-
 @pytest.fixture(scope="module")
 def domains():
-    return {name: camera(name, *values) for name, values in CAMERAS.items()}
+    return {name: camera(name, COUNT) for name in CAMERAS}
 
 
 def adapted(name, model, domains, target, labels=0, **changes):
@@ -114,3 +107,47 @@ def test_amplitudes_of_donors_help_where_the_shift_is_severe(source, domains):
     for name in "CD":
         assert after[1][name] > after[0][name] > before[name]
     assert after[1]["B"] >= before["B"] - 0.06
+
+
+STAGES = {"A": "A", "again": "A", "C": "C"}
+"""Stage -> the centre that it is of."""
+
+
+def test_a_pool_grows_where_images_are_new_and_forgets_less_than_one_model(monkeypatch, tmp_path):
+    stages, cpu = [*STAGES], torch.device("cpu")
+    domains = {name: camera(name, 2 * COUNT, of) for name, of in STAGES.items()}
+    quick = {**shipped("training/quick"), "branch_weights": shipped("shared/branch_weights")}
+    shape = {
+        "data": {**shipped("data/synthetic"), "image_size": 64},
+        "model": {"name": make_known(monkeypatch)},
+        "training": quick | {"epochs": 20, "min_steps": 0, "learning_rate": 3e-3, "holdout": 0.0},
+        "protocol": {**shipped("shared/network_size"), **shipped("protocol/online"), "evaluation": "held_out"},
+        "device": "cpu",
+        "results_root": tmp_path,
+        "target": stages,
+    }
+
+    def configured(name, count):
+        options = asdict(replace(options_of(name), labels="all", **SHORT))
+        return run_config(**shape, source=stages[count - 1], stages=stages[:count], adapt={"name": name, **options})
+
+    (config,) = configured("fta", 1).of_each_source()
+    first = source_model(config, trained_on(config, domains["A"]), tmp_path)
+
+    def scores(name, count):
+        """Of every domain after ``count`` stages."""
+        models, routes = after_stages(configured(name, count), first, domains, 0, "", cpu)
+        found = []
+        for stage, domain in domains.items():
+            of_images = []
+            for k in tested(stage, len(domain), "held_out"):
+                model = models[stage] if routes is None else routes.models[routes.taken[stage, k][0]]
+                of_images += in_domain_dice(model.model, domain, [k], cpu).values()
+            found.append(sum(of_images) / len(of_images))
+        return found
+
+    sizes = [len(pool_after(configured("odex", count), first, domains, 0, "", cpu)) for count in (1, 2, 3)]
+    lines = {name: [scores(name, count) for count in (1, 2, 3)] for name in ("odex", "fta")}
+    backward = {name: backward_transfer(torch.tensor(each)) for name, each in lines.items()}
+    assert sizes == [1, 1, 2]
+    assert backward["odex"] > backward["fta"] + 10

@@ -11,6 +11,7 @@ from torch import nn
 from discs import discs
 from small_networks import SmallNet, build
 from tiny_cells import configure, execute, numbers, summary
+from tta_bench.adaptation.provenance import code_of, system_code
 from tta_bench.cli.checkpoint_verify import verify
 from tta_bench.errors import UserError
 from tta_bench.models.checkpoint import load_checkpoint
@@ -103,6 +104,11 @@ def test_an_adapted_model_is_loaded_verified_and_adapted_further(tmp_path):
     execute(given)
     values = [[{k: v for k, v in row.items() if k != "method"} for row in numbers(each)] for each in (given, config)]
     assert values[0] == values[1]
+    of_copies = "tta_bench.models.spottuned"
+    assert of_copies in summary(given)["code_modules"]
+    both = [configure(root, "method=tent", *common, "adapt=adabn", f"checkpoint={each}") for each in (adapted, source)]
+    assert [of_copies in code_of(each)["code_modules"] for each in both] == [True, False]
+    assert system_code(both[0]) != system_code(both[1]), "adapting it further runs that code, too"
     further = configure(root, "method=tent", *common, *words)
     execute(further)
     assert summary(further)["method"] == "spottunet + tent"

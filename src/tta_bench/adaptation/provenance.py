@@ -20,6 +20,7 @@ from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
 from tta_bench.metrics.base import METRICS, PRIMARY
+from tta_bench.models.checkpoint.load import has_two_copies
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
 from tta_bench.objectives.base import OBJECTIVES
@@ -51,6 +52,7 @@ ROOTS = (
 
 EMPIRICAL_GRADIENT = Definition("tta_bench.adaptation.empirical_gradient")
 CATENORM = Definition("tta_bench.models.catenorm", "CategoricalNorm")
+SPOTTUNED = Definition("tta_bench.models.spottuned", "SpotTuned")
 CONTINUAL = Definition("tta_bench.offline.continual", "after_stages")
 STAGE = Definition("tta_bench.offline.stage", "run_system")
 ROUTING = Definition("tta_bench.offline.routing", "routes_of")
@@ -103,24 +105,25 @@ def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
     method, options = METHODS.get(config.method["name"]), method_options(config.method)
     named = frozenset(_strings(asdict(options))).intersection(OBJECTIVES.names())
     heads = [_definition(PRETEXT_TASKS.get(branch).head) for branch in method.branches(options)]
-    scenario = _definition(type(scenario_of(config.protocol.reset)))
     parts = [_definition(each) for kind in method.components(options) for each in _own_classes(kind)]
-    others = [_definition(NETWORKS.get(config.model.name)), scenario, *heads, *parts, *more]
+    others = [_definition(NETWORKS.get(config.model.name)), _definition(type(scenario_of(config.protocol.reset)))]
+    others += [*heads, *parts, *more, *_asked_for(config)]
     if config.adapt is not None:
         others += [_definition(SYSTEMS.get(config.adapt["name"])), STAGE]
-    asked = (ROUTING, config.route), (CATENORM, config.model.norm), (CONTINUAL, config.stages)
-    others += [root for root, value in asked if value is not None]
-    if config.diagnostics.empirical_gradient:
-        others.append(EMPIRICAL_GRADIENT)
+    others += [EMPIRICAL_GRADIENT] if config.diagnostics.empirical_gradient else []
     return _code(method, named, tuple(others))
 
 
 def system_code(config: RunConfig) -> str:
     """Digest of all that decides the weights of a run's adapted models, which are made anew where it changes."""
     assert config.adapt is not None
-    roots = [_definition(SYSTEMS.get(config.adapt["name"])), _definition(NETWORKS.get(config.model.name)), STAGE]
-    more = (CATENORM, config.model.norm), (CONTINUAL, config.stages)
-    return _system_code((*roots, *(root for root, value in more if value is not None)))
+    system, network = _definition(SYSTEMS.get(config.adapt["name"])), _definition(NETWORKS.get(config.model.name))
+    return _system_code((system, network, STAGE, *_asked_for(config)))
+
+
+def _asked_for(config: RunConfig) -> list[Definition]:
+    asked = (ROUTING, config.route), (CATENORM, config.model.norm), (CONTINUAL, config.stages)
+    return [root for root, value in (*asked, (SPOTTUNED, has_two_copies(config.checkpoint))) if value]
 
 
 def bank_code() -> str:

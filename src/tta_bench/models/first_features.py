@@ -43,8 +43,8 @@ def first_features(model: SegmentationModel, images: Tensor) -> Tensor:
         model(images)
     if not found:
         raise UserError(
-            "images are told apart by what the first normalisation layer is given, and this network has none: leave "
-            "route= out, or choose a network with such a layer"
+            "images are told apart by what the first normalisation layer is given, and this network has none: choose a "
+            "network with such a layer, or do without route=, adapt=odex and adapt=always_new"
         )
     return found[0]
 

@@ -1,10 +1,13 @@
-"""Where and how a network runs fastest."""
+"""Where a network runs, and how it does so fastest."""
 
 from __future__ import annotations
+
+import copy
 
 import torch
 
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.runtime.numerics import activation_dtype, placement
 from tta_bench.runtime.precision import Precision
 
@@ -24,3 +27,8 @@ def place(
     network.compute_in(precision, dtype)
     network.images_per_pass = placement(device, dtype).images_per_pass(image_size**2)
     return network.to(device)
+
+
+def copied_to(device: torch.device, model: SegmentationModel) -> SegmentationModel:
+    """A copy of a network on a device, in eval mode; the network itself stays as and where it is."""
+    return copy.deepcopy(model).to(device).eval()

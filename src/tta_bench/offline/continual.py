@@ -2,16 +2,18 @@
 
 What is left of a stage is its model, and beside the file of that what later stages may need of its images: a Gaussian
 of their features where a pool of models is kept (González et al., MICCAI 2022), or how much each parameter matters.
+
+The features of all stages are those of the first stage's model: further training moves the first layers, and what they
+gave before is no measure of what they give afterwards.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,11 +23,13 @@ from tta_bench.data.domain import Domain
 from tta_bench.data.held_out import trained_on, usable
 from tta_bench.errors import UserError
 from tta_bench.models.checkpoint import SourceModel
+from tta_bench.models.placement import copied_to
+from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.offline.access import IMPORTANCE, Images, Labelled, Labels
-from tta_bench.offline.base import SYSTEMS, System
+from tta_bench.offline.base import SYSTEMS
 from tta_bench.offline.beside import beside, read_beside
 from tta_bench.offline.ewc import importance
-from tta_bench.offline.routing import Routes, distance_to, features_of, routed, threshold_of
+from tta_bench.offline.routing import Centre, Routes, distance_to, features_of, routed, threshold_of
 from tta_bench.offline.stage import Follow, adapted_model
 from tta_bench.ops.gaussians import Gaussian, fit
 from tta_bench.runtime.numerics import numerics
@@ -100,6 +104,82 @@ def joined(domains: Sequence[Domain]) -> Domain:
     )
 
 
+class Traces:
+    """What the stages of a run leave, so that their images need not be seen again; each trace is made once.
+
+    Args:
+        config: with ``stages`` and ``adapt``.
+        first: the model of the first stage.
+        code: digest of the code that decides the weights.
+        device: to run on.
+    """
+
+    def __init__(self, config: RunConfig, first: SourceModel, code: str, device: torch.device) -> None:
+        assert config.adapt is not None
+        self.kind = SYSTEMS.get(config.adapt["name"])
+        self._config, self._first, self._code, self._device = config, first, code, device
+
+    @cached_property
+    def _eye(self) -> SegmentationModel:
+        return copied_to(self._device, self._first.model)
+
+    def start(self, pool: Pool, domain: Domain) -> tuple[Member, bool]:
+        """The member that a stage trains, and whether a copy of it."""
+        if self.kind.grows == "never":
+            return pool[0], False
+        indices = self._usable(domain)
+
+        def measure() -> dict[str, Tensor]:
+            features = self._features(domain, indices)
+            return {each.name: distance_to(each.history, features).mean() for each in pool}
+
+        known = [(each.name, [gaussian.typical for gaussian in each.history]) for each in pool]
+        key = f"{domain.fingerprint} {indices} {self._code} {known}"
+        name = f"distances_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        distances = {of: float(each) for of, each in beside(self._first, name, key, measure).items()}
+        nearest, far = nearest_member(pool, distances)
+        told = ", ".join(f"{each.name} {distances[each.name] / threshold_of(each.history):.2f}" for each in pool)
+        log.info("stage %s: distance to each model as a multiple of its threshold: %s", domain.name, told)
+        return nearest, far or self.kind.grows == "always"
+
+    def left(self, model: SourceModel, domain: Domain, before: SourceModel | None) -> tuple[Gaussian, ...]:
+        """The Gaussian of a stage's images where there is a pool; beside the model is kept what later stages need.
+
+        Args:
+            model: after the stage.
+            domain: of the stage.
+            before: the model that the stage has trained; None in the first one.
+
+        Raises:
+            UserError: there are too few images for a Gaussian.
+        """
+        indices = self._usable(domain)
+        key = f"{domain.fingerprint} {indices} {self._code}"
+
+        def weigh() -> dict[str, Tensor]:
+            labelled = Labelled(Images(domain, indices, model.model.preprocessing), Labels(domain, indices))
+            with numerics(self._device):
+                found = importance(copied_to(self._device, model.model), labelled)
+            earlier = read_beside(before.path, IMPORTANCE) if before is not None else {}
+            return {name: value + earlier[name] if earlier else value for name, value in found.items()}
+
+        if "source_importance" in self.kind.card.needs:
+            beside(model, IMPORTANCE, key, weigh)
+        if self.kind.grows == "never":
+            return ()
+        if len(indices) < 2:
+            raise UserError(f"stages={domain.name} leaves {len(indices)} images to train on: a pool of models needs 2")
+        content = beside(model, CENTRE, key, lambda: fit(self._features(domain, indices)).content())
+        return (Gaussian.of(content),)
+
+    def _usable(self, domain: Domain) -> list[int]:
+        return usable(domain.name, len(domain), self._config.protocol.evaluation)
+
+    def _features(self, domain: Domain, indices: Sequence[int]) -> Tensor:
+        with numerics(self._device):
+            return features_of(self._eye, domain, indices)
+
+
 def pool_after(
     config: RunConfig,
     first: SourceModel,
@@ -125,17 +205,17 @@ def pool_after(
     """
     assert config.stages
     assert config.adapt is not None
-    kind, (alone,) = SYSTEMS.get(config.adapt["name"]), config.of_each_source()
-    begin = partial(_start, config, kind, code, device)
-    keep = partial(_kept, config, kind, code, device)
-    pool: Pool = (Member(config.stages[0], first, keep(first, domains[config.stages[0]], None)),)
+    (alone,) = config.of_each_source()
+    traces = Traces(config, first, code, device)
+    pool: Pool = (Member(config.stages[0], first, traces.left(first, domains[config.stages[0]], None)),)
     for number, stage in enumerate(config.stages[1:], 1):
         domain, before = domains[stage], config.stages[:number]
-        start, new = begin(pool, domain)
-        seen = joined([trained_on(config, domains[name]) for name in before]) if kind.card.needs_source else None
+        start, new = traces.start(pool, domain)
+        needs_source = traces.kind.card.needs_source
+        seen = joined([trained_on(config, domains[name]) for name in before]) if needs_source else None
         told = follow(stage) if follow is not None else None
         trained = adapted_model(alone, start.model, domain, seen, seed, code, device, told)
-        pool = extended(pool, start, stage, trained, keep(trained, domain, start.model), new)
+        pool = extended(pool, start, stage, trained, traces.left(trained, domain, start.model), new)
         log.info("stage %s: %s of model %s", stage, "a copy" if new else "more training", start.name)
     return pool
 
@@ -158,61 +238,6 @@ def after_stages(
     pool = pool_after(config, first, domains, seed, code, device, follow)
     if SYSTEMS.get(config.adapt["name"]).grows == "never":
         return dict.fromkeys(config.target, pool[0].model), None
-    models, histories = ({each.name: getattr(each, what) for each in pool} for what in ("model", "history"))
-    return {}, routed(config, models, histories, domains, device)
-
-
-def _start(
-    config: RunConfig, kind: type[System], code: str, device: torch.device, pool: Pool, domain: Domain
-) -> tuple[Member, bool]:
-    """The member that a stage trains, and whether a copy of it; its distances are kept, as its images are not."""
-    if kind.grows == "never":
-        return pool[0], False
-    indices = usable(domain.name, len(domain), config.protocol.evaluation)
-
-    def measure(member: Member) -> dict[str, Tensor]:
-        return {"mean": distance_to(member.history, _features(member.model, domain, indices, device)).mean()}
-
-    distances = {}
-    for each in pool:
-        key = f"{domain.fingerprint} {indices} {code} {[gaussian.typical for gaussian in each.history]}"
-        name = f"distance_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-        distances[each.name] = float(beside(each.model, name, key, partial(measure, each))["mean"])
-    nearest, far = nearest_member(pool, distances)
-    told = ", ".join(f"{each.name} {distances[each.name] / threshold_of(each.history):.2f}" for each in pool)
-    log.info("stage %s: distance to each model as a multiple of its threshold: %s", domain.name, told)
-    return nearest, far or kind.grows == "always"
-
-
-def _features(model: SourceModel, domain: Domain, indices: Sequence[int], device: torch.device) -> Tensor:
-    with numerics(device):
-        return features_of(copy.deepcopy(model.model).to(device).eval(), domain, indices)
-
-
-def _kept(
-    config: RunConfig,
-    kind: type[System],
-    code: str,
-    device: torch.device,
-    model: SourceModel,
-    domain: Domain,
-    before: SourceModel | None,
-) -> tuple[Gaussian, ...]:
-    """Keep what later stages need of the images of a stage; returns their Gaussian where there is a pool."""
-    indices = usable(domain.name, len(domain), config.protocol.evaluation)
-    key = f"{domain.fingerprint} {indices} {code}"
-
-    def weigh() -> dict[str, Tensor]:
-        images = Images(domain, indices, model.model.preprocessing)
-        with numerics(device):
-            found = importance(copy.deepcopy(model.model).to(device).eval(), Labelled(images, Labels(domain, indices)))
-        earlier = read_beside(before.path, IMPORTANCE) if before is not None else {}
-        return {name: value + earlier[name] if earlier else value for name, value in found.items()}
-
-    if "source_importance" in kind.card.needs:
-        beside(model, IMPORTANCE, key, weigh)
-    if kind.grows == "never":
-        return ()
-    if len(indices) < 2:
-        raise UserError(f"stages={domain.name} leaves {len(indices)} images to train on: a pool of models needs 2")
-    return (Gaussian.of(beside(model, CENTRE, key, lambda: fit(_features(model, domain, indices, device)).content())),)
+    eye = copied_to(device, first.model)
+    centres = {each.name: Centre(eye, each.history) for each in pool}
+    return {}, routed(config, {each.name: each.model for each in pool}, centres, domains, device)

@@ -7,7 +7,6 @@ image alone. Of the images of a source nothing but its Gaussian is at hand at te
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from tta_bench.data.held_out import tested
 from tta_bench.data.streams import StreamImage
 from tta_bench.models.checkpoint import SourceModel
 from tta_bench.models.first_features import first_features
+from tta_bench.models.placement import copied_to
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.offline.access import Images
 from tta_bench.ops.gaussians import Gaussian, fit, mahalanobis
@@ -64,6 +64,19 @@ class Routes:
         return dict(Counter(target for (target, _), (name, _) in self.taken.items() if name == centre))
 
 
+@dataclass(frozen=True)
+class Centre:
+    """What is known of the images that a model was trained on.
+
+    Attributes:
+        eye: whose features tell images apart, in eval mode on the device to use.
+        history: Gaussians of the features that it has of these images, stage by stage.
+    """
+
+    eye: SegmentationModel
+    history: Sequence[Gaussian]
+
+
 def nearest(distances: Tensor) -> list[int]:
     """Which model each image is nearest to, the first of several: ``[N, models]`` -> ``N`` numbers."""
     return distances.argmin(1).tolist()
@@ -102,12 +115,12 @@ def routes_of(
     Raises:
         UserError: a network without normalisation layers.
     """
-    histories = {}
+    centres = {}
     with numerics(device):
         for centre, source in models.items():
-            model = copy.deepcopy(source.model).to(device).eval()
-            histories[centre] = [fit(features_of(model, domains[centre], range(len(domains[centre]))))]
-    return routed(config, models, histories, domains, device)
+            eye = copied_to(device, source.model)
+            centres[centre] = Centre(eye, [fit(features_of(eye, domains[centre], range(len(domains[centre]))))])
+    return routed(config, models, centres, domains, device)
 
 
 def distance_to(history: Sequence[Gaussian], features: Tensor) -> Tensor:
@@ -126,7 +139,7 @@ def threshold_of(history: Sequence[Gaussian]) -> float:
 def routed(
     config: RunConfig,
     models: Mapping[str, SourceModel],
-    histories: Mapping[str, Sequence[Gaussian]],
+    centres: Mapping[str, Centre],
     domains: Mapping[str, Domain],
     device: torch.device,
 ) -> Routes:
@@ -135,7 +148,7 @@ def routed(
     Args:
         config: with its targets.
         models: centre -> its model.
-        histories: centre -> the Gaussians of the images that its model has seen.
+        centres: centre -> what is known of its images; features of an eye that they share are taken once.
         domains: the prepared targets.
         device: to run on.
 
@@ -145,13 +158,14 @@ def routed(
     assert config.target is not None
     tests = {name: tested(name, len(domains[name]), config.protocol.evaluation) for name in config.target}
     places = [(name, index) for name, indices in tests.items() for index in indices]
-    distances, thresholds = [], [threshold_of(histories[centre]) for centre in models]
     with numerics(device):
-        for centre, source in models.items():
-            model = copy.deepcopy(source.model).to(device).eval()
-            found = [features_of(model, domains[name], indices) for name, indices in tests.items()]
-            distances.append(distance_to(histories[centre], torch.cat(found)))
-    to_all, names = torch.stack(distances, 1), list(models)
+        seen = {
+            eye: torch.cat([features_of(eye, domains[name], indices) for name, indices in tests.items()])
+            for eye in dict.fromkeys(centre.eye for centre in centres.values())
+        }
+    names, known = list(models), [centres[name] for name in models]
+    to_all = torch.stack([distance_to(centre.history, seen[centre.eye]) for centre in known], 1)
+    thresholds = [threshold_of(centre.history) for centre in known]
     taken = {
         place: (names[number], float(to_all[row, number]) / thresholds[number])
         for row, (place, number) in enumerate(zip(places, nearest(to_all), strict=True))

@@ -5,7 +5,6 @@ It stands in a file beside the checkpoint, whose bytes it does not touch, so tha
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from tta_bench.metrics.dice import dice_score
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.checkpoint import Description, SourceModel, file_sha256, read_description
 from tta_bench.models.normalisation import BatchStatistics, SourceStatistics
-from tta_bench.models.placement import place
+from tta_bench.models.placement import copied_to, place
 from tta_bench.offline.stage import Home
 from tta_bench.ops.probabilities import Activation, masks, probabilities, targets
 from tta_bench.records.examination import FILE, Examination
@@ -217,7 +216,7 @@ def _predictors(source: SourceModel, domain: Domain, device: torch.device) -> tu
         network = AdaptableNetwork(source.model, image_size=domain.side, tiled=domain.geometry.fit == "tile")
         network = place(network, device, domain.side)
     except UserError:  # without a normalisation layer that can be adapted
-        return partial(tile_by_tile, copy.deepcopy(source.model).to(device).eval()), None
+        return partial(tile_by_tile, copied_to(device, source.model)), None
     theta = network.source_theta[None]
     own, by_image = SourceStatistics(), BatchStatistics()
     measured = (lambda images: network(images, theta, by_image)) if network.batch_norm_layers else None

@@ -56,6 +56,14 @@ def read_description(path: Path) -> Description:
     return own.describe(path, content) if _is_own(content) else official.describe(path, content)
 
 
+def has_two_copies(path: Path | None) -> bool:
+    """Whether there is a checkpoint that can be read, and it is of :mod:`tta_bench.models.spottuned`."""
+    try:
+        return path is not None and read_description(path).spottuned is not None
+    except UserError:
+        return False
+
+
 def load_checkpoint(path: Path, config: RunConfig) -> SourceModel:
     """Load a source model of either format for a run.
 
