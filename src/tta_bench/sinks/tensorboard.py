@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BeforeValidator
 
+from tta_bench.runtime.values import flat
 from tta_bench.sinks.base import About, Outcome, Point, Run, SinkOptions, register_sink
-from tta_bench.sinks.contents import flat
 
 
 class TensorBoardOptions(SinkOptions):
@@ -64,7 +64,7 @@ class TensorBoardRun(Run):
         if self._about.job == "cell":
             options: dict[str, Any] = {
                 name: value if isinstance(value, bool | int | float | str) else str(value)
-                for name, value in flat(self._about.config).items()
+                for name, value in flat(self._about.config, "/").items()
                 if name.partition("/")[0] in ("method", "source", "seed", "protocol", "training", "model")
             }
             for summary in hparams(options, {"final/dice": None} if "final/dice" in numbers else {}):
