@@ -20,7 +20,7 @@ class MlflowOptions(SinkOptions):
     experiment: str
 
 
-@register_sink("mlflow", "MLflow", MlflowOptions)
+@register_sink("mlflow", "MLflow", MlflowOptions, extra="mlflow")
 class MlflowRun(Run):
     """MLflow: a run per cell and per source training, live."""
 

@@ -22,7 +22,7 @@ class TensorBoardOptions(SinkOptions):
     folder: Annotated[Path, BeforeValidator(lambda value: Path(str(value)).expanduser())]
 
 
-@register_sink("tensorboard", "TensorBoard", TensorBoardOptions)
+@register_sink("tensorboard", "TensorBoard", TensorBoardOptions, extra="tensorboard")
 class TensorBoardRun(Run):
     """TensorBoard: a run per cell and per source training, live."""
 
