@@ -183,4 +183,4 @@ def test_where_there_is_no_room_for_a_label_it_is_folded_before_a_number_is_cut(
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= 54
     (row,) = [line.split() for line in lines if "+12.50" in line]
-    assert row == ["no_ad", *["81.25"] * 6, "+12.50", "<0.001"]
+    assert row == ["no_a", *["81.25"] * 6, "+12.50", "<0.001"]

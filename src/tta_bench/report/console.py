@@ -174,7 +174,8 @@ class ScoreTable(Table):
         room = options.max_width - sum(column.min_width or 0 for column in others)
         gap = 2 if words + 2 * len(others) <= room else 1
         self.padding = (0, gap - 1)
-        first.min_width = max(1, min(words, room - gap * len(others)))
+        left = max(1, room - gap * len(others))
+        first.min_width, first.width = words, left if left < words else None
         yield from super().__rich_console__(console, options)
 
 
