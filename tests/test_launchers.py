@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,9 @@ WORDS = {
 PLUGINS = {"joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit", "ray": "ray"}
 # Ray runs its workers at the lowest priority, which a busy machine gives no time at all.
 ENVIRONMENT = {"COLUMNS": "80", "RAY_worker_niceness": "0"}
+# A launcher starts up to five processes, each of which imports PyTorch: seconds on an idle machine, many minutes on one
+# that computes. Only what hangs is stopped.
+PATIENCE = 3600
 
 SLURM = """ClusterName=local
 SlurmctldHost={host}
@@ -110,8 +114,9 @@ def start(tmp_path, request):
 
     yield run
     for process in started:
-        if process.poll() is None:
-            process.kill()
+        with suppress(ProcessLookupError):  # what submitit has started goes on without its launcher
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def statuses(folder):
@@ -136,7 +141,7 @@ engines = pytest.mark.parametrize("engine", [pytest.param(name, marks=pytest.mar
     "engine", ["joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in WORDS if name != "joblib")]
 )
 def test_a_sweep_trains_its_source_models_first_and_shows_how_far_it_is(tmp_path, start, engine):
-    out, error = start(engine, "+method=bn_only,tent", "source=A,D", "target=B").communicate(timeout=580)
+    out, error = start(engine, "+method=bn_only,tent", "source=A,D", "target=B").communicate(timeout=PATIENCE)
     lines = [line for line in out.splitlines() if " of 6 cells done" in line]
     assert lines[0] == "0 of 6 cells done", out + error
     assert lines[-1].startswith("6 of 6 cells done; ")
@@ -164,7 +169,7 @@ def site(tmp_path):
 @engines
 def test_a_failure_is_told_where_the_sweep_was_started_and_stops_no_other(tmp_path, start, site, engine):
     process = start(engine, "+method=bn_only", "source=empty,north", *site)
-    out, error = process.communicate(timeout=580)
+    out, error = process.communicate(timeout=PATIENCE)
     (line,) = [line for line in out.splitlines() if line.startswith("failed: ")]
     assert line.startswith("failed: bn_only, source empty, seed 0: UserError: source=empty has no foreground"), out
     log = tmp_path / line.rpartition("(")[2].rstrip(")")
@@ -178,14 +183,14 @@ def test_a_failure_is_told_where_the_sweep_was_started_and_stops_no_other(tmp_pa
 @engines
 def test_ctrl_c_ends_all_workers_in_order_though_they_are_not_signalled(tmp_path, start, engine):
     process = start(engine, "+method=tent", "source=A,D", "target=B", "protocol.steps=100000")
-    end = time.monotonic() + 500
+    end = time.monotonic() + PATIENCE
     while statuses(tmp_path) != ["done", "done", "running", "running"]:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.2)
     workers = descendants(process.pid)
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, out + error
     assert statuses(tmp_path) == ["done", "done", "interrupted", "interrupted"]
     assert "2 interrupted or killed" in last_count(out)
@@ -218,7 +223,7 @@ def test_a_sweep_by_address_runs_on_both_nodes_of_a_cluster_until_ctrl_c_ends_it
     address = f"hydra.launcher.ray.init.address={cluster.address}"
     words = ("hydra/launcher=ray", address, "+method=bn_only", "source=empty,north", *site)
     process = start("cluster", *words)
-    out, error = process.communicate(timeout=580)
+    out, error = process.communicate(timeout=PATIENCE)
     (failure,) = [line for line in out.splitlines() if line.startswith("failed: ")]
     assert failure.startswith("failed: bn_only, source empty, seed 0: UserError: source=empty has no foreground"), out
     assert last_count(out).startswith("2 of 4 cells done, 1 failed")
@@ -228,7 +233,7 @@ def test_a_sweep_by_address_runs_on_both_nodes_of_a_cluster_until_ctrl_c_ends_it
     shutil.rmtree(tmp_path / "outputs/cells")
     words = ("hydra/launcher=ray", address, "+method=tent,sar", "source=north", *site, "protocol.steps=100000")
     process = start("cluster", *words)
-    end = time.monotonic() + 500
+    end = time.monotonic() + PATIENCE
     while statuses(tmp_path).count("running") != 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
@@ -238,7 +243,7 @@ def test_a_sweep_by_address_runs_on_both_nodes_of_a_cluster_until_ctrl_c_ends_it
     raylets = {node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()}
     assert {parent(worker) for worker in workers} == raylets, "a cell on each node"
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, out + error
     assert "interrupted; what is finished is kept, the same command continues\n" in error
     end = time.monotonic() + 30  # Ray ends them, once the command is gone
@@ -252,7 +257,7 @@ def test_a_cluster_that_is_not_there_is_bad_input(tmp_path, start, site):
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
     address = "hydra.launcher.ray.init.address=127.0.0.1:9"
     process = start("cluster", "hydra/launcher=ray", address, "+method=bn_only", "source=north", *site)
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert f"error: {address}: no Ray cluster can be joined there (" in error
     assert "Traceback" not in error

@@ -267,6 +267,19 @@ def test_nothing_starts_if_one_job_of_many_is_bad(typed, started):
     assert list(Path().iterdir()) == []
 
 
+def test_a_logger_whose_library_is_missing_is_refused_before_any_work(typed, started, monkeypatch):
+    SINKS.names()
+    for name in ("csv", "mlflow"):
+        sink = replace(SINKS.get(name), extra=f"no_library_of_{name}")
+        monkeypatch.setitem(SINKS._items, name, sink)
+    code, _, error = typed("+method=tent", "source=A", "logger=mlflow,csv")
+    assert (code, started) == (2, [])
+    assert error.splitlines() == [
+        f"error: logger={name} needs a library that is not installed: pip install 'tta-bench[no_library_of_{name}]'"
+        for name in ("mlflow", "csv")
+    ]
+
+
 def test_several_values_without_a_sweep_start_nothing(typed, started):
     code, _, error = typed("+method=tent,grata")
     assert (code, started) == (2, [])

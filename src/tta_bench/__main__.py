@@ -62,6 +62,7 @@ def _main() -> None:
     from tta_bench.launch.sweep import Sweep
     from tta_bench.runtime.names import print_everything, require_utf8
     from tta_bench.runtime.paths import CONFIG_DIR
+    from tta_bench.sinks.base import missing_libraries
 
     print_everything()
     typed = sys.argv[1:]
@@ -78,6 +79,8 @@ def _main() -> None:
             overrides = with_group(complete_experiment(overrides, flags.config_dir), flags.multirun)
             found = find_jobs(overrides, multirun=flags.multirun, config_dir=flags.config_dir)
             jobs = [job.config for job in found]
+            if lacking := missing_libraries(dict.fromkeys(name for config in jobs for name in config.logger)):
+                raise UserError(lacking)
             check_source_images(jobs)
             left = unfinished(jobs)
             check_networks(left)

@@ -60,7 +60,7 @@ def test_filters_take_alternatives_patterns_numbers_and_members_of_lists(tmp_pat
 def test_rows_are_called_by_what_differs_and_once_where_it_differs_together(tmp_path):
     variants = [{"method": "bn_only"}, {"method": "tent"}, {"method": "tent", LR: 0.01, "method.momentum": 0.9}]
     cells = [planned(tmp_path, "", values, source).cell for values in variants for source in "AB"]
-    assert list(dict.fromkeys(row_labels(cells))) == ["bn_only", "tent learning_rate=0.0001", "tent learning_rate=0.01"]
+    assert list(dict.fromkeys(row_labels(cells))) == ["bn_only", "tent learning_rate=1e-4", "tent learning_rate=0.01"]
     assert set(row_labels([cell for cell in cells if cell.config.method.get("momentum") != 0.9])) == {"bn_only", "tent"}
 
 
@@ -161,7 +161,7 @@ def test_the_last_sweep_is_reported_with_its_missing_cells(tmp_path, capsys):
     main(["report", "--last", f"results_root={tmp_path}"])
     out = capsys.readouterr().out
     assert "last: Dice in percent, 1 cells missing" in out
-    assert "tent learning_rate=0.001" in " ".join(out.split())
+    assert "tent learning_rate=1e-3" in " ".join(out.split())
 
 
 # clean

@@ -12,7 +12,7 @@ from made_tables import EXAMINATION, base, changed
 from tta_bench.metrics.dice import dice_score
 from tta_bench.metrics.iou import iou_score
 from tta_bench.records.store import CellFolder
-from tta_bench.report.console import cell_table, class_table, show
+from tta_bench.report.console import ScoreTable, cell_table, class_table, show
 
 
 def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seconds=0.123):
@@ -143,3 +143,44 @@ def test_a_long_name_is_folded_and_no_number_is_cut():
     text = "\n".join(lines)
     assert "…" not in text
     assert all(f"{adapted[0]['targets'][name][key]:.2f}" in text for key in ("dice_disc", "dice_cup", "dice"))
+
+
+SETTINGS = ("none", "tta", "tta+bank", "sda, our reconstruction")
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("told", [{"has_settings": a, "has_presets": b} for a in (False, True) for b in (False, True)])
+@pytest.mark.parametrize("spread", ["", "\n±0.12"])
+def test_of_five_sources_no_word_of_a_label_and_no_number_is_broken(width, told, spread):
+    table = ScoreTable("made: Dice in percent")
+    columns = [*"ABCDE", "average"]
+    table.add_score_columns(columns, "no_adapt", **told)
+    labels = ("no_adapt", "bn_only", "tent fast", "grata with many words")
+    for number, (label, setting) in enumerate(zip(labels, SETTINGS, strict=True)):
+        scores = [f"{10 * number + place}.25{spread}" for place in range(len(columns))]
+        seen = [setting] * told["has_settings"] + ["official"] * told["has_presets"]
+        table.add_row(label, *seen, *scores, f"+{number}2.50", "<0.001")
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    words = [word for line in lines for word in line.split()]
+    for number, label in enumerate(labels):
+        assert set(label.split()) <= set(words)
+        (row,) = [line.split() for line in lines if line.startswith(label.split()[0])]
+        numbers = [word for word in row if word.endswith(".25")]
+        assert numbers == [f"{10 * number + place}.25" for place in range(len(columns))]
+        assert row[-2:] == [f"+{number}2.50", "<0.001"]
+    assert words.count("±0.12") == (len(labels) * len(columns) if spread else 0)
+
+
+def test_where_there_is_no_room_for_a_label_it_is_folded_before_a_number_is_cut():
+    table = ScoreTable("made: Dice in percent")
+    table.add_score_columns([*"ABCDE", "average"], "no_adapt", has_settings=False, has_presets=False)
+    table.add_row("no_adapt", *["81.25"] * 6, "+12.50", "<0.001")
+    console = Console(file=io.StringIO(), width=54)
+    console.print(table)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 54
+    (row,) = [line.split() for line in lines if "+12.50" in line]
+    assert row == ["no_a", *["81.25"] * 6, "+12.50", "<0.001"]

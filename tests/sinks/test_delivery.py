@@ -2,13 +2,14 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
 from made_tables import finish, planned
 from tta_bench.sinks import delivery
 from tta_bench.sinks.about import about_cell
-from tta_bench.sinks.base import Point
+from tta_bench.sinks.base import SINKS, Point
 from tta_bench.sinks.contents import points_of
 from tta_bench.sinks.delivery import Live, send, unsent, unsent_sentences
 from tta_bench.sinks.sync import synchronise, waiting
@@ -59,6 +60,19 @@ def test_a_broken_record_is_no_acknowledgement(cell, about, kept, broken, tmp_pa
     send(THERE, about, folder)
     assert len(kept.runs) == 1
     assert not list(unsent(THERE, folder))
+
+
+def test_a_missing_library_is_told_with_its_remedy_and_sent_to_later(cell, about, kept, monkeypatch):
+    folder = cell.folder().path
+    monkeypatch.setitem(SINKS._items, "kept", replace(SINKS.get("kept"), extra="kept"))
+    with monkeypatch.context() as uninstalled:
+        uninstalled.setattr(kept, "opening", raising(ModuleNotFoundError("No module named 'kept'")))
+        send(THERE, about, folder)
+        assert [why for _, why in unsent(THERE, folder)] == ["No module named 'kept': pip install 'tta-bench[kept]'"]
+    assert not kept.runs
+    assert synchronise(folder.parents[1]) == (1, [])
+    assert synchronise(folder.parents[1]) == (0, [])
+    assert len(kept.runs) == 1
 
 
 @pytest.mark.parametrize("when", ["opening", "during"])

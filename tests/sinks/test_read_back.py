@@ -11,7 +11,10 @@ from tta_bench.sinks.base import Point
 from tta_bench.sinks.contents import points_of
 from tta_bench.sinks.delivery import Live, send, unsent
 from tta_bench.sinks.panels import _png
+from tta_bench.sinks.sync import synchronise
 from wandb_files import read
+
+NO_LOGIN = "No API key configured. Use `wandb login` to log in."
 
 
 @pytest.fixture
@@ -140,6 +143,18 @@ def test_every_curve_number_and_picture_is_read_back_after_an_interruption(name,
     assert found.number("compared/gain_over_no_adapt") == 1.5
     assert found.number("cost/peak_memory_mb") == 100.0
     assert found.pictures() == {"C", "D"}
+
+
+def test_a_run_that_was_kept_offline_stays_until_it_has_arrived(folder, about, tmp_path, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no_login"))
+    send(loggers("wandb", tmp_path), about, folder)
+    (kept,) = folder.glob("wandb/offline-run-*/*.wandb")
+    content = kept.read_bytes()
+    arrived, (left,) = synchronise(tmp_path)
+    assert (arrived, left) == (0, f"W&B lacks 1 run ({NO_LOGIN}): {folder}")
+    assert kept.read_bytes() == content
+    assert synchronise(tmp_path) == (0, [left])
 
 
 def test_the_csv_file_has_a_line_per_cell_and_target_however_often_it_is_sent(folder, about, tmp_path):

@@ -20,6 +20,7 @@ from tta_bench.launch.validation import validate
 from tta_bench.records.finished import DamagedError, read_json
 from tta_bench.runtime.files import file_fault, write_atomically
 from tta_bench.runtime.paths import shipped
+from tta_bench.runtime.values import flat
 
 GROUPS = ("method", "adapt", "data", "model", "protocol")
 """Sections that are called by their key ``name``."""
@@ -175,14 +176,6 @@ def _equal(pattern: str, value: Any) -> bool:
         except ValueError:
             return False
     return fnmatch.fnmatchcase(value if isinstance(value, str) else json.dumps(value), pattern)
-
-
-def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings with dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in section.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 # The last sweep

@@ -11,10 +11,11 @@ from typing import Any
 from tta_bench.cell import REFERENCE, Cell
 from tta_bench.launch.experiment_files import Experiment
 from tta_bench.launch.experiments import Plan, PlannedCell
-from tta_bench.launch.stored import flat, record_of
+from tta_bench.launch.stored import record_of
 from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import PRESETS, TUNED
 from tta_bench.methods.space import space_of
+from tta_bench.runtime.values import flat, typed
 
 REPEATS = ("seed", "training.seed", "protocol.order")
 """Keys whose values are repeats of a row, which shows their mean."""
@@ -50,7 +51,7 @@ def groups(cells: Sequence[Cell], name: str, description: str) -> list[Group]:
         numbers = []
         for cell, own in zip(unique, settings, strict=True):
             seen = variants[json.dumps([cell.config.source, own], sort_keys=True)]
-            value = shown_value(record_of(cell).get(key))
+            value = typed(record_of(cell).get(key))
             seen += [value] * (value not in seen)
             numbers.append(seen.index(value))
         for own, number in zip(settings, numbers, strict=True):
@@ -73,8 +74,8 @@ def groups(cells: Sequence[Cell], name: str, description: str) -> list[Group]:
 def _common(key: str, cells: Sequence[Cell], settings: Mapping[str, Any]) -> str:
     """The value of a setting of a group; ``various`` where each source has its own."""
     if key not in ("target", "checkpoint"):
-        return shown_value(settings.get(key))
-    values = {shown_value(record_of(cell).get(key)) for cell in cells}
+        return typed(settings.get(key))
+    values = {typed(record_of(cell).get(key)) for cell in cells}
     return values.pop() if len(values) == 1 else "various"
 
 
@@ -97,7 +98,7 @@ def row_labels(cells: Sequence[Cell]) -> list[str]:
         options = [_options(cells[number]) for number in own]
         keys = differing(options)
         for number, each in zip(own, options, strict=True):
-            labels[number] = " ".join([method, *(f"{_short(key)}={shown_value(each.get(key))}" for key in keys)])
+            labels[number] = " ".join([method, *(f"{_short(key)}={typed(each.get(key))}" for key in keys)])
     return labels
 
 
@@ -136,17 +137,6 @@ def kind_of(cell: Cell) -> type[Method]:
 
 def _short(key: str) -> str:
     return key.removeprefix("method.").removesuffix(".name")
-
-
-def shown_value(value: Any) -> str:
-    """A value as one types it.
-
-    >>> shown_value(0.001), shown_value(["A", "C"]), shown_value(None)
-    ('0.001', '[A,C]', 'null')
-    """
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(shown_value, value))}]"
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def split_sentences(found: Iterable[Group]) -> list[str]:

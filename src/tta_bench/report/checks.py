@@ -9,11 +9,11 @@ from typing import Any
 from tta_bench.adaptation.provenance import metric_code
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
-from tta_bench.launch.stored import flat
 from tta_bench.metrics.base import PRIMARY, Metric
 from tta_bench.report.cells import name_of, seed_of
 from tta_bench.report.model import FinishedCell, Seed, Table
 from tta_bench.runtime.paths import shipped
+from tta_bench.runtime.values import flat
 from tta_bench.schema import DataConfig
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -140,6 +141,42 @@ def narrow_table(title: str, caption: str | Text | None = None) -> Table:
         show_edge=False,
         collapse_padding=True,
     )
+
+
+class ScoreTable(Table):
+    """Rows of scores below each other: a label is broken within a word only where numbers would be cut otherwise.
+
+    Where words and the least widths of all other columns do not fit side by side, these move together.
+    """
+
+    def __init__(self, title: str, caption: str | Text | None = None) -> None:
+        form = {"box": box.SIMPLE_HEAD, "pad_edge": False, "show_edge": False, "collapse_padding": True}
+        super().__init__(title=literal(title), caption=caption, **form)  # type: ignore[arg-type]
+
+    def add_score_columns(
+        self, columns: Sequence[str], reference: str, *, has_settings: bool, has_presets: bool
+    ) -> None:
+        """The label of a row, what it sees, where its options are from, its scores, and what it gains."""
+        self.add_column("row", overflow="fold")
+        if has_settings:
+            self.add_column("setting", min_width=8, overflow="fold")
+        if has_presets:
+            self.add_column("options", min_width=8, no_wrap=True)
+        for column in columns:
+            self.add_column(literal(column), justify="right", min_width=5, overflow="fold")
+        self.add_column(Text.assemble("minus\n", literal(reference)), justify="right", min_width=6, overflow="fold")
+        self.add_column("p\n(Holm)", justify="right", min_width=6, no_wrap=True)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Share out the width that there is."""
+        first, *others = self.columns
+        words = max((cell_len(word) for label in first.cells for word in str(label).split()), default=1)
+        room = options.max_width - sum(column.min_width or 0 for column in others)
+        gap = 2 if words + 2 * len(others) <= room else 1
+        self.padding = (0, gap - 1)
+        left = max(1, room - gap * len(others))
+        first.min_width, first.width = words, left if left < words else None
+        yield from super().__rich_console__(console, options)
 
 
 def _targets(summary: Mapping[str, Any], place: str | None) -> list[Mapping[str, Any]]:

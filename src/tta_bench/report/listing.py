@@ -17,13 +17,13 @@ from rich.table import Table
 from tta_bench.cell import REFERENCE, Cell
 from tta_bench.errors import UserError
 from tta_bench.launch.composition import Composer
-from tta_bench.launch.stored import flat, record_of
-from tta_bench.launch.sweeps import shown_value
+from tta_bench.launch.stored import record_of
 from tta_bench.methods.options import default_options
 from tta_bench.records.finished import DamagedError, read_json
 from tta_bench.report.cells import read_cell
 from tta_bench.report.text import number
 from tta_bench.runtime.names import csv_file, literal
+from tta_bench.runtime.values import flat, typed
 
 COLUMNS = ("hash", "method", "differs", "source", "target", "training_seed", "order", "seed", "dice", "status", "time")
 """Of the CSV."""
@@ -85,10 +85,8 @@ class Usual:
         training, keys = min(rest, key=lambda each: len(each[1]))
         first = self._of(*self._default())
         chosen = {"data": data, "model": model, "training": training, "checkpoint": config.checkpoint}
-        words = [
-            f"{key}={shown_value(str(value))}" for key, value in chosen.items() if str(value) != str(first.get(key))
-        ]
-        words += [f"{key.removesuffix('.name')}={shown_value(found[key])}" for key in keys if key != "checkpoint"]
+        words = [f"{key}={typed(str(value))}" for key, value in chosen.items() if str(value) != str(first.get(key))]
+        words += [f"{key.removesuffix('.name')}={typed(found[key])}" for key in keys if key != "checkpoint"]
         return " ".join([*self._options(cell), *words])
 
     def _options(self, cell: Cell) -> list[str]:
@@ -99,9 +97,7 @@ class Usual:
         except UserError:  # of a plug-in whose file is gone
             default = {}
         own = flat(method)
-        return [
-            f"{key}={shown_value(value)}" for key, value in own.items() if _plain(default.get(key)) != _plain(value)
-        ]
+        return [f"{key}={typed(value)}" for key, value in own.items() if _plain(default.get(key)) != _plain(value)]
 
     def _default(self) -> tuple[str, str, str]:
         config: Any = OmegaConf.to_container(self.hydra.compose([f"+method={REFERENCE}"]), resolve=True)

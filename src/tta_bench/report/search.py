@@ -11,8 +11,8 @@ from rich.text import Text
 from tta_bench.report.console import narrow_table
 from tta_bench.report.text import number
 from tta_bench.runtime.names import literal
+from tta_bench.runtime.values import typed
 from tta_bench.search.study import Study
-from tta_bench.sinks.about import shown
 
 
 def search_table(studies: Sequence[Study]) -> Table:
@@ -46,4 +46,4 @@ def _numbers(study: Study, outcome: dict[str, Any] | None) -> list[Text | str]:
 
 def _rounded(value: Any) -> str:
     """Three digits are enough to look at; the outcome has all."""
-    return shown(float(f"{value:.3g}")) if isinstance(value, float) else str(value)
+    return typed(float(f"{value:.3g}") if isinstance(value, float) else value)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from rich.console import Console, RenderableType
 from rich.console import Group as RenderGroup
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, shown
@@ -16,7 +15,7 @@ from tta_bench.launch.stored import with_references
 from tta_bench.launch.sweeps import Group, groups
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
-from tta_bench.report.console import warning_box
+from tta_bench.report.console import ScoreTable, warning_box
 from tta_bench.report.model import Table
 from tta_bench.report.tables import build_table
 from tta_bench.report.text import narrow_mean, number, p_value
@@ -43,29 +42,14 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
         return summary_table(tables[0][1])
     columns = list(dict.fromkeys(column for _, table in tables for column in table.columns))
     references = list(dict.fromkeys(table.reference for _, table in tables))
-    printed = summary_table(tables[0][1])  # for its title and form
     missing = sum(len(table.missing) for _, table in tables)
     gaps = f", {missing} cells missing" if missing else ""
     name, metric = tables[0][1].name.rpartition("_")[0], tables[0][1].metric
-    combined = RichTable(
-        box=printed.box,
-        title=literal(f"{name}: {metric.heading}{gaps}"),
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-    )
-    combined.add_column("row", overflow="fold")
+    combined = ScoreTable(f"{name}: {metric.heading}{gaps}")
     presets = any(table.has_presets for _, table in tables)
     told = any(table.has_settings for _, table in tables)
-    if told:
-        combined.add_column("setting", overflow="fold")
-    if presets:
-        combined.add_column("options", no_wrap=True)
-    for column in columns:
-        combined.add_column(literal(column), justify="right", min_width=5, overflow="fold")
     reference = references[0] if len(references) == 1 else "reference"
-    combined.add_column(Text.assemble("minus\n", literal(reference)), justify="right", min_width=6, overflow="fold")
-    combined.add_column("p\n(Holm)", justify="right", no_wrap=True)
+    combined.add_score_columns(columns, reference, has_settings=told, has_presets=presets)
     for settings, table in tables:
         combined.add_section()
         for row in table.rows:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.table import Table as RichTable
-from rich.text import Text
 
 from tta_bench.cell import Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.launch.progress import duration
 from tta_bench.records.store import CellFolder
 from tta_bench.report.cells import STATES, read_cell
-from tta_bench.report.console import narrow_table
+from tta_bench.report.console import ScoreTable, narrow_table
 from tta_bench.report.model import Table
 from tta_bench.report.notes import headline
 from tta_bench.report.text import narrow_mean, number, p_value, transfer_groups
@@ -57,18 +56,9 @@ def write_report(
 def summary_table(table: Table) -> RichTable:
     """Means per source and on average, and the difference to the reference, in 80 columns; the files say more."""
     gaps = f", {len(table.missing)} cells missing" if table.missing else ""
-    printed = narrow_table(f"{table.name}: {table.metric.heading}{gaps}", literal(headline(table)) or None)
-    printed.add_column("row", overflow="fold")
-    if table.has_settings:
-        printed.add_column("setting", overflow="fold")
-    if table.has_presets:
-        printed.add_column("options", no_wrap=True)
-    for column in table.columns:
-        printed.add_column(literal(column), justify="right", min_width=5, overflow="fold")
-    printed.add_column(
-        Text.assemble("minus\n", literal(table.reference)), justify="right", min_width=6, overflow="fold"
-    )
-    printed.add_column("p\n(Holm)", justify="right", no_wrap=True)
+    printed = ScoreTable(f"{table.name}: {table.metric.heading}{gaps}", literal(headline(table)) or None)
+    shown = {"has_settings": table.has_settings, "has_presets": table.has_presets}
+    printed.add_score_columns(table.columns, table.reference, **shown)
     for row in table.rows:
         digits, comparison = table.metric.digits, row.vs_reference
         cells = [narrow_mean(row.result(column), digits) for column in table.columns]

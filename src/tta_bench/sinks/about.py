@@ -12,9 +12,9 @@ from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options, method_options
 from tta_bench.offline.options import card_of
 from tta_bench.runtime.paths import CONFIG_DIR, shipped
+from tta_bench.runtime.values import flat, typed
 from tta_bench.schema import RunConfig
 from tta_bench.sinks.base import About
-from tta_bench.sinks.contents import flat
 
 SHORT = {"learning_rate": "lr", "batch_size": "batch"}
 """Names of options, as one writes them beside a curve."""
@@ -104,19 +104,5 @@ def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterato
         as_list = list(value) if isinstance(value, tuple) else value
         other = list(before[key]) if isinstance(before.get(key), tuple) else before.get(key)
         if key in before and as_list != other and not str(other).startswith("${"):
-            leaf = key.rpartition("/")[2]
-            yield f"{SHORT.get(leaf, leaf)}={shown(as_list)}"
-
-
-def shown(value: Any) -> str:
-    """As short as one would type it.
-
-    >>> shown(0.001), shown(0.25), shown([1, 2]), shown("ce"), shown(1e-05)
-    ('1e-3', '0.25', '[1,2]', 'ce', '1e-5')
-    """
-    if isinstance(value, list):
-        return f"[{','.join(map(shown, value))}]"
-    if isinstance(value, float) and 0 < abs(value) < 0.01:
-        digits, _, power = f"{value:e}".partition("e")
-        return f"{float(digits):g}e{int(power)}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+            leaf = key.rpartition(".")[2]
+            yield f"{SHORT.get(leaf, leaf)}={typed(as_list)}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,17 +119,21 @@ class Sink:
         title: what messages call it.
         options: the keys of its YAML.
         open: begins a run.
+        extra: of this package, called like the library that it installs; None where nothing more is needed.
     """
 
     title: str
     options: type[SinkOptions]
     open: type[Run]
+    extra: str | None = None
 
 
 SINKS: Registry[Sink] = Registry("sink", "tta_bench.sinks")
 
 
-def register_sink(name: str, title: str, options: type[SinkOptions]) -> Callable[[type[Run]], type[Run]]:
+def register_sink(
+    name: str, title: str, options: type[SinkOptions], extra: str | None = None
+) -> Callable[[type[Run]], type[Run]]:
     """Class decorator: make a sink available as ``logger=name``; the arguments are those of :class:`Sink`.
 
     Raises:
@@ -136,7 +141,7 @@ def register_sink(name: str, title: str, options: type[SinkOptions]) -> Callable
     """
 
     def decorate(run: type[Run]) -> type[Run]:
-        SINKS.register(name)(Sink(title, options, run))
+        SINKS.register(name)(Sink(title, options, run, extra))
         return run
 
     return decorate
@@ -149,6 +154,16 @@ def options_of(name: str, section: Mapping[str, Any]) -> SinkOptions:
         UserError: no such sink, or keys and values that it does not take.
     """
     return validate_section(SINKS.get(name).options, section, f"logger.{name}")
+
+
+def missing_libraries(names: Iterable[str]) -> list[str]:
+    """A sentence for each of these sinks whose library is not installed."""
+    extras = {name: SINKS.get(name).extra for name in names}
+    return [
+        f"logger={name} needs a library that is not installed: pip install 'tta-bench[{extra}]'"
+        for name, extra in extras.items()
+        if extra is not None and find_spec(extra) is None
+    ]
 
 
 def sink_faults(loggers: Loggers) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tta_bench.records.examination import FILE as EXAMINATION
 from tta_bench.records.store import CellFolder
+from tta_bench.runtime.values import flat
 from tta_bench.sinks.base import Grid, Outcome, Point
 
 TRAINING = "training.json"
@@ -83,7 +84,7 @@ def outcome_of(folder: Path, compared: Mapping[str, float]) -> Outcome:
     pictures = {path.stem: path for path in sorted((folder / "panels").glob("*.png"))}
     if (folder / TRAINING).is_file():
         examined = folder / EXAMINATION
-        found = flat(_read(examined).get("examination", {}), "examined/") if examined.is_file() else {}
+        found = flat(_read(examined).get("examination", {}), "/", "examined/") if examined.is_file() else {}
         return Outcome({**_read(folder / TRAINING)["summary"], **found})
     if (folder / TABLE).is_file():
         files = [path for path in sorted(folder.iterdir()) if path.suffix in (".md", ".csv", ".tex", ".html")]
@@ -92,15 +93,15 @@ def outcome_of(folder: Path, compared: Mapping[str, float]) -> Outcome:
     finished = CellFolder(folder).finished()
     assert finished is not None
     summary = finished[0]
-    numbers = flat({name: summary[name] for name in summary.get("metrics", ("dice",))})
-    numbers |= flat(summary["targets"])
+    numbers = flat({name: summary[name] for name in summary.get("metrics", ("dice",))}, "/")
+    numbers |= flat(summary["targets"], "/")
     images = sum(target["n"] for target in summary["targets"].values())
     costs = ("seconds_per_image", "forwards_per_image", "backwards_per_image", "peak_memory_mb", "skipped_updates")
     numbers |= {f"cost/{name}": summary[name] for name in costs}
     numbers["cost/seconds"] = summary["seconds_per_image"] * images
     dice = summary["source_checkpoint"]["dice_in_domain"]
     numbers |= {} if dice is None else {"source_model/dice_in_domain": dice}
-    numbers |= flat(summary["source_checkpoint"].get("examination") or {}, "source_model/examined/")
+    numbers |= flat(summary["source_checkpoint"].get("examination") or {}, "/", "source_model/examined/")
     numbers |= {f"versions/{name}": str(value) for name, value in summary["versions"].items()}
     columns = list(dict.fromkeys(name for target in summary["targets"].values() for name in target))
     rows = [[name, *(target.get(column) for column in columns)] for name, target in summary["targets"].items()]
@@ -124,15 +125,6 @@ def fingerprint(folder: Path) -> str:
         if path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by slashes."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, f"{name}/") if isinstance(value, Mapping) and value else {name: value}
-    return found
 
 
 def _grid(path: Path) -> Grid:

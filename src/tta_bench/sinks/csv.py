@@ -11,8 +11,8 @@ from pydantic import BeforeValidator
 
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.names import csv_file, unguarded
+from tta_bench.runtime.values import flat
 from tta_bench.sinks.base import About, Outcome, Point, Run, SinkOptions, register_sink
-from tta_bench.sinks.contents import flat
 
 SECTIONS = ("method", "protocol", "training", "model", "data")
 
@@ -43,7 +43,7 @@ class CsvRun(Run):
         head = {"cell": cell, "name": self._about.name, "group": self._about.group or "", "source": config["source"]}
         head |= {"method": config["called"], "seed": config["seed"]}
         costs: dict[str, Any] = {name: value for name, value in outcome.summary.items() if name.startswith("cost/")}
-        options = flat({name: config[name] for name in SECTIONS})
+        options = flat({name: config[name] for name in SECTIONS}, "/")
         lines = [
             head | dict(zip(outcome.grid.columns, row, strict=True)) | costs | options for row in outcome.grid.rows
         ]

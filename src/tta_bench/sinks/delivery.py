@@ -129,6 +129,8 @@ class _Sender:
         except BaseException as error:  # of many kinds: the network, the account, a library that leaves the program
             lines = str(error).splitlines()
             self.fault = lines[0] if lines and lines[0].strip() else type(error).__name__
+            if isinstance(error, ModuleNotFoundError) and (extra := SINKS.get(self._work[0]).extra):
+                self.fault += f": pip install 'tta-bench[{extra}]'"
 
 
 def send(loggers: Loggers, about: About, folder: Path, compared: Mapping[str, float] | None = None) -> None:

@@ -7,8 +7,8 @@ import logging
 from pathlib import Path
 from time import time
 
+from tta_bench.runtime.values import flat
 from tta_bench.sinks.base import About, Outcome, Point, Run, SinkOptions, register_sink
-from tta_bench.sinks.contents import flat
 
 _LONGEST = 500  # characters of a parameter
 
@@ -20,7 +20,7 @@ class MlflowOptions(SinkOptions):
     experiment: str
 
 
-@register_sink("mlflow", "MLflow", MlflowOptions)
+@register_sink("mlflow", "MLflow", MlflowOptions, extra="mlflow")
 class MlflowRun(Run):
     """MLflow: a run per cell and per source training, live."""
 
@@ -49,7 +49,7 @@ class MlflowRun(Run):
             client.delete_run(each.info.run_id)
         tags = {"tta_bench.id": about.id, "job": about.job, "group": about.group or "", "tags": ", ".join(about.tags)}
         self._id = client.create_run(number, run_name=about.name, tags=tags).info.run_id
-        params = [Param(_name(key), str(value)[:_LONGEST]) for key, value in flat(about.config).items()]
+        params = [Param(_name(key), str(value)[:_LONGEST]) for key, value in flat(about.config, "/").items()]
         for begin in range(0, len(params), 100):  # as many as it takes at once
             client.log_batch(self._id, params=params[begin : begin + 100])
         client.log_batch(self._id, tags=[RunTag("config", json.dumps(about.config)[:5000])])

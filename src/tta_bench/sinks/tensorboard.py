@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 from pydantic import BeforeValidator
 
+from tta_bench.runtime.values import flat
 from tta_bench.sinks.base import About, Outcome, Point, Run, SinkOptions, register_sink
-from tta_bench.sinks.contents import flat
 
 
 class TensorBoardOptions(SinkOptions):
@@ -22,7 +22,7 @@ class TensorBoardOptions(SinkOptions):
     folder: Annotated[Path, BeforeValidator(lambda value: Path(str(value)).expanduser())]
 
 
-@register_sink("tensorboard", "TensorBoard", TensorBoardOptions)
+@register_sink("tensorboard", "TensorBoard", TensorBoardOptions, extra="tensorboard")
 class TensorBoardRun(Run):
     """TensorBoard: a run per cell and per source training, live."""
 
@@ -64,7 +64,7 @@ class TensorBoardRun(Run):
         if self._about.job == "cell":
             options: dict[str, Any] = {
                 name: value if isinstance(value, bool | int | float | str) else str(value)
-                for name, value in flat(self._about.config).items()
+                for name, value in flat(self._about.config, "/").items()
                 if name.partition("/")[0] in ("method", "source", "seed", "protocol", "training", "model")
             }
             for summary in hparams(options, {"final/dice": None} if "final/dice" in numbers else {}):

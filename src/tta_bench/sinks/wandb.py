@@ -25,8 +25,9 @@ class WandbRun(Run):
         import wandb  # two seconds, only where asked for
 
         self._wandb = wandb
-        for earlier in folder.glob(f"wandb/offline-run-*-{about.id}"):  # all its points come again
-            shutil.rmtree(earlier, ignore_errors=True)
+        self._earlier = list(folder.glob(f"wandb/offline-run-*-{about.id}"))
+        if options.mode == "offline":
+            self._forget_earlier()
         resume: Any = {"resume": "allow"} if going_on and options.mode == "online" else {}
         self._run = wandb.init(
             project=options.project,
@@ -79,10 +80,17 @@ class WandbRun(Run):
             self._run.log_artifact(artefact)
         self._run.summary.update(dict(outcome.summary))
         self._run.finish()
+        self._forget_earlier()
 
     def stop(self) -> None:
         """It shows as failed, until it goes on."""
         self._run.finish(exit_code=1)
+
+    def _forget_earlier(self) -> None:
+        """Remove what was kept offline; all its points come again, but online only what has arrived is certain."""
+        for folder in self._earlier:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._earlier = []
 
 
 def _known(settings: Any, patience: float) -> dict[str, Any]:
