@@ -114,6 +114,8 @@ WRONG = {
     "rows: {a: {method: tent}}\nsweep: data": "'sweep' lists no keys: write KEY: VALUE,VALUE",
     "rows: {a: {method: tent}}\nsweep: {data.seed: }": "sweep.data.seed has no values: separate them with commas",
     "rows: {a: {method: tent}}\nsweep: {data.sed: 3}": "unknown key 'data.sed': did you mean 'data.seed'?",
+    "rows: {a: {method: tent}}\nsweep: {'method.learning_rate': '1,2'}": "'method.learning_rate': not every row has it",
+    "rows: {a: {method: tent}}\nsweep: {adapt.epochs: 3}": "'adapt.epochs': not every row has it",
     "rows: {a: {method: tent, method.learning_rate: -1}}": "method.learning_rate=-1",
 }
 

@@ -23,7 +23,15 @@ from tta_bench.launch.experiment_checks import experiment_faults, with_files
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.grammar import complete_experiment, place
 from tta_bench.launch.hydra_faults import sentences
-from tta_bench.launch.keys import FREE_FORM, composed, group_faults, hydra_faults, key_fault, valid_keys
+from tta_bench.launch.keys import (
+    FREE_FORM,
+    composed,
+    group_faults,
+    hydra_faults,
+    key_fault,
+    not_in_every_row,
+    valid_keys,
+)
 from tta_bench.launch.overrides import (
     check_number_of_jobs,
     is_finite,
@@ -111,7 +119,8 @@ def find_jobs(
                 continue
             group, _, leaf = key.partition(".")
             if key not in valid:
-                faults.append(key_fault(key, valid))
+                of_rows = experiments and group in ("method", "adapt")
+                faults.append(not_in_every_row(key) if of_rows else key_fault(key, valid))
             elif leaf == "name" and group in NOT_BY_NAME:
                 plus = "+" if group in ("method", "adapt") else ""
                 faults.append(f"'{key}' alone cannot be set: choose the whole group with {plus}{group}=NAME")
@@ -194,7 +203,9 @@ def _validate_jobs(
             container: Any = OmegaConf.to_container(composed, resolve=True)
             container["source"] = str(container["source"])
         except (HydraException, OmegaConfBaseException) as error:
-            faults.append(str(error).splitlines()[0])
+            fault = str(error).splitlines()[0]
+            options = [key for key in latest if key.startswith(("method.", "adapt.")) and f"'{key}'" in fault]
+            faults.append(not_in_every_row(options[0]) if options and "row" in latest else fault)
             continue
         try:
             config = validate(run_section(container)) if resolve is None else resolve(run_section(container))

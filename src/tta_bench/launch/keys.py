@@ -120,6 +120,13 @@ def _one_of_each_method(values: Sequence[str]) -> list[str]:
     return list({methods.get(value, value): value for value in values}.values())
 
 
+def not_in_every_row(key: str) -> str:
+    """Why an option of a method or system is none of an experiment, whose rows have different ones."""
+    return f"'{key}': not every row has it; give it to the rows that have, LABEL: {{..., {key}: VALUE}}, a row per value"
+        f"'{key}': not every row has it; set it in the rows that have, LABEL: {{..., {key}: VALUE}}, one for each value"
+    )
+
+
 def key_fault(key: str, valid: set[str]) -> str:
     """An unknown key, with the nearest valid one: beside it, or of the same name elsewhere."""
     parent, dot, leaf = key.rpartition(".")
