@@ -122,9 +122,7 @@ def _one_of_each_method(values: Sequence[str]) -> list[str]:
 
 def not_in_every_row(key: str) -> str:
     """Why an option of a method or system is none of an experiment, whose rows have different ones."""
-    return f"'{key}': not every row has it; give it to the rows that have, LABEL: {{..., {key}: VALUE}}, a row per value"
-        f"'{key}': not every row has it; set it in the rows that have, LABEL: {{..., {key}: VALUE}}, one for each value"
-    )
+    return f"'{key}': not every row has it: give it to those that have, LABEL: {{..., {key}: VALUE}}, a row per value"
 
 
 def key_fault(key: str, valid: set[str]) -> str:
