@@ -8,7 +8,7 @@ run: .venv/installed ## the main job: train a source model, adapt it with GraTa,
 	$(BIN)/python -m tta_bench +method=grata source=D
 
 test: .venv/installed ## fast tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: .venv/installed ## slow tests
 	$(BIN)/python -m pytest -m slow
@@ -18,7 +18,7 @@ check: .venv/installed ## style, types, floors, and the fast tests with coverage
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term
 
 look: .venv/installed ## pages in a browser and LaTeX tables on paper: apt-get install chromium texlive-latex-recommended
 	$(BIN)/python -m pytest tests/report -k "browser or latex"

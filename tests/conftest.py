@@ -18,7 +18,7 @@ from tta_bench.ops.preprocessing import min_max
 @pytest.fixture(scope="session")
 def unet():
     """A library U-Net, float64, without branches. Shared: tests copy it before they change it."""
-    return build(UNet, "resnet18", 2, decoder_channels=(16, 16, 8, 8, 8))
+    return build(UNet, "tu-test_resnet", 2, decoder_channels=(16, 16, 8, 8, 8))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ TINY = (
     "data.image_size=64",
     "data.limit=4",
     "training.epochs=1",
+    "training.min_steps=0",
     "model.decoder_channels=[16,16,8,8,8]",
     "source=D",
     "device=cpu",

@@ -60,8 +60,8 @@ def tiny(tmp_path, monkeypatch):
 
 
 def test_a_network_of_one_file_is_trained_stored_and_adapted(tiny, tmp_path):
-    words = ["+method=tent", "source=D", "target=A", "data.image_size=64", "data.limit=3", "training.epochs=1"]
-    (config,) = check([*words, f"results_root={tmp_path}/results"])
+    words = ["+method=tent", "source=D", "target=A", "data.image_size=64", "data.limit=3"]
+    (config,) = check([*words, "training.epochs=1", "training.min_steps=0", f"results_root={tmp_path}/results"])
     model = ModelConfig(name="tiny", options={"width": 6})
     config = config.model_copy(update={"model": model})
     list(run(config))

@@ -13,7 +13,7 @@ from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import load_checkpoint, read_description, save_checkpoint
 from tta_bench.ops.preprocessing import Preprocessing
 
-TINY = ("source=D", "target=A", "data.image_size=64", "data.limit=3", "training.epochs=1")
+TINY = ("source=D", "target=A", "data.image_size=64", "data.limit=3", "training.epochs=1", "training.min_steps=0")
 POWERS_OF_TWO = (0.5, 0.25, 2.0)
 
 

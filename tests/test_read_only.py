@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-TINY = ("data.image_size=64", "data.limit=3", "training.epochs=1", "source=D", "target=A", "device=cpu")
+TINY = (
+    *("data.image_size=64", "data.limit=3", "training.epochs=1", "training.min_steps=0"),
+    *("model.decoder_channels=[16,16,8,8,8]", "source=D", "target=A", "device=cpu"),
+)
 
 # The superuser may write everywhere, unless that right is taken away.
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override")

@@ -20,6 +20,7 @@ TINY = (
     "data.limit=4",
     "training.epochs=1",
     "training.min_steps=0",
+    "model.encoder=tu-test_resnet",  # a twentieth of the weights of resnet18, with which other tests run commands
     "model.decoder_channels=[16,16,8,8,8]",
     "source=D",
     "target=A,C",

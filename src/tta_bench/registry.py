@@ -7,12 +7,25 @@ import pkgutil
 import threading
 from collections.abc import Callable
 from fnmatch import filter as matching
-from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from functools import cache
+from importlib import metadata
+from typing import Any, Generic, TypeVar
 
 from tta_bench.errors import UserError, nearest
 
 Item = TypeVar("Item")
+
+
+def entry_points(group: str) -> metadata.EntryPoints:
+    """The plug-ins of a group, of the packages that were installed when a process first asked."""
+    found: metadata.EntryPoints = _all_entry_points().select(group=group)
+    return found
+
+
+@cache
+def _all_entry_points() -> Any:  # its type depends on the version of Python
+    """Looked up once: Python reads the metadata of every installed package for each group anew."""
+    return metadata.entry_points()
 
 
 class Registry(Generic[Item]):

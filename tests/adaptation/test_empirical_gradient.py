@@ -15,7 +15,10 @@ from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import ImageKey
 
-SMALL = ["source=B", "target=C,E", "data.limit=4", "data.image_size=64", "training.epochs=1"]
+SMALL = [
+    *("source=B", "target=C,E", "data.limit=4", "data.image_size=64"),
+    *("training.epochs=1", "training.min_steps=0", "model.encoder=tu-test_resnet"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,10 @@ from tta_bench.launch.grammar import quote_lists
 from tta_bench.methods.base import METHODS, Card, Method
 
 PASSES = [tuple(StreamImage(name, index, index) for index in range(count)) for name, count in (("A", 3), ("B", 2))]
-SMALL = ["source=B", "target=C,E", "data.limit=5", "data.image_size=64", "training.epochs=1"]
+SMALL = [
+    *("source=B", "target=C,E", "data.limit=5", "data.image_size=64"),
+    *("training.epochs=1", "training.min_steps=0", "model.encoder=tu-test_resnet"),
+]
 
 
 def test_the_three_words_stand_for_scenarios():

@@ -114,7 +114,8 @@ def test_an_official_checkpoint_on_fundus_images_gives_the_numbers_of_plain_grat
             f"data.image_size={size}",
             f"checkpoint={tmp_path / 'last-Res_Unet.pth'}",
         ),
-        *("model.decoder_channels=null", "source=A", "target=E", f"protocol.reset={reset}", *off),
+        *("model.encoder=resnet34", "model.decoder_channels=null"),
+        *("source=A", "target=E", f"protocol.reset={reset}", *off),
     )
     execute(config)
     streams = [plain] if reset == "target" else [[image] for image in plain]

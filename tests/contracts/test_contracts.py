@@ -1,6 +1,7 @@
 """Laws that every registered method obeys; ids C1-C7 are those of the methods' common contract."""
 
 import copy
+import functools
 from dataclasses import dataclass, field
 
 import pytest
@@ -92,6 +93,17 @@ def one(streams, domain="B"):
     return {domain: streams[domain]}
 
 
+@pytest.fixture(scope="module")
+def usual(networks, streams):
+    """Runs of methods as they are, along all streams or one, each made once for all laws that compare with it."""
+
+    @functools.cache
+    def usual(name, domain=None):
+        return run(make(name, networks(name)), streams if domain is None else one(streams, domain))
+
+    return usual
+
+
 def optimizer_state(method):
     """Moments and step counters by row; empty for methods without an optimiser."""
     state = getattr(method, "state", None)
@@ -108,21 +120,19 @@ def test_the_table_names_registered_methods_only():
 
 
 @every_method
-def test_without_updates_a_method_predicts_as_its_control_c1(networks, streams, name):
+def test_without_updates_a_method_predicts_as_its_control_c1(networks, streams, usual, name):
     setting = setting_of(name)
     if setting.no_update is None:
         pytest.skip(f"{name} has no switch that turns its updates off")
     method = make(name, networks(name), **setting.no_update)
-    expected = run(make(setting.control, networks(name)), streams)
-    assert_equal(expected, run(method, streams), atol=1e-6)
+    assert_equal(usual(setting.control), run(method, streams), atol=1e-6)
     theta = method.theta(3)
     assert torch.equal(theta, method.source_theta.expand_as(theta))
 
 
 @gradient_methods
-def test_with_updates_a_gradient_method_predicts_differently(networks, streams, name):
-    control = run(make(setting_of(name).control, networks(name)), one(streams))
-    assert largest_difference(control, run(make(name, networks(name)), one(streams))) > 1e-5
+def test_with_updates_a_gradient_method_predicts_differently(usual, name):
+    assert largest_difference(usual(setting_of(name).control, "B"), usual(name, "B")) > 1e-5
 
 
 @every_method
@@ -136,11 +146,11 @@ def test_a_fresh_start_forgets_everything_c2(networks, streams, name):
 
 
 @every_method
-def test_two_targets_in_sequence_equal_each_alone_bn13(networks, streams, name):
+def test_two_targets_in_sequence_equal_each_alone_bn13(networks, streams, usual, name):
     method = make(name, networks(name))
     run(method, one(streams, "B"))
     second = run(method, one(streams, "C"))
-    assert_equal(run(make(name, networks(name)), one(streams, "C")), second)
+    assert_equal(usual(name, "C"), second)
 
 
 @every_method
@@ -165,8 +175,8 @@ def test_the_images_are_not_written_to_c4(networks, streams, name):
 
 
 @every_method
-def test_the_same_seed_gives_the_same_bits_c5(networks, streams, name):
-    assert_equal(run(make(name, networks(name)), streams), run(make(name, networks(name)), streams))
+def test_the_same_seed_gives_the_same_bits_c5(networks, streams, usual, name):
+    assert_equal(usual(name), run(make(name, networks(name)), streams))
 
 
 @every_method
@@ -201,10 +211,10 @@ def test_with_a_reset_at_every_image_history_does_not_matter_c7(networks, stream
 
 
 @every_method
-def test_streams_side_by_side_equal_one_by_one(networks, streams, name):
-    together = run(make(name, networks(name)), streams)
+def test_streams_side_by_side_equal_one_by_one(streams, usual, name):
+    together = usual(name)
     for domain in streams:
-        alone = run(make(name, networks(name)), one(streams, domain))
+        alone = usual(name, domain)
         for place, logits in alone.logits.items():
             torch.testing.assert_close(together.logits[place], logits, rtol=0, atol=1e-9)
             for key, value in alone.diagnostics[place].items():
@@ -220,10 +230,10 @@ def with_fault(streams, domain, k, value=float("nan")):
 
 @every_method
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_image_that_is_not_finite_harms_no_other_stream_and_no_later_image(networks, streams, name, value):
+def test_an_image_that_is_not_finite_harms_no_other_stream_and_no_later_image(networks, streams, usual, name, value):
     method = make(name, networks(name))
     faulty = run(method, with_fault(streams, "C", 1, value))
-    healthy = run(make(name, networks(name)), streams)
+    healthy = usual(name)
     for (domain, k), logits in faulty.logits.items():
         if domain != "C" or k == 0:
             torch.testing.assert_close(logits, healthy.logits[domain, k], **EXACT)
@@ -313,34 +323,32 @@ def test_two_updates_per_image_are_two_calls_with_draws_of_their_own(networks, s
 
 
 @gradient_methods
-def test_two_updates_per_image_differ_from_one(networks, streams, name):
-    once = run(make(name, networks(name)), one(streams))
-    assert largest_difference(once, run(make(name, networks(name), Protocol(steps=2)), one(streams))) > 1e-6
+def test_two_updates_per_image_differ_from_one(networks, streams, usual, name):
+    assert largest_difference(usual(name, "B"), run(make(name, networks(name), Protocol(steps=2)), one(streams))) > 1e-6
 
 
 @every_method
-def test_float32_agrees_with_float64(small_net, networks, streams, name):
+def test_float32_agrees_with_float64(small_net, streams, usual, name):
     single = AdaptableNetwork(copy.deepcopy(small_net).float(), branches_of(name))
     out = run(make(name, single), {domain: images.float() for domain, images in streams.items()})
     assert all(logits.dtype == torch.float32 for logits in out.logits.values())
-    expected = run(make(name, networks(name)), streams)
-    assert largest_difference(expected, out) < 1e-2
+    assert largest_difference(usual(name), out) < 1e-2
 
 
 @every_method
-def test_train_and_eval_calls_from_outside_change_nothing_bn11(small_net, networks, streams, name):
+def test_train_and_eval_calls_from_outside_change_nothing_bn11(small_net, streams, usual, name):
     network = AdaptableNetwork(small_net, branches_of(name))
     modes = [network.train, network.eval, network.model.train, network.model.eval, network.train]
     disturbed = run(make(name, network), one(streams), after_step=lambda k: modes[k]())
-    assert_equal(run(make(name, networks(name)), one(streams)), disturbed)
+    assert_equal(usual(name, "B"), disturbed)
 
 
 @every_method
-def test_a_few_images_per_pass_change_neither_numbers_nor_counts(small_net, networks, streams, name):
+def test_a_few_images_per_pass_change_neither_numbers_nor_counts(small_net, streams, usual, name):
     network = AdaptableNetwork(small_net, branches_of(name))
     network.images_per_pass = 2
     out = run(make(name, network), streams)
-    assert_equal(run(make(name, networks(name)), streams), out, atol=1e-9)
+    assert_equal(usual(name), out, atol=1e-9)
     assert network.forwards == METHODS.get(name).card.forwards * max(LENGTHS.values())
 
 
@@ -353,6 +361,6 @@ def test_inference_mode_is_refused(networks, streams, name):
 
 
 @every_method
-def test_diagnostics_are_plain_numbers_one_per_stream(networks, streams, name):
-    for diagnostics in run(make(name, networks(name)), streams).diagnostics.values():
+def test_diagnostics_are_plain_numbers_one_per_stream(usual, name):
+    for diagnostics in usual(name).diagnostics.values():
         assert all(isinstance(value, float | int) for value in diagnostics.values())

@@ -6,9 +6,11 @@ import pytest
 
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check
+from tta_bench.launch.composition import composer
 from tta_bench.launch.grammar import quote_lists
 from tta_bench.launch.keys import compose_data
 from tta_bench.methods.options import default_options
+from tta_bench.runtime.paths import CONFIG_DIR
 
 
 def jobs(text, **options):
@@ -155,6 +157,22 @@ def test_a_wrong_key_of_ones_own_file_is_told_with_the_file(tmp_path):
     told = "unknown key 'data.intensity.precentile': did you mean 'data.intensity.percentile'?"
     assert sentence == f"{path}: {told}"
     assert faults("+method=tent data=own data.intensity={precentil: [1, 9]}", config_dir=str(tmp_path))[0] != sentence
+
+
+def test_a_file_of_the_user_s_counts_where_the_shipped_one_was_composed_before(tmp_path):
+    shipped = (CONFIG_DIR / "method/tent.yaml").read_text()
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method/tent.yaml").write_text(shipped.replace("learning_rate: 1.0e-4", "learning_rate: 0.5"))
+    for folder, rate in ((None, 1e-4), (str(tmp_path), 0.5), (None, 1e-4)):
+        (config,) = jobs("+method=tent", config_dir=folder)
+        assert config.method["learning_rate"] == rate
+
+
+def test_a_change_of_a_configuration_does_not_reach_the_next_one():
+    with composer() as hydra:
+        changed = hydra.compose(["+method=tent"])
+        changed.method.learning_rate = 0.5
+        assert hydra.compose(["+method=tent"]).method.learning_rate == 1e-4
 
 
 # What is refused

@@ -171,6 +171,11 @@ def test_what_all_rows_share_can_be_overruled():
     assert {p.cell.config.protocol.reset for p in planned.cells} == {"image"}
 
 
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_an_experiment_of_rows_says_nothing_but_what_to_sweep_over(name):
+    assert list(EXPERIMENTS[name].sweep_config()) == ["hydra"], "composing a run of it leaves it out"
+
+
 @pytest.mark.parametrize("choice", ["settings_01", "settings_07", "settings_12"])
 def test_a_launcher_s_hydra_composes_a_row_to_what_we_do(choice):
     with composer() as ours:

@@ -213,7 +213,7 @@ def test_a_branch_is_the_original_model_s_branch(small_net, branched, images):
 
 def test_activations_hold_what_the_segmentation_path_computes(unet, network, images):
     activations = network.activations(images[:2], network.source_theta.repeat(2, 1), SourceStatistics())
-    assert activations.bottleneck.shape == (2, 512, 2, 2)
+    assert activations.bottleneck.shape == (2, 96, 2, 2)
     assert activations.head_input.shape == (2, 8, 64, 64)
     torch.testing.assert_close(activations.logits, unet(images[:2]), rtol=0, atol=1e-10)
 

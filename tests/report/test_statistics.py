@@ -5,8 +5,11 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from tta_bench.report.statistics import (
+    BATCH,
+    RESAMPLES,
     by_part,
     holm,
     mean_and_std,
@@ -54,6 +57,25 @@ def test_targets_count_equally_in_the_interval_too():
     difference = paired_difference([few, many])
     half = 1.96 * math.hypot(few.std() / math.sqrt(5), many.std() / math.sqrt(500)) / 2
     assert (difference.high - difference.low) / 2 == pytest.approx(half, rel=0.15)
+
+
+@pytest.mark.parametrize(("counts", "weights"), [([7], None), ([2, 30, 5], None), ([9, 4], [3, 1])])
+def test_the_interval_is_that_of_another_library(counts, weights):
+    draw = np.random.default_rng(2)
+    values = [draw.normal(draw.normal(), 3, count) for count in counts]
+    peer = bootstrap(
+        values,
+        lambda *drawn, axis: np.average([each.mean(axis=axis) for each in drawn], axis=0, weights=weights),
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        method="percentile",
+        rng=np.random.default_rng(5),
+    ).confidence_interval
+    assert paired_difference(values, weights=weights, seed=5)[1:] == pytest.approx(tuple(peer), rel=1e-12)
+
+
+def test_of_nan_comes_nan():
+    assert np.isnan(paired_difference([[1.0, 2.0], [3.0, math.nan, 4.0]])).all()
 
 
 def test_the_same_values_give_the_same_interval():

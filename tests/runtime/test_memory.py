@@ -1,10 +1,10 @@
-import copy
 import sys
 
 import pytest
 import torch
 
 from tta_bench.errors import UserError
+from tta_bench.models.networks.unet import UNet
 from tta_bench.runtime import memory
 from tta_bench.runtime.memory import PeakMemory, keep_freed_memory
 
@@ -33,9 +33,9 @@ def test_a_need_far_beyond_the_memory_is_refused_with_the_estimate(monkeypatch, 
 
 
 @pytest.mark.parametrize("gradients", [True, False])
-def test_the_estimate_is_below_what_the_smallest_network_takes(unet, gradients):
+def test_the_estimate_is_below_what_the_smallest_network_takes(gradients):
     """What is refused could not run: checked where the input, and not the weights, decides the memory."""
-    network, size = copy.deepcopy(unet).float().train(gradients), 512
+    network, size = UNet("resnet18", 2, decoder_channels=(16, 16, 8, 8, 8)).train(gradients), 512
     images = torch.rand(1, 3, size, size)
     with torch.set_grad_enabled(gradients):
         peak = memory.PeakMemory(torch.device("cpu"))

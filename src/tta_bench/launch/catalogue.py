@@ -8,12 +8,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tta_bench.errors import UserError, nearest
+from tta_bench.registry import entry_points
 from tta_bench.runtime.paths import package_folder
 
 _PACKAGE = Path(__file__).parents[1]

@@ -26,11 +26,14 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from tta_bench.errors import UserError, nearest_key
 from tta_bench.launch.catalogue import PLUGIN_GROUPS, plugin_configs
-from tta_bench.launch.experiment_files import ROW_GROUPS, read_experiments
+from tta_bench.launch.experiment_files import ROW_GROUPS, Experiment, read_experiments
 from tta_bench.runtime.paths import CONFIG_DIR
 
 _PLUS = {"method": "+", "adapt": ""}
 """The method is not in the list of defaults, and has to be added."""
+
+_stored: dict[str, Experiment] = {}
+"""What Hydra has been told of, by name: to store all experiments takes as long as to check a command line."""
 
 
 def register_configs(overrides: Sequence[str] = ()) -> None:
@@ -44,7 +47,9 @@ def register_configs(overrides: Sequence[str] = ()) -> None:
     """
     store = ConfigStore.instance()
     for name, experiment in read_experiments().items():
-        store.store(group="experiment", name=name, node=experiment.sweep_config(), package="_global_")
+        if _stored.get(name) is not experiment:
+            store.store(group="experiment", name=name, node=experiment.sweep_config(), package="_global_")
+            _stored[name] = experiment
         for choice, label in experiment.choices().items() if f"experiment={name}" in overrides else ():
             store.store(group="row", name=choice, node=experiment.row_config(label), package="_global_")
     for group in PLUGIN_GROUPS:
@@ -88,7 +93,7 @@ def composer(config_dir: str | None = None) -> Iterator[Composer]:
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             loader: Any = GlobalHydra.instance().config_loader()
-            yield Composer(loader)
+            yield Composer(loader, only_shipped=config_dir is None)
     finally:
         _OwnFolder.folder = None
 
@@ -98,13 +103,14 @@ class Composer:
 
     Args:
         loader: of Hydra.
+        only_shipped: no file of the user's stands before those of ``conf/``.
     """
 
-    def __init__(self, loader: ConfigLoaderImpl) -> None:
+    def __init__(self, loader: ConfigLoaderImpl, *, only_shipped: bool = False) -> None:
         self.loader = loader
         self.options = cache(self._options)
-        # A pickle is copied several times faster than the configuration itself.
-        self._composed = cache(lambda groups: pickle.dumps(compose("config", list(groups))))
+        self._only_shipped = only_shipped
+        self._composed = cache(_compose)
 
     def _options(self, group: str) -> list[str]:
         """The choices of a config group; none if there is no such group."""
@@ -127,8 +133,12 @@ class Composer:
         rows = [_row(text) for text in groups]
         texts = []
         for text, row in zip(groups, rows, strict=True):
-            texts += [text] if row is None else [f"{_PLUS[key]}{key}={row[key]}" for key in ROW_GROUPS if key in row]
-        config = pickle.loads(self._composed(tuple(texts)))
+            if row is not None:
+                texts += [f"{_PLUS[key]}{key}={row[key]}" for key in ROW_GROUPS if key in row]
+            elif not _says_only_what_to_sweep_over(text):
+                texts.append(text)
+        is_shipped = self._only_shipped and all(map(_is_shipped, texts))
+        config = pickle.loads((_compose_shipped if is_shipped else self._composed)(tuple(texts)))
         for row in rows:
             for key, value in (row or {}).items():
                 if key not in ROW_GROUPS:
@@ -153,6 +163,27 @@ class Composer:
             config.hydra.mode = RunMode[config.hydra.mode]  # as Hydra reads it
             return config
         return self.loader.load_configuration("config", [f"experiment={name}"], run_mode=RunMode.MULTIRUN)
+
+
+def _compose(groups: tuple[str, ...]) -> bytes:
+    """A pickle, which is copied several times faster than the configuration itself."""
+    return pickle.dumps(compose("config", list(groups)))
+
+
+_compose_shipped = cache(_compose)
+"""Of shipped files alone, which are the same as long as a process lives."""
+
+
+@cache
+def _is_shipped(choice: str) -> bool:
+    group, _, name = choice.lstrip("+").partition("=")
+    return (CONFIG_DIR / group / f"{name}.yaml").is_file()
+
+
+def _says_only_what_to_sweep_over(choice: str) -> bool:
+    """Whether it is an experiment of rows, which sets nothing but keys of Hydra; one of Hydra's own sets any key."""
+    group, _, name = choice.lstrip("+").partition("=")
+    return group == "experiment" and name in read_experiments()
 
 
 def _row(choice: str) -> Mapping[str, Any] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from tta_bench.data.recipes.patterns import fields_of
 from tta_bench.errors import UserError, nearest
+from tta_bench.registry import entry_points
 from tta_bench.runtime.paths import package_folder
 from tta_bench.runtime.ranges import Range
 from tta_bench.runtime.sections import Section, ascending
