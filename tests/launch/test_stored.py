@@ -81,6 +81,25 @@ def test_what_cannot_be_compared_is_in_tables_of_its_own(tmp_path, key, value, t
     assert {group.plan.experiment.reference for group in found} == {"no_adapt"}
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "row"),
+    [
+        ("precision", "bf16", "tent precision=bf16"),
+        ("diagnostics.empirical_gradient", True, "tent diagnostics.empirical_gradient=true"),
+        (LR, 0.01, "tent learning_rate=0.01"),
+        ("protocol.reset", "image", None),
+        ("predict.nest", True, None),
+    ],
+)
+def test_whatever_is_swept_has_a_row_or_a_table_of_its_own(tmp_path, key, value, row):
+    cells = [planned(tmp_path, "", {"method": "tent", **more}, "A").cell for more in ({}, {key: value})]
+    found = groups(cells, "sweep", "")
+    places = [(group.settings, each.row) for group in found for each in group.plan.cells]
+    assert len(set(places)) == len(cells)
+    assert (row is None) == (len(found) == len(cells))
+    assert row is None or ("", row) in places
+
+
 def test_seeds_orders_and_sources_are_one_row(tmp_path):
     variants = [{"training.seed": 0}, {"training.seed": 1}, {"protocol.order": 3}]
     cells = [planned(tmp_path, "", {"method": "tent", **values}, source).cell for values in variants for source in "AB"]

@@ -98,6 +98,13 @@ def test_each_weakness_is_said_first_in_every_format(tmp_path, changes, sentence
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_model_that_has_seen_its_target_says_nothing_of_the_training_of_the_source(tmp_path):
+    above = made(tmp_path, dice=92.5)
+    assert any("undertrained" in line for line in warnings(above))
+    finished = [each._replace(summary={**each.summary, "adapted": {"C": {}}}) for each in above.finished]
+    assert not any("undertrained" in line for line in warnings(replace(above, finished=tuple(finished))))
+
+
 def test_a_weak_source_model_is_the_first_of_all_warnings_and_the_bar_is_a_choice(tmp_path):
     table = made(tmp_path, leave_out=("tent", "B", 1), found={**EXAMINATION, "dice": 83.0}, skipped_updates=3)
     first, second, *_ = warnings(table)

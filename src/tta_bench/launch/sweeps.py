@@ -117,6 +117,7 @@ def _settings(cell: Cell) -> dict[str, Any]:
     """Dotted keys and values that two numbers must share to be compared."""
     sections = ("protocol", "data", "model", "training")
     found = flat({key: value for key, value in record_of(cell).items() if key in sections})
+    found |= flat({"predict": cell.config.predict.model_dump()})
     return {key: value for key, value in found.items() if key not in REPEATS}
 
 
@@ -124,9 +125,9 @@ def _options(cell: Cell) -> dict[str, Any]:
     method = {"preset": PRESETS[0], **{key: value for key, value in cell.method.items() if key != "name"}}
     if method["preset"] == TUNED:  # each source has its own values
         method = {key: value for key, value in method.items() if key not in space_of(kind_of(cell).Options)}
-    diagnostics = cell.config.diagnostics.model_dump(mode="json")
-    beside = {"adapt": record_of(cell).get("adapt", {}), "route": cell.config.route, "diagnostics": diagnostics}
-    beside |= {"stages": bool(cell.config.stages)}
+    config = cell.config
+    beside = {"adapt": record_of(cell).get("adapt", {}), "route": config.route, "stages": bool(config.stages)}
+    beside |= {"precision": config.precision, "diagnostics": config.diagnostics.model_dump(mode="json")}
     return flat({**{f"method.{key}": value for key, value in method.items()}, **beside})
 
 

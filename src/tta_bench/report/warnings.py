@@ -148,6 +148,8 @@ def _unexamined(runs: Iterable[Run]) -> list[str]:
 def _undertrained(runs: Iterable[Run]) -> list[str]:
     above: dict[str, tuple[float, str]] = {}
     for label, summary, _, _ in runs:
+        if summary.get("adapted"):  # another model, which may have learned from labels of its target
+            continue
         source, dice = summary["source"], summary["source_checkpoint"]["dice_in_domain"]
         foreign = [target[PRIMARY] for name, target in summary["targets"].items() if name != source]
         mean = sum(foreign) / len(foreign) if foreign else 0.0
