@@ -17,7 +17,7 @@ _LEAST: Final = 3
 """Values of an option that make a curve."""
 
 _FAR: Final = 5
-"""Differences beyond it are drawn on an axis that is logarithmic beyond 1 and -1, or the others would be at zero."""
+"""Where some differences are beyond it and most within 1, the axis is logarithmic from there, not to hide these."""
 
 _TICKS: Final = 8
 """So many values are named on the axis; of more, powers of ten."""
@@ -41,7 +41,7 @@ def swept(table: Table) -> list[Figure]:
     caption = f"Each row minus {against}; bar: its 95\N{NO-BREAK SPACE}% bootstrap interval over images."
     if against == BN_ONLY:
         caption += " A curve at zero does nothing that the statistics of the test image do not do alone."
-    if np.abs(_means(found)).max() > _FAR:
+    if _most_at_zero(found):
         caption += " The vertical axis is linear between -1 and 1 and logarithmic beyond."
     name = found.option.rpartition(".")[2].replace("_", " ")
     return [Figure(f"Difference by {name}", curves(found, table.metric, against), caption)]
@@ -126,7 +126,7 @@ def curves(found: Swept, metric: Metric, against: str) -> Picture:
                 axes.set_xticks(sorted(set(values)))
                 axes.minorticks_off()
             axes.xaxis.set_major_formatter(_plain)
-        if np.abs(_means(found)).max() > _FAR:
+        if _most_at_zero(found):
             axes.set_yscale("symlog", linthresh=1)
             axes.set_yticks([-10, -1, 0, 1, 10])
             axes.yaxis.set_major_formatter(_plain)
@@ -141,8 +141,9 @@ def curves(found: Swept, metric: Metric, against: str) -> Picture:
         return picture(figure, f"{metric.name}-swept", f"{metric.title} minus {against} by {found.option}", f"{told}.")
 
 
-def _means(found: Swept) -> np.ndarray:
-    return np.array([each.mean for curve in found.curves.values() for each in curve.values()])
+def _most_at_zero(found: Swept) -> bool:
+    sizes = np.abs([each.mean for curve in found.curves.values() for each in curve.values()])
+    return bool(sizes.max() > _FAR and np.median(sizes) < 1)
 
 
 def _plain(value: float, _: float) -> str:
