@@ -154,6 +154,7 @@ def test_all_that_runs_while_a_cell_is_computed_counts_in_its_code(root, monkeyp
         Definition("tta_bench.records.snapshots", "code_digest"),
         Definition("tta_bench.sinks.cells", "Followed"),
         *(Definition("tta_bench.models.checkpoint.content", name) for name in ("SourceModel", "mean_dice")),
+        Definition("tta_bench.models.checkpoint.load", "has_two_copies"),
         Definition("tta_bench.methods.base", "Card"),
         Definition("tta_bench.runtime.numerics", "device_name"),
         # They check values that are in the hash of the cell.
