@@ -29,7 +29,7 @@ def with_tuned(config: RunConfig) -> RunConfig:
     outcome = study.outcome()
     change = None if outcome is None else study.change_since(outcome)
     if outcome is None or change is not None:
-        found = "no finished search" if change is None else f"{change}, and what it leaves is no outcome of a search"
+        found = "no finished search" if change is None else f"{change}, so there is no search any more"
         raise UserError(
             f"method.preset=tuned: {found} for method={name} on source={config.source} with these settings "
             f"({study.path}): run one with experiment=search, or +method={name} tune=true, and the same data, model, "
