@@ -28,11 +28,11 @@ def ran(function):
     return {each for each in called if each not in ACCOMPANIES and Definition(each.module) not in ACCOMPANIES}
 
 
-def covered(config, monkeypatch):
-    """All names that the digest of a cell reaches."""
+def covered(config, monkeypatch, digest=code_of):
+    """All names that the digest of a cell reaches, or another digest of a run."""
     reached = {}
     with monkeypatch.context() as patch:
         patch.setattr(Sources, "digests", lambda self, *of: reached.update(self.reach(*of)) or {})
-        patch.setattr(provenance, "_code", provenance._code.__wrapped__)
-        code_of(config)
+        patch.setattr(provenance, "_reached", provenance._reached.__wrapped__)
+        digest(config)
     return {Definition(module, name) for module, parts in reached.items() for part in parts for name in part.binds}

@@ -52,7 +52,7 @@ def changed(monkeypatch):
         edited._parsed = {name: parsed for name, parsed in edited._parsed.items() if name != module}
         with monkeypatch.context() as patch:
             patch.setattr(provenance, "_sources", lambda tops: edited)
-            patch.setattr(provenance, "_code", provenance._code.__wrapped__)
+            patch.setattr(provenance, "_reached", provenance._reached.__wrapped__)
             clause = change_since(before, config)
         return [] if clause is None else clause.removeprefix("the code of ").removesuffix(" changed since").split(", ")
 

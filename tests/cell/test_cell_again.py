@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
 import tta_bench.cell as cell_module
 from called import covered, ran
 from tiny_cells import TINY, configure, execute, folder, numbers, random_pairs, status, summary
-from tta_bench.adaptation.provenance import Definition
+from tta_bench.adaptation.provenance import Definition, bank_code, system_code
 from tta_bench.launch.targets import with_targets
 
 
@@ -162,6 +163,58 @@ def test_all_that_runs_while_a_cell_is_computed_counts_in_its_code(root, monkeyp
         Definition("tta_bench.runtime.sections", "PreprocessingConfig"),
     }
     assert {each for each in called - reached - only_told if each.name != "<lambda>"} == set()
+
+
+SHORT = ("method=no_adapt", "protocol.evaluation=held_out", "adapt.batch_size=2", "data.limit=8")
+
+
+KEPT = (
+    *("tta_bench.__init__", "tta_bench.cell", "tta_bench.models.build", "tta_bench.models.checkpoint."),
+    *("tta_bench.models.weights", "tta_bench.runtime.locks", "tta_bench.runtime.ranges", "tta_bench.runtime.sections"),
+)
+
+
+@pytest.mark.parametrize(
+    ("made", "digest", "words"),
+    [
+        (
+            "adapted_models",
+            system_code,
+            (*SHORT, "adapt=mmtl", "target=A", "adapt.labels=2", "adapt.epochs=1", "adapt.steps=1"),
+        ),
+        (
+            "adapted_models",
+            system_code,
+            (*SHORT, "adapt=always_new", "source=C", "stages=A,C", "adapt.epochs=1", "adapt.steps=1"),
+        ),
+        ("_with_own_bank", lambda config: bank_code(), ("method=fda", "target=A")),
+    ],
+    ids=["a stage", "stages", "a bank"],
+)
+def test_all_that_runs_while_a_model_is_prepared_counts_in_the_code_of_that(root, monkeypatch, made, digest, words):
+    """An adapted model, after one stage or several, and a bank: which images they are made of is part of it."""
+    config = configure(root, *words)
+    make, called = getattr(cell_module, made), set()
+
+    def watched(*given):
+        results = []
+        called.update(ran(lambda: results.append(make(*given))))
+        return results[0]
+
+    monkeypatch.setattr(cell_module, made, watched)
+    execute(config)
+    assert called, "it was made"
+    only_kept = {
+        *(("tta_bench.offline.stage", name) for name in ("adapted_model", "stage_of", "_key", "_save")),
+        *(("tta_bench.offline.bank", name) for name in ("banked", "needs_bank", "with_bank", "bank_file")),
+        *(("tta_bench.offline.bank", name) for name in ("_read", "_made", "_made_of", "_digest")),
+        # They check values that are in the key, as what is in KEPT does, or reads and writes files.
+        ("tta_bench.methods.base", "MethodOptions"),
+        ("tta_bench.methods.fda", "resolved"),
+        ("tta_bench.offline.fine_tuning", "_as_labels"),
+    }
+    missed = called - covered(config, monkeypatch, digest) - only_kept
+    assert {each for each in missed if each.name != "<lambda>" and not each.module.startswith(KEPT)} == set()
 
 
 def test_a_cell_of_other_code_is_computed_again_and_its_module_named(root, computed, caplog):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tiny_cells import configure, execute, rows, summary
+from tiny_cells import configure, execute, folder, rows, summary
 from tta_bench.adaptation.provenance import system_code
 from tta_bench.cell import Cell
 from tta_bench.data.domain import Domain
@@ -187,6 +187,19 @@ def test_cells_of_stages_from_the_command_line(root):
     assert not any(str(item.path) in path for item in unneeded(root, lambda: []) for path in used)
 
 
+def test_what_the_models_of_a_finished_cell_were_trained_from_is_kept(tmp_path):
+    """Of the stages between, which no summary names, those of finished cells alone."""
+    of_three, of_two = (staged(tmp_path, "fta", STAGES[:count], f"adapt.batch_size={count}") for count in (3, 2))
+    execute(of_three)
+    chain = {*tmp_path.glob("adapted_models/*")}
+    execute(of_two)
+    other = {*tmp_path.glob("adapted_models/*")} - chain
+    assert (len(chain), len(other)) == (2, 1)
+    assert not {item.path for item in unneeded(tmp_path, list)} & (chain | other)
+    gone = {item.path for item in unneeded(tmp_path, list, {folder(of_three).name}, "told")}
+    assert gone & (chain | other) == chain
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -197,6 +210,7 @@ def test_cells_of_stages_from_the_command_line(root):
         (("route=D",), "without route="),
         (("+method=fda",), "needs a bank of source images"),
         (("adapt=adabn", "adapt.batch_size=2"), "adapt=adabn needs others"),
+        (("+method=tent", "method.preset=tuned"), "images whose labels the search may have seen"),
     ],
 )
 def test_what_does_not_go_together_is_refused(root, words, sentence):

@@ -129,6 +129,32 @@ def test_tuned_options_of_no_search_are_refused(searched):
         Adapter(None, "tent", preset="tuned")
 
 
+@pytest.mark.parametrize(
+    "more", [("adapt=adabn",), ("route=A", "target=C"), ("stages=D,A", "protocol.evaluation=held_out")]
+)
+def test_tuned_options_are_for_the_model_and_the_images_that_they_were_not_chosen_by(searched, more):
+    words, _, _ = searched
+    with pytest.raises(UserError, match=r"tuned has options that were searched with the model of source=D alone"):
+        configure("+method=tent", *words, "method.preset=tuned", *more)
+
+
+@pytest.mark.parametrize("what", ["code", "source_model"])
+def test_tuned_options_of_a_search_that_has_become_stale_are_refused(searched, what):
+    words, outcome, _ = searched
+    study, tuned = (
+        Study(configure("+method=tent", "tune=true", *words)),
+        ("+method=tent", *words, "method.preset=tuned"),
+    )
+    assert configure(*tuned, "diagnostics.empirical_gradient=true").method["preset"] == "tuned", "which only looks on"
+    study.write(outcome | {"inputs": outcome["inputs"] | {what: "of before"}})
+    try:
+        with pytest.raises(UserError, match=rf"{what.replace('_', ' ')}.* changed since.*\+method=tent tune=true"):
+            configure(*tuned)
+    finally:
+        study.write(outcome)
+    assert configure(*tuned).method["preset"] == "tuned"
+
+
 def test_every_format_says_where_options_are_from(searched, tmp_path):
     words, _, _ = searched
     path = tmp_path / "mine.yaml"
@@ -162,6 +188,7 @@ def test_every_format_says_where_options_are_from(searched, tmp_path):
     [
         ("target=A", "leave target out"),
         ("logger=csv", "leave logger out"),
+        ("adapt=adabn", "leave adapt out"),
         ("method.preset=official", r"leave method\.preset=official out"),
         ("search.shifts={gamma:[]}", "lists no shift"),
         ("search.shifts={gama:[2]}", r"unknown key 'search\.shifts\.gama': did you mean 'search\.shifts\.gamma'"),

@@ -42,11 +42,12 @@ class Definition(NamedTuple):
     name: str | None = None
 
 
+DOMAIN = Definition("tta_bench.data.domain", "Domain")  # the network's input and the truth, from the prepared images
 ROOTS = (
     Definition("tta_bench.cell", "compute"),  # the loop over the images, the scores and their averages
     Definition("tta_bench.methods.base", "Method"),
     Definition("tta_bench.metrics.dice"),  # found by its name; further metrics are taken from predictions at any time
-    Definition("tta_bench.data.domain", "Domain"),  # the network's input and the truth, from the prepared images
+    DOMAIN,
 )
 """What every cell runs. Prepared images and source models are compared as such, by the hashes in ``summary.json``."""
 
@@ -54,9 +55,15 @@ EMPIRICAL_GRADIENT = Definition("tta_bench.adaptation.empirical_gradient")
 CATENORM = Definition("tta_bench.models.catenorm", "CategoricalNorm")
 SPOTTUNED = Definition("tta_bench.models.spottuned", "SpotTuned")
 CONTINUAL = Definition("tta_bench.offline.continual", "after_stages")
-STAGE = Definition("tta_bench.offline.stage", "run_system")
+STAGE = (
+    Definition("tta_bench.offline.stage", "run_system"),
+    Definition("tta_bench.offline.stage", "grounds_of"),  # which images a system sees
+    Definition("tta_bench.source.examination", "home_of"),  # and which of the source it does not
+    DOMAIN,
+)
 ROUTING = Definition("tta_bench.offline.routing", "routes_of")
-BANK = Definition("tta_bench.models.bank", "make_bank"), Definition("tta_bench.offline.access", "Images")
+OF_TRAINING = Definition("tta_bench.source.examination", "training_images")
+BANK = Definition("tta_bench.offline.bank", "bank_of"), OF_TRAINING, DOMAIN
 
 ACCOMPANIES = {
     Definition("tta_bench.adaptation.provenance"),
@@ -109,16 +116,19 @@ def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
     others = [_definition(NETWORKS.get(config.model.name)), _definition(type(scenario_of(config.protocol.reset)))]
     others += [*heads, *parts, *more, *_asked_for(config)]
     if config.adapt is not None:
-        others += [_definition(SYSTEMS.get(config.adapt["name"])), STAGE]
+        others += [_definition(SYSTEMS.get(config.adapt["name"])), *STAGE]
     others += [EMPIRICAL_GRADIENT] if config.diagnostics.empirical_gradient else []
-    return _code(method, named, tuple(others))
+    classes = [_definition(each) for each in _own_classes(method)]
+    objectives = [_definition(OBJECTIVES.get(name)) for name in sorted(named)]
+    modules = _reached((*ROOTS, *classes, *others, *objectives))
+    return {"code": _digest(repr(modules)), "code_modules": modules}
 
 
 def system_code(config: RunConfig) -> str:
     """Digest of all that decides the weights of a run's adapted models, which are made anew where it changes."""
     assert config.adapt is not None
     system, network = _definition(SYSTEMS.get(config.adapt["name"])), _definition(NETWORKS.get(config.model.name))
-    return _system_code((system, network, STAGE, *_asked_for(config)))
+    return _digest(repr(_reached((system, network, *STAGE, *_asked_for(config)))))
 
 
 def _asked_for(config: RunConfig) -> list[Definition]:
@@ -128,7 +138,7 @@ def _asked_for(config: RunConfig) -> list[Definition]:
 
 def bank_code() -> str:
     """Digest of all that decides what is in a bank of source images."""
-    return _system_code(BANK)
+    return _digest(repr(_reached(BANK)))
 
 
 def change_since(summary: Mapping[str, Any], config: RunConfig) -> str | None:
@@ -169,20 +179,10 @@ def metric_code(name: str) -> str:
 
 
 @cache
-def _system_code(roots: tuple[Definition, ...]) -> str:
+def _reached(roots: tuple[Definition, ...]) -> dict[str, str]:
+    """Module -> digest of what these roots reach in it."""
     tops = frozenset(root.module.partition(".")[0] for root in roots)
-    objectives = {name: _definition(OBJECTIVES.get(name)) for name in OBJECTIVES.names()}
-    return _digest(repr(_sources(tops).digests(roots, objectives)))
-
-
-@cache
-def _code(method: type[Method], named: frozenset[str], others: tuple[Definition, ...]) -> dict[str, Any]:
-    objectives = {name: _definition(OBJECTIVES.get(name)) for name in OBJECTIVES.names()}
-    classes = [_definition(each) for each in _own_classes(method)]
-    roots = (*ROOTS, *classes, *others, *(objectives[name] for name in sorted(named)))
-    tops = frozenset(root.module.partition(".")[0] for root in roots)
-    modules = _sources(tops).digests(roots, objectives)
-    return {"code": _digest(repr(modules)), "code_modules": modules}
+    return _sources(tops).digests(roots, {name: _definition(OBJECTIVES.get(name)) for name in OBJECTIVES.names()})
 
 
 def _own_classes(method: type[Method]) -> list[type]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from tta_bench.errors import UserError
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import plan
 from tta_bench.launch.stored import cell_of, read_last_sweep
-from tta_bench.offline.stage import serves_stage, stage_of
+from tta_bench.models.checkpoint import file_sha256
+from tta_bench.offline.stage import made_of, serves_stage, stage_of
 from tta_bench.records.merging import ADAPTED, MODEL, models_of
 from tta_bench.records.store import CellFolder
 from tta_bench.runtime.files import leftovers, temporaries, translate_os_errors
@@ -57,7 +58,7 @@ def unneeded(root: Path, needed: Callable[[], Sequence[Cell]], told: Collection[
     """
     found: list[Item] = []
     unfinished: list[Item] = []
-    used: set[str] = set()
+    used: dict[str, str] = {}
     for path in sorted(path for path in (root / "cells").glob("*") if path.is_dir()):
         folder, lock = CellFolder(path), path / ".lock"
         if folder.is_held():
@@ -66,7 +67,7 @@ def unneeded(root: Path, needed: Callable[[], Sequence[Cell]], told: Collection[
         if path.name in told:
             found.append(Item(path, why, lock))
         elif results is not None:
-            used |= {Path(record["path"]).parent.name for record in models_of(results[0])}
+            used |= {Path(record["path"]).parent.name: record["sha256"] for record in models_of(results[0])}
             files = [folder.snapshot, *leftovers(folder.snapshot), *temporaries(path)]
             found += [Item(file, "left by a run of a finished cell", lock) for file in files if file.is_file()]
         else:
@@ -80,7 +81,8 @@ def unneeded(root: Path, needed: Callable[[], Sequence[Cell]], told: Collection[
     for path in folders:
         files = [*path.glob("snapshot.pt*"), *temporaries(path)] if (path / MODEL).is_file() else []
         found += [Item(file, "left by a finished adapt stage", path / "lock") for file in files]
-    spare_adapted = [path for path in folders if path.name not in used]
+    earlier = _earlier_stages(root, used)
+    spare_adapted = [path for path in folders if path.name not in used and path not in earlier]
     if unfinished or spare or spare_adapted:
         cells = needed()
         hashes = {cell.folder().hash for cell in cells}
@@ -115,6 +117,27 @@ def needed_cells(root: Path, words: Sequence[str], overrides: Sequence[str]) -> 
     except UserError:  # there was none, or it cannot be planned any more
         pass
     return cells
+
+
+def _earlier_stages(root: Path, used: Mapping[str, str]) -> set[Path]:
+    """The adapted models that used ones were made of, stage after stage.
+
+    Args:
+        root: results folder.
+        used: folder of a model, by its name -> SHA-256 of its file.
+    """
+    folders = [*(root / ADAPTED).glob("*")]
+    wanted = {made_of(path) for path in folders if path.name in used} - {*used.values(), None}
+    if not wanted:
+        return set()
+    spare = {file_sha256(path / MODEL): path for path in folders if path.name not in used and (path / MODEL).is_file()}
+    found: set[Path] = set()
+    while wanted:
+        path = spare.get(wanted.pop() or "")
+        if path is not None and path not in found:
+            found.add(path)
+            wanted.add(made_of(path))
+    return found
 
 
 def _spare_models(

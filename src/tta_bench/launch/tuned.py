@@ -16,7 +16,7 @@ def with_tuned(config: RunConfig) -> RunConfig:
     The default preset of a method whose file has none is no choice, and left out.
 
     Raises:
-        UserError: there is no such search, or it is not finished.
+        UserError: there is no such search, it is not finished, or it is of other code or another source model.
     """
     method = dict(config.method)
     name, preset = method["name"], method.get("preset")
@@ -27,15 +27,17 @@ def with_tuned(config: RunConfig) -> RunConfig:
         return config
     study = study_of(config)
     outcome = study.outcome()
-    if outcome is None:
+    change = None if outcome is None else study.change_since(outcome)
+    if outcome is None or change is not None:
+        found = "no finished search" if change is None else f"{change}, so there is no search any more"
         raise UserError(
-            f"method.preset=tuned: no finished search for method={name} on source={config.source} with these settings "
+            f"method.preset=tuned: {found} for method={name} on source={config.source} with these settings "
             f"({study.path}): run one with experiment=search, or +method={name} tune=true, and the same data, model, "
             "branches, training, protocol and search settings"
         )
-    found: dict[str, Any] = {"name": name, "preset": TUNED, **study.defaults, **outcome["options"]}
-    method_options(found)
-    return config.model_copy(update={"method": found})
+    values: dict[str, Any] = {"name": name, "preset": TUNED, **study.defaults, **outcome["options"]}
+    method_options(values)
+    return config.model_copy(update={"method": values})
 
 
 def study_of(config: RunConfig) -> Study:

@@ -17,7 +17,7 @@ from tta_bench.data.streams import passes
 from tta_bench.errors import UserError, nearest, nearest_key
 from tta_bench.launch.data_section import name_text, reader_faults, unknown_names, value_at
 from tta_bench.methods.base import METHODS, MethodOptions
-from tta_bench.methods.options import PRESETS, method_options
+from tta_bench.methods.options import PRESETS, TUNED, method_options
 from tta_bench.metrics.base import METRICS
 from tta_bench.models.pretext import PRETEXT_TASKS
 from tta_bench.models.segmentation import NETWORKS
@@ -73,7 +73,8 @@ def validate(composed: Mapping[str, Any]) -> RunConfig:
     if config is not None and options is not None and not faults:
         faults += [*_missing_branches(config, options), *_scenario_faults(config), *_mask_faults(config)]
         faults += [*_tile_faults(config), *_metric_faults(config), *_stage_faults(config), *_shift_faults(config)]
-        faults += [*_route_faults(config), *_stages_faults(config), *(_search_faults(config) if config.tune else [])]
+        faults += [*_route_faults(config), *_stages_faults(config), *_tuned_faults(config)]
+        faults += _search_faults(config) if config.tune else []
     if config is None or faults:
         raise UserError(faults)
     return config
@@ -232,6 +233,20 @@ def _stages_faults(config: RunConfig) -> Iterator[str]:
         yield f"{given} leaves no image of earlier stages, and the method needs a bank of source images: choose another"
 
 
+def _tuned_faults(config: RunConfig) -> Iterator[str]:
+    """Why options that a search has found cannot be used: they are of the source's own model, and chosen by its labels.
+
+    A target is never the source, except with stages; so no image is tested on that a search has scored.
+    """
+    given = {"adapt": config.adapt, "route": config.route, "stages": config.stages}
+    if config.method.get("preset") == TUNED and (others := [f"{key}=" for key, value in given.items() if value]):
+        labels = ", on images whose labels the search may have seen" if config.stages else ""
+        yield (
+            f"method.preset=tuned has options that were searched with the model of source={config.source} alone, and "
+            f"{' and '.join(others)} tests other models{labels}: leave one of them out"
+        )
+
+
 def _mask_faults(config: RunConfig) -> Iterator[str]:
     """A sentence if something is asked for that these classes do not have."""
     if config.predict.nest and not nested_classes(config.data.classes):
@@ -267,6 +282,8 @@ def _search_faults(config: RunConfig) -> Iterator[str]:
         yield f"tune=true begins with the default options: leave method.preset={config.method['preset']} out"
     if config.target is not None:
         yield "tune=true reads no target, but shifted images of the source: leave target out"
+    if config.adapt is not None:
+        yield "tune=true searches with the source model, and not with what adapt= makes of it: leave adapt out"
     if config.logger:
         yield "tune=true is followed by no logger: leave logger out"
     if config.search is None or not any(config.search.shifts.values()):

@@ -21,10 +21,11 @@ from tta_bench.data.domain import Domain
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
-from tta_bench.models.bank import Bank, make_bank
+from tta_bench.models.bank import Bank, BankKind, make_bank
 from tta_bench.models.checkpoint import SourceModel
 from tta_bench.offline.access import Images
 from tta_bench.ops.geometry import unstacked
+from tta_bench.ops.preprocessing import Preprocessing
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 from tta_bench.schema import RunConfig
@@ -71,6 +72,17 @@ def banked(
         found = _made(config, source, domain, indices, code)
     bank, origin = found
     return with_bank(source, replace(bank, origin=_digest(origin)))
+
+
+def bank_of(
+    domain: Domain, indices: Sequence[int], preprocessing: Preprocessing, radius: float, kind: BankKind
+) -> Bank:
+    """The bank of some images of a domain, tile by tile, as the network of the source model sees them."""
+    images = Images(domain, indices, preprocessing)
+    tiles = (
+        tile for k, index in enumerate(indices) for tile in unstacked(images[k][None], domain.tiles(index)).unbind()
+    )
+    return make_bank(tiles, radius, kind)
 
 
 def with_bank(source: SourceModel, bank: Bank | None) -> SourceModel:
@@ -128,11 +140,8 @@ def _made(
     """Make a bank, and leave it beside the checkpoint where that can be written to."""
     options: Any = method_options(config.method)
     chosen = range(len(domain)) if indices is None else indices
-    images, path = Images(domain, chosen, source.model.preprocessing), bank_file(config, source.path)
-    tiles = (
-        tile for k, index in enumerate(chosen) for tile in unstacked(images[k][None], domain.tiles(index)).unbind()
-    )
-    bank = make_bank(tiles, options.radius, options.bank)
+    bank = bank_of(domain, chosen, source.model.preprocessing, options.radius, options.bank)
+    path = bank_file(config, source.path)
     origin = _made_of(config, source, domain, indices, code)
     file = io.BytesIO()
     content = {"format": FORMAT, "made_of": origin, "amplitudes": bank.amplitudes, "thumbnails": bank.thumbnails}

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def adapted_model(
     Raises:
         UserError: a system that cannot work on the model, or one that diverges.
     """
-    grounds = _grounds(config, source, target, source_domain, seed, home)
+    grounds = grounds_of(config, source, target, source_domain, seed, home)
     key = _key(config, source, grounds, code)
     folder = config.results_root / ADAPTED / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     path = folder / "model.ckpt"
@@ -145,9 +145,10 @@ def adapted_model(
     return made_once(path, config, make, doing="makes the same adapted model", again="adapting again")
 
 
-def _grounds(
+def grounds_of(
     config: RunConfig, source: SourceModel, target: Domain, source_domain: Domain | None, seed: int, home: Home | None
 ) -> Grounds:
+    """Which images and labels a system may be handed; arguments as of :func:`adapted_model`."""
     assert config.adapt is not None
     indices = usable(target.name, len(target), config.protocol.evaluation)
     asked = getattr(system_options(config.adapt), "labels", 0)
@@ -182,12 +183,22 @@ def stage_of(config: RunConfig, seed: int) -> dict[str, Any]:
 
 def serves_stage(folder: Path, stages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether an adapted model, made or half made, may be one of these runs' (:func:`stage_of`)."""
-    try:
-        key = json.loads((folder / KEY).read_bytes())
-    except (OSError, ValueError):
-        return False
+    key = _read_key(folder)
     asked = json.loads(json.dumps(list(stages)))
     return any(all(key.get(name) == value for name, value in stage.items()) for stage in asked)
+
+
+def made_of(folder: Path) -> str | None:
+    """SHA-256 of the file of the model that an adapted one was made of, in a stage before or as a source model."""
+    return _read_key(folder).get("the source model")
+
+
+def _read_key(folder: Path) -> dict[str, Any]:
+    """What determines an adapted model; empty where it cannot be read."""
+    with suppress(OSError, ValueError):
+        key = json.loads((folder / KEY).read_bytes())
+        return key if isinstance(key, dict) else {}
+    return {}
 
 
 def run_system(

@@ -6,19 +6,25 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tta_bench.adaptation.provenance import Definition, code_of
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.methods.space import space_of
+from tta_bench.models.checkpoint import file_sha256
 from tta_bench.records.store import cell_hash
 from tta_bench.runtime.files import file_fault, warn_once, write_atomically
 from tta_bench.schema import RunConfig
 
 log = logging.getLogger(__name__)
+
+OWN_CODE = (Definition("tta_bench.search.objective", "dice_on"), Definition("tta_bench.search.pseudo_targets"))
+"""What decides the numbers of a trial beside what every cell runs."""
 
 VERSION = 1
 """Of searches; raise it when the same configuration would be searched in another way."""
@@ -86,10 +92,36 @@ class Study:
         content = None
         with suppress(yaml.YAMLError, UnicodeDecodeError, OSError):
             content = yaml.safe_load(self.path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and isinstance(content.get("options"), dict) and "inputs" in content:
+        if isinstance(content, dict) and all(isinstance(content.get(key), dict) for key in ("options", "inputs")):
             return content
         warn_once(log, f"{self.path} is damaged ({file_fault(self.path) or 'it is no outcome of a search'}): ignored")
         return None
+
+    @property
+    def code(self) -> str:
+        """Digest of all that decides the numbers of a trial; what looks on in a run does not."""
+        diagnostics = self.config.diagnostics.model_copy(update={"empirical_gradient": False})
+        return code_of(self.config.model_copy(update={"diagnostics": diagnostics}), *OWN_CODE)["code"]
+
+    def change_since(self, outcome: Mapping[str, Any]) -> str | None:
+        """Why an outcome is not that of a search now, as a clause; None if it is, for all that is known without work.
+
+        The source model is compared where its file is there; whether its images have changed is not looked at.
+        """
+        inputs = outcome["inputs"]
+        if inputs.get("code") != self.code:
+            return "the code of the method or of the search changed since"
+        path = self._source_file(outcome)
+        if path is not None and path.is_file() and _sha256(path, path.stat().st_mtime_ns) != inputs.get("source_model"):
+            return f"the source model changed since ({path})"
+        return None
+
+    def _source_file(self, outcome: Mapping[str, Any]) -> Path | None:
+        """Where the model that was searched with lies: also in a results folder that was copied or moved."""
+        if self.config.checkpoint is not None:
+            return self.config.checkpoint.expanduser()
+        record = outcome.get("source_checkpoint")
+        return self.config.results_root.joinpath(*Path(record["path"]).parts[-3:]) if record else None
 
     def write(self, outcome: Mapping[str, Any]) -> None:
         """Keep the outcome, whole or not at all.
@@ -100,3 +132,9 @@ class Study:
         head = f"# What a search on source images has found for {self.config.method['name']}; see docs/search.md\n"
         text = yaml.safe_dump(dict(outcome), sort_keys=False, allow_unicode=True, width=120)
         write_atomically(self.path, head + text)
+
+
+@cache
+def _sha256(path: Path, mtime: int) -> str:
+    """Of a file that many runs of a sweep ask about."""
+    return file_sha256(path)

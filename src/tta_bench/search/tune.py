@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tta_bench import __version__
-from tta_bench.adaptation.provenance import Definition, bank_code, code_of
+from tta_bench.adaptation.provenance import bank_code
 from tta_bench.adaptation.setup import network_on
 from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
@@ -33,9 +33,6 @@ from tta_bench.source.examination import training_images
 from tta_bench.source.train import source_model
 
 log = logging.getLogger(__name__)
-
-OWN_CODE = (Definition("tta_bench.search.objective", "dice_on"), Definition("tta_bench.search.pseudo_targets"))
-"""What decides the numbers of a trial beside what every cell runs."""
 
 
 def tune(config: RunConfig) -> Mapping[str, Any] | None:
@@ -66,8 +63,7 @@ def tune(config: RunConfig) -> Mapping[str, Any] | None:
         with translate_os_errors(config.results_root):
             source = source_model(config, domain, config.results_root)
     source = banked(config, source, domain, training_images(source, domain), bank_code())
-    inputs = {"source_model": source.sha256, "images": domain.fingerprint, **code_of(config, *OWN_CODE)}
-    del inputs["code_modules"]
+    inputs = {"source_model": source.sha256, "images": domain.fingerprint, "code": study.code}
     title = f"{config.method['name']}, source {config.source}"
     before = study.outcome()
     if before is not None and before["inputs"] == inputs and not config.force:
