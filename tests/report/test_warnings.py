@@ -114,10 +114,11 @@ def test_a_weak_source_model_is_the_first_of_all_warnings_and_the_bar_is_a_choic
     assert "SOURCE MODEL TOO WEAK" in texts["table.md"].splitlines()[4]
     assert "SOURCE MODEL TOO WEAK" in texts["table.tex"].split("Warning:")[1]
     (cell, *_) = table.finished
-    bar = cell.cell.config.diagnostics
-    assert "TOO WEAK" in run_warnings((cell.summary, cell.rows), bar)[0]
+    config = cell.cell.config
+    assert "TOO WEAK" in run_warnings((cell.summary, cell.rows), config)[0]
     for lower in ({"source_gap": 6.0}, {"source_gap": None}):
-        assert run_warnings((cell.summary, cell.rows), bar.model_copy(update=lower)) == []
+        lenient = config.model_copy(update={"diagnostics": config.diagnostics.model_copy(update=lower)})
+        assert run_warnings((cell.summary, cell.rows), lenient) == []
 
 
 def test_a_class_that_every_row_misses_is_empty_in_every_row(tmp_path):
@@ -138,11 +139,8 @@ def test_where_some_sources_have_several_training_seeds_the_others_are_named(tmp
 def test_a_domain_that_is_its_own_target_is_not_foreign(tmp_path):
     (cell, *_) = made(tmp_path, dice=60.0).finished
     targets = {"A": {"n": 3, "dice": 99.0}, "C": {"n": 3, "dice": 60.0}}
-    assert run_warnings(({**cell.summary, "targets": targets}, cell.rows), cell.cell.config.diagnostics) == []
-    assert (
-        len(run_warnings(({**cell.summary, "targets": {"C": targets["A"]}}, cell.rows), cell.cell.config.diagnostics))
-        == 1
-    )
+    assert run_warnings(({**cell.summary, "targets": targets}, cell.rows), cell.cell.config) == []
+    assert len(run_warnings(({**cell.summary, "targets": {"C": targets["A"]}}, cell.rows), cell.cell.config)) == 1
 
 
 def test_warnings_of_one_of_several_tables_name_it(tmp_path):

@@ -10,6 +10,7 @@ from tta_bench.cell import Cell, Result
 from tta_bench.launch.experiments import Plan
 from tta_bench.metrics.base import Metric
 from tta_bench.report.model import FinishedCell, MissingCell, Seed
+from tta_bench.schema import RunConfig
 
 STATES = ("done", "stale", "running", "interrupted", "killed", "failed", "missing")
 """Of a cell, see :class:`Reading`."""
@@ -70,6 +71,11 @@ def read_cells(cells: Sequence[tuple[str, Cell]], metric: Metric) -> tuple[list[
 def seed_of(cell: Cell) -> Seed:
     """What tells the cell from its repeats."""
     return Seed(cell.config.training.seed, cell.config.protocol.order, cell.seed if cell.is_stochastic else None)
+
+
+def own_domain(config: RunConfig) -> str:
+    """The domain that the source model of a run was trained on: of stages the first."""
+    return config.of_each_source()[0].source
 
 
 def name_of(row: str, cell: Cell) -> str:

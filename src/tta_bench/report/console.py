@@ -28,7 +28,7 @@ CLASSES_SHOWN = 2
 
 def show(console: Console, cell: Cell, result: Result, reference: Result | None) -> None:
     """Print what is weak about the cell, its table of each metric that was asked for, and the folder of its results."""
-    for panel in warning_box(run_warnings(result, cell.config.diagnostics, reference)):
+    for panel in warning_box(run_warnings(result, cell.config, reference)):
         console.print(panel)
     for name in cell.config.metrics:
         metric = in_unit_of(METRICS.get(name), result[0])

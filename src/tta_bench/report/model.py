@@ -106,7 +106,8 @@ class Row:
     reconstruction: bool = False  # whether some of it is ours, because its authors' code and text cannot be had
 
     # Dice in percent on held-out images of the source, mean over cells and targets: of the adapted models, or of the
-    # source model in a row without adaptation; None for other rows, and where none are held out.
+    # source model in a row without adaptation; None for other rows, where none are held out, and of stages, whose
+    # matrix has the first domain after the last of them.
     retained: float | None = None
 
     @property
@@ -240,7 +241,7 @@ class Table:
     metric: Metric  # what its numbers are
     rows: tuple[Row, ...]  # in the experiment's order
     reference: str  # label of the row that others are compared with
-    sources: tuple[str, ...]  # names of the source domains, the columns
+    sources: tuple[str, ...]  # names of the source domains, the columns; of training in stages the last stage
     seeds: tuple[Seed, ...]  # of all planned cells; a method that draws nothing does not add to those of the others
     targets: Mapping[str, tuple[str, ...]]  # target domains per source
     classes: tuple[str, ...]  # names, in order; none where the metric compares classes
@@ -253,7 +254,9 @@ class Table:
     source_models: tuple[SourceModelRecord, ...]  # that finished cells used
     versions: tuple[Mapping[str, Any], ...]  # distinct records of software and device over the finished cells
     plan: Plan  # the cells behind it all
-    finished: tuple[FinishedCell, ...]  # those of them that have results, each once
+    finished: tuple[FinishedCell, ...]  # those of them that have results and are compared, each once
+    stages: tuple[str, ...] = ()  # that all rows are trained in, in order; none where they are not, or in others
+    earlier: tuple[FinishedCell, ...] = ()  # further cells with results, of stages that others go on from
     # Its figures and panels; None before :func:`tta_bench.report.drawings.draw`.
     drawings: Drawings | None = None
     audit: Audit | None = None  # by an attribute, where one is asked for
@@ -265,7 +268,9 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The sources and their average; a single source is its own average."""
+        """The sources and their average; a single source is its own average, and what stages leave has no source."""
+        if self.stages:
+            return (self.average_name,)
         return (*self.sources, self.average_name) if len(self.sources) > 1 else self.sources
 
     @property

@@ -8,7 +8,7 @@ from tta_bench.report.cells import STATES, distinct_cells
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.model import Comparison, Table
 from tta_bench.report.text import DASH, INCOMPLETE, case_mean, joined, number, reading, scored
-from tta_bench.report.transfer import stages_of
+from tta_bench.report.transfer import transfers
 
 
 def audit_notes(table: Table) -> list[str]:
@@ -30,22 +30,17 @@ def audit_notes(table: Table) -> list[str]:
 def notes(table: Table) -> list[str]:
     """What has to be known to read the numbers, one or two sentences each."""
     images = {name: max(row.results[name].n for row in table.rows) for name in table.sources}
-    counts = ", ".join(f"{name} {n or DASH}" for name, n in images.items())
+    counts = ", ".join(f"{n or DASH}" if table.stages else f"{name} {n or DASH}" for name, n in images.items())
     classes = f", then classes ({', '.join(table.classes)})" if table.classes else ""
-    lines = [
-        f"{table.metric.in_unit}: mean over images{classes}, then target domains"
-        + (f"; {table.average_name}: unweighted mean over the sources." if len(table.sources) > 1 else ".")
-        + reading(table.metric),
-        f"Images per source model: {counts}. Repeats: {len(table.seeds)}"
-        + ("; ± is the sample standard deviation over them." if len(table.seeds) > 1 else "."),
-    ]
-    if stages := stages_of(table):
-        lines.append(
-            f"Trained on {', '.join(stages)}, one after the other; a column is what there is after that stage, tested "
-            "on all of them. After the last: the average over them; BWT, by how much the earlier ones are better than "
-            "right after their own stage (below 0 they are forgotten); FWT, what the stage of a domain adds there to "
-            "what there was before; and how many models there are."
-        )
+    mean = f"{table.metric.in_unit}: mean over images{classes}, then target domains"
+    repeats = f"Repeats: {len(table.seeds)}" + (
+        "; ± is the sample standard deviation over them." if len(table.seeds) > 1 else "."
+    )
+    if table.stages:
+        lines = [f"{mean}.{reading(table.metric)}", *stage_notes(table), f"Images: {counts}. {repeats}"]
+    else:
+        average = f"; {table.average_name}: unweighted mean over the sources" if len(table.sources) > 1 else ""
+        lines = [f"{mean}{average}.{reading(table.metric)}", f"Images per source model: {counts}. {repeats}"]
     if ours := [row.label for row in table.rows if row.reconstruction]:
         lines.append(
             f"Our reconstruction: {', '.join(ours)}. The authors' code and formulas are not published, and these "
@@ -74,6 +69,23 @@ def notes(table: Table) -> list[str]:
     if table.source_models:
         lines += [source_models_note(table), *examination_notes(table), *branch_notes(table)]
     return lines
+
+
+def stage_notes(table: Table) -> list[str]:
+    """How a table of training in stages is read; no line without stages."""
+    if not table.stages:
+        return []
+    *_, last = table.stages
+    line = (
+        f"Trained on {', '.join(table.stages)}, one after the other. Averages, differences and p-values are of what is "
+        f"left after stage {last}: the mean over all targets."
+    )
+    if not transfers(table):
+        return [line]
+    return [
+        f"{line} BWT: by how much the earlier domains are better than right after their own stage (below 0 they are "
+        "forgotten). FWT: what the stage of a domain adds there to what there was before. Models: how many there are."
+    ]
 
 
 def headline(table: Table) -> str:

@@ -74,7 +74,7 @@ def row_of(
         skipped_updates=sum(result.summary["skipped_updates"] for result in done),
         options=options_of(planned),
         **_seen(planned[0].config),
-        retained=_retained([result.summary for result in done]),
+        retained=_retained([result.summary for result in done if result.cell.config.stages is None]),
     )
 
 
@@ -162,7 +162,7 @@ def _costs(summaries: Sequence[Mapping[str, Any]]) -> Costs:
 
 
 def _retained(summaries: Sequence[Mapping[str, Any]]) -> float | None:
-    """See :class:`~tta_bench.report.model.Row`."""
+    """See :class:`~tta_bench.report.model.Row`; of cells without stages."""
     adapted = [model for summary in summaries for model in summary.get("adapted", {}).values()]
     plain = [summary["source_checkpoint"] for summary in summaries if summary["method"] == UNADAPTED]
     known = [dice for model in adapted or plain if (dice := model.get("dice_in_domain")) is not None]

@@ -104,16 +104,18 @@ def panels(table: Table, source: str | None = None, images: Sequence[tuple[str, 
     )
     several = len({seed[:2] for seed in table.seeds}) > 1
     shown = f"{source}, training seed {config.training.seed}, order {config.protocol.order}" if several else source
+    kind = "after stage" if table.stages else "source"
     caption = (
-        f"Source {shown}. Fill and contour: {', '.join(config.data.classes)}; boxes: the ground truth; number: "
-        f"{metric.in_unit}. {how}" + (f" Without predictions yet: {', '.join(absent)}." if absent else "")
+        f"{kind.capitalize()} {shown}. Fill and contour: {', '.join(config.data.classes)}; boxes: the ground truth; "
+        f"number: {metric.in_unit}. {how}" + (f" Without predictions yet: {', '.join(absent)}." if absent else "")
     )
     digits = metric.digits - 1
     values = "; ".join(
         f"{line.title}: " + ", ".join(f"{label} {number(value, digits)}" for label, value in line.values.items())
         for line in lines
     )
-    alt = f"Segmentations with source {shown}, beside image and ground truth. {metric.in_unit}: {values}."
+    with_ = "" if table.stages else "with "
+    alt = f"Segmentations {with_}{kind} {shown}, beside image and ground truth. {metric.in_unit}: {values}."
     return Panels(draw(lines, list(config.data.classes), digits), caption, alt)
 
 

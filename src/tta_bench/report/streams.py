@@ -89,7 +89,7 @@ def left_out(table: Table, shared: Mapping[str, Sequence[Sequence[Stream]]]) -> 
     """A sentence on what is planned but not among the shared streams, after a space; empty if all is there."""
     drawn = {seeds[0].key for streams in shared.values() for seeds in streams}
     configs = [planned.cell.config for planned in table.plan.cells]
-    planned = {key_of(config, target) for config in configs for target in table.targets[config.source]}
+    planned = {key_of(config, target) for config in configs for target in table.targets.get(config.source, ())}
     with_any, with_gaps = ({key.source for key in keys} for keys in (drawn, planned - drawn))
     absent = {
         "row": [row.label for row in table.rows if row.label not in shared],

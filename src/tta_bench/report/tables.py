@@ -14,10 +14,11 @@ from tta_bench.launch.experiments import Plan
 from tta_bench.metrics.base import Metric
 from tta_bench.metrics.dice import dice_score
 from tta_bench.records.examination import examination_of
-from tta_bench.report.cells import distinct_cells, read_cells, seed_of
+from tta_bench.report.cells import distinct_cells, own_domain, read_cells, seed_of
 from tta_bench.report.checks import config_faults, in_unit_of, repeat_faults, summary_faults
 from tta_bench.report.model import BN_ONLY, FinishedCell, Seed, SourceModelRecord, Table
 from tta_bench.report.numbers import comparisons, row_of
+from tta_bench.report.transfer import followed_stages, stages_of
 from tta_bench.source.train import branch_cost, branchless_twin, lacks_twin, read_if_sound
 
 
@@ -43,16 +44,19 @@ def build_table(plan: Plan, reference: str | None = None, metric: Metric = dice_
     if faults:
         raise UserError(faults)
     metric = in_unit_of(metric, finished[0].summary) if finished else metric
-    sources = tuple(dict.fromkeys(cell.config.source for _, cell in cells))
-    vs_reference = comparisons(labels, reference, finished)
+    configs = [cell.config for _, cell in cells]
+    followed = followed_stages(configs)
+    last = [cell for _, cell in cells if cell.config.stages not in followed]
+    compared = [result for result in finished if result.cell.config.stages not in followed]
+    sources = tuple(dict.fromkeys(cell.config.source for cell in last))
+    vs_reference = comparisons(labels, reference, compared)
     # The reference is left out: bn_only minus the reference is in ``vs_reference`` already.
     methods = [label for label in labels if label != reference]
-    vs_bn_only = comparisons(methods, BN_ONLY, finished) if reference != BN_ONLY else {}
+    vs_bn_only = comparisons(methods, BN_ONLY, compared) if reference != BN_ONLY else {}
     rows = []
     for label in labels:
-        row = row_of(label, metric, plan, sources, cells, finished)
+        row = row_of(label, metric, plan, sources, cells, compared)
         rows.append(replace(row, vs_reference=vs_reference.get(label), vs_bn_only=vs_bn_only.get(label)))
-    configs = [cell.config for _, cell in cells]
     protocol = _common([config.protocol.model_dump(mode="json") for config in configs])
     empty = _common([{"empty": config.protocol.empty} for config in configs])
     data = _common([config.data.model_dump(mode="json") for config in configs])
@@ -66,7 +70,7 @@ def build_table(plan: Plan, reference: str | None = None, metric: Metric = dice_
         reference=reference,
         sources=sources,
         seeds=tuple(seed for seed in seeds if seed.adaptation is not None or seed[:2] not in drawn),
-        targets={cell.config.source: cell.targets for _, cell in cells},
+        targets={cell.config.source: cell.targets for cell in last},
         classes=tuple(configs[0].data.classes) if metric.per_class else (),
         missing=tuple(missing),
         protocol=protocol | empty,
@@ -75,7 +79,9 @@ def build_table(plan: Plan, reference: str | None = None, metric: Metric = dice_
         source_models=_source_models(finished),
         versions=_distinct(result.summary["versions"] for result in finished),
         plan=plan,
-        finished=tuple(finished),
+        finished=tuple(compared),
+        stages=stages_of(configs),
+        earlier=tuple(result for result in finished if result.cell.config.stages in followed),
     )
 
 
@@ -111,7 +117,7 @@ def _source_models(finished: Sequence[FinishedCell]) -> tuple[SourceModelRecord,
     models = {}
     for result in finished:
         path = result.summary["source_checkpoint"]["path"]
-        models[result.cell.config.source, result.seed.training, path] = result
+        models[own_domain(result.cell.config), result.seed.training, path] = result
     records = []
     for (source, training_seed, path), result in sorted(models.items()):
         checkpoint, cost, unknown = None, None, False

@@ -11,7 +11,7 @@ from tta_bench.report.breakdown import breakdown
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.model import BN_ONLY, Comparison, Row, SourceResult, Table
 from tta_bench.report.statistics import Estimate
-from tta_bench.report.transfer import stages_of, transfers
+from tta_bench.report.transfer import transfers
 
 DASH = "\N{EN DASH}"
 """In the place of a number that is not there."""
@@ -201,7 +201,8 @@ def breakdown_groups(table: Table) -> dict[str, list[Column]]:
             means = [None if part is None else part.mean for part in found]
             columns.append(column(f"{target} mean" if several else target, means))
         per_target = len(table.classes) + 1 if several else 1
-        groups |= _split(f"source {source}", columns, max(WIDTH - WIDTH % per_target, WIDTH % per_target))
+        name = f"targets after stage {source}" if table.stages else f"source {source}"
+        groups |= _split(name, columns, max(WIDTH - WIDTH % per_target, WIDTH % per_target))
     return groups
 
 
@@ -230,7 +231,7 @@ def audit_groups(table: Table) -> dict[str, list[Column]]:
 
 
 def transfer_groups(table: Table) -> dict[str, list[Column]]:
-    """What each row has forgotten and gained over the stages; nothing where there are none."""
+    """What each row has forgotten and gained over the stages, and the metric of each domain after each of them."""
     found = [*transfers(table).values()]
     if not found:
         return {}
@@ -240,12 +241,19 @@ def transfer_groups(table: Table) -> dict[str, list[Column]]:
         return Column(heading, cells, ranks(values, table.metric))
 
     scores = [
-        column("average", [each and each.average for each in found]),
+        column("average", [row.average.value for row in table.rows]),
         column("BWT", [each and each.backward for each in found], "+"),
         column("FWT", [each and each.forward for each in found], "+"),
     ]
     models = tuple(DASH if each is None else f"{each.models:g}" for each in found)
-    return {f"after stage {stages_of(table)[-1]}": [*scores, Column("models", models, (0,) * len(found))]}
+    groups = {"over all stages": [*scores, Column("models", models, (0,) * len(found))]}
+    for index, line in enumerate(table.stages):
+        columns = [
+            column(name, [each and float(each.matrix[index, at]) for each in found])
+            for at, name in enumerate(table.stages)
+        ]
+        groups |= _split(f"after stage {line}", columns, WIDTH)
+    return groups
 
 
 def _case_columns(table: Table, column: Callable[[str, Sequence[float | None]], Column]) -> list[Column]:

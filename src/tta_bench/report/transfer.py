@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,10 @@ from torch import Tensor
 
 from tta_bench.ops.transfer import backward_transfer, forward_transfer
 from tta_bench.report.model import FinishedCell, Table
+from tta_bench.schema import RunConfig
+
+Stages = tuple[str, ...]
+"""Domains in the order of their training."""
 
 
 class Transfer(NamedTuple):
@@ -17,11 +21,6 @@ class Transfer(NamedTuple):
 
     matrix: Tensor  # ``[stages, stages]``: after the stage of a line, on the domain of a column
     models: float  # how many there are after the last stage, mean over the repeats
-
-    @property
-    def average(self) -> float:
-        """Over all domains after the last stage."""
-        return float(self.matrix[-1].mean())
 
     @property
     def backward(self) -> float:
@@ -34,19 +33,28 @@ class Transfer(NamedTuple):
         return forward_transfer(self.matrix)
 
 
-def stages_of(table: Table) -> tuple[str, ...]:
+def stages_of(configs: Sequence[RunConfig]) -> Stages:
     """The stages of a table, in order; none where its rows are not trained in at least two, or not in the same."""
-    configs = [planned.cell.config for planned in table.plan.cells]
     longest = max((config.stages or () for config in configs), key=len, default=())
     same = all(config.stages is not None and config.stages == longest[: len(config.stages)] for config in configs)
     return longest if same and len(longest) > 1 else ()
 
 
+def followed_stages(configs: Iterable[RunConfig]) -> set[Stages | None]:
+    """The stages of those runs that others of them go on from: rows are compared in what is left at the end alone."""
+    return {config.stages[:count] for config in configs if config.stages for count in range(1, len(config.stages))}
+
+
 def transfers(table: Table) -> Mapping[str, Transfer | None]:
-    """Label of a row -> its scores; None where a stage or a domain of it is missing."""
-    stages = stages_of(table)
-    found = {row.label: [cell for cell in table.finished if cell.row == row.label] for row in table.rows}
-    return {label: _transfer(cells, stages, table.metric.name) for label, cells in found.items()} if stages else {}
+    """Label of a row -> its scores; None where a stage or a domain of it is missing.
+
+    Empty without stages, and where the table is of some of them alone.
+    """
+    if not table.stages or not {*table.stages} <= {planned.cell.config.source for planned in table.plan.cells}:
+        return {}
+    cells = (*table.earlier, *table.finished)
+    found = {row.label: [cell for cell in cells if cell.row == row.label] for row in table.rows}
+    return {label: _transfer(of_row, table.stages, table.metric.name) for label, of_row in found.items()}
 
 
 def _transfer(cells: Sequence[FinishedCell], stages: Sequence[str], metric: str) -> Transfer | None:

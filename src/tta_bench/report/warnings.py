@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 from tta_bench.cell import Result
 from tta_bench.metrics.base import METRICS, PRIMARY, Metric
 from tta_bench.records.examination import examination_of
+from tta_bench.report.cells import own_domain
 from tta_bench.report.model import Table
 from tta_bench.report.notes import missing_note
 from tta_bench.report.text import number
 from tta_bench.runtime.sections import DiagnosticsConfig
+from tta_bench.schema import RunConfig
 
 NOTHING = 0.01
 """Percent. Dice of masks without a pixel in common is below it, because of the ``1e-6`` in its formula."""
@@ -24,13 +26,23 @@ class Run(NamedTuple):
     label: str
     summary: Mapping[str, Any]  # content of ``summary.json``
     rows: Sequence[Mapping[str, str]]  # of ``per_image.csv``
-    bar: DiagnosticsConfig  # what a source model has to be
+    config: RunConfig
+
+    @property
+    def bar(self) -> DiagnosticsConfig:
+        """What a source model has to be."""
+        return self.config.diagnostics
+
+    @property
+    def home(self) -> str:
+        """The domain that its source model was trained on."""
+        return own_domain(self.config)
 
 
 def warnings(table: Table) -> list[str]:
     """One or two sentences each; none where nothing is weak."""
     lines = [missing_note(table)] if table.missing else []
-    runs = [Run(cell.row, cell.summary, cell.rows, cell.cell.config.diagnostics) for cell in table.finished]
+    runs = [Run(cell.row, cell.summary, cell.rows, cell.cell.config) for cell in table.finished]
     skipped = [f"{row.label} {row.skipped_updates}" for row in table.rows if row.skipped_updates]
     if skipped:
         lines.append(f"Updates skipped because a loss or gradient was not finite: {', '.join(skipped)}.")
@@ -39,17 +51,17 @@ def warnings(table: Table) -> list[str]:
     return [*lines, *_infinite(runs, table.metric), *_skipped(runs), *_outside(runs)]
 
 
-def run_warnings(result: Result, bar: DiagnosticsConfig, reference: Result | None = None) -> list[str]:
+def run_warnings(result: Result, config: RunConfig, reference: Result | None = None) -> list[str]:
     """The same of a single run, of which everybody knows that its training seed is one.
 
     Args:
         result: of the run.
-        bar: what its source model has to be.
+        config: of the run.
         reference: what it is compared with; its masks count in the table, too.
     """
-    runs = [Run(result[0]["method"], *result, bar)]
+    runs = [Run(result[0]["method"], *result, config)]
     metrics = [METRICS.get(name) for name in result[0].get("metrics", ()) if name in METRICS.names()]
-    both = runs if reference is None else [Run(reference[0]["method"], *reference, bar), *runs]
+    both = runs if reference is None else [Run(reference[0]["method"], *reference, config), *runs]
     lines = [*_weak_sources(runs), *_unexamined(runs), *_undertrained(runs), *_empty(runs)]
     infinite = [line for metric in metrics for line in _infinite(both, metric)]
     return [*lines, *infinite, *_skipped(both), *_outside(runs)]
@@ -89,7 +101,7 @@ def _empty_masks(runs: Iterable[Run], kinds: Sequence[str]) -> dict[str, int]:
 def _one_training_seed(table: Table) -> list[str]:
     seeds: dict[str, set[int]] = defaultdict(set)  # by source
     for cell in table.finished:
-        seeds[cell.cell.config.source].add(cell.seed.training)
+        seeds[own_domain(cell.cell.config)].add(cell.seed.training)
     single = {source: min(found) for source, found in sorted(seeds.items()) if len(found) == 1}
     if not single:
         return []
@@ -106,9 +118,9 @@ def _one_training_seed(table: Table) -> list[str]:
 def _weak_sources(runs: Iterable[Run]) -> list[str]:
     """The first line of all where a model fails on its own domain, whatever adapting it gains."""
     weak: dict[str, tuple[float, str]] = {}
-    for _, summary, _, bar in runs:
-        source, dice = summary["source"], summary["source_checkpoint"]["dice_in_domain"]
-        found = examination_of(summary)
+    for run in runs:
+        source, bar, dice = run.home, run.bar, run.summary["source_checkpoint"]["dice_in_domain"]
+        found = examination_of(run.summary)
         if found is not None:
             dice, why = found.dice, ", and ".join(found.weaknesses(bar))
             why = f"{source} {why} ({found.n} {found.where})" if why else ""
@@ -129,12 +141,12 @@ def _weak_sources(runs: Iterable[Run]) -> list[str]:
 def _unexamined(runs: Iterable[Run]) -> list[str]:
     """Source models of which less is known than of others."""
     by_kind: dict[str, dict[str, bool]] = defaultdict(dict)
-    for _, summary, _, _ in runs:
-        found, dice = examination_of(summary), summary["source_checkpoint"]["dice_in_domain"]
+    for run in runs:
+        found, dice = examination_of(run.summary), run.summary["source_checkpoint"]["dice_in_domain"]
         if found is not None and found.images == "training":
-            by_kind["training"][summary["source"]] = True
+            by_kind["training"][run.home] = True
         elif found is None:
-            by_kind["unknown" if dice is None else "unexamined"][summary["source"]] = True
+            by_kind["unknown" if dice is None else "unexamined"][run.home] = True
     sentences = {
         "training": "In-domain Dice is of training images, for none was held out: source {}. On others it is lower.",
         "unknown": "In-domain Dice is unknown: source {}. Nobody can tell here whether its model was trained well: no "
@@ -147,10 +159,12 @@ def _unexamined(runs: Iterable[Run]) -> list[str]:
 
 def _undertrained(runs: Iterable[Run]) -> list[str]:
     above: dict[str, tuple[float, str]] = {}
-    for label, summary, _, _ in runs:
-        if summary.get("adapted"):  # another model, which may have learned from labels of its target
+    for run in runs:
+        label, summary, source = run.label, run.summary, run.home
+        # Other models, which may have learned from labels of their target.
+        if summary.get("adapted") or (run.config.stages and summary.get("routes")):
             continue
-        source, dice = summary["source"], summary["source_checkpoint"]["dice_in_domain"]
+        dice = summary["source_checkpoint"]["dice_in_domain"]
         foreign = [target[PRIMARY] for name, target in summary["targets"].items() if name != source]
         mean = sum(foreign) / len(foreign) if foreign else 0.0
         if dice is not None and mean > dice and mean - dice > above.get(source, (0.0, ""))[0]:

@@ -18,7 +18,6 @@ from tta_bench.report.console import ScoreTable, narrow_table
 from tta_bench.report.model import Table
 from tta_bench.report.notes import headline
 from tta_bench.report.text import narrow_mean, number, p_value, transfer_groups
-from tta_bench.report.transfer import stages_of, transfers
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.names import literal
 
@@ -56,7 +55,8 @@ def write_report(
 def summary_table(table: Table) -> RichTable:
     """Means per source and on average, and the difference to the reference, in 80 columns; the files say more."""
     gaps = f", {len(table.missing)} cells missing" if table.missing else ""
-    printed = ScoreTable(f"{table.name}: {table.metric.heading}{gaps}", literal(headline(table)) or None)
+    when = f" after stage {table.stages[-1]}" if table.stages else ""
+    printed = ScoreTable(f"{table.name}: {table.metric.heading}{when}{gaps}", literal(headline(table)) or None)
     shown = {"has_settings": table.has_settings, "has_presets": table.has_presets}
     printed.add_score_columns(table.columns, table.reference, **shown)
     for row in table.rows:
@@ -76,20 +76,10 @@ def transfer_tables(table: Table) -> list[RichTable]:
         scores = narrow_table(f"{table.name}: {table.metric.heading} {name}")
         scores.add_column("row", overflow="fold")
         for column in columns:
-            scores.add_column(column.heading, justify="right", no_wrap=True)
+            scores.add_column(literal(column.heading), justify="right", overflow="fold")
         for row, *cells in zip(table.rows, *(column.cells for column in columns), strict=True):
             scores.add_row(*map(literal, (row.label, *cells)))
-        matrices = narrow_table(f"{table.name}: {table.metric.heading} of each domain after each stage")
-        stages = stages_of(table)
-        for heading in ("row", "after"):
-            matrices.add_column(heading, overflow="fold")
-        for stage in stages:
-            matrices.add_column(literal(stage), justify="right", overflow="fold")
-        for label, transfer in transfers(table).items():
-            matrices.add_section()
-            for stage, line in zip(stages, transfer.matrix.tolist() if transfer else (), strict=transfer is not None):
-                matrices.add_row(*map(literal, (label, stage, *(number(value, table.metric.digits) for value in line))))
-        printed += [scores, matrices]
+        printed.append(scores)
     return printed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,7 +15,7 @@ from tta_bench.report import text
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.drawings import draw
 from tta_bench.report.model import BN_ONLY, Table
-from tta_bench.report.notes import audit_notes, branch_notes, examination_notes, headline, planned_cells
+from tta_bench.report.notes import audit_notes, branch_notes, examination_notes, headline, planned_cells, stage_notes
 from tta_bench.report.warnings import warnings
 
 FILE = "index.html"
@@ -43,12 +43,14 @@ def write(table: Table) -> str:
         panels=drawn.panels,
         panels_webp=drawn.panels and base64.b64encode(drawn.panels.webp()).decode(),
         panels_fault=drawn.panels_fault,
-        protocol=protocol_sentences(table.protocol, table.data, table.metric),
+        protocol=protocol_sentences(table.protocol, table.data, table.metric, table.stages),
         commands=commands(table),
         with_bn_only=any(row.vs_bn_only for row in table.rows),
         planned=planned_cells(table),
         headline=headline(table),
         reading=text.reading(table.metric),
+        transfer=text.transfer_groups(table),
+        stage_notes=stage_notes(table),
         audit=text.audit_groups(table),
         audit_notes=audit_notes(table),
         breakdown=text.breakdown_groups(table),
@@ -77,13 +79,16 @@ _EMPTY = {
 }
 
 
-def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], metric: Metric) -> list[str]:
+def protocol_sentences(
+    protocol: Mapping[str, Any], data: Mapping[str, Any], metric: Metric, stages: Sequence[str] = ()
+) -> list[str]:
     """The protocol in words; of a value that rows vary, all that occur.
 
     Args:
         protocol: the section of the configuration; tuples where rows differ on purpose.
         data: the section of the images, likewise.
         metric: of the table.
+        stages: of the table.
     """
 
     def alternatives(values: Any) -> str:
@@ -107,7 +112,7 @@ def protocol_sentences(protocol: Mapping[str, Any], data: Mapping[str, Any], met
         text.scored(protocol, data),
         each(protocol.get("empty", "one"), _EMPTY.__getitem__),
         f"{metric.in_unit}: mean over the images of a target, {'then over classes, ' * metric.per_class}then over "
-        f"targets; the average is the unweighted mean over the sources.{text.reading(metric)}",
+        f"targets{'' if stages else '; the average is the unweighted mean over the sources'}.{text.reading(metric)}",
     ]
 
 
