@@ -139,7 +139,7 @@ def _inputs(result: FinishedCell) -> Iterator[_Input]:
     def asked(*of: Any) -> str:
         return json.dumps([common, *of], sort_keys=True)
 
-    yield _Input("the source model", asked(config.of_each_source()[0].source), source)
+    yield _Input("the source model", asked(config.source, *(config.stages or ())), source)
     if "bank" in summary:
         bank = bank_file(config, Path("bank")).name
         yield _Input("a bank of source images", asked(source, bank), summary["bank"])
