@@ -186,6 +186,21 @@ def test_a_change_of_a_configuration_does_not_reach_the_next_one():
         ("+method=tent target=A,Q", "unknown target=Q: choose one of: A, B, C, D, E"),
         ("+method=tent source=1", "unknown source=1: choose one of: A, B, C, D, E"),
         ("+method=tent source=", "unknown source=: choose one of: A, B, C, D, E"),
+        (
+            "-m +adapt=adabn,cbmt adapt.epochs=2",
+            "'adapt.epochs': adapt=adabn has none: leave adabn out of the list, and run it on its own without "
+            "adapt.epochs=",
+        ),
+        (
+            "-m +method=tent,no_adapt method.learning_rate=1e-3",
+            "'method.learning_rate': method=no_adapt has none: leave no_adapt out of the list, and run it on its own "
+            "without method.learning_rate=",
+        ),
+        (
+            "-m +method=tent model=resunet34,smp model.architecture=Unet",
+            "'model.architecture': model=resunet34 has none: leave resunet34 out of the list, and run it on its own "
+            "without model.architecture=",
+        ),
         ("+method=tent taget=A", "unknown key 'taget': did you mean 'target'?"),
         ("+method=tent ++taget=A", "unknown key 'taget': did you mean 'target'?"),
         ("+method=tent data.limt=3", "unknown key 'data.limt': did you mean 'data.limit'?"),

@@ -117,6 +117,10 @@ WRONG = {
     "rows: {a: {method: tent}}\nsweep: {'method.learning_rate': '1,2'}": "'method.learning_rate': not every row has it",
     "rows: {a: {method: tent}}\nsweep: {adapt.epochs: 3}": "'adapt.epochs': not every row has it",
     "rows: {a: {method: tent, method.learning_rate: -1}}": "method.learning_rate=-1",
+    "rows: {a: {method: tent}, b: {method: tent, protocol.evaluation: held_out}}": "row 'b' has protocol.evaluation="
+    "held_out, but row 'a' has protocol.evaluation=all: give protocol.evaluation one value for all rows",
+    "rows: {a: {method: tent}, b: {method: tent, target: [C]}}": "row 'b', source A has target=C, but row "
+    "'a' has target=B,C,D,E: give target one value",
 }
 
 

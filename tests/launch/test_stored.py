@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict
 
 import pytest
+from pydantic import BaseModel
+from rich.console import Console
 
 from made_tables import base, changed, finish, planned
 from tta_bench.adaptation.provenance import code_of
@@ -15,11 +17,14 @@ from tta_bench.errors import UserError
 from tta_bench.launch import cleaning
 from tta_bench.launch.check import find_jobs
 from tta_bench.launch.cleaning import remove, unneeded
+from tta_bench.launch.composition import composer
 from tta_bench.launch.stored import cell_of, facts, fits, parse_where, read_last_sweep, record_of, remember_sweep
 from tta_bench.launch.sweeps import groups, row_labels, split_sentences
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options
 from tta_bench.records.store import CellFolder
+from tta_bench.report.listing import cells_table, listed
+from tta_bench.runtime.values import typed
 
 LR = "method.learning_rate"
 
@@ -55,6 +60,24 @@ def test_filters_take_alternatives_patterns_numbers_and_members_of_lists(tmp_pat
         assert not fits(parse_where([text]), cell), text
     with pytest.raises(UserError, match="write KEY=VALUE"):
         parse_where(["tent"])
+
+
+def test_a_key_that_has_its_default_is_found_by_it_whether_it_is_written_down_or_not(tmp_path):
+    config = planned(tmp_path, "", {"method": "tent"}).cell.config
+    of = facts(Cell.of(config, 0))
+    for section in ("data", "model", "protocol", "training", "predict", "diagnostics"):
+        part = getattr(config, section)
+        for key in [key for key, field in type(part).model_fields.items() if not field.exclude]:
+            value = getattr(part, key)
+            if not isinstance(value, tuple | dict | BaseModel):
+                assert fits(parse_where([f"{section}.{key}={typed(value)}"]), of), key
+    left_out = "precision=f32,adapt=null,route=null,stages=null,checkpoint=null,protocol.evaluation=all"
+    assert fits(parse_where([left_out, "method.preset=uniform,model.channels=3,predict.nest=false"]), of)
+    for key, value in {"precision": "bf16", "predict.nest": True, "protocol.evaluation": "held_out"}.items():
+        other = facts(Cell.of(changed(config, {key: value}), 0))
+        default = next(text for text in (*left_out.split(","), "predict.nest=false") if text.startswith(key))
+        assert not fits(parse_where([default]), other)
+        assert fits(parse_where([f"{key}={typed(value)}"]), other)
 
 
 def test_rows_are_called_by_what_differs_and_once_where_it_differs_together(tmp_path):
@@ -126,15 +149,36 @@ def test_cells_are_listed_with_what_differs_from_the_defaults(tmp_path, capsys, 
     assert float(rows[cells[0].folder().hash]["dice"]) == pytest.approx(55.5)
     main(["cells", root, "--where", "status=done,source=A"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[1:3] for line in lines if line.startswith(cells[0].folder().hash)] == [
-        ["tent", "data.image_size=64"]
-    ]
+    at = next(place for place, line in enumerate(lines) if line.startswith(cells[0].folder().hash))
+    assert lines[at].split()[1:3] == ["tent", "A"]
+    assert lines[at + 1].strip() == "data.image_size=64"
     assert not any(line.startswith(cells[1].folder().hash) for line in lines)
     assert max(map(len, lines)) <= 80
     for where, sentence in (("methd=tent", "did you mean 'method'?"), ("method=grata", "no cell in")):
         with pytest.raises(SystemExit):
             main(["cells", root, "--where", where])
         assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_what_all_listed_cells_share_is_told_once_and_no_word_is_broken(tmp_path, width):
+    long = {"diagnostics.empirical_gradient": True, LR: 0.01, "data.limit": 3, "source": "RIM_ONE_r3"}
+    cells = [
+        planned(tmp_path, "", {"method": method, **more}).cell for method in ("tent", "grata") for more in ({}, long)
+    ]
+    cells.append(planned(tmp_path, "", {"method": "tent", "adapt": {"name": "adabn", "batch_size": 8}}).cell)
+    cells[-1].folder().start({})
+    with composer() as hydra:
+        found = listed(cells, hydra)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(cells_table(found, width))
+    text = console.file.getvalue()
+    assert text.splitlines()[0].rstrip() == "all cells: data.image_size=64"
+    words = text.split()
+    assert words.count("data.image_size=64") == 1
+    expected = {word for one in found for word in (*one.differs, one.cell.folder().hash, one.cell.config.source)}
+    assert expected <= {*words}
+    assert max(map(len, text.splitlines())) <= width
 
 
 def test_a_cell_that_cannot_be_read_is_told_and_hides_no_other(tmp_path, capsys):

@@ -91,6 +91,9 @@ def test_by_brightness_from_real_images_and_by_a_column_of_a_table(tmp_path, cap
     written = tmp_path / "reports/first_look/by_device"
     assert {line["group"] for line in csv.DictReader((written / "audit.csv").open(newline=""))} == {"X", "Y"}
     assert "by device" in (written / "table.md").read_text()
+    printed = " ".join(capsys.readouterr().out.split())
+    for words_of_audit in ("first_look: Dice in percent by device", "X (n=", "gap by device", "worst group"):
+        assert words_of_audit in printed
     with pytest.raises(SystemExit):
         main(["report", "first_look", *words, "--by", "device"])
     assert "there is no attribute 'device'" in capsys.readouterr().err

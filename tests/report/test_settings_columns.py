@@ -4,14 +4,18 @@ import csv
 import io
 from itertools import groupby
 
+import pytest
 from rich.console import Console
 
 from made_tables import finish, made_plan, planned, simple_plan
 from tta_bench.launch.composition import composer
 from tta_bench.launch.experiments import plan
+from tta_bench.offline.base import SYSTEMS
+from tta_bench.offline.rights import rights_of
 from tta_bench.report.formats import formats
 from tta_bench.report.tables import build_table
 from tta_bench.report.write import summary_table
+from tta_bench.sinks.about import about_cell
 
 
 def adapted(root, label, system):
@@ -51,6 +55,26 @@ def test_setting_and_reconstruction_are_in_every_format(tmp_path):
         row.label: (row.setting, str(row.reconstruction)) for row in table.rows
     }
     assert "Our reconstruction: grad_cl, stage grad_cl." in told(table)["table.md"]
+
+
+@pytest.mark.parametrize("system", [None, *SYSTEMS.names()])
+def test_a_row_may_see_what_its_system_and_its_method_see_together(tmp_path, system):
+    card = SYSTEMS.get(system).card if system is not None else None
+    section = None if system is None else dict(adapted(tmp_path, "", system).cell.config.adapt)
+    configs = {
+        method: planned(tmp_path, "", {"method": method, "adapt": section}).cell.config
+        for method in ("no_adapt", "tent", "fda")
+    }
+    rights = {method: rights_of(config) for method, config in configs.items()}
+    parts = {method: {*each.may_see.split(", ")} for method, each in rights.items()}
+    base = parts["no_adapt"] - {"nothing"}
+    assert parts["tent"] == base | {"the test image"}
+    assert parts["fda"] == base | {"the test image", "a bank of source images"}
+    assert rights["tent"].setting == (card.setting if card else "tta")
+    covered = card is not None and card.needs_source
+    assert rights["fda"].setting == rights["tent"].setting + "+bank" * (not covered)
+    tags = {method: about_cell(config, 0, "key").tags for method, config in configs.items()}
+    assert all(f"setting {rights[method].setting}" in tags[method] for method in configs)
 
 
 def test_a_table_of_test_images_alone_is_as_it_was(tmp_path):

@@ -367,6 +367,48 @@ def test_cells_of_other_targets_models_images_or_rules_are_refused(tmp_path, val
     assert sentence.endswith(("give target one value", "again with force=true"))
 
 
+ADABN = {"name": "adabn", "batch_size": 8}
+
+
+def made_of(adapted=None, bank=None):
+    """What a summary says of the models of targets, and of the bank."""
+    models = {
+        target: {"path": "x", "sha256": text * 64, "dice_in_domain": None} for target, text in (adapted or {}).items()
+    }
+    return ({"adapted": models} if models else {}) | ({"bank": bank * 64} if bank else {})
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "second", "other_options", "words"),
+    [
+        ("tent", {"adapted": {"C": "c", "D": "d"}}, {"adapted": {"C": "c", "D": "e"}}, {}, "the adapted model of D"),
+        ("tent", {"adapted": {"C": "c", "D": "d"}}, {"adapted": {"C": "c", "D": "d"}}, {}, None),
+        ("tent", {"adapted": {"C": "c", "D": "d"}}, {"adapted": {"C": "f", "D": "e"}}, {"batch_size": 4}, None),
+        ("fda", {"bank": "a"}, {"bank": "b"}, {}, "a bank of source images"),
+        ("fda", {"bank": "a"}, {"bank": "b"}, {"method.radius": 5.0}, None),
+    ],
+)
+def test_rows_that_ask_for_one_adapted_model_or_bank_have_used_one(
+    tmp_path, method, first, second, other_options, words
+):
+    method_options = {key: value for key, value in other_options.items() if key.startswith("method.")}
+    system = ADABN | {key: value for key, value in other_options.items() if key not in method_options}
+    kinds = [("first", {}, ADABN, first), ("second", method_options, system, second)]
+    cells = []
+    for row_label, options, adapt, made in kinds:
+        values = {"method": method, **options, "protocol.order": len(cells)}
+        cells.append(planned(tmp_path, row_label, values | ({"adapt": adapt} if method == "tent" else {})))
+        finish(cells[-1].cell, lambda *_: 50.0, **made_of(**made))
+    made_of_both = made_plan(cells, reference="first")
+    if words is None:
+        assert build_table(made_of_both)
+    else:
+        (sentence,) = refuse(made_of_both)
+        assert sentence.startswith("row 'second', source A")
+        assert f"used {words} with sha256" in sentence
+        assert "but row 'first'" in sentence
+
+
 def test_an_unknown_reference_is_refused_with_the_nearest_row(tmp_path):
     plan = simple_plan(tmp_path, {"no_adapt": 0.0}, ("A",))
     assert refuse(plan, reference="no_adpt") == ("there is no row 'no_adpt' to compare with: did you mean 'no_adapt'?",)

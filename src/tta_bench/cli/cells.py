@@ -27,4 +27,5 @@ def run(parsed: argparse.Namespace) -> None:
     if parsed.csv:
         print(cells_csv(found), end="")
     else:
-        Console().print(cells_table(found))
+        console = Console()
+        console.print(cells_table(found, console.width))

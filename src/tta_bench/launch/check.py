@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.launch.composition import Composer, composer, run_section
-from tta_bench.launch.experiment_checks import experiment_faults, with_files
+from tta_bench.launch.experiment_checks import experiment_faults, table_faults, with_files
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.grammar import complete_experiment, place
 from tta_bench.launch.hydra_faults import sentences
@@ -30,6 +30,7 @@ from tta_bench.launch.keys import (
     hydra_faults,
     key_fault,
     not_in_every_row,
+    not_of_every_choice,
     valid_keys,
 )
 from tta_bench.launch.overrides import (
@@ -119,7 +120,7 @@ def find_jobs(
                 continue
             group, _, leaf = key.partition(".")
             if key not in valid:
-                of_rows = experiments and group in ("method", "adapt")
+                of_rows = experiments and group == "adapt"
                 faults.append(not_in_every_row(key) if of_rows else key_fault(key, valid))
             elif leaf == "name" and group in NOT_BY_NAME:
                 plus = "+" if group in ("method", "adapt") else ""
@@ -129,6 +130,8 @@ def find_jobs(
         checked = [*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))]
         jobs, more = _validate_jobs(checked, hydra, resolve)
         faults += more
+        if resolve is None:
+            faults += table_faults(experiments, [(job.row, job.config) for job in jobs])
     if faults:
         raise UserError(with_files(list(dict.fromkeys(faults)), experiments, typed, config_dir))
     return jobs
@@ -204,8 +207,7 @@ def _validate_jobs(
             container["source"] = str(container["source"])
         except (HydraException, OmegaConfBaseException) as error:
             fault = str(error).splitlines()[0]
-            options = [key for key in latest if key.startswith(("method.", "adapt.")) and f"'{key}'" in fault]
-            faults.append(not_in_every_row(options[0]) if options and "row" in latest else fault)
+            faults.append(_told_of_choice(fault, latest, job))
             continue
         try:
             config = validate(run_section(container)) if resolve is None else resolve(run_section(container))
@@ -219,6 +221,16 @@ def _validate_jobs(
         except UserError as error:
             faults += error.faults
     return jobs, faults
+
+
+def _told_of_choice(fault: str, keys: Collection[str], job: Sequence[str]) -> str:
+    """Hydra's fault of a job, or where other choices of the command line have the key, which one has it not."""
+    key = next((key for key in keys if "." in key and fault.startswith(f"unknown key '{key}'")), "")
+    group = key.partition(".")[0]
+    if "row" in keys and group in ("method", "adapt"):
+        return not_in_every_row(key)
+    chosen = next((text.lstrip("+") for text in job if text.lstrip("+").startswith(f"{group}=")), None)
+    return fault if chosen is None or not key else not_of_every_choice(key, chosen)
 
 
 def _place_faults(container: Mapping[str, Any]) -> list[str]:

@@ -62,6 +62,39 @@ def _keys_of_files(typed: Sequence[Override], folder: Path) -> dict[str, str]:
     return keys
 
 
+def table_faults(experiments: Sequence[Override], jobs: Sequence[tuple[str | None, RunConfig]]) -> list[str]:
+    """What no report would put into one table, of the jobs of the chosen experiments: choice of the row, and run."""
+    labels = {choice: label for experiment in _chosen(experiments) for choice, label in experiment.choices().items()}
+    rows = [(labels[row], config) for row, config in jobs if row in labels]
+    return tested_on_faults(rows) if rows else []
+
+
+def tested_on_faults(rows: Sequence[tuple[str, RunConfig]]) -> list[str]:
+    """A sentence for every row of a table that is tested on other images than its first one, which is never a choice.
+
+    Args:
+        rows: label and run, with its targets; at least one.
+    """
+    first, expected = rows[0]
+    faults = []
+    targets: dict[str, tuple[str, RunConfig]] = {}
+    for label, config in rows:
+        own, others = (each.protocol.evaluation or "all" for each in (config, expected))
+        if own != others:
+            faults.append(
+                f"row '{label}' has protocol.evaluation={own}, but row '{first}' has protocol.evaluation={others}: "
+                "give protocol.evaluation one value for all rows, under sweep or on the command line; their numbers "
+                "cannot be compared"
+            )
+        other, before = targets.setdefault(config.source, (label, config))
+        if config.target != before.target:
+            faults.append(
+                f"row '{label}', source {config.source} has target={','.join(config.target or ())}, but row '{other}' "
+                f"has target={','.join(before.target or ())}: give target one value"
+            )
+    return list(dict.fromkeys(faults))
+
+
 def _chosen(experiments: Sequence[Override]) -> list[Experiment]:
     known = read_experiments()
     return [known[name] for override in experiments for name in sweep_values(override) if name in known]

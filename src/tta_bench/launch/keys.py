@@ -125,6 +125,12 @@ def not_in_every_row(key: str) -> str:
     return f"'{key}': not every row has it: give it to those that have, LABEL: {{..., {key}: VALUE}}, a row per value"
 
 
+def not_of_every_choice(key: str, chosen: str) -> str:
+    """Why a key is none of a sweep over the choices of its group, of which one has it not."""
+    name = chosen.partition("=")[2]
+    return f"'{key}': {chosen} has none: leave {name} out of the list, and run it on its own without {key}="
+
+
 def key_fault(key: str, valid: set[str]) -> str:
     """An unknown key, with the nearest valid one: beside it, or of the same name elsewhere."""
     parent, dot, leaf = key.rpartition(".")

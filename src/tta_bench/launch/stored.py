@@ -11,16 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError, nearest
 from tta_bench.launch.check import Job
 from tta_bench.launch.experiments import Plan
 from tta_bench.launch.validation import validate
+from tta_bench.methods.options import PRESETS
 from tta_bench.records.finished import DamagedError, read_json
 from tta_bench.runtime.files import file_fault, write_atomically
 from tta_bench.runtime.paths import shipped
 from tta_bench.runtime.values import flat
+
+SPEED = ("metrics", "tune", "search", "launch", "logger", "group", "results_root", "force", "device", "lockstep")
+"""Keys of a run that say nothing of a cell."""
 
 GROUPS = ("method", "adapt", "data", "model", "protocol")
 """Sections that are called by their key ``name``."""
@@ -137,11 +142,30 @@ def parse_where(texts: Iterable[str]) -> dict[str, list[str]]:
     return where
 
 
+SPELLED_OUT: Mapping[str, Any] = {"protocol.evaluation": "all", "model.channels": 3}
+"""Keys that are null at a default that one may write down, too."""
+
+
 def facts(cell: Cell) -> dict[str, Any]:
-    """What a cell may be filtered by: ``hash``, ``source``, ``target``, ``seed`` and dotted keys; groups by name."""
-    content = {"checkpoint": None, **record_of(cell), "hash": cell.folder().hash, "seed": cell.seed}
-    flat_content = flat(content)
-    return flat_content | {group: flat_content.get(f"{group}.name") for group in GROUPS}
+    """What a cell may be filtered by: ``hash``, ``source``, ``target``, ``seed`` and dotted keys; groups by name.
+
+    A record leaves out keys that have their default; here every key is.
+    """
+    left_out = {*SPEED, *(("training",) if cell.config.checkpoint else ())}
+    usual = {key: value for key, value in _whole(cell.config).items() if key not in left_out}
+    content = {**record_of(cell), "hash": cell.folder().hash, "seed": cell.seed}
+    found = {"method.preset": PRESETS[0], **flat(usual), **flat(content)}
+    found |= {key: (None, value) for key, value in SPELLED_OUT.items() if found[key] is None}
+    return found | {group: found.get(f"{group}.name") for group in GROUPS}
+
+
+def _whole(section: BaseModel) -> dict[str, Any]:
+    """A section with the keys that it leaves out where it is written down, but for those that are never stored."""
+    values = {key: getattr(section, key) for key, field in type(section).model_fields.items() if not field.exclude}
+    return {
+        key: _whole(value) if isinstance(value, BaseModel) else str(value) if isinstance(value, Path) else value
+        for key, value in values.items()
+    }
 
 
 def check_keys(where: Mapping[str, Any], known: Iterable[str]) -> None:

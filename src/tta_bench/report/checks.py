@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from tta_bench.adaptation.provenance import metric_code
 from tta_bench.cell import Cell
+from tta_bench.launch.experiment_checks import tested_on_faults
 from tta_bench.launch.experiments import Plan
 from tta_bench.metrics.base import PRIMARY, Metric
+from tta_bench.offline.bank import bank_file
+from tta_bench.offline.stage import stage_of
 from tta_bench.report.cells import name_of, seed_of
 from tta_bench.report.model import FinishedCell, Seed, Table
 from tta_bench.runtime.paths import shipped
@@ -44,33 +48,25 @@ def config_faults(plan: Plan, cells: Sequence[tuple[str, Cell]]) -> list[str]:
             for key in _differing(expected, settings)
             if not _on_purpose(key, plan)
         ]
-    targets: dict[str, tuple[str, Cell]] = {}
-    for row, cell in cells:
-        first = targets.setdefault(cell.config.source, (row, cell))
-        if cell.targets != first[1].targets:
-            faults.append(
-                f"{name_of(row, cell)} has target={','.join(cell.targets)}, but {name_of(*first)} has "
-                f"target={','.join(first[1].targets)}: give target one value"
-            )
+    faults += tested_on_faults([(row, cell.config) for row, cell in cells])
     return faults
 
 
 def _comparable(cell: Cell) -> dict[str, Any]:
-    """Dotted keys and values that all rows share unless the experiment varies them."""
+    """Dotted keys and values that all rows share unless the experiment varies them.
+
+    Which images are tested on is never a choice, see :func:`~tta_bench.launch.experiment_checks.tested_on_faults`.
+    """
     config = cell.config
     sections = config.model_dump(mode="json", include={"protocol", "predict", "data", "model", "checkpoint"})
     sections["training"] = config.training.content(config.model.branches)
     del sections["training"]["seed"], sections["protocol"]["order"]  # repeats
+    sections["protocol"].pop("evaluation", None)
     return flat(sections)
 
 
 def _on_purpose(key: str, plan: Plan) -> bool:
-    """Whether the experiment or the command line chooses this key or its section; a checkpoint is of one source.
-
-    Which images are tested on is never a choice within a table.
-    """
-    if key == "protocol.evaluation":
-        return False
+    """Whether the experiment or the command line chooses this key or its section; a checkpoint is of one source."""
     experiment = plan.experiment
     chosen = {key for row in experiment.rows.values() for key in row} | {*experiment.sweep, "checkpoint"}
     chosen |= {text.partition("=")[0] for text in plan.overrides}
@@ -82,9 +78,9 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]
 
 
 def summary_faults(finished: Sequence[FinishedCell], metric: Metric) -> list[str]:
-    """Finished cells without the metric, or of other source models, images or rules than their equals."""
+    """Finished cells without the metric, or of other models, banks, images or rules than their equals."""
     faults = []
-    models: dict[str, FinishedCell] = {}
+    inputs: dict[str, tuple[str, FinishedCell]] = {}
     images: dict[str, FinishedCell] = {}
     again = "compute one of them again with force=true"
     for result in finished:
@@ -109,13 +105,13 @@ def summary_faults(finished: Sequence[FinishedCell], metric: Metric) -> list[str
                 f"{name} has {metric.name} in {unit}, but {name_of(other.row, other.cell)} in {expected}: give all "
                 "cells targets whose files tell the distances of pixels, or all cells others"
             )
-        other = models.setdefault(_key(result.cell, "source", "model", "training", "checkpoint", "data"), result)
-        sha256, expected = (each.summary["source_checkpoint"]["sha256"] for each in (result, other))
-        if sha256 != expected:
-            faults.append(
-                f"{name} used the source model with sha256 {sha256[:12]}, but {name_of(other.row, other.cell)} the one "
-                f"with {expected[:12]}: {again}"
-            )
+        for made in _inputs(result):
+            expected, other = inputs.setdefault(made.same, (made.sha256, result))
+            if made.sha256 != expected:
+                faults.append(
+                    f"{name} used {made.called} with sha256 {made.sha256[:12]}, but {name_of(other.row, other.cell)} "
+                    f"the one with {expected[:12]}: {again}"
+                )
         data = _key(result.cell, "data")
         for target, fingerprint in summary["data"].items():
             other = images.setdefault(f"{target} of {data}", result)
@@ -125,6 +121,36 @@ def summary_faults(finished: Sequence[FinishedCell], metric: Metric) -> list[str
                     f"{name_of(other.row, other.cell)} ({other.summary['data'][target][:12]}): {again}"
                 )
     return faults
+
+
+class _Input(NamedTuple):
+    """What a finished cell has used, made once for all cells that ask for the same."""
+
+    called: str
+    same: str  # equal for all that is asked for in the same way
+    sha256: str
+
+
+def _inputs(result: FinishedCell) -> Iterator[_Input]:
+    """The models and the bank of a finished cell; one that was made of another is the same only of the same."""
+    cell, config, summary = result.cell, result.cell.config, result.summary
+    common, source = _key(cell, "model", "training", "checkpoint", "data"), summary["source_checkpoint"]["sha256"]
+
+    def asked(*of: Any) -> str:
+        return json.dumps([common, *of], sort_keys=True)
+
+    yield _Input("the source model", asked(config.source, *(config.stages or ())), source)
+    if "bank" in summary:
+        bank = bank_file(config, Path("bank")).name
+        yield _Input("a bank of source images", asked(source, bank), summary["bank"])
+    routes = {name: model["sha256"] for name, model in summary.get("routes", {}).items()}
+    if config.adapt is None:
+        yield from (_Input(f"the source model of {name}", asked(name), sha256) for name, sha256 in routes.items())
+        return
+    stage = [source, stage_of(config, cell.seed), config.stages, config.protocol.evaluation]
+    adapted = {name: model["sha256"] for name, model in summary.get("adapted", {}).items()}
+    for called, models in ("the adapted model of", adapted), ("the model of stage", routes):
+        yield from (_Input(f"{called} {name}", asked(*stage, called, name), sha256) for name, sha256 in models.items())
 
 
 def unit_of(metric: Metric, summary: Mapping[str, Any]) -> str:

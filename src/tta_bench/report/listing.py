@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from rich import box
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from tta_bench.cell import REFERENCE, Cell
 from tta_bench.errors import UserError
@@ -21,6 +22,7 @@ from tta_bench.launch.stored import record_of
 from tta_bench.methods.options import default_options
 from tta_bench.records.finished import DamagedError, read_json
 from tta_bench.report.cells import read_cell
+from tta_bench.report.console import narrow_table
 from tta_bench.report.text import number
 from tta_bench.runtime.names import csv_file, literal
 from tta_bench.runtime.values import flat, typed
@@ -36,14 +38,14 @@ class Listed(NamedTuple):
 
     Attributes:
         cell: that it is.
-        differs: what is not as by default, as ``KEY=VALUE``.
+        differs: what is not as by default, each as ``KEY=VALUE``.
         dice: percent, mean over targets; None unless it is done or stale.
         status: of :data:`tta_bench.report.cells.STATES`.
         time: of its last change of status, ISO 8601; empty where that is not known.
     """
 
     cell: Cell
-    differs: str
+    differs: tuple[str, ...]
     dice: float | None
     status: str
     time: str
@@ -76,7 +78,7 @@ class Usual:
         self._of = cache(self._composed)
         self._trainings = hydra.options("training")
 
-    def differs(self, cell: Cell) -> str:
+    def differs(self, cell: Cell) -> tuple[str, ...]:
         """What is not as by default: choices of groups first, then keys that are not as their choice has them."""
         config = cell.config
         data, model = config.data.name, config.model.name
@@ -87,7 +89,7 @@ class Usual:
         chosen = {"data": data, "model": model, "training": training, "checkpoint": config.checkpoint}
         words = [f"{key}={typed(str(value))}" for key, value in chosen.items() if str(value) != str(first.get(key))]
         words += [f"{key.removesuffix('.name')}={typed(found[key])}" for key in keys if key != "checkpoint"]
-        return " ".join([*self._options(cell), *words])
+        return *self._options(cell), *words
 
     def _options(self, cell: Cell) -> list[str]:
         method = {key: value for key, value in cell.method.items() if key != "name"}
@@ -129,23 +131,40 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def cells_table(found: Sequence[Listed], now: datetime | None = None) -> Table:
-    """For a terminal."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True)
-    table.add_column("cell", no_wrap=True)
-    for heading in ("method", "differs from the defaults", "source"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("seed", "Dice"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("age", justify="right", no_wrap=True)
+def cells_table(found: Sequence[Listed], width: int = 80, now: datetime | None = None) -> Table:
+    """For a terminal: what differs from the defaults is below a cell's hash, and what all cells share above the table.
+
+    Args:
+        found: the cells, at least one.
+        width: of the terminal; words are broken where they have no room at all in it, and nowhere else.
+        now: what ages are counted to; default: the present.
+    """
+    shared = [word for word in found[0].differs if all(word in one.differs for one in found)] if len(found) > 1 else []
+    rows = []
     for one in found:
         config = one.cell.config
         repeats = {"training": config.training.seed, "order": config.protocol.order}
         seeds = "/".join(map(str, (one.cell.seed, *(repeats.values() if any(repeats.values()) else ()))))
-        words = (one.cell.folder().hash, config.called, one.differs, config.source, seeds)
+        own = " ".join(word for word in one.differs if word not in shared)
+        dice = number(one.dice) if one.dice is not None else ""
         age = _age(one.time, now or datetime.now(UTC))
-        table.add_row(*map(literal, (*words, number(one.dice) if one.dice is not None else "", one.status, age)))
+        hashed = Text("\n").join(literal(text) for text in (one.cell.folder().hash, own) if text)
+        rows.append([hashed, *map(literal, (config.called, config.source, seeds, dice, one.status, age))])
+    table = narrow_table(f"all cells: {' '.join(shared)}" if shared else "")
+    table.title_justify = "left"
+    headings = ("cell", "method", "source", "seed", "Dice", "status", "age")
+    columns = [[heading, *(row[place].plain for row in rows)] for place, heading in enumerate(headings)]
+    natural = [max(map(cell_len, texts)) for texts in columns]
+    words = [max((cell_len(word) for text in texts for word in text.split()), default=1) for texts in columns]
+    fits = words[0] + sum(natural[1:]) + 2 * (len(columns) - 1) <= width
+    table.padding = (0, 1 if fits else 0)
+    table.add_column("cell", overflow="fold")
+    for place, heading in enumerate(headings[1:], start=1):
+        breaks = heading in ("method", "source") and not fits
+        justify: Any = "right" if heading in ("seed", "Dice", "age") else "left"
+        table.add_column(heading, width=words[place] if breaks else natural[place], overflow="fold", justify=justify)
+    for row in rows:
+        table.add_row(*row)
     if any(config.training.seed or config.protocol.order for config in (one.cell.config for one in found)):
         table.caption = "seed: of the draws/of the training/order of the images"
     return table
@@ -156,7 +175,13 @@ def cells_csv(found: Sequence[Listed]) -> str:
     rows = []
     for one in found:
         config = one.cell.config
-        values = (one.cell.folder().hash, config.called, one.differs, config.source, ",".join(one.cell.targets))
+        values = (
+            one.cell.folder().hash,
+            config.called,
+            " ".join(one.differs),
+            config.source,
+            ",".join(one.cell.targets),
+        )
         seeds = (config.training.seed, config.protocol.order, one.cell.seed)
         dice = "" if one.dice is None else one.dice
         rows.append(dict(zip(COLUMNS, (*values, *seeds, dice, one.status, one.time), strict=True)))

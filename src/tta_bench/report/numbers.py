@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError
 from tta_bench.launch.experiments import Plan
-from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import PRESETS, TUNED, default_options, method_options
 from tta_bench.metrics.base import PRIMARY, Metric
-from tta_bench.offline.options import card_of
+from tta_bench.offline.rights import rights_of
 from tta_bench.report.cells import seed_of
 from tta_bench.report.model import (
     AVERAGE,
@@ -79,26 +78,11 @@ def row_of(
 
 
 def _seen(config: RunConfig) -> dict[str, Any]:
-    """The fields of a row that say what it may see, and whose it is, from the cards."""
+    """The fields of a row that say what it may see, and whose it is."""
     try:
-        system, method = card_of(config.adapt), METHODS.get(config.method["name"]).card
+        return rights_of(config)._asdict()
     except UserError:  # of a plug-in that is gone
         return {"setting": "unknown"}
-    ours = bool(method.reconstruction or (system is not None and system.reconstruction))
-    if config.stages and system is not None:
-        before = " and of all before" if system.needs_source else ""
-        return {"setting": "continual", "may_see": f"the labelled images of each stage{before}", "reconstruction": ours}
-    if system is not None:
-        labels = (config.adapt or {}).get("labels")
-        needs = [need.replace("_", " ") for need in system.needs]
-        seen = [f"{labels} {need}" if need == "target labels" else need for need in needs]
-        return {"setting": system.setting, "may_see": ", ".join(seen), "reconstruction": ours}
-    if config.called == UNADAPTED:
-        return {"setting": "none", "may_see": "nothing"}
-    bank = ", a bank of source images" if method.setting == "tta+bank" else ""
-    bank += f", what images of {', '.join(config.sources)} look like" if config.route else ""
-    setting = "tta+bank" if bank else method.setting
-    return {"setting": setting, "may_see": f"the test image{bank}", "reconstruction": ours}
 
 
 def options_of(cells: Sequence[Cell]) -> str:

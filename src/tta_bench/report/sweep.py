@@ -20,7 +20,7 @@ from tta_bench.report.model import Table
 from tta_bench.report.tables import build_table
 from tta_bench.report.text import narrow_mean, number, p_value
 from tta_bench.report.warnings import warnings
-from tta_bench.report.write import summary_table, transfer_tables
+from tta_bench.report.write import audit_tables, summary_table, transfer_tables
 from tta_bench.runtime.names import literal
 
 
@@ -33,8 +33,8 @@ def summary(tables: Sequence[tuple[str, Table]]) -> RenderableType:
     weak = {settings: warnings(table) for settings, table in tables}
     common = [line for line in next(iter(weak.values())) if all(line in lines for lines in weak.values())]
     own = [f"{settings}: {line}" for settings, lines in weak.items() for line in lines if line not in common]
-    transfer = [printed for _, table in tables for printed in transfer_tables(table)]
-    return RenderGroup(*warning_box([*common, *own]), _combined(tables), *transfer)
+    more = [printed for _, table in tables for printed in (*transfer_tables(table), *audit_tables(table))]
+    return RenderGroup(*warning_box([*common, *own]), _combined(tables), *more)
 
 
 def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:

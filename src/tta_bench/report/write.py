@@ -17,7 +17,7 @@ from tta_bench.report.cells import STATES, read_cell
 from tta_bench.report.console import ScoreTable, narrow_table
 from tta_bench.report.model import Table
 from tta_bench.report.notes import headline
-from tta_bench.report.text import narrow_mean, number, p_value, transfer_groups
+from tta_bench.report.text import audit_groups, narrow_mean, number, p_value, transfer_groups
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.names import literal
 
@@ -80,6 +80,20 @@ def transfer_tables(table: Table) -> list[RichTable]:
         for row, *cells in zip(table.rows, *(column.cells for column in columns), strict=True):
             scores.add_row(*map(literal, (row.label, *cells)))
         printed.append(scores)
+    return printed
+
+
+def audit_tables(table: Table) -> list[RichTable]:
+    """The table by groups of images, and which is worst; none where no audit is asked for."""
+    printed = []
+    for name, columns in audit_groups(table).items():
+        groups = narrow_table(f"{table.name}: {table.metric.heading} {name}")
+        groups.add_column("row", overflow="fold")
+        for column in columns:
+            groups.add_column(literal(column.heading), justify="right", overflow="fold")
+        for row, *cells in zip(table.rows, *(column.cells for column in columns), strict=True):
+            groups.add_row(*map(literal, (row.label, *cells)))
+        printed.append(groups)
     return printed
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
-from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options, method_options
-from tta_bench.offline.options import card_of
+from tta_bench.offline.rights import rights_of
 from tta_bench.runtime.paths import CONFIG_DIR, shipped
 from tta_bench.runtime.values import flat, typed
 from tta_bench.schema import RunConfig
@@ -67,8 +66,7 @@ def about_report(table: str, protocol_hash: str, overrides: Sequence[str]) -> Ab
 
 def _tags(config: RunConfig) -> list[str]:
     """Data set, source, setting, protocol, network, and the table or sweep if there is one; W&B takes 64 letters."""
-    seen = card_of(config.adapt) or METHODS.get(config.method["name"]).card
-    setting = seen.setting if config.route is None else "tta+bank"
+    setting = rights_of(config).setting
     tags = [config.data.name, *(f"source {name}" for name in config.sources), f"setting {setting}"]
     tags += [config.protocol.name, config.model.name, config.group or ""]
     return list(dict.fromkeys(tag[:64] for tag in tags if tag))
