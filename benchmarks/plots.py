@@ -16,13 +16,15 @@ from history import HISTORY, Row, latest_rows, read
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
 
+def _label(row: Row) -> str:
+    """What a row is of."""
+    return f"{row['method']}, {row['size']} px" + f", {row['precision']}" * (row["precision"] != "f32")
+
+
 def ratios(rows: Sequence[Row], file: Path) -> None:
     """Bars: the time of each method as a share of that of its plain loop, by size and precision."""
-    labels = [
-        f"{row['method']}, {row['size']} px" + f", {row['precision']}" * (row["precision"] != "f32") for row in rows
-    ]
     figure, axes = plt.subplots(figsize=(7, 0.6 + 0.3 * len(rows)), layout="constrained")
-    axes.barh(labels, [row["ratio"] for row in rows], color="#00796b")
+    axes.barh([*map(_label, rows)], [row["ratio"] for row in rows], color="#00796b")
     axes.axvline(1, color="black", linewidth=1)
     axes.invert_yaxis()
     axes.set_xlabel("time / time of the published procedure")
@@ -39,7 +41,7 @@ def memory(rows: Sequence[Row], file: Path) -> None:
     ):
         places = [position + offset for position in range(len(rows))]
         axes.barh(places, [row[name] / 1024 for row in rows], height=0.4, label=label, color=colour)
-    axes.set_yticks(range(len(rows)), [f"{row['method']}, {row['size']} px" for row in rows])
+    axes.set_yticks(range(len(rows)), [*map(_label, rows)])
     axes.invert_yaxis()
     axes.set_xlabel("peak memory of the process, GiB")
     axes.legend()
