@@ -166,7 +166,8 @@ def test_what_ends_a_training_goes_through_lightning_as_it_is(make_config, make_
     with (
         mock.patch.dict(os.environ, cluster),
         mock.patch.object(SourceTraining, "training_step", struck),
-        mock.patch.object(ProgressBar, "on_exception", autospec=True) as bar,
+        # The bar stops all the same: one left running would swallow the frames of those after it.
+        mock.patch.object(ProgressBar, "on_exception", autospec=True, side_effect=ProgressBar.on_exception) as bar,
         pytest.raises(type(error)) as raised,
     ):
         source_model(make_config(), make_domain(), tmp_path)
