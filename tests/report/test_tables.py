@@ -9,10 +9,13 @@ import pytest
 
 from made_tables import IMAGES, finish, made_plan, planned, simple_plan
 from tta_bench.errors import UserError
+from tta_bench.launch.experiment_files import read_experiments
+from tta_bench.launch.experiments import plan
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import read_checkpoint, save_checkpoint
 from tta_bench.ops.preprocessing import PAPER
 from tta_bench.records.store import CellFolder
+from tta_bench.report.checks import config_faults
 from tta_bench.report.formats.markdown import write as markdown
 from tta_bench.report.model import AVERAGE, Seed
 from tta_bench.report.streams import streams_of
@@ -455,3 +458,9 @@ def test_a_cell_of_other_code_is_stale_and_does_not_count(tmp_path):
     assert len(streams_of(table)["tent"]) == len(plan.cells[0].cell.targets)
     assert "2 cells remain: about 6 s one after the other" in remaining_time(states(plan))
     assert len({entry.cell.folder().hash for entry in plan.cells}) == 4, "the hash of a cell does not know the code"
+
+
+@pytest.mark.parametrize("name", sorted(name for name, each in read_experiments().items() if each.path is None))
+def test_the_rows_of_every_shipped_experiment_may_stand_in_one_table(name):
+    planned_cells = plan(name, ["source=D"])
+    assert config_faults(planned_cells, [(each.row, each.cell) for each in planned_cells.cells]) == []
