@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from tta_bench.report.cells import STATES, read_cell
 from tta_bench.report.console import ScoreTable, narrow_table
 from tta_bench.report.model import Table
 from tta_bench.report.notes import headline
-from tta_bench.report.text import audit_groups, narrow_mean, number, p_value, transfer_groups
+from tta_bench.report.text import Column, audit_groups, narrow_mean, number, p_value, transfer_groups
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.names import literal
 
@@ -71,30 +71,26 @@ def summary_table(table: Table) -> RichTable:
 
 def transfer_tables(table: Table) -> list[RichTable]:
     """What each row has forgotten and gained, and what it can do after every stage; none where there are no stages."""
-    printed = []
-    for name, columns in transfer_groups(table).items():
-        scores = narrow_table(f"{table.name}: {table.metric.heading} {name}")
-        scores.add_column("row", overflow="fold")
-        for column in columns:
-            scores.add_column(literal(column.heading), justify="right", overflow="fold")
-        for row, *cells in zip(table.rows, *(column.cells for column in columns), strict=True):
-            scores.add_row(*map(literal, (row.label, *cells)))
-        printed.append(scores)
-    return printed
+    return _group_tables(table, transfer_groups(table))
 
 
 def audit_tables(table: Table) -> list[RichTable]:
     """The table by groups of images, and which is worst; none where no audit is asked for."""
-    printed = []
-    for name, columns in audit_groups(table).items():
-        groups = narrow_table(f"{table.name}: {table.metric.heading} {name}")
-        groups.add_column("row", overflow="fold")
+    return _group_tables(table, audit_groups(table))
+
+
+def _group_tables(table: Table, groups: Mapping[str, Sequence[Column]]) -> list[RichTable]:
+    """A table for each group of columns, all with the same rows."""
+    found = []
+    for name, columns in groups.items():
+        printed = narrow_table(f"{table.name}: {table.metric.heading} {name}")
+        printed.add_column("row", overflow="fold")
         for column in columns:
-            groups.add_column(literal(column.heading), justify="right", overflow="fold")
+            printed.add_column(literal(column.heading), justify="right", overflow="fold")
         for row, *cells in zip(table.rows, *(column.cells for column in columns), strict=True):
-            groups.add_row(*map(literal, (row.label, *cells)))
-        printed.append(groups)
-    return printed
+            printed.add_row(*map(literal, (row.label, *cells)))
+        found.append(printed)
+    return found
 
 
 class State(NamedTuple):
