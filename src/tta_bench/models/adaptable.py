@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import get_args
@@ -24,6 +24,8 @@ from torch.utils.checkpoint import checkpoint
 from tta_bench.errors import UserError
 from tta_bench.models.bank import Bank
 from tta_bench.models.frozen import freeze
+from tta_bench.models.graphs import Graphs
+from tta_bench.models.joined import join
 from tta_bench.models.late_map import late_map
 from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
 from tta_bench.models.probe import check_probe, take_probe
@@ -78,6 +80,7 @@ class AdaptableNetwork(nn.Module):
         _check_activation(self.activation, probe.expected.shape[CLASSES])
         wrapped = wrap_normalisation(self.model)
         self._all_layers, self.left = wrapped.layers, wrapped.left
+        join(self.model)
         self.layers = self._adapted(branches)
         affine = [value for layer in self.layers.values() for value in (layer.source_weight, layer.source_bias)]
         self._sizes = [value.numel() for value in affine]
@@ -85,6 +88,7 @@ class AdaptableNetwork(nn.Module):
         self.tiled = tiled
         self._layouts: dict[tuple[torch.device, int], Tensor] = {}
         self.images_per_pass: int | None = None
+        self.graphs: Graphs | None = None
         self.precision: Precision = "f32"
         self.dtype = torch.float32
         self.forwards = 0
@@ -269,9 +273,7 @@ class AdaptableNetwork(nn.Module):
 
     def activations(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Activations:
         """Logits together with the intermediate feature maps that some methods use; arguments as above."""
-        with self._in_force(images, theta, statistics) as tiles:
-            found = self.model.activations(self._taken(images, tiles))
-        return Activations(*(self._given_back(each, tiles) for each in found))
+        return Activations(*self._passed("activations", self.model.activations, images, theta, statistics))
 
     def logits_and_late_map(self, images: Tensor, theta: Tensor, statistics: Statistics) -> tuple[Tensor, Tensor]:
         """Logits, and the map that :mod:`~tta_bench.models.late_map` takes on the way; arguments as above."""
@@ -286,9 +288,25 @@ class AdaptableNetwork(nn.Module):
         return self._given_back(logits, tiles), found.take()
 
     def _logits(self, images: Tensor, theta: Tensor, statistics: Statistics) -> Tensor:
-        with self._in_force(images, theta, statistics) as tiles:
-            logits = self.model(self._taken(images, tiles))
-        return self._given_back(logits, tiles)
+        return self._passed("logits", lambda x: (self.model(x),), images, theta, statistics)[0]
+
+    def _passed(
+        self, key: str, run: Callable[[Tensor], Sequence[Tensor]], images: Tensor, theta: Tensor, statistics: Statistics
+    ) -> tuple[Tensor, ...]:
+        """What ``run`` makes of the network's input, the policy and the rows in force; ``key`` names it."""
+
+        def compute(images: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
+            with self._in_force(images, theta, statistics) as tiles:
+                made = run(self._taken(images, tiles))
+            return tuple(self._given_back(each, tiles) for each in made)
+
+        settings = statistics.settings()
+        if self.graphs is None or settings is None or not self._frozen or images.requires_grad:
+            return compute(images, theta)
+        before = self.forwards
+        made = self.graphs((key, type(statistics), settings), compute, images, theta)
+        self.forwards = before + len(images) // len(theta)
+        return made
 
     def tiles(self, images: Tensor) -> int:
         """How many tiles each of the images ``[N, C, H, W]`` is made of."""
@@ -301,18 +319,20 @@ class AdaptableNetwork(nn.Module):
         Raises:
             KeyError: the source model has no such branch.
         """
-        with self._in_force(images, theta, statistics or BatchStatistics()) as tiles:
-            output = self.model.branch(name, self._taken(images, tiles))
-        return self._given_back(output, tiles)
+        run = lambda x: (self.model.branch(name, x),)  # noqa: E731
+        return self._passed(f"branch {name}", run, images, theta, statistics or BatchStatistics())[0]
 
     def branch_and_logits(
         self, name: str, images: Tensor, theta: Tensor, statistics: Statistics
     ) -> tuple[Tensor, Tensor]:
         """Output of an auxiliary branch and logits, from one pass of the encoder; arguments as in :meth:`branch`."""
-        with self._in_force(images, theta, statistics) as tiles:
-            activations = self.model.activations(self._taken(images, tiles))
-            output = self.model.branch_of(name, [activations.bottleneck])
-        return self._given_back(output, tiles), self._given_back(activations.logits, tiles)
+
+        def run(x: Tensor) -> tuple[Tensor, Tensor]:
+            activations = self.model.activations(x)
+            return self.model.branch_of(name, [activations.bottleneck]), activations.logits
+
+        output, logits = self._passed(f"{name} and logits", run, images, theta, statistics)
+        return output, logits
 
     def _by_layer(self, theta: Tensor) -> Sequence[Tensor]:
         """Scale and shift of each layer, ``[S, channels]`` and each contiguous, from affine rows ``[S, scalars]``."""
@@ -349,9 +369,11 @@ class AdaptableNetwork(nn.Module):
     def _taken(self, images: Tensor, tiles: int) -> Tensor:
         """What the layers are given: single tiles, as they lie fastest in the memory of their device."""
         pieces = unstacked(images, tiles)
-        # Gradients of convolutions in 32 bits, and weights that are laid out anew, are faster plane by plane.
-        gains = self._frozen or not images.dtype == self.dtype == torch.float32
-        if gains and self.channels_last and placement(images.device, self.dtype).channels_last:
+        where = placement(images.device, self.dtype, self.precision)
+        # Gradients of convolutions in 32 bits, and weights that are laid out anew, are faster plane by plane; side by
+        # side they pass a vmap, which knows no other layout.
+        gains = self._frozen or not (where.side_by_side or images.dtype == self.dtype == torch.float32)
+        if gains and self.channels_last and where.channels_last:
             return pieces.contiguous(memory_format=torch.channels_last)
         return pieces
 

@@ -8,14 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.runtime.numerics import placement
-
 _AT_ONCE = 2**17  # numbers whose squares are summed before the next: they stay in the cache of a core
 
 
 def by_pixel(x: Tensor) -> bool:
-    """Whether a map ``[N, C, H, W]`` has the channels of each pixel side by side; never on a GPU."""
-    return placement(x.device, x.dtype).channels_last and x.is_contiguous(memory_format=torch.channels_last)
+    """Whether a map ``[N, C, H, W]`` has the channels of each pixel side by side; never within ``vmap``."""
+    return not in_vmap(x) and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def in_vmap(x: Tensor) -> bool:
+    """Whether a tensor stands for one of many that ``torch.vmap`` computes at once: its layout cannot be asked for."""
+    return torch._C._functorch.is_batchedtensor(x)
 
 
 def standardised_by_pixel(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -1,6 +1,8 @@
-"""Convolutions whose weights do not change: laid out once as the kernels of a CPU want them, not at every pass.
+"""Convolutions whose weights do not change: laid out once as the kernels of their device want them, not at every pass.
 
-Only the input's gradient exists. With a stride of 1 it is itself a convolution with frozen weights.
+Only the input's gradient exists. With a stride of 1 it is itself a convolution with frozen weights, and a transposed
+convolution that writes every pixel once is one with a kernel of 1: both are what the libraries of a CPU and of a GPU
+compute fastest (cuDNN's deterministic kernels for gradients and transposed convolutions are up to thirty times slower).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tta_bench.models.by_pixel import by_pixel
 from tta_bench.runtime.numerics import placement
 
 Pair = tuple[int, int]
@@ -41,34 +44,41 @@ class LaidOut:
         self._packed: Tensor | None = None
         self._backwards: LaidOut | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """``[N, inputs, H, W]`` to ``[N, outputs, H', W']``, each with the channels of a pixel side by side."""
+    def __call__(self, x: Tensor, biased: bool = True) -> Tensor:
+        """``[N, inputs, H, W]`` to ``[N, outputs, H', W']``; on a CPU with the channels of a pixel side by side."""
         if torch.is_grad_enabled() and x.requires_grad:
-            return _Convolution.apply(x, self)
-        return self.convolve(x)
+            return _Convolution.apply(x, self, biased)
+        return self.convolve(x, biased)
 
-    def convolve(self, x: Tensor) -> Tensor:
+    def convolve(self, x: Tensor, biased: bool) -> Tensor:
         """As a call, without a graph."""
+        bias = self.bias if biased else None
+        if not placement(x.device, x.dtype).packed:
+            return F.conv2d(x, self.weight, bias, self.stride, self.padding, self.dilation)
         x = x.contiguous(memory_format=torch.channels_last)
         how = self.padding, self.stride, self.dilation, 1
         if self._packed is None:
             lay_out: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
             self._packed = lay_out(self.weight.contiguous().to_mkldnn(), *how, list(x.shape))
         # Unlike torch.mkldnn_convolution it keeps channels last when the weights are laid out.
-        return torch.ops.mkldnn._convolution_pointwise(x, self._packed, self.bias, *how, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(x, self._packed, bias, *how, "none", [], "")
 
     def gradient(self, of_output: Tensor, shape: torch.Size) -> Tensor:
         """Of the input, which has this shape."""
         reach = [
             d * (size - 1) - p for d, size, p in zip(self.dilation, self.weight.shape[2:], self.padding, strict=True)
         ]
-        if self.stride == (1, 1) and min(reach) >= 0:
+        packed = placement(of_output.device, of_output.dtype).packed
+        # On a GPU maps lie pixel by pixel for its matrix units, which are as fast in this direction.
+        if self.stride == (1, 1) and min(reach) >= 0 and (packed or not by_pixel(of_output)):
             if self._backwards is None:
-                mirrored = self.weight.flip(2, 3).transpose(0, 1)
+                mirrored = self.weight.flip(2, 3).transpose(0, 1).contiguous()
                 self._backwards = LaidOut(mirrored, None, padding=(reach[0], reach[1]), dilation=self.dilation)
             return self._backwards(of_output)
-        like = torch.empty(shape, dtype=of_output.dtype, memory_format=torch.channels_last)
-        of_output = of_output.contiguous(memory_format=torch.channels_last)
+        if packed:
+            of_output = of_output.contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if by_pixel(of_output) else torch.contiguous_format
+        like = torch.empty(shape, dtype=of_output.dtype, device=of_output.device, memory_format=layout)
         how = (None, self.stride, self.padding, self.dilation, False, (0, 0), 1, (True, False, False))
         return torch.ops.aten.convolution_backward(of_output, like, self.weight, *how)[0]
 
@@ -77,13 +87,13 @@ class _Convolution(torch.autograd.Function):
     """A convolution that keeps nothing for its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, convolution: LaidOut) -> Tensor:
+    def forward(ctx: Any, x: Tensor, convolution: LaidOut, biased: bool) -> Tensor:
         ctx.convolution, ctx.shape = convolution, x.shape
-        return convolution.convolve(x)
+        return convolution.convolve(x, biased)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.convolution.gradient(gradients[0], ctx.shape), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.convolution.gradient(gradients[0], ctx.shape), None, None
 
 
 class _Frozen(nn.Module):
@@ -119,6 +129,10 @@ class _Frozen(nn.Module):
     def convolution(self) -> LaidOut:
         """That of the weights."""
 
+    @abstractmethod
+    def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The output without the bias, and the bias: a GPU adds it in the kernel that comes next."""
+
 
 class FrozenConv2d(_Frozen, nn.Conv2d):
     """A convolution with frozen weights; as its base where other tensors stand in for them."""
@@ -132,6 +146,11 @@ class FrozenConv2d(_Frozen, nn.Conv2d):
         convolution = self.laid_out(input)
         return super().forward(input) if convolution is None else convolution(input.to(self.weight.dtype))
 
+    def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See :class:`_Frozen`."""
+        convolution = self.laid_out(x)
+        return (self(x), None) if convolution is None else (convolution(x.to(self.weight.dtype), False), self.bias)
+
 
 class FrozenConvTranspose2d(_Frozen, nn.ConvTranspose2d):
     """A transposed convolution of kernel 2 and stride 2 with frozen weights: a 1x1 convolution and a rearrangement."""
@@ -143,9 +162,28 @@ class FrozenConvTranspose2d(_Frozen, nn.ConvTranspose2d):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """See :class:`torch.nn.ConvTranspose2d`."""
         convolution = self.laid_out(input) if output_size is None else None
-        if convolution is None:
+        if convolution is None or (by_pixel(input) and not placement(input.device, input.dtype).packed):
             return super().forward(input, output_size)
         return F.pixel_shuffle(convolution(input.to(self.weight.dtype)), 2)
+
+    def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """See :class:`_Frozen`."""
+        convolution = self.laid_out(x)
+        if convolution is None:
+            return self(x), None
+        if by_pixel(x) and not placement(x.device, x.dtype).packed:
+            return F.conv_transpose2d(x, self.weight, stride=2), self.bias
+        return F.pixel_shuffle(convolution(x.to(self.weight.dtype), False), 2), self.bias
+
+
+def together(*parts: tuple[_Frozen, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """The outputs of several layers as channels of one map, and their biases, where all give these apart."""
+    if not placement(parts[0][1].device, parts[0][1].dtype).one_kernel:
+        return torch.cat([layer(x) for layer, x in parts], dim=1), None
+    made, biases = zip(*(layer.apart(x) for layer, x in parts), strict=True)
+    if any(bias is None for bias in biases):
+        return torch.cat([layer(x) for layer, x in parts], dim=1), None
+    return torch.cat(made, dim=1), torch.cat(biases)
 
 
 def as_1x1(layer: nn.ConvTranspose2d) -> tuple[Tensor, Tensor | None]:

@@ -20,14 +20,14 @@ Every policy computes ``weight * (x - mean) / sqrt(variance + eps) + bias``; the
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tta_bench.models.by_pixel import by_pixel, standardised_by_pixel
+from tta_bench.models.by_pixel import by_pixel, in_vmap, standardised_by_pixel
 from tta_bench.ops.geometry import stacked, unstacked
 from tta_bench.runtime.numerics import placement
 
@@ -44,7 +44,12 @@ class NormalisationLayer(nn.Module):
         source: the trained layer; must have running statistics.
         channel_offset: position of this layer's first channel among the channels of all layers.
         after: what the trained layer does besides normalising (dropout, an activation), in order.
+
+    Attributes:
+        rectifies: whether it computes the ReLU, too, that follows it in the network.
     """
+
+    rectifies = False
 
     source_mean: Tensor
     source_variance: Tensor
@@ -71,23 +76,73 @@ class NormalisationLayer(nn.Module):
         self.weight_rows: Tensor | None = None
         self.bias_rows: Tensor | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``[S * V, C, H, W]`` by the policy and affine rows in force."""
+    def forward(
+        self,
+        x: Tensor,
+        shift: Tensor | None = None,
+        residual: Tensor | None = None,
+        rectified_before: bool = False,
+        rectified_after: bool = False,
+    ) -> Tensor:
+        """Normalise ``[S * V, C, H, W]`` by the policy and affine rows in force; see :func:`normalised`."""
         weight = self.source_weight[None] if self.weight_rows is None else self.weight_rows
         bias = self.source_bias[None] if self.bias_rows is None else self.bias_rows
+        rectified_after |= self.rectifies
         x = stacked(x, self.tiles)
         pooled = len(x) // len(weight) if self.statistics.pools_views else 1
         statistics = self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
+        if self.tiles == 1 and (one := statistics.in_one_kernel(x, weight, bias, self.eps)) is not None:
+            return self.after(one(shift, residual, rectified_before, rectified_after))
+        if shift is not None:
+            x = x + shift[:, None, None]
+        if rectified_before:
+            x = F.relu_(x)
         if statistics.takes_all:
-            normalised = statistics.normalise(x, weight, bias, self)
+            made = statistics.normalise(x, weight, bias, self)
         else:
-            normalised = statistics.normalise(x.to(weight.dtype).contiguous(), weight, bias, self).to(x.dtype)
+            made = statistics.normalise(x.to(weight.dtype).contiguous(), weight, bias, self).to(x.dtype)
             if by_pixel(x):
-                normalised = normalised.contiguous(memory_format=torch.channels_last)
-        return self.after(unstacked(normalised, self.tiles))
+                made = made.contiguous(memory_format=torch.channels_last)
+        made = unstacked(made, self.tiles)
+        if residual is not None:
+            made += residual
+        return self.after(F.relu_(made) if rectified_after else made)
+
+
+def normalised(
+    layer: nn.Module,
+    x: Tensor,
+    *,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    rectified_before: bool = False,
+    rectified_after: bool = False,
+) -> Tensor:
+    """``relu(layer(relu(x + shift)) + residual)``, in the kernels of a GPU where there are such.
+
+    Args:
+        layer: a network's BatchNorm, or what is put in its place.
+        x: ``[N, C, H, W]``; may be overwritten.
+        shift: ``[C]``, such as the bias of the convolution before; None for none.
+        residual: of the same shape, or None.
+        rectified_before: whether the first ``relu`` is computed.
+        rectified_after: whether the last one is.
+    """
+    if isinstance(layer, NormalisationLayer):
+        return layer(x, shift, residual, rectified_before, rectified_after)
+    if shift is not None:
+        x = x + shift[:, None, None]
+    made = layer(F.relu_(x) if rectified_before else x)
+    if residual is not None:
+        made += residual
+    return F.relu_(made) if rectified_after else made
 
 
 _TENSORS = ("running_mean", "running_var", "weight", "bias")
+
+
+OneKernel = Callable[[Tensor | None, Tensor | None, bool, bool], Tensor]
+"""Shift, residual, whether to rectify before and after, as in :func:`normalised`, to the result."""
 
 
 class Statistics:
@@ -105,6 +160,14 @@ class Statistics:
     For others, whose reductions over single planes are slow there, activations are widened and laid out before.
     """
 
+    def settings(self) -> tuple[object, ...] | None:
+        """What decides its results besides its arguments; None (the default) where it holds tensors of its own."""
+        return None
+
+    def in_one_kernel(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> OneKernel | None:
+        """What normalises ``x``, with what a network does before and after it; None (the default) where nothing does."""
+        return None
+
     @abstractmethod
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """Normalise ``x`` ``[S * V, C, H, W]`` with affine rows ``weight`` and ``bias`` ``[S, C]``."""
@@ -114,6 +177,10 @@ class SourceStatistics(Statistics):
     """The statistics stored with the source model."""
 
     takes_all = True
+
+    def settings(self) -> tuple[object, ...]:
+        """See :class:`Statistics`."""
+        return ()
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
@@ -135,6 +202,10 @@ class BatchStatistics(Statistics):
         self.pools_views = pool_views
         self.per_image = not pool_views
 
+    def settings(self) -> tuple[object, ...]:
+        """See :class:`Statistics`."""
+        return (self.pools_views,)
+
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
         views = x.shape[0] // weight.shape[0]
@@ -154,6 +225,24 @@ class BatchStatistics(Statistics):
         return _unfold(out, x.shape, views)
 
 
+    def in_one_kernel(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> OneKernel | None:
+        """See :class:`Statistics`."""
+        views = x.shape[0] // weight.shape[0]
+        pooled = views if self.pools_views else 1
+        if not placement(x.device, x.dtype).one_kernel or (maps := _map_per_row(x, pooled)) is None:
+            return None
+        from tta_bench.models.kernels import standardised  # of Triton, which a GPU alone needs
+
+        weight, bias = _per_image(weight, views // pooled), _per_image(bias, views // pooled)
+
+        def one(shift: Tensor | None, residual: Tensor | None, before: bool, after: bool) -> Tensor:
+            added = None if residual is None else _map_per_row(residual.contiguous(memory_format=layout), pooled)
+            return _map_per_image(standardised(maps, weight, bias, eps, shift, added, before, after), pooled)
+
+        layout = torch.channels_last if by_pixel(x) else torch.contiguous_format
+        return one
+
+
 class MixedStatistics(Statistics):
     """``source_weight * source + (1 - source_weight) * image`` for mean and variance.
 
@@ -171,6 +260,10 @@ class MixedStatistics(Statistics):
         self.source_weight = source_weight
         self.correction = int(unbiased)
         self.differentiable = differentiable
+
+    def settings(self) -> tuple[object, ...]:
+        """See :class:`Statistics`."""
+        return self.source_weight, self.correction, self.differentiable
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
@@ -218,6 +311,10 @@ class MedianStatistics(Statistics):
 
     Of an even number of values the lower middle one is the median, as in ``torch.median`` and the authors' code.
     """
+
+    def settings(self) -> tuple[object, ...]:
+        """See :class:`Statistics`."""
+        return ()
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
@@ -315,6 +412,24 @@ def _per_image(rows: Tensor, views: int) -> Tensor:
     return rows if views == 1 else rows.repeat_interleave(views, dim=0)
 
 
+def _map_per_row(x: Tensor, pooled: int) -> Tensor | None:
+    """``[S * pooled, C, H, W]`` as ``[S, C, pooled * H, W]`` without a copy; None where that cannot be."""
+    if in_vmap(x) or x.dtype not in (torch.float32, torch.bfloat16):
+        return None
+    if pooled == 1:
+        return x if x.is_contiguous() or by_pixel(x) else None
+    if not by_pixel(x):
+        return None
+    return x.permute(0, 2, 3, 1).reshape(-1, pooled * x.shape[2], x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
+
+
+def _map_per_image(x: Tensor, pooled: int) -> Tensor:
+    """Inverse of :func:`_map_per_row`."""
+    if pooled == 1:
+        return x
+    return x.permute(0, 2, 3, 1).reshape(len(x) * pooled, -1, x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
+
+
 def _fold(x: Tensor, pooled: int) -> Tensor:
     """``[S * pooled, C, H, W]`` to ``[pooled, S * C, H, W]``: one kernel call normalises every stream on its own."""
     count, channels, height, width = x.shape
@@ -347,6 +462,10 @@ def _with_fixed_statistics(
     if len(weight) == 1 and by_pixel(x):
         return F.batch_norm(x, mean[0], variance[0], weight[0], bias[0], training=False, eps=eps)
     views = x.shape[0] // weight.shape[0]
+    if placement(x.device, x.dtype).one_kernel and by_pixel(x):
+        return _affine(x.to(weight.dtype), _per_image(mean, views), _per_image(variance, views), weight, bias, eps).to(
+            x.dtype
+        )
     mean, variance, weight, bias = (_per_image(row, views).reshape(-1) for row in (mean, variance, weight, bias))
     return _reshaped(F.batch_norm(_fold(x, 1), mean, variance, weight, bias, training=False, eps=eps), x.shape)
 

@@ -7,13 +7,18 @@ import copy
 import torch
 
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.graphs import Graphs
 from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.runtime.numerics import activation_dtype, placement
+from tta_bench.runtime.numerics import activation_dtype, is_gpu, placement
 from tta_bench.runtime.precision import Precision
 
 
 def place(
-    network: AdaptableNetwork, device: torch.device, image_size: int, precision: Precision = "f32"
+    network: AdaptableNetwork,
+    device: torch.device,
+    image_size: int,
+    precision: Precision = "f32",
+    graphs: bool = True,
 ) -> AdaptableNetwork:
     """Move the network to the device, with the arithmetic, memory layout and pass size that are fastest there.
 
@@ -22,10 +27,15 @@ def place(
         device: where it will run.
         image_size: side of the square input in pixels.
         precision: of its arithmetic, see :func:`~tta_bench.runtime.numerics.activation_dtype`.
+        graphs: whether passes are recorded as CUDA graphs where the device has these.
     """
     dtype = activation_dtype(precision, device)
     network.compute_in(precision, dtype)
-    network.images_per_pass = placement(device, dtype).images_per_pass(image_size**2)
+    where = placement(device, dtype, precision)
+    network.images_per_pass = where.images_per_pass(image_size**2)
+    if where.channels_last and not where.packed and network.channels_last:
+        network.model.to(memory_format=torch.channels_last)
+    network.graphs = Graphs() if graphs and is_gpu(device) else None
     return network.to(device)
 
 

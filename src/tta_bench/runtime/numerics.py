@@ -7,7 +7,8 @@ import platform
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -154,7 +155,9 @@ class Placement:
             their area; None for all there are.
         side_by_side: works on several streams in less time than on one after the other.
         channels_last: keeps the channels of a pixel next to each other in memory.
-        laid_out: lays frozen weights of convolutions out once, not at every pass.
+        laid_out: computes the gradient of a frozen convolution by another one, with weights laid out once.
+        packed: lays weights out as the library of a CPU wants them.
+        one_kernel: normalises each image by its own statistics in kernels of our own.
     """
 
     channels_as_groups: bool
@@ -164,36 +167,48 @@ class Placement:
     side_by_side: bool
     channels_last: bool = False
     laid_out: bool = False
+    packed: bool = False
+    one_kernel: bool = False
 
     def images_per_pass(self, pixels: int) -> int | None:
         """How many images of so many pixels share a pass without gradients; None for all."""
         return None if self.images_at_128 is None else max(1, round(self.images_at_128 * 128**2 / pixels))
 
 
-_PLACEMENTS = {
-    # The measurements are in benchmarks/README.md. Small images share a pass, which spares calls; the feature maps of
-    # large ones do not fit the cache. Plane by plane the kernel of group norm is several times faster.
-    ("cpu", torch.float32): Placement(
-        channels_as_groups=True,
-        composed=True,
-        image_by_image=True,
-        images_at_128=6,
-        side_by_side=False,
-        channels_last=True,
-        laid_out=torch.backends.mkldnn.is_available(),
-    ),
-}
-_PLACEMENTS["cpu", torch.bfloat16] = _PLACEMENTS["cpu", torch.float32]
+_CPU = Placement(
+    channels_as_groups=True,
+    composed=True,
+    image_by_image=True,
+    images_at_128=6,
+    side_by_side=False,
+    channels_last=True,
+    laid_out=torch.backends.mkldnn.is_available(),
+    packed=torch.backends.mkldnn.is_available(),
+)
 _ELSEWHERE = Placement(
     channels_as_groups=False, composed=False, image_by_image=False, images_at_128=None, side_by_side=True
 )
+_GPU = replace(_ELSEWHERE, laid_out=True, one_kernel=find_spec("triton") is not None)
+_PLACEMENTS: dict[tuple[str, Precision], Placement] = {
+    # The measurements are in benchmarks/README.md. Small images share a pass, which spares calls; the feature maps of
+    # large ones do not fit the cache. Plane by plane the kernel of group norm is several times faster.
+    ("cpu", "f32"): _CPU,
+    ("cpu", "tf32"): _CPU,
+    ("cpu", "bf16"): _CPU,
+    # The kernels for full 32 bits want maps plane by plane, those of the matrix units pixel by pixel.
+    ("cuda", "f32"): _GPU,
+    ("cuda", "tf32"): replace(_GPU, channels_last=True),
+    ("cuda", "bf16"): replace(_GPU, channels_last=True),
+}
 
 
-def placement(device: torch.device, dtype: torch.dtype = torch.float32) -> Placement:
-    """The row of the table for a device: a CPU's own, or that of anything that launches kernels.
+def placement(device: torch.device, dtype: torch.dtype = torch.float32, precision: Precision = "f32") -> Placement:
+    """The row of the table for a device: a CPU's or a GPU's own, or that of anything else that launches kernels.
 
     Args:
         device: where the tensors are.
         dtype: of the activations; those of 64 bits are treated as those of 32.
+        precision: of products of 32 bits, where that matters.
     """
-    return _PLACEMENTS.get((device.type, torch.bfloat16 if dtype == torch.bfloat16 else torch.float32), _ELSEWHERE)
+    kind = "bf16" if dtype == torch.bfloat16 else "tf32" if precision == "tf32" else "f32"
+    return _PLACEMENTS.get((device.type, kind), _ELSEWHERE)

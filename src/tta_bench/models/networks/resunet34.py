@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_bench.models.encoder import build_encoder, check_encoder_section
-from tta_bench.models.frozen import FrozenConvTranspose2d, as_1x1
+from tta_bench.models.frozen import FrozenConv2d, FrozenConvTranspose2d, as_1x1, together
+from tta_bench.models.normalisation import normalised
 from tta_bench.models.segmentation import SegmentationModel, register_network
 from tta_bench.runtime.numerics import placement
 
@@ -29,7 +30,11 @@ class DecoderBlock(nn.Module):
 
     def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
         """``[N, inputs, H, W]`` and ``[N, skip, 2H, 2W]`` to ``[N, 256, 2H, 2W]``."""
-        return self.bn(F.relu_(torch.cat([double(self.tr_conv, deeper), self.x_conv(skip)], dim=1)))
+        if isinstance(self.tr_conv, FrozenConvTranspose2d) and isinstance(self.x_conv, FrozenConv2d):
+            joined, shift = together((self.tr_conv, deeper), (self.x_conv, skip))
+        else:
+            joined, shift = torch.cat([double(self.tr_conv, deeper), self.x_conv(skip)], dim=1), None
+        return normalised(self.bn, joined, shift=shift, rectified_before=True)
 
 
 def double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
@@ -88,7 +93,7 @@ class ResUNet(SegmentationModel):
         x = self.up2(x, eighth)
         x = self.up3(x, quarter)
         x = self.up4(x, half)
-        return F.relu_(self.bnout(double(self.up5, x)))
+        return normalised(self.bnout, double(self.up5, x), rectified_after=True)
 
     def classify(self, head_input: Tensor) -> Tensor:
         """Logits ``[N, classes, H, W]``."""
