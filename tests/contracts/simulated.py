@@ -30,6 +30,8 @@ VIEWS = frozenset(
     )
 )
 """Operations that launch no kernel."""
+SENDER = "runtime/transfer.py"
+"""The module by which everything goes to a device, on a GPU from pinned memory."""
 ANSWERS = {torch.bool: True, torch.int64: 1}
 """What the device says when it is asked for a number, by type; of any other type a half."""
 
@@ -42,7 +44,8 @@ class Count(TorchDispatchMode):
     Attributes:
         launches: operations on the device that are no views.
         bytes: what these read and write, if nothing stays in a cache.
-        waits: line of the package -> how often it makes the host wait: a value or a tensor comes back.
+        waits: line of the package -> how often it makes the host wait: a value or a tensor comes back, or one is sent
+            by a copy that the host waits for.
         copies: line of the package -> how many tensors it sends to the device.
         by_operation: launches by operation.
     """
@@ -65,8 +68,9 @@ class Count(TorchDispatchMode):
         for each in results:
             each.constant = None  # of a tensor made from a few numbers, which would be sent to the device for real
         if "copy" in name and {each.device.type for each in sources + results} == {"cpu", DEVICE}:
-            to_device = is_on_device(results[0])
-            (self.copies if to_device else self.waits)[caller()] += 1
+            to_device, more = is_on_device(results[0]), kwargs or {}
+            self.copies[caller()] += to_device
+            self.waits[caller()] += not (to_device and more.get("non_blocking", args[2:3] == (True,)))
         elif func.namespace == "aten" and name not in VIEWS and any(map(is_on_device, sources + results)):
             self.launches += 1
             self.bytes += sum(each.numel() * each.element_size() for each in sources + results)
@@ -113,9 +117,10 @@ def is_on_device(tensor):
 
 
 def caller():
-    """The innermost line of the package that is being run."""
+    """The innermost line of the package that is being run; before what sends to a device, who sends."""
     frames = [frame for frame in traceback.extract_stack() if "/tta_bench/" in frame.filename]
-    return f"{frames[-1].filename.split('/tta_bench/')[-1]}: {frames[-1].line}" if frames else "the test"
+    lines = [f"{frame.filename.split('/tta_bench/')[-1]}: {frame.line}" for frame in frames[-2:]]
+    return " -> ".join(lines if lines[-1:] and lines[-1].startswith(SENDER) else lines[-1:]) or "the test"
 
 
 def placed(module):

@@ -9,6 +9,7 @@ import torch
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import Ahead, LockstepDataset, LockstepGroups, passes
+from tta_bench.ops.draws import Draws, drawn
 
 
 def domain(name, count):
@@ -81,15 +82,40 @@ def test_batches_read_ahead_are_those_of_the_data_set_and_so_are_its_faults():
     pictures = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     domain = Domain("A", tuple("abcde"), pictures, None, {"f": (1,)}, "")
     images = LockstepDataset({"A": domain}, passes({"A": domain}, ["A"]), seed=3, first=1)
-    loaded = list(Ahead(images, pinned=False))
-    assert len(loaded) == len(Ahead(images, pinned=False)) == 4
+    loaded = list(Ahead(images))
+    assert len(loaded) == len(Ahead(images)) == 4
     for found, k in zip(loaded, range(4), strict=True):
         assert torch.equal(found.images, images[k].images)
         assert (found.keys, found.places) == (images[k].keys, images[k].places)
     broken = LockstepDataset({"A": domain.chosen([0, 1])}, passes({"A": domain}, ["A"]), seed=3)
-    read = iter(Ahead(broken, pinned=False))
+    read = iter(Ahead(broken))
     next(read), next(read)
     with pytest.raises(IndexError):
         next(read)
-    next(iter(Ahead(images, pinned=False)))  # whoever stops early ends the thread, too
-    assert not [thread for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
+    present = threading.active_count()
+    stopped = iter(Ahead(images))
+    drawn(Draws(next(stopped).keys).generators("noise"), noise, 4)
+    assert threading.active_count() > present
+    del stopped  # whoever stops early ends the threads, too
+    assert threading.active_count() == present
+
+
+def noise(generator, count):
+    if count > 5:
+        raise FloatingPointError
+    return torch.randn(count, generator=generator)
+
+
+def test_draws_made_ahead_are_those_made_when_they_are_asked_for_and_so_are_their_faults():
+    images = LockstepDataset(DOMAINS, passes(DOMAINS, ["A", "B"]), seed=3)
+    for k, batch in enumerate(Ahead(images)):
+        for update, count in ((0, 3), (1, 4)):
+            asked = (Draws(keys, update).generators("noise") for keys in (batch.keys, images.keys(k)))
+            ahead, spontaneous = (drawn(generators, noise, count) for generators in asked)
+            assert torch.equal(ahead, spontaneous)
+        assert (batch.keys.unexpected == 0) == (k > 1), "a batch is drawn for before the one before it has asked"
+    read = iter(Ahead(images))
+    with pytest.raises(FloatingPointError):
+        drawn(Draws(next(read).keys).generators("noise"), noise, 6)
+    with pytest.raises(FloatingPointError):  # drawn ahead, because it was asked for
+        next(read), next(read)

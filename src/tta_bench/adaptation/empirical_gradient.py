@@ -19,6 +19,7 @@ from tta_bench.data.streams import ImageBatch
 from tta_bench.methods.base import Method, StepResult
 from tta_bench.ops.gradients import gradient_cosine
 from tta_bench.ops.probabilities import cross_entropies, targets
+from tta_bench.runtime.transfer import sent
 
 COLUMN = "cosine_empirical"
 """Of ``per_image.csv``: cosine in [-1, 1] between the followed and the empirical gradient; NaN for a skipped update."""
@@ -76,7 +77,7 @@ class EmpiricalGradient(pl.Callback):
         """Take the gradient of the labels at the state before the update."""
         theta = self.method.theta_before_update(len(batch.images))
         labels = torch.stack([self.domains[place.domain].label(place.index) for place in batch.places])
-        self._gradient = empirical_gradient(self.method, batch.images, labels.to(batch.images.device), theta)
+        self._gradient = empirical_gradient(self.method, batch.images, sent(labels, batch.images.device), theta)
 
     def on_test_batch_end(  # type: ignore[override]
         self,

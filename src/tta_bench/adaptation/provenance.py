@@ -68,9 +68,7 @@ BANK = Definition("tta_bench.offline.bank", "bank_of"), OF_TRAINING, DOMAIN
 ACCOMPANIES = {
     Definition("tta_bench.adaptation.provenance"),
     Definition("tta_bench.schema"),  # the values are in the hash of the cell
-    Definition("tta_bench.runtime.files_section"),
-    Definition("tta_bench.runtime.protocol_section"),
-    Definition("tta_bench.runtime.training_section"),
+    *(Definition(f"tta_bench.runtime.{name}_section") for name in ("files", "protocol", "training")),
     Definition("tta_bench.methods.options"),
     Definition("tta_bench.errors"),
     Definition("tta_bench.methods.card"),
@@ -81,6 +79,8 @@ ACCOMPANIES = {
     Definition("tta_bench.runtime.lightning"),
     Definition("tta_bench.runtime.memory"),
     Definition("tta_bench.runtime.signals"),
+    Definition("tta_bench.runtime.transfer"),
+    Definition("tta_bench.data.prefetching"),  # what is drawn depends on the draw and the image alone
     Definition("tta_bench.records.snapshots"),  # a run that was stopped goes on to the same numbers
     Definition("tta_bench.records.store"),
     EMPIRICAL_GRADIENT,  # looks on; a root where it is asked for

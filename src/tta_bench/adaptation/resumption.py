@@ -68,14 +68,16 @@ class Resumption(pl.Callback):
         """Keep a snapshot, but not after the group's last image: there would be nothing to go on with."""
         self.steps += len(batch.places) // len(batch.images)
         if batch_idx + 1 < trainer.num_test_batches[0]:
-            self.file.keep(
-                lambda: Snapshot(
-                    [list(each.sizes) for each in self.groups],
-                    self.steps,
-                    self.scoring.before,
-                    self._counters,
-                    self.scoring.records,
-                    self.method.state_dict(),
-                    self.method.network.forwards,
-                )
-            )
+            self.file.keep(self._snapshot)
+
+    def _snapshot(self) -> Snapshot:
+        self.scoring.settle()  # the records are of as many images as the state
+        return Snapshot(
+            [list(each.sizes) for each in self.groups],
+            self.steps,
+            self.scoring.before,
+            self._counters,
+            self.scoring.records,
+            self.method.state_dict(),
+            self.method.network.forwards,
+        )

@@ -21,6 +21,7 @@ from tta_bench.methods.base import Method, StepResult
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
 from tta_bench.runtime.memory import is_out_of_memory, release_memory
 from tta_bench.runtime.numerics import is_gpu, numerics
+from tta_bench.runtime.transfer import sent
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class AdaptationModule(pl.LightningModule):
 
     def transfer_batch_to_device(self, batch: ImageBatch, device: torch.device, dataloader_idx: int) -> ImageBatch:
         """Lightning hook before every callback."""
-        return replace(batch, images=batch.images.to(device, non_blocking=True))
+        return replace(batch, images=sent(batch.images, device))
 
     def test_step(self, batch: ImageBatch, batch_idx: int) -> StepResult:  # type: ignore[override]
         """The ``outputs`` of ``on_test_batch_end``."""
@@ -79,8 +80,8 @@ def adapt_streams(
             ahead = [StreamImages(domains, stream, preprocessing) for stream in group]
             callback = TTACallback(method, streams=len(group), ahead=ahead)
             images = LockstepDataset(domains, group, seed, first, groups.batch, preprocessing)
-            # A CPU has its threads in the method, and reads an image in a hundredth of a step.
-            loader = Ahead(images, pinned=True) if is_gpu(device) else DataLoader(images, batch_size=None)
+            # A CPU has its threads in the method, and reads and draws for an image in a hundredth of a step.
+            loader = Ahead(images) if is_gpu(device) else DataLoader(images, batch_size=None)
             trainer = one_device_trainer(device, [*observers, callback], inference_mode=False)
             first = 0
             test = partial(trainer.test, AdaptationModule(callback), loader, verbose=False)

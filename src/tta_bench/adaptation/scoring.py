@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytorch_lightning as pl
+from torch import Tensor
 
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch
@@ -14,10 +17,15 @@ from tta_bench.ops.masks import Finish
 from tta_bench.ops.probabilities import probabilities
 from tta_bench.records.predictions import Predictions
 from tta_bench.records.scores import ImageRecord, spacing_of
+from tta_bench.runtime.numerics import is_gpu
+from tta_bench.runtime.transfer import fetched
+
+BEHIND = 2
+"""Batches that may wait to be scored while a GPU works on the next."""
 
 
 class Scoring(pl.Callback):
-    """Compares with the labels, once an image has been predicted.
+    """Compares with the labels, once an image has been predicted; behind a GPU's work, in a thread.
 
     Args:
         domains: the prepared targets.
@@ -44,6 +52,8 @@ class Scoring(pl.Callback):
         """One per image; streams in the order of their groups, side by side within a group."""
         self.before = 0
         """How many of them there were when the present group began."""
+        self._pool = ThreadPoolExecutor(1, "scoring")
+        self._waiting: deque[Future[list[ImageRecord]]] = deque()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Note where the group begins."""
@@ -51,6 +61,10 @@ class Scoring(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """The group is not finished, and may begin again."""
+        for future in self._waiting:
+            future.cancel()
+        wait(self._waiting)
+        self._waiting.clear()
         del self.records[self.before :]
 
     def on_test_batch_end(  # type: ignore[override]
@@ -62,15 +76,30 @@ class Scoring(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Score the prediction of each image."""
+        """Score the prediction of each image, a few batches later on a GPU; after the last batch nothing waits."""
+        logits = fetched(outputs.logits.flatten(0, -4))
+        if not is_gpu(batch.images.device):
+            self.records += self._scored(logits, outputs, batch)
+            return
+        self._waiting.append(self._pool.submit(self._scored, logits, outputs, batch))
+        self.settle(BEHIND if batch_idx + 1 < trainer.num_test_batches[0] else 0)
+
+    def settle(self, waiting: int = 0) -> None:
+        """Wait until only so many batches are not among the records yet; what failed in the thread is raised here."""
+        while len(self._waiting) > waiting:
+            self.records += self._waiting[0].result()  # a failed one stays, and is raised again by who asks next
+            self._waiting.popleft()
+
+    def _scored(self, fetch: Callable[[], Tensor], outputs: StepResult, batch: ImageBatch) -> list[ImageRecord]:
+        """One per image of a batch."""
         # One image at a time, and on the host, as a user's own images: masks as stored may be large.
-        logits = outputs.logits.flatten(0, -4)
+        logits, records = fetch(), []
         per_stream = len(logits) // len(batch.images)
         graded = not all(metric.from_predictions for metric in self.metrics.values())
         for row, place in enumerate(batch.places):
             domain = self.domains[place.domain]
             diagnostics = {name: float(values[row // per_stream]) for name, values in outputs.diagnostics.items()}
-            image = domain.restored(logits[row].cpu(), place.index)
+            image = domain.restored(logits[row], place.index)
             found, truth, classes = self.finish(image), domain.truth(place.index), tuple(domain.classes)
             # Without the background of a softmax.
             chances = probabilities(image, self.finish.activation)[-len(classes) :] if graded else None
@@ -78,6 +107,5 @@ class Scoring(pl.Callback):
             sample = Sample(found, truth, classes, spacing, chances)
             scores = {name: metric.score(sample, self.empty) for name, metric in self.metrics.items()}
             prediction = Predictions.of([found.numpy()])
-            self.records.append(
-                ImageRecord(place, scores, prediction, diagnostics, outputs.seconds, sample.emptiness())
-            )
+            records.append(ImageRecord(place, scores, prediction, diagnostics, outputs.seconds, sample.emptiness()))
+        return records

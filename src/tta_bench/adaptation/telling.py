@@ -24,6 +24,11 @@ class Telling(pl.Callback):
         self.scoring = scoring
         self.tell = tell
         self._told: set[StreamImage] = set()
+        self._next = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The records of a group that begins again are gone."""
+        self._next = 0
 
     def on_test_batch_end(  # type: ignore[override]
         self,
@@ -35,8 +40,8 @@ class Telling(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Tell what was not told yet: streams that begin again come by the same images."""
-        records = self.scoring.records
-        for record in records[-len(batch.places) :] if self._told else records:
+        for record in self.scoring.records[self._next :]:
             if record.place not in self._told:
                 self._told.add(record.place)
                 self.tell(record)
+        self._next = len(self.scoring.records)

@@ -15,8 +15,10 @@ from torch.utils.data import Dataset
 
 from tta_bench.data.domain import Domain
 from tta_bench.data.held_out import tested
+from tta_bench.data.prefetching import Prefetcher
 from tta_bench.ops.draws import ImageKey, seed_of
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
+from tta_bench.runtime.transfer import pinned
 
 
 @dataclass(frozen=True)
@@ -183,30 +185,39 @@ class LockstepDataset(Dataset[ImageBatch]):
 
     def __getitem__(self, k: int) -> ImageBatch:
         """The images of the active streams."""
-        if not 0 <= k < len(self):
-            raise IndexError(k)
-        begin = self.first + k * self.batch
-        batches = [stream[begin : begin + self.batch] for stream in self.streams if begin < len(stream)]
+        batches = self._batches(k)
         places = [place for batch in batches for place in batch]
         images = torch.stack([self.domains[place.domain].image(place.index, self.preprocessing) for place in places])
         return ImageBatch(
             images=images if self.batch == 1 else images.unflatten(0, (len(batches), -1)),
-            keys=[ImageKey(self.seed, p.domain, self.domains[p.domain].image_names[p.index]) for p, *_ in batches],
+            keys=self.keys(k),
             places=places,
         )
 
+    def keys(self, k: int) -> list[ImageKey]:
+        """Those of an item, without its images."""
+        firsts = [first for first, *_ in self._batches(k)]
+        return [ImageKey(self.seed, p.domain, self.domains[p.domain].image_names[p.index]) for p in firsts]
+
+    def _batches(self, k: int) -> list[Stream]:
+        """The places of an item, of each active stream."""
+        if not 0 <= k < len(self):
+            raise IndexError(k)
+        begin = self.first + k * self.batch
+        return [stream[begin : begin + self.batch] for stream in self.streams if begin < len(stream)]
+
 
 class Ahead:
-    """The batches of a data set in order, each read by a thread while the one before is worked on.
+    """The batches of a data set in order, each read by threads, with its draws, while the one before is worked on.
+
+    Where a GPU is at work they are in memory from which it copies by itself.
 
     Args:
         images: the data set.
-        pinned: whether they are put into memory from which a GPU copies by itself.
     """
 
-    def __init__(self, images: LockstepDataset, pinned: bool) -> None:
+    def __init__(self, images: LockstepDataset) -> None:
         self.images = images
-        self.pinned = pinned
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -214,14 +225,16 @@ class Ahead:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         """From the first."""
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(self._read, 0)
+        with ThreadPoolExecutor(1) as pool, Prefetcher() as prefetcher:
+            waiting = pool.submit(self._read, 0, prefetcher)
             for k in range(len(self)):
                 batch = waiting.result()
                 if k + 1 < len(self):
-                    waiting = pool.submit(self._read, k + 1)
+                    waiting = pool.submit(self._read, k + 1, prefetcher)
                 yield batch
 
-    def _read(self, k: int) -> ImageBatch:
+    def _read(self, k: int, prefetcher: Prefetcher) -> ImageBatch:
+        keys = prefetcher.begin(self.images.keys(k))
         batch = self.images[k]
-        return replace(batch, images=batch.images.pin_memory()) if self.pinned else batch
+        keys.settle()
+        return replace(batch, images=pinned(batch.images), keys=keys)

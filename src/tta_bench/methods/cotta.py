@@ -12,10 +12,11 @@ from torch import Tensor
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
 from tta_bench.methods.space import Tuned
 from tta_bench.models.normalisation import Statistics
-from tta_bench.ops.draws import Draws
+from tta_bench.ops.draws import Draws, drawn
 from tta_bench.ops.probabilities import CLASSES, Activation, cross_entropies
 from tta_bench.ops.views import fitting_views, undo_weak_views, weak_views
 from tta_bench.runtime.ranges import Fraction, NonNegative
+from tta_bench.runtime.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,8 @@ class CoTTA(GradientMethod):
 
     def _restore(self, theta: Tensor, skipped: Tensor, generators: Sequence[torch.Generator]) -> None:
         """Take the drawn scalars of the rows ``[A, scalars]`` that were not skipped back to the source model."""
-        drawn = [chosen(theta.shape[1], self.options.restore, generator) for generator in generators]
-        rows = [torch.full_like(columns, row) for row, columns in enumerate(drawn)]
-        row, column = (torch.cat(each).to(theta.device, non_blocking=True) for each in (rows, drawn))
+        places = drawn(generators, _restored, theta.shape[1], self.options.restore, joined=_rows_and_columns)
+        row, column = (sent(each, theta.device) for each in places)
         theta[row, column] = torch.where(skipped[row], theta[row, column], self._source[column])
 
     def _target(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,6 +120,16 @@ def certainty(probabilities: Tensor, activation: Activation) -> Tensor:
     if activation == "softmax":
         return probabilities.amax(CLASSES, keepdim=True)
     return torch.maximum(probabilities, 1 - probabilities)
+
+
+def _restored(generator: torch.Generator, count: int, probability: float) -> Tensor:
+    return chosen(count, probability, generator)
+
+
+def _rows_and_columns(chosen: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Where the chosen columns of every row are, one row after another."""
+    rows = [torch.full_like(columns, row) for row, columns in enumerate(chosen)]
+    return torch.cat(rows), torch.cat(list(chosen))
 
 
 def chosen(count: int, probability: float, generator: torch.Generator) -> Tensor:

@@ -15,8 +15,9 @@ from tta_bench.methods.space import Tuned
 from tta_bench.methods.state import State
 from tta_bench.models.normalisation import RunningStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
-from tta_bench.ops.draws import Draws
+from tta_bench.ops.draws import Draws, drawn, stacked_parts
 from tta_bench.runtime.ranges import Decay, Range
+from tta_bench.runtime.transfer import sent
 
 
 @dataclass(frozen=True)
@@ -121,21 +122,23 @@ def corrupt(images: Tensor, generators: Sequence[torch.Generator], masked: float
     Returns:
         The corrupted images and a Boolean mask of the drawn pixels, both ``[S, C, H, W]``.
     """
-    _, channels, height, width = images.shape
+    spots = drawn(generators, _blind_spots, tuple(images.shape[1:]), masked, radius, joined=stacked_parts)
+    source, mask = (sent(each, images.device) for each in spots)
+    return images.flatten(2).gather(2, source.flatten(2)).view_as(images), mask
+
+
+def _blind_spots(
+    generator: torch.Generator, shape: tuple[int, int, int], masked: float, radius: int
+) -> tuple[Tensor, Tensor]:
+    """Of every pixel of ``shape`` ``(C, H, W)`` whose value it takes, row by row, and whether it was drawn."""
+    channels, height, width = shape
     row, column = torch.arange(height)[:, None], torch.arange(width)
-    itself = row * width + column
-    sources, masks = [], []
-    for generator in generators:
-        drawn = draw_pixels((channels, height, width), masked, generator)
-        # One offset per pixel, not per draw: a pixel that is drawn twice needs no rule for which draw counts.
-        down, right = torch.randint(-radius, radius + 1, (2, channels, height, width), generator=generator)
-        neighbour = (row + down) % height * width + (column + right) % width
-        mask = torch.zeros(channels, height * width, dtype=torch.bool).scatter(1, drawn, True)
-        masks.append(mask.view(channels, height, width))
-        sources.append(torch.where(masks[-1], neighbour, itself))
-    source = torch.stack(sources).to(images.device)
-    noisy = images.flatten(2).gather(2, source.flatten(2)).view_as(images)
-    return noisy, torch.stack(masks).to(images.device)
+    pixels = draw_pixels(shape, masked, generator)
+    # One offset per pixel, not per draw: a pixel that is drawn twice needs no rule for which draw counts.
+    down, right = torch.randint(-radius, radius + 1, (2, *shape), generator=generator)
+    neighbour = (row + down) % height * width + (column + right) % width
+    mask = torch.zeros(channels, height * width, dtype=torch.bool).scatter(1, pixels, True).view(shape)
+    return torch.where(mask, neighbour, row * width + column), mask
 
 
 def draw_pixels(shape: tuple[int, int, int], fraction: float, generator: torch.Generator) -> Tensor:

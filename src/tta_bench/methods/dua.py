@@ -14,8 +14,9 @@ from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, reg
 from tta_bench.methods.space import Tuned
 from tta_bench.methods.state import State
 from tta_bench.models.normalisation import RunningStatistics, Statistics
-from tta_bench.ops.draws import Draws
+from tta_bench.ops.draws import Draws, drawn
 from tta_bench.runtime.ranges import Fraction, Range
+from tta_bench.runtime.transfer import sent
 
 Augmentation = Literal["crop", "flip", "rotate"]
 
@@ -89,7 +90,7 @@ class DUA(Method):
         if not momentum.any():
             return {"momentum": momentum, "skipped": torch.zeros_like(momentum, dtype=torch.bool)}
         mean, variance = self.running.mean[active], self.running.variance[active]
-        moved = RunningStatistics(mean.clone(), variance.clone(), momentum[:, None].to(images))
+        moved = RunningStatistics(mean.clone(), variance.clone(), sent(momentum[:, None], images.device).to(images))
         copies = augmented_copies(images, draws.generators("copies"), self.options)
         self.network(copies, self.theta(len(images)), moved)
         finite = (moved.mean.isfinite() & moved.variance.isfinite()).all(dim=1)
@@ -133,9 +134,9 @@ def augmented_copies(images: Tensor, generators: Sequence[torch.Generator], opti
     pad = round(options.padding * min(height, width)) if "crop" in options.augmentations else 0
     mode = "reflect" if options.pad_mode == "reflect" else "constant"
     padded = F.pad(images, (pad, pad, pad, pad), mode=mode)
-    views = [_drawn(height, width, pad, generator, options) for generator in generators]
+    walks = drawn(generators, _walks, height, width, pad, options, joined=torch.cat)
     # Every copy is a walk through the padded image: all of them are gathered at once.
-    first, down, right = torch.cat(views).T[:, :, None, None].to(images.device, non_blocking=True)
+    first, down, right = sent(walks, images.device).T[:, :, None, None]
     rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
     pixels = (first + down * rows[:, None] + right * columns).view(len(images), 1, -1)
     channels = images.shape[1]
@@ -143,7 +144,7 @@ def augmented_copies(images: Tensor, generators: Sequence[torch.Generator], opti
     return copies.view(len(images), channels, -1, height, width).transpose(1, 2).flatten(0, 1)
 
 
-def _drawn(height: int, width: int, pad: int, generator: torch.Generator, options: DUAOptions) -> Tensor:
+def _walks(generator: torch.Generator, height: int, width: int, pad: int, options: DUAOptions) -> Tensor:
     """Where each copy of an image begins in the padded one, and its steps down and to the right: ``[copies, 3]``.
 
     Positions are those of pixels, counted along the rows.

@@ -22,6 +22,7 @@ from tta_bench.ops.probabilities import logit_of_mixture
 from tta_bench.ops.similarity import looks, similarities, thumbnails
 from tta_bench.ops.spectrum import Post, amplitudes, restyled
 from tta_bench.runtime.ranges import Range
+from tta_bench.runtime.transfer import sent
 
 _SOFT = 1e-3
 """Added to amplitudes before their logarithm: those below a thousandth of the range of pixels count little."""
@@ -157,7 +158,7 @@ class FDA(Method):
         """Draw the donors where they are drawn; the method that follows adapts to the image in the first's style."""
         if self.options.choice == "random":
             chosen = [torch.randperm(len(self._bank), generator=each) for each in draws.generators("donors")]
-            self.drawn[: len(images)] = torch.stack(chosen)[:, : self._bank.donors].to(self.drawn.device)
+            self.drawn[: len(images)] = sent(torch.stack(chosen)[:, : self._bank.donors], self.drawn.device)
             self._latest = None
         before = self.inner.backwards
         diagnostics = self.inner.adapt(self._in_style(images)[0], draws)

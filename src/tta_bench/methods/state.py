@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tta_bench.methods.optimizers import Optimizer
+from tta_bench.runtime.transfer import sent
 
 FIRST_TABLE = 64
 """Steps that the first table of corrections is made for; every further one is twice as long."""
@@ -170,7 +171,7 @@ class AdaptedParameters(State):
         """The optimiser's corrections ``[moments, steps]``, long enough for a row that was never skipped."""
         self._calls += 1
         if self._calls > self._corrections.shape[1]:
-            self._corrections = self.optimizer.corrections(max(FIRST_TABLE, 2 * self._calls)).to(self.theta.device)
+            self._corrections = sent(self.optimizer.corrections(max(FIRST_TABLE, 2 * self._calls)), self.theta.device)
         return self._corrections
 
     def followed_gradient(self, streams: int) -> Tensor:

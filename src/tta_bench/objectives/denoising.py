@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from tta_bench.models.branches import ImageBranch
 from tta_bench.objectives.base import BoundNetwork, register_pretext_task
 from tta_bench.objectives.reconstruction import rebuilding_error
-from tta_bench.ops.draws import Draws
+from tta_bench.ops.draws import Draws, drawn
+from tta_bench.runtime.transfer import sent
 
 NOISE_STD = 0.1
 """Of the noise on the [0, 1] image in training; from the GraTa authors' code, the paper says standard normal (1.0)."""
@@ -33,6 +34,10 @@ def denoising(network: BoundNetwork, images: Tensor, draws: Draws, *, noise_std:
         draws: the noise.
         noise_std: standard deviation of the Gaussian noise.
     """
-    generators = draws.generators("noise")
-    noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for generator in generators])
-    return rebuilding_error(network.branch("denoising", images + noise_std * noise.to(images)), images)
+    noise = drawn(draws.generators("noise"), _noise, tuple(images.shape[1:]))
+    noise = sent(noise, images.device).to(images.dtype)
+    return rebuilding_error(network.branch("denoising", images + noise_std * noise), images)
+
+
+def _noise(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
+    return torch.randn(tuple(shape), generator=generator)

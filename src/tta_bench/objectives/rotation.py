@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tta_bench.objectives.base import BoundNetwork, register_pretext_task
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.views import WEAK_VIEWS, fitting_views
+from tta_bench.runtime.transfer import sent
 
 ROTATION_CLASSES = ("horizontal_flip", "vertical_flip", "rotate_90", "rotate_180", "rotate_270", "identity")
 """What each output of the rotation branch stands for, in the GraTa authors' order; the paper names rotations only."""
@@ -34,7 +35,7 @@ def head(bottleneck_channels: int) -> nn.Module:
 def training_loss(branch: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Mean cross-entropy of the transform that was applied to each image: a scalar."""
     labels = torch.randint(len(ROTATION_CLASSES), (len(images),))
-    return F.cross_entropy(branch(rotated(images, labels)), labels.to(images.device))
+    return F.cross_entropy(branch(rotated(images, labels)), sent(labels, images.device))
 
 
 @register_pretext_task("rotation", head=head, training_loss=training_loss)
@@ -50,7 +51,7 @@ def rotation(network: BoundNetwork, images: Tensor, draws: Draws) -> Tensor:
     fitting = torch.tensor([ROTATION_CLASSES.index(name) for name in fitting_views(images, ROTATION_CLASSES)])
     labels = torch.cat([fitting[torch.randint(len(fitting), (1,), generator=generator)] for generator in generators])
     logits = network.branch("rotation", rotated(images, labels))
-    return F.cross_entropy(logits, labels.to(images.device), reduction="none")
+    return F.cross_entropy(logits, sent(labels, images.device), reduction="none")
 
 
 def rotated(images: Tensor, labels: Tensor) -> Tensor:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,37 @@ class ImageKey:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """What is drawn for several streams; see :func:`drawn`.
+
+    Attributes:
+        each: ``each(generator, *arguments)`` draws for one stream.
+        arguments: plain values.
+        joined: makes one of what was drawn for all of them.
+        purpose: of the generators.
+        update: which of several updates on the images.
+    """
+
+    each: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    joined: Callable[[list[Any]], Any]
+    purpose: str = ""
+    update: int = 0
+
+    def of(self, key: ImageKey) -> Any:
+        """What is drawn for an image."""
+        return self.each(_generator(key, self.update, self.purpose), *self.arguments)
+
+
+class PrefetchedKeys(list[ImageKey], ABC):
+    """Keys of images for which what will probably be drawn is drawn ahead."""
+
+    @abstractmethod
+    def result(self, draw: Draw) -> Any:
+        """What was drawn for them; it is drawn now if it was not expected."""
+
+
+@dataclass(frozen=True)
 class Draws:
     """The random draws of one update of several streams.
 
@@ -38,12 +72,58 @@ class Draws:
     keys: Sequence[ImageKey]
     update: int = 0
 
-    def generators(self, purpose: str) -> list[torch.Generator]:
+    def generators(self, purpose: str) -> Generators:
         """One CPU generator per stream; draw on the CPU and move, so that devices agree."""
-        return [
-            torch.Generator().manual_seed(seed_of(key.seed, key.domain, key.image, self.update, purpose))
-            for key in self.keys
-        ]
+        return Generators(self, purpose)
+
+
+class Generators(list[torch.Generator]):
+    """The generators of one purpose, which :func:`drawn` may find used already.
+
+    Args:
+        draws: of which they are.
+        purpose: what is to be drawn.
+    """
+
+    def __init__(self, draws: Draws, purpose: str) -> None:
+        super().__init__(_generator(key, draws.update, purpose) for key in draws.keys)
+        self.draws = draws
+        self.purpose = purpose
+
+
+def drawn(
+    generators: Sequence[torch.Generator],
+    each: Callable[..., Any],
+    *arguments: Any,
+    joined: Callable[[list[Any]], Any] = torch.stack,
+) -> Any:
+    """What is drawn for each stream, all of it joined.
+
+    A long draw is asked for in this way: on a GPU it is made by threads while the device works on the image before,
+    where the same was asked for then. The numbers are the same.
+
+    Args:
+        generators: one per stream; nothing else is drawn from them.
+        each: ``each(generator, *arguments)`` draws for one stream, on the CPU; a function of a module or a class, which
+            depends on nothing else.
+        arguments: plain values.
+        joined: makes a tensor, or tuples or dictionaries of tensors, of the list of what was drawn; likewise.
+
+    Returns:
+        Tensors of the CPU, which must not be written to.
+    """
+    if isinstance(generators, Generators) and isinstance(keys := generators.draws.keys, PrefetchedKeys):
+        return keys.result(Draw(each, arguments, joined, generators.purpose, generators.draws.update))
+    return joined([each(generator, *arguments) for generator in generators])
+
+
+def stacked_parts(parts: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Of tuples of tensors the tuple of their stacks."""
+    return tuple(map(torch.stack, zip(*parts, strict=True)))
+
+
+def _generator(key: ImageKey, update: int, purpose: str) -> torch.Generator:
+    return torch.Generator().manual_seed(seed_of(key.seed, key.domain, key.image, update, purpose))
 
 
 def seed_of(*parts: object) -> int:

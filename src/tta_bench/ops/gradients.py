@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tta_bench.runtime.transfer import sent
+
 _TINY = 1e-30  # squared norm
 
 
@@ -38,7 +40,7 @@ def project_conflicts(main: Tensor, auxiliary: Tensor, sizes: Sequence[int] | No
     """
     sizes = [main.shape[1]] if sizes is None else sizes
     groups = torch.cat([torch.full((size,), group) for group, size in enumerate(sizes)])
-    groups = groups.to(main.device, non_blocking=True)
+    groups = sent(groups, main.device)
     exact_main, exact_auxiliary = main.double(), auxiliary.double()
 
     def per_group(values: Tensor) -> Tensor:

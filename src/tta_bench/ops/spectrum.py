@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tta_bench.errors import UserError
+from tta_bench.runtime.transfer import sent
 
 Post = Literal["real_clip", "abs_max"]
 """How restyled pixels come back: their real part cut to [0, 1], or their magnitude divided by the largest."""
@@ -79,5 +80,5 @@ def _places(images: Tensor, radius: float) -> tuple[object, ...]:
             f"a window of radius {radius:g} does not fit into the spectrum of {height} x {width} pixels: lower "
             "method.radius"
         )
-    both = torch.tensor(window(radius), dtype=torch.long).view(-1, 2).to(images.device, non_blocking=True)
+    both = sent(torch.tensor(window(radius), dtype=torch.long).view(-1, 2), images.device)
     return ..., both[:, 0] % height, both[:, 1] % width

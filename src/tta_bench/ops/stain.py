@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tta_bench.runtime.transfer import sent
+
 STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
 """Optical density in red, green and blue of a unit of haematoxylin, eosin and DAB (Ruifrok and Johnston 2001)."""
 
@@ -40,7 +42,7 @@ def _mixed(values: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _stains(like: Tensor) -> Tensor:
-    stains = torch.tensor(STAINS, dtype=like.dtype).to(like.device)
+    stains = sent(torch.tensor(STAINS, dtype=like.dtype), like.device)
     return stains / stains.norm(dim=1, keepdim=True)
 
 
@@ -51,7 +53,7 @@ def recoloured(images: Tensor, uniform: Tensor) -> Tensor:
         images: ``[N, C, H, W]`` in [0, 1].
         uniform: ``[N, DRAWS]`` in [0, 1]; where all are 1/2, the copy is the image.
     """
-    signs = (2 * uniform.to(images) - 1)[:, :, None, None]
+    signs = (2 * sent(uniform, images.device).to(images) - 1)[:, :, None, None]
     copies = images
     if images.shape[1] == 3:
         stains = hed_of(images)

@@ -8,15 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tta_bench.ops.draws import drawn
 from tta_bench.ops.preprocessing import min_max
 from tta_bench.runtime.numerics import placement
 from tta_bench.runtime.ranges import Fraction, Range, check_ranges
+from tta_bench.runtime.transfer import sent
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -158,22 +160,33 @@ def _operated(images: Tensor, generators: Sequence[torch.Generator], settings: S
     What is applied to which image is known to the host, which draws it; each operation then runs on all images at
     once, so that their number costs no kernels.
     """
-    drawn = [_draw(images.shape[1:], images.dtype, generator, settings) for generator in generators]
+    view = drawn(generators, _draw, tuple(images.shape[1:]), images.dtype, settings, joined=_of_all)
     for name, operation in _OPERATIONS.items():
-        values = [each.get(name) for each in drawn]
+        if name in view:
+            fires, parameters = (sent(each, images.device) for each in view[name])
+            images = torch.where(fires, operation(images, parameters), images)
+    return gaussian_blur(images.flatten(0, 1), view["blur"].tolist()).view_as(images)
+
+
+def _of_all(views: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+    """What :func:`_draw` drew for ``S`` images.
+
+    Returns:
+        Name of each operation that fires anywhere -> where, ``[S, 1, 1, 1]``, and the parameters of all; of blur the
+        sigmas ``[S * C]``.
+    """
+    joined: dict[str, Any] = {"blur": torch.cat([view["blur"].flatten() for view in views])}
+    for name in _OPERATIONS:
+        values = [view.get(name) for view in views]
         likes = [torch.zeros_like(value) for value in values if value is not None]
-        if not likes:
-            continue
-        parameters = torch.stack([likes[0] if value is None else value for value in values])
-        fires = torch.tensor([value is not None for value in values])[:, None, None, None]
-        fires, parameters = (each.to(images.device, non_blocking=True) for each in (fires, parameters))
-        images = torch.where(fires, operation(images, parameters), images)
-    sigmas = [sigma for each in drawn for sigma in each["blur"].flatten().tolist()]
-    return gaussian_blur(images.flatten(0, 1), sigmas).view_as(images)
+        if likes:
+            fires = torch.tensor([value is not None for value in values])[:, None, None, None]
+            joined[name] = fires, torch.stack([likes[0] if value is None else value for value in values])
+    return joined
 
 
 def _draw(
-    shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator, settings: StrongAugmentation
+    generator: torch.Generator, shape: Sequence[int], dtype: torch.dtype, settings: StrongAugmentation
 ) -> dict[str, Tensor]:
     """The parameters of those operations that fire for one image of ``shape`` ``(C, H, W)``, on the CPU.
 
@@ -240,7 +253,7 @@ def gaussian_blur(channels: Tensor, sigmas: Sequence[float]) -> Tensor:
         return channels
     radius = max(radii)
     kernels = torch.stack([_kernel(sigma, reach, radius) for sigma, reach in zip(sigmas, radii, strict=True)])
-    kernels = kernels.to(channels.dtype).to(channels.device, non_blocking=True)
+    kernels = sent(kernels.to(channels.dtype), channels.device)
     padded, groups = _mirrored(channels, radius)[None], len(channels)
     columns, rows = kernels[:, None, :, None], kernels[:, None, None, :]
     return F.conv2d(F.conv2d(padded, columns, groups=groups), rows, groups=groups)[0]
@@ -258,7 +271,7 @@ def _mirrored(channels: Tensor, width: int) -> Tensor:
 
     def places(size: int) -> Tensor:
         position = torch.arange(-width, size + width) % (2 * size)
-        return torch.minimum(position, 2 * size - 1 - position).to(channels.device, non_blocking=True)
+        return sent(torch.minimum(position, 2 * size - 1 - position), channels.device)
 
     height, size = channels.shape[1:]
     columns = places(size)

@@ -1,0 +1,44 @@
+"""Tensors between the host and a device, in either direction without a wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from tta_bench.runtime.numerics import HOST, is_gpu
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """A tensor of the host in memory from which a GPU copies by itself, if this process has one at work."""
+    return tensor.pin_memory() if torch.cuda.is_initialized() else tensor
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device, by a copy that the host does not wait for; on the host the tensor itself.
+
+    Nobody has to keep what is sent: torch frees pinned memory once the copy is done.
+    """
+    if is_gpu(device):
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def fetched(tensor: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor to the host.
+
+    Returns:
+        A function that waits for the copy, in whichever thread, and returns it; of the host the tensor itself.
+    """
+    copy = tensor.to(HOST, non_blocking=True)  # from a GPU into pinned memory
+    if not is_gpu(tensor.device):
+        return lambda: copy
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(tensor.device))
+
+    def waited_for() -> Tensor:
+        done.synchronize()
+        return copy
+
+    return waited_for
