@@ -12,15 +12,19 @@ paper's Table 1 would take. ``--json FILE`` keeps the numbers.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any, get_type_hints
+from unittest.mock import patch
 
 import torch
 import yaml  # comes with segmentation-models-pytorch
@@ -90,13 +94,19 @@ def _built(kind: type, values: Mapping[str, Any]) -> Any:
     return kind(**given)
 
 
+@cache
+def random_network(branches: tuple[str, ...]) -> AdaptableNetwork:
+    """The paper's network with these branches, on the CPU."""
+    torch.manual_seed(0)
+    return AdaptableNetwork(ResUNet(2, branches=branches), branches)
+
+
 def built(
     name: str, device: torch.device, size: int, streams: int, precision: Precision = "f32", graphs: bool = True
 ) -> Method:
     """A method on the paper's network with random weights, always the same, and its streams started."""
-    torch.manual_seed(0)
     kind, options = METHODS.get(name), options_of(name)
-    network = AdaptableNetwork(ResUNet(2, branches=kind.branches(options)), kind.branches(options))
+    network = copy.deepcopy(random_network(tuple(kind.branches(options))))
     method = kind(place(network, device, size, precision, graphs), options)
     method.start(streams)
     return method
@@ -112,14 +122,29 @@ def keys_of(streams: int, index: int) -> list[ImageKey]:
     return [ImageKey(0, f"stream {stream}", f"image {index}") for stream in range(streams)]
 
 
-def difference(name: str, device: torch.device, size: int) -> float:
-    """Largest difference of the logits of one image to those on the CPU, by the largest logit there."""
-    logits = []
-    for place_ in (HOST, device):
-        method = built(name, place_, size, 1)
-        with numerics(place_):
-            logits.append(method.step(images_of(1, size, place_), keys_of(1, 0)).logits.cpu())
-    return float((logits[0] - logits[1]).abs().max() / logits[0].abs().max())
+def differences(name: str, device: torch.device, size: int) -> tuple[float, float]:
+    """Largest difference of the logits of one image by the largest: to those on the CPU; and of these to 64 bits.
+
+    The second says how much of the first is rounding: Adam's first steps are signs, also of gradients that are near 0.
+    """
+    exact, here, there = (
+        _first_logits(name, *where, size)
+        for where in ((HOST, torch.float64), (HOST, torch.float32), (device, torch.float32))
+    )
+    return _relative(there, here), _relative(here, exact)
+
+
+def _first_logits(name: str, device: torch.device, dtype: torch.dtype, size: int) -> torch.Tensor:
+    method = built(name, device, size, 1)
+    if dtype == torch.float64:
+        method.network.double()
+        method.start(1)
+    with numerics(device):
+        return method.step(images_of(1, size, device).to(dtype), keys_of(1, 0)).logits.double().cpu()
+
+
+def _relative(value: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((value - expected).abs().max() / expected.abs().max())
 
 
 def replayed(name: str, device: torch.device, size: int) -> float:
@@ -172,6 +197,27 @@ class Work(TorchDispatchMode):
         super().__init__()
         self.bytes = self.flops = 0
 
+    def __enter__(self) -> Work:
+        """Count the kernels of Triton, too, which torch does not see."""
+        if find_spec("triton") is not None:
+            from triton.runtime import JITFunction
+
+            run = JITFunction.run
+
+            def counting(kernel: Any, *args: Any, **kwargs: Any) -> Any:
+                self.bytes += sum({each.data_ptr(): each.nbytes for each in args if hasattr(each, "data_ptr")}.values())
+                return run(kernel, *args, **kwargs)
+
+            self._counting = patch.object(JITFunction, "run", counting)
+            self._counting.start()
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        """See the base class."""
+        super().__exit__(*exception)
+        if find_spec("triton") is not None:
+            self._counting.stop()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """See the class."""
         kwargs = kwargs or {}
@@ -185,10 +231,12 @@ class Work(TorchDispatchMode):
         return out
 
 
-def counted(name: str, device: torch.device, size: int, streams: int) -> tuple[float, float]:
+def counted(
+    name: str, device: torch.device, size: int, streams: int, precision: Precision = "f32"
+) -> tuple[float, float]:
     """Bytes and floating-point operations per image of one step."""
-    method = built(name, device, size, streams, graphs=False)
-    with numerics(device), Work() as work:
+    method = built(name, device, size, streams, precision, graphs=False)
+    with numerics(device, precision), Work() as work:
         method.step(images_of(streams, size, device, 99), keys_of(streams, 99))
     return work.bytes / streams, work.flops / streams
 
@@ -233,7 +281,8 @@ def profile(device: torch.device, size: int, streams: int) -> list[str]:
             method.step(images, keys_of(streams, WARM_UP))
     kind = "cuda" if device.type == "cuda" else "cpu"
     key = "self_device_time_total" if kind == "cuda" else "self_cpu_time_total"
-    events = sorted(recorded.key_averages(), key=lambda event: -getattr(event, key))
+    events = [event for event in recorded.key_averages() if event.device_type.name.lower() == kind]
+    events.sort(key=lambda event: -getattr(event, key))
     total = sum(getattr(event, key) for event in events) or 1
     return [f"{100 * getattr(e, key) / total:5.1f} %  {e.count:5d} x  {e.key[:90]}" for e in events[:10]]
 
@@ -250,35 +299,39 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Measure and print; exit code 1 if a method is further from the CPU than rounding."""
+    """Measure and print; exit code 1 if a method is further from the CPU than rounding, or another with CUDA graphs."""
     arguments = parser().parse_args()
     device, size = resolve_device(arguments.device), arguments.size
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, ResUNet-34 with random weights, {size} px\n")
 
-    print(f"Largest difference to the CPU, one image of {CHECKED_SIZE} px, float32, by the largest logit")
-    differences = {each: difference(each, device, CHECKED_SIZE) for each in CHECKED}
-    for each, value in differences.items():
-        print(f"  {each:16s} {value:.1e}{'   <- more than rounding' if not value < 1e-2 else ''}")
-
-    if device.type == "cuda":
-        print("\nLargest difference of four steps with CUDA graphs to those without")
-        differences |= {f"{each}, replayed": replayed(each, device, CHECKED_SIZE) for each in CHECKED}
-        for each in CHECKED:
-            print(f"  {each:16s} {differences[f'{each}, replayed']:.1e}")
+    print(f"One image of {CHECKED_SIZE} px, float32: largest difference of the logits, by the largest logit,")
+    print("to those on the CPU; of these to 64 bits; and of four steps with CUDA graphs to those without")
+    checks: dict[str, dict[str, float]] = {}
+    for each in CHECKED:
+        to_cpu, to_64_bits = differences(each, device, CHECKED_SIZE)
+        checks[each] = {"to the CPU": to_cpu, "of the CPU to 64 bits": to_64_bits}
+        if device.type == "cuda":
+            checks[each]["replayed"] = replayed(each, device, CHECKED_SIZE)
+        print(f"  {each:16s} {'  '.join(f'{value:.1e}' for value in checks[each].values())}")
+    wrong = [
+        each
+        for each, found in checks.items()
+        if not found["to the CPU"] < 30 * found["of the CPU to 64 bits"] + 1e-5 or found.get("replayed", 0)
+    ]
 
     try:
         plain = timed_plain(device, size, arguments.images)
     except ImportError:
         plain = float("nan")  # scipy is missing
-    print(f"\nMilliseconds per image; the plain loop takes {plain:.2f}")
+    print(f"\nMilliseconds per image; the plain loop, in TF32 as torch has it, takes {plain:.2f}")
     precisions: list[Precision] = ["f32", "tf32", "bf16"] if has_bfloat16(device) else ["f32", "tf32"]
     times: dict[str, float] = {}
     for each in TRIED:
         for streams in arguments.streams:
             for precision in precisions:
                 for graphs in (True, False) if device.type == "cuda" else (False,):
-                    what = f"{each} {streams} {precision}{'' if graphs else ' without graphs'}"
+                    what = f"{each} {streams} {precision}{'' if graphs or device.type != 'cuda' else ' without graphs'}"
                     try:
                         took = times[what] = timed(each, device, size, streams, precision, arguments.images, graphs)[0]
                     except torch.OutOfMemoryError:
@@ -289,9 +342,11 @@ def main() -> None:
 
     fastest = min(arguments.streams, key=lambda streams: times.get(f"grata {streams} f32", float("inf")))
     moved, arithmetic = counted("grata", device, size, fastest)
+    moved_16 = counted("grata", device, size, fastest, "bf16")[0]
     card = card_of(device, 4096 if device.type == "cuda" else 512)
     seconds = times[f"grata {fastest} f32"] / 1e3
     print(f"\nGraTa, float32, {fastest} streams: {moved / 1e9:.1f} GB and {arithmetic / 1e9:.0f} GFLOP per image")
+    print(f"  bfloat16: {moved_16 / 1e9:.1f} GB")
     print(f"  {moved / seconds / 1e9:8.0f} GB/s of {card['bytes/s'] / 1e9:.0f} measured by copying")
     print(f"  {arithmetic / seconds / 1e9:8.0f} GFLOP/s of {card['f32 FLOP/s'] / 1e9:.0f} measured by a product")
 
@@ -300,14 +355,13 @@ def main() -> None:
 
     minutes = TABLE_IMAGES * TABLE_ROWS * seconds / 60
     print(f"\nTable 1 of the paper, {TABLE_IMAGES} images x {TABLE_ROWS} rows at GraTa's cost: {minutes:.0f} min")
-    wrong = [each for each, value in differences.items() if not value < 1e-2]
     if arguments.json:
-        numbers = {"device": name, "torch": torch.__version__, "size": size, "difference to the CPU": differences}
+        numbers = {"device": name, "torch": torch.__version__, "size": size, "largest difference": checks}
         numbers |= {"ms per image": times | {"plain GraTa": plain}, "card": card, "profile": shares}
         numbers |= {"bytes per image": moved, "FLOP per image": arithmetic, "table 1 in minutes": minutes}
         arguments.json.write_text(json.dumps(numbers, indent=1))
     if wrong:
-        sys.exit(f"more than rounding from the CPU: {', '.join(wrong)}")
+        sys.exit(f"more than rounding from the CPU, or other numbers with CUDA graphs: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

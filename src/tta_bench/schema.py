@@ -249,6 +249,12 @@ class LaunchConfig(Section):
     cells_per_device: Annotated[int, Range(1, 2**10)] = Field(description="at once on each GPU")
 
 
+class RuntimeConfig(Section):
+    """How the device is driven; changes no number."""
+
+    graphs: Literal["auto"] | bool = Field(description="whether passes are recorded as CUDA graphs; auto: on a GPU")
+
+
 class SearchConfig(Section):
     """How the options of a method are searched on source images (``conf/shared/search.yaml``)."""
 
@@ -291,6 +297,7 @@ class RunConfig(Section):
     predict: PredictConfig
     diagnostics: DiagnosticsConfig
     launch: LaunchConfig
+    runtime: RuntimeConfig
     logger: dict[str, dict[str, Any]] = Field(description="sinks that follow the run -> their options, checked by each")
     group: str | None = Field(default=None, description="under which dashboards show the run")
     results_root: UserPath

@@ -80,6 +80,7 @@ ACCOMPANIES = {
     Definition("tta_bench.runtime.memory"),
     Definition("tta_bench.runtime.signals"),
     Definition("tta_bench.runtime.transfer"),
+    Definition("tta_bench.models.graphs"),  # the same kernels, played again
     Definition("tta_bench.data.prefetching"),  # what is drawn depends on the draw and the image alone
     Definition("tta_bench.records.snapshots"),  # a run that was stopped goes on to the same numbers
     Definition("tta_bench.records.store"),

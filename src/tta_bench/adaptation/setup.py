@@ -35,7 +35,7 @@ def network_on(
     """The adaptable network of a run with these options of its method; arguments otherwise as of :func:`method_on`."""
     branches, size = METHODS.get(config.method["name"]).branches(options), source.image_size
     network = AdaptableNetwork(source.model, branches, image_size=size, tiled=config.data.fit == "tile")
-    return place(network, device, size, config.precision)
+    return place(network, device, size, config.precision, config.runtime.graphs is not False)
 
 
 def method_of(config: RunConfig, network: AdaptableNetwork, options: MethodOptions) -> Method:

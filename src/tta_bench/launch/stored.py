@@ -24,7 +24,7 @@ from tta_bench.runtime.files import file_fault, write_atomically
 from tta_bench.runtime.paths import shipped
 from tta_bench.runtime.values import flat
 
-SPEED = ("metrics", "tune", "search", "launch", "logger", "group", "results_root", "force", "device", "lockstep")
+SPEED = ("metrics", "tune", "search", "launch", "logger", "group", "results_root", "force", "device", "runtime", "lockstep")
 """Keys of a run that say nothing of a cell."""
 
 GROUPS = ("method", "adapt", "data", "model", "protocol")
@@ -56,6 +56,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         "lockstep": "auto",
         "precision": "f32",
         "launch": {"devices": "auto", "cells_per_device": 1},
+        "runtime": {"graphs": "auto"},
         "predict": {"nest": False},
     }
     sections = {key: value for key, value in record.items() if key not in ("hash", "seed", "results_root")}

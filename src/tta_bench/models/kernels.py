@@ -7,12 +7,18 @@ kernels take one block of a GPU for each channel of an image, and copy maps that
 
 from __future__ import annotations
 
+import logging
+from functools import cache
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from tta_bench.runtime.files import warn_once
+
+log = logging.getLogger(__name__)
 
 NUMBERS_PER_TILE = 4096
 CHANNELS_PER_TILE = 64
@@ -21,6 +27,19 @@ BLOCKS = 1024
 
 PARTS = 64
 """At most; one number for all shapes, as those above, because every other is compiled anew."""
+
+
+@cache
+def work_on(device: torch.device) -> bool:
+    """Whether the kernels can be compiled for a device: Triton wants a C compiler, for instance."""
+    try:
+        x = torch.ones(1, 2, 4, 4, device=device)
+        standardised(x, x[:, :, 0, 0], x[:, :, 0, 0], 1e-5)
+    except Exception as error:  # of any kind: whatever is wrong with a compiler
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        warn_once(log, f"normalisation is computed by torch's kernels, which are slower: Triton does not work ({reason})")
+        return False
+    return True
 
 
 def standardised(

@@ -224,15 +224,16 @@ class BatchStatistics(Statistics):
             out = F.batch_norm(folded, None, None, weight, bias, training=True, eps=layer.eps)
         return _unfold(out, x.shape, views)
 
-
     def in_one_kernel(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> OneKernel | None:
         """See :class:`Statistics`."""
         views = x.shape[0] // weight.shape[0]
         pooled = views if self.pools_views else 1
         if not placement(x.device, x.dtype).one_kernel or (maps := _map_per_row(x, pooled)) is None:
             return None
-        from tta_bench.models.kernels import standardised  # of Triton, which a GPU alone needs
+        from tta_bench.models.kernels import standardised, work_on  # of Triton, which a GPU alone needs
 
+        if not work_on(x.device):
+            return None
         weight, bias = _per_image(weight, views // pooled), _per_image(bias, views // pooled)
 
         def one(shift: Tensor | None, residual: Tensor | None, before: bool, after: bool) -> Tensor:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -23,6 +25,9 @@ log = logging.getLogger(__name__)
 HOST = torch.device("cpu")
 
 _backends: Any = torch.backends
+
+# cuBLAS reads it when it is first used: with one queue of a process its products are the same without, but torch asks.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def _settings(products: str) -> tuple[tuple[Any, str, Any], ...]:
@@ -58,12 +63,30 @@ def numerics(device: torch.device, precision: Precision = "f32") -> Iterator[Non
     settings = _settings("tf32" if precision == "tf32" else "ieee")
     before = [(owner, name, _present(owner, name)) for owner, name, _ in settings]
     current = torch.cuda.device(device) if is_gpu(device) else nullcontext()
-    with current, torch.autocast(device.type, enabled=False):
+    with current, _reproducible(device), torch.autocast(device.type, enabled=False):
         try:
             _set(settings)
             yield
         finally:
             _set(before)
+
+
+@contextmanager
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """Let a GPU add in the same order every time, wherever torch has a kernel that does; elsewhere all are such."""
+    if not is_gpu(device):
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def _present(owner: Any, name: str) -> Any:
