@@ -69,8 +69,10 @@ class Count(TorchDispatchMode):
             each.constant = None  # of a tensor made from a few numbers, which would be sent to the device for real
         if "copy" in name and {each.device.type for each in sources + results} == {"cpu", DEVICE}:
             to_device, more = is_on_device(results[0]), kwargs or {}
-            self.copies[caller()] += to_device
-            self.waits[caller()] += not (to_device and more.get("non_blocking", args[2:3] == (True,)))
+            if to_device:
+                self.copies[caller()] += 1
+            if not (to_device and more.get("non_blocking", args[2:3] == (True,))):
+                self.waits[caller()] += 1
         elif func.namespace == "aten" and name not in VIEWS and any(map(is_on_device, sources + results)):
             self.launches += 1
             self.bytes += sum(each.numel() * each.element_size() for each in sources + results)

@@ -20,6 +20,7 @@ from tta_bench.source.examination import (
     calibration_error,
     examine,
     examined,
+    known_source,
     side_file,
 )
 from tta_bench.source.train import source_model
@@ -66,6 +67,20 @@ def test_it_is_read_where_it_was_made_before(trained, monkeypatch):
     config, domain, source = trained
     monkeypatch.setattr(examinations, "examine", None)
     assert examined(config, source, {"A": domain}, CPU).n == 2
+
+
+def test_what_is_known_of_a_model_is_read_once_and_again_where_its_file_changed(trained, monkeypatch):
+    _, domain, source = trained
+    reads = []
+    read = examinations.file_sha256
+    monkeypatch.setattr(examinations, "file_sha256", lambda path: reads.append(path) or read(path))
+    for _ in range(3):
+        assert known_source(source.path, domain).sha256 == source.sha256
+    assert len(reads) == 1
+    source.path.write_bytes(source.path.read_bytes()[:-1] + b" ")
+    assert known_source(source.path, domain) is None, "of another file"
+    source.path.unlink()
+    assert known_source(source.path, domain) is None
 
 
 def test_without_held_out_images_those_of_the_training_are_taken_and_named(make_config, make_domain, tmp_path):

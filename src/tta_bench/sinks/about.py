@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import yaml
@@ -89,10 +90,15 @@ def changes(config: RunConfig) -> Iterator[str]:
 def _section_changes(config: RunConfig, section: str) -> Iterator[str]:
     """A choice other than the default one by its name, and keys that differ from the file of the choice."""
     values = getattr(config, section).model_dump(mode="json")
-    usual = yaml.safe_load((CONFIG_DIR / "config.yaml").read_text(encoding="utf-8"))["defaults"]
-    if {section: values["name"]} not in usual:
+    if {section: values["name"]} not in _usual_choices():
         yield f"{section}={values['name']}"
     yield from _differences(values, {"branches": [], **shipped(f"{section}/{values['name']}")})
+
+
+@cache
+def _usual_choices() -> list[Any]:
+    content: dict[str, list[Any]] = yaml.safe_load((CONFIG_DIR / "config.yaml").read_text(encoding="utf-8"))
+    return content["defaults"]
 
 
 def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:

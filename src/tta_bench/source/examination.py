@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -96,11 +96,18 @@ def known_source(path: Path, domain: Domain) -> Known | None:
         domain: that it was trained on.
     """
     try:
-        description, sha256 = read_description(path), file_sha256(path)
+        stat = path.stat()
+        description, sha256 = _read(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     except (OSError, UserError):
         return None
     examination = _stored(side_file(path), sha256, domain)
     return None if examination is None else Known(description, sha256, examination)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, state: tuple[int, ...]) -> tuple[Description, str]:
+    """Description and SHA-256 of a file, which cells of a sweep share: read once while it stays in a ``state``."""
+    return read_description(path), file_sha256(path)
 
 
 def announce(config: RunConfig, source: SourceModel | Description, examination: Examination | None) -> None:
