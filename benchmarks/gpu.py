@@ -148,7 +148,7 @@ def _relative(value: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def replayed(name: str, device: torch.device, size: int) -> float:
-    """As :func:`difference`, of four steps with CUDA graphs to those without, both on the device: 0 if they are equal."""
+    """Largest difference of four steps with CUDA graphs to those without, both on the device: 0 if they are equal."""
     logits = []
     for graphs in (False, True):
         method = built(name, device, size, 2, graphs=graphs)

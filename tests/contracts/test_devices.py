@@ -9,6 +9,7 @@ from test_contracts import assert_equal, branches_of, every_method, make, run, s
 
 from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.graphs import Graphs
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.normalisation import BatchStatistics
 from tta_bench.models.placement import place
@@ -20,8 +21,9 @@ from tta_bench.runtime.memory import bytes_taken, free_memory
 from tta_bench.runtime.numerics import numerics
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-FLOAT32 = 1e-2
-"""Of the largest logit, loss or gradient, as for float32 against float64: Adam's first steps are signs."""
+FLOAT32 = 3e-2
+"""Of the largest logit, loss or gradient: Adam's first steps are signs, and so are gradients of absolute errors, which
+turn where a gradient or an error is nearly 0."""
 
 on_a_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 pytestmark = pytest.mark.filterwarnings("ignore:.*performance drop:UserWarning")  # of vmap, where it has no kernel
@@ -134,3 +136,21 @@ def test_what_work_takes_of_a_gpu_is_measured(megabytes):
     total = torch.cuda.mem_get_info(kept.device)[1]
     assert 0 < free_memory(kept.device, 2) <= total // 2
     assert free_memory(kept.device) <= total - kept.nbytes
+
+
+@pytest.mark.parametrize("marked", [pytest.param(None, marks=on_a_gpu)], ids=["gpu"])
+@every_method
+def test_recorded_passes_give_the_same_numbers(network_of, images, name, marked):
+    """Bit for bit, and so do two runs."""
+    network = place(network_of(branches_of(name)), GPU, 64)
+
+    def compute(graphs):
+        network.graphs = graphs
+        method = make(name, network)
+        method.start(2)
+        with numerics(GPU):
+            pairs = images[:8].float().to(GPU).split(2)
+            keys = [[ImageKey(0, domain, f"image{k}") for domain in "BC"] for k in range(len(pairs))]
+            return torch.stack([method.step(*each).logits for each in zip(pairs, keys, strict=True)])
+
+    assert torch.equal(compute(Graphs()), compute(None))

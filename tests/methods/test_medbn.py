@@ -6,7 +6,8 @@ from plain_statistics import median, with_statistics
 from tta_bench.methods.bn_only import BatchNormOnly
 from tta_bench.methods.medbn import MedBN
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.normalisation import MedianStatistics, NormalisationLayer
+from tta_bench.models.normalisation import MedianStatistics
+from tta_bench.models.normalisation_layer import NormalisationLayer
 from tta_bench.ops.draws import ImageKey
 
 KEYS = [ImageKey(0, "B", f"image{k}") for k in range(8)]

@@ -75,11 +75,7 @@ ACCOMPANIES = {
     Definition("tta_bench.offline.card"),
     Definition("tta_bench.offline.options"),
     Definition("tta_bench.registry"),
-    Definition("tta_bench.runtime.files"),
-    Definition("tta_bench.runtime.lightning"),
-    Definition("tta_bench.runtime.memory"),
-    Definition("tta_bench.runtime.signals"),
-    Definition("tta_bench.runtime.transfer"),
+    *(Definition(f"tta_bench.runtime.{name}") for name in ("files", "lightning", "memory", "signals", "transfer")),
     Definition("tta_bench.models.graphs"),  # the same kernels, played again
     Definition("tta_bench.data.prefetching"),  # what is drawn depends on the draw and the image alone
     Definition("tta_bench.records.snapshots"),  # a run that was stopped goes on to the same numbers

@@ -89,6 +89,8 @@ def adapt_streams(
                 counters.give(method)
                 groups.halve()
                 log.warning("%d streams side by side do not fit into memory: %d begin again", len(group), groups.width)
+                if method.network.graphs is not None:
+                    method.network.graphs.forget()  # of streams that there are not any more
                 release_memory(device)
 
 

@@ -24,7 +24,19 @@ from tta_bench.runtime.files import file_fault, write_atomically
 from tta_bench.runtime.paths import shipped
 from tta_bench.runtime.values import flat
 
-SPEED = ("metrics", "tune", "search", "launch", "logger", "group", "results_root", "force", "device", "runtime", "lockstep")
+SPEED = (
+    "metrics",
+    "tune",
+    "search",
+    "launch",
+    "logger",
+    "group",
+    "results_root",
+    "force",
+    "device",
+    "runtime",
+    "lockstep",
+)
 """Keys of a run that say nothing of a cell."""
 
 GROUPS = ("method", "adapt", "data", "model", "protocol")

@@ -15,7 +15,8 @@ from tta_bench.errors import UserError
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, Protocol, register_method
 from tta_bench.methods.space import Tuned
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.normalisation import MixedStatistics, NormalisationLayer, RectifiedStatistics
+from tta_bench.models.normalisation import MixedStatistics, RectifiedStatistics
+from tta_bench.models.normalisation_layer import NormalisationLayer
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.probabilities import CLASSES, Activation, entropies
 from tta_bench.runtime.ranges import Fraction

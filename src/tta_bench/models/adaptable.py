@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import get_args
@@ -27,10 +27,11 @@ from tta_bench.models.frozen import freeze
 from tta_bench.models.graphs import Graphs
 from tta_bench.models.joined import join
 from tta_bench.models.late_map import late_map
-from tta_bench.models.normalisation import BatchStatistics, NormalisationLayer, SourceStatistics, Statistics
+from tta_bench.models.normalisation import BatchStatistics, SourceStatistics, Statistics
+from tta_bench.models.normalisation_layer import NormalisationLayer
 from tta_bench.models.probe import check_probe, take_probe
 from tta_bench.models.segmentation import Activations, SegmentationModel
-from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, wrap_normalisation
+from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, standing_in, wrap_normalisation
 from tta_bench.ops.geometry import stacked, unstacked
 from tta_bench.ops.preprocessing import Preprocessing
 from tta_bench.ops.probabilities import CLASSES, Activation, probabilities
@@ -255,7 +256,7 @@ class AdaptableNetwork(nn.Module):
         def logits_of(row: Tensor, views: Tensor) -> Tensor:
             theta, *values = row.split(sizes)
             parameters = [value.view(other.shape) for value, other in zip(values, others.values(), strict=True)]
-            with _standing_in(self.model, dict(zip(others.values(), parameters, strict=True))):
+            with standing_in(self.model, dict(zip(others.values(), parameters, strict=True))):
                 return self(views, theta[None], statistics)
 
         before, per_stream = self.forwards, images.unflatten(0, (len(rows), -1))
@@ -319,8 +320,8 @@ class AdaptableNetwork(nn.Module):
         Raises:
             KeyError: the source model has no such branch.
         """
-        run = lambda x: (self.model.branch(name, x),)  # noqa: E731
-        return self._passed(f"branch {name}", run, images, theta, statistics or BatchStatistics())[0]
+        statistics = statistics or BatchStatistics()
+        return self._passed(f"branch {name}", lambda x: (self.model.branch(name, x),), images, theta, statistics)[0]
 
     def branch_and_logits(
         self, name: str, images: Tensor, theta: Tensor, statistics: Statistics
@@ -331,8 +332,7 @@ class AdaptableNetwork(nn.Module):
             activations = self.model.activations(x)
             return self.model.branch_of(name, [activations.bottleneck]), activations.logits
 
-        output, logits = self._passed(f"{name} and logits", run, images, theta, statistics)
-        return output, logits
+        return self._passed(f"{name} and logits", run, images, theta, statistics)  # type: ignore[return-value]
 
     def _by_layer(self, theta: Tensor) -> Sequence[Tensor]:
         """Scale and shift of each layer, ``[S, channels]`` and each contiguous, from affine rows ``[S, scalars]``."""
@@ -392,28 +392,6 @@ def _check_activation(activation: str, channels: int) -> None:
             "the network has one channel, which a softmax makes 1 everywhere: give the background a channel of its "
             "own, or use the activation sigmoid"
         )
-
-
-@contextmanager
-def _standing_in(model: nn.Module, values: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
-    """Let tensors stand in for parameters, wherever a network has them.
-
-    ``torch.func.functional_call`` does not take them out again where a module has several names.
-    """
-    modules = [module._parameters for module in model.modules()]
-    places = [
-        (owned, name, value)
-        for owned in modules
-        for name, value in owned.items()
-        if value is not None and value in values
-    ]
-    for owned, name, value in places:
-        owned[name] = values[value]  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for owned, name, value in places:
-            owned[name] = value
 
 
 def listed(left: dict[str, tuple[str, str]]) -> str:

@@ -38,6 +38,10 @@ class Graphs:
     def __reduce__(self) -> tuple[type[Graphs], tuple[()]]:
         return Graphs, ()
 
+    def forget(self) -> None:
+        """Give the memory of all recordings back."""
+        self._seen.clear()
+
     def __call__(self, key: Hashable, compute: Pass, images: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
         """``compute(images, theta)``, which depends on nothing else that changes, with the gradient to ``theta``.
 

@@ -1,4 +1,4 @@
-"""What stands next to a normalisation layer in a known module, and is computed with it where kernels do both at once."""
+"""What follows a normalisation layer in a known module, and is computed with it where kernels do both at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from tta_bench.models.normalisation import NormalisationLayer, normalised
+from tta_bench.models.normalisation_layer import NormalisationLayer, normalised
 
 
 class JoinedBlock(BasicBlock):

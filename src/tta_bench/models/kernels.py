@@ -37,7 +37,9 @@ def work_on(device: torch.device) -> bool:
         standardised(x, x[:, :, 0, 0], x[:, :, 0, 0], 1e-5)
     except Exception as error:  # of any kind: whatever is wrong with a compiler
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        warn_once(log, f"normalisation is computed by torch's kernels, which are slower: Triton does not work ({reason})")
+        warn_once(
+            log, f"normalisation is computed by torch's kernels, which are slower: Triton does not work ({reason})"
+        )
         return False
     return True
 
@@ -90,12 +92,15 @@ class _Shape:
 
     @property
     def grid(self) -> tuple[int, int, int]:
+        """Programs of a launch: by image, group of channels and part."""
         return self.images, self.groups, self.parts
 
     def arguments(self) -> tuple[int, ...]:
+        """What every kernel is told of the shape."""
         return self.pixels, self.channels, self.part, *self.strides
 
     def constants(self) -> dict[str, int]:
+        """What is compiled into a kernel."""
         return {
             "PARTS": PARTS,
             "BLOCK_PIXELS": self.block_pixels,
@@ -164,7 +169,9 @@ def _measure(
     image, channel = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     begin = tl.program_id(2) * part
     end = tl.minimum(begin + part, pixels)
-    added = tl.load(shift + channel, mask=channel < channels, other=0).to(tl.float32) if SHIFTED else 0.0
+    added = tl.zeros([BLOCK_CHANNELS], tl.float32)
+    if SHIFTED:
+        added += tl.load(shift + channel, mask=channel < channels, other=0).to(tl.float32)
     mean = tl.zeros([BLOCK_CHANNELS], tl.float32)
     squares = tl.zeros([BLOCK_CHANNELS], tl.float32)
     seen = 0.0
@@ -214,7 +221,9 @@ def _apply(
         tl.store(found + row + (image + 1) * channels, scale, mask=known)
     factor = scale * tl.load(weight + row, mask=known, other=0)
     offset = tl.load(bias + row, mask=known, other=0)
-    added = tl.load(shift + channel, mask=known, other=0).to(tl.float32) if SHIFTED else 0.0
+    added = tl.zeros([BLOCK_CHANNELS], tl.float32)
+    if SHIFTED:
+        added += tl.load(shift + channel, mask=channel < channels, other=0).to(tl.float32)
     begin = tl.program_id(2) * part
     end = tl.minimum(begin + part, pixels)
     for first in range(begin, end, BLOCK_PIXELS):
@@ -247,7 +256,9 @@ def _measure_gradient(
     mean = tl.load(found + (image * 2) * channels + channel, mask=known, other=0)
     scale = tl.load(found + (image * 2 + 1) * channels + channel, mask=known, other=0)
     factor, offset = tl.load(weight + row, mask=known, other=0), tl.load(bias + row, mask=known, other=0)
-    added = tl.load(shift + channel, mask=known, other=0).to(tl.float32) if SHIFTED else 0.0
+    added = tl.zeros([BLOCK_CHANNELS], tl.float32)
+    if SHIFTED:
+        added += tl.load(shift + channel, mask=channel < channels, other=0).to(tl.float32)
     begin = tl.program_id(2) * part
     end = tl.minimum(begin + part, pixels)
     alone = tl.zeros([BLOCK_CHANNELS], tl.float32)
@@ -295,7 +306,9 @@ def _apply_gradient(
     mean = tl.load(found + (image * 2) * channels + channel, mask=known, other=0)
     scale = tl.load(found + (image * 2 + 1) * channels + channel, mask=known, other=0)
     factor, offset = tl.load(weight + row, mask=known, other=0), tl.load(bias + row, mask=known, other=0)
-    added = tl.load(shift + channel, mask=known, other=0).to(tl.float32) if SHIFTED else 0.0
+    added = tl.zeros([BLOCK_CHANNELS], tl.float32)
+    if SHIFTED:
+        added += tl.load(shift + channel, mask=channel < channels, other=0).to(tl.float32)
     begin = tl.program_id(2) * part
     end = tl.minimum(begin + part, pixels)
     for first in range(begin, end, BLOCK_PIXELS):

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 
 from tta_bench.errors import UserError
-from tta_bench.models.normalisation import NormalisationLayer
+from tta_bench.models.normalisation_layer import NormalisationLayer
 from tta_bench.models.wrapping import OwnStatisticsLayer, is_normalisation
 
 

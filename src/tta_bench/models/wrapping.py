@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from tta_bench.models.normalisation import NormalisationLayer, Statistics
+from tta_bench.models.normalisation import Statistics
+from tta_bench.models.normalisation_layer import NormalisationLayer
 
 AFFINE = ("weight", "bias")
 
@@ -196,3 +198,25 @@ def calls_of(run: Callable[[], Tensor]) -> tuple[Tensor, Counter[nn.Module]]:
         return run(), calls
     finally:
         hook.remove()
+
+
+@contextmanager
+def standing_in(model: nn.Module, values: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """Let tensors stand in for parameters, wherever a network has them.
+
+    ``torch.func.functional_call`` does not take them out again where a module has several names.
+    """
+    modules = [module._parameters for module in model.modules()]
+    places = [
+        (owned, name, value)
+        for owned in modules
+        for name, value in owned.items()
+        if value is not None and value in values
+    ]
+    for owned, name, value in places:
+        owned[name] = values[value]  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for owned, name, value in places:
+            owned[name] = value

@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 HOST = torch.device("cpu")
 
 _backends: Any = torch.backends
+_deterministic: Any = torch.utils.deterministic
 
 # cuBLAS reads it when it is first used: with one queue of a process its products are the same without, but torch asks.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -78,15 +79,15 @@ def _reproducible(device: torch.device) -> Iterator[None]:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    filled = _deterministic.fill_uninitialized_memory
     warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    _deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        _deterministic.fill_uninitialized_memory = filled
 
 
 def _present(owner: Any, name: str) -> Any:
@@ -233,5 +234,5 @@ def placement(device: torch.device, dtype: torch.dtype = torch.float32, precisio
         dtype: of the activations; those of 64 bits are treated as those of 32.
         precision: of products of 32 bits, where that matters.
     """
-    kind = "bf16" if dtype == torch.bfloat16 else "tf32" if precision == "tf32" else "f32"
+    kind: Precision = "bf16" if dtype == torch.bfloat16 else "tf32" if precision == "tf32" else "f32"
     return _PLACEMENTS.get((device.type, kind), _ELSEWHERE)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tta_bench.models.encoder import build_encoder, check_encoder_section
 from tta_bench.models.frozen import FrozenConv2d, FrozenConvTranspose2d, as_1x1, together
-from tta_bench.models.normalisation import normalised
+from tta_bench.models.normalisation_layer import normalised
 from tta_bench.models.segmentation import SegmentationModel, register_network
 from tta_bench.runtime.numerics import placement
 

@@ -1,0 +1,122 @@
+"""The layer in the place of a network's BatchNorm, for every method: which statistics it uses is a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tta_bench.models.by_pixel import by_pixel
+from tta_bench.models.normalisation import SourceStatistics, Statistics
+from tta_bench.ops.geometry import stacked, unstacked
+
+
+class NormalisationLayer(nn.Module):
+    """Replaces a ``BatchNorm2d`` and keeps its source statistics and affine parameters untouched.
+
+    :class:`~tta_bench.models.adaptable.AdaptableNetwork` sets ``statistics``, ``weight_rows`` and ``bias_rows``
+    for the duration of one forward pass, and into how many ``tiles`` an image is cut, whose statistics are measured
+    together. Where a layer sees a single value per channel, behind a global pooling for
+    instance, there are no statistics to measure: whatever the policy, those of the source model normalise.
+
+    Args:
+        source: the trained layer; must have running statistics.
+        channel_offset: position of this layer's first channel among the channels of all layers.
+        after: what the trained layer does besides normalising (dropout, an activation), in order.
+
+    Attributes:
+        rectifies: whether it computes the ReLU, too, that follows it in the network.
+    """
+
+    rectifies = False
+
+    source_mean: Tensor
+    source_variance: Tensor
+    source_weight: Tensor
+    source_bias: Tensor
+
+    def __init__(self, source: nn.Module, channel_offset: int, after: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        mean, variance, weight, bias = (getattr(source, name, None) for name in _TENSORS)
+        if mean is None or variance is None:
+            raise ValueError("a layer without running statistics cannot be adapted by a policy of statistics")
+        self.kind = type(source).__name__
+        self.affine = weight is not None
+        self.register_buffer("source_mean", mean.detach().clone())
+        self.register_buffer("source_variance", variance.detach().clone())
+        self.register_buffer("source_weight", torch.ones_like(mean) if weight is None else weight.detach().clone())
+        self.register_buffer("source_bias", torch.zeros_like(mean) if bias is None else bias.detach().clone())
+        self.eps: float = source.eps  # type: ignore[assignment]
+        self.channels = len(mean)
+        self.channel_slice = slice(channel_offset, channel_offset + self.channels)
+        self.after = nn.Sequential(*after)
+        self.statistics: Statistics = SourceStatistics()
+        self.tiles = 1
+        self.weight_rows: Tensor | None = None
+        self.bias_rows: Tensor | None = None
+
+    def forward(
+        self,
+        x: Tensor,
+        shift: Tensor | None = None,
+        residual: Tensor | None = None,
+        rectified_before: bool = False,
+        rectified_after: bool = False,
+    ) -> Tensor:
+        """Normalise ``[S * V, C, H, W]`` by the policy and affine rows in force; see :func:`normalised`."""
+        weight = self.source_weight[None] if self.weight_rows is None else self.weight_rows
+        bias = self.source_bias[None] if self.bias_rows is None else self.bias_rows
+        rectified_after |= self.rectifies
+        x = stacked(x, self.tiles)
+        pooled = len(x) // len(weight) if self.statistics.pools_views else 1
+        statistics = self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
+        if self.tiles == 1 and (one := statistics.in_one_kernel(x, weight, bias, self.eps)) is not None:
+            return self.after(one(shift, residual, rectified_before, rectified_after))
+        if shift is not None:
+            x = x + shift[:, None, None]
+        if rectified_before:
+            x = F.relu_(x)
+        if statistics.takes_all:
+            made = statistics.normalise(x, weight, bias, self)
+        else:
+            made = statistics.normalise(x.to(weight.dtype).contiguous(), weight, bias, self).to(x.dtype)
+            if by_pixel(x):
+                made = made.contiguous(memory_format=torch.channels_last)
+        made = unstacked(made, self.tiles)
+        if residual is not None:
+            made += residual
+        return self.after(F.relu_(made) if rectified_after else made)
+
+
+def normalised(
+    layer: nn.Module,
+    x: Tensor,
+    *,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    rectified_before: bool = False,
+    rectified_after: bool = False,
+) -> Tensor:
+    """``relu(layer(relu(x + shift)) + residual)``, in the kernels of a GPU where there are such.
+
+    Args:
+        layer: a network's BatchNorm, or what is put in its place.
+        x: ``[N, C, H, W]``; may be overwritten.
+        shift: ``[C]``, such as the bias of the convolution before; None for none.
+        residual: of the same shape, or None.
+        rectified_before: whether the first ``relu`` is computed.
+        rectified_after: whether the last one is.
+    """
+    if isinstance(layer, NormalisationLayer):
+        return layer(x, shift, residual, rectified_before, rectified_after)
+    if shift is not None:
+        x = x + shift[:, None, None]
+    made = layer(F.relu_(x) if rectified_before else x)
+    if residual is not None:
+        made += residual
+    return F.relu_(made) if rectified_after else made
+
+
+_TENSORS = ("running_mean", "running_var", "weight", "bias")

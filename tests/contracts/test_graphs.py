@@ -1,0 +1,109 @@
+"""Recorded passes: when one is made and played, and that nothing is overwritten that is still needed.
+
+A recording is played here by computing its pass again, on the tensors that a CUDA graph would use; that a graph does so
+is tested on a GPU (``tests/contracts/test_devices.py``).
+"""
+
+import copy
+import pickle
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_contracts import assert_equal, branches_of, every_method, make, run, streams  # noqa: F401  (a fixture)
+
+import tta_bench.models.graphs as graphs_module
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.graphs import Graphs
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """How often each recording has been played: forwards, backwards."""
+    counts = []
+
+    def make(recording, compute, images, theta):
+        count = [0, 0]
+        counts.append(count)
+        recording.images, recording.theta = images.clone(), theta.detach().clone().requires_grad_(theta.requires_grad)
+        recording.made = tuple(torch.empty_like(each) for each in compute(recording.images, recording.theta))
+        recording.slopes = [torch.empty_like(each) for each in recording.made]
+        recording.gradient = torch.empty_like(theta)
+
+        def forwards():
+            count[0] += 1
+            with torch.set_grad_enabled(theta.requires_grad):
+                recording.kept = compute(recording.images, recording.theta)
+            for place, each in zip(recording.made, recording.kept, strict=True):
+                place.detach().copy_(each.detach())
+
+        def backwards():
+            count[1] += 1
+            recording.gradient.copy_(torch.autograd.grad(recording.kept, recording.theta, recording.slopes)[0])
+
+        recording.forwards, recording.backwards = SimpleNamespace(replay=forwards), SimpleNamespace(replay=backwards)
+        recording.is_made = True
+
+    monkeypatch.setattr(graphs_module._Recording, "make", make)
+    return counts
+
+
+@every_method
+def test_a_method_gives_the_same_by_recorded_passes(small_net, streams, name, played):  # noqa: F811
+    network = AdaptableNetwork(small_net, branches_of(name))
+    expected = run(make(name, network), streams)
+    counts = network.forwards
+    network.forwards, network.graphs = 0, Graphs()
+    assert_equal(expected, run(make(name, network), streams), atol=1e-12)
+    assert network.forwards == counts
+    if name in ("grata", "no_adapt", "tent"):
+        assert any(forwards for forwards, _ in played)
+
+
+def passes(network, images, theta):
+    return network(images, theta.clone().requires_grad_())
+
+
+@pytest.fixture
+def network(small_net):
+    made = AdaptableNetwork(small_net)
+    made.graphs = Graphs()
+    return made
+
+
+def test_a_pass_whose_gradient_is_open_is_not_overwritten(network, images, played):
+    theta = network.source_theta[None]
+    for _ in range(2):
+        passes(network, images[:1], theta).sum().backward()
+    rows = [theta.clone().requires_grad_() for _ in range(2)]
+    logits = [network(each, row) for each, row in zip(images[:2].split(1), rows, strict=True)]
+    forwards = played[0][0]
+    found = [torch.autograd.grad(each.square().sum(), row)[0] for each, row in zip(logits, rows, strict=True)]
+    network.graphs = None
+    for each, image in zip(found, images[:2].split(1), strict=True):
+        row = theta.clone().requires_grad_()
+        (expected,) = torch.autograd.grad(network(image, row).square().sum(), row)
+        torch.testing.assert_close(each, expected)
+    assert forwards == 2, "the second of two open passes was played"
+
+
+def test_what_cannot_be_recorded_is_computed(network, images, monkeypatch):
+    monkeypatch.setattr(graphs_module._Recording, "make", _refuse)
+    theta = network.source_theta[None]
+    made = [passes(network, images[:1], theta) for _ in range(4)]
+    assert all(torch.equal(each, made[0]) for each in made)
+
+
+def _refuse(*arguments):
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_a_copy_of_a_network_records_its_own(network, images, played):
+    theta = network.source_theta[None]
+    for each in (network, copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        for _ in range(3):
+            passes(each, images[:1], theta).sum().backward()
+    assert len(played) == 3
+    network.graphs.forget()
+    passes(network, images[:1], theta)
+    assert len(played) == 3

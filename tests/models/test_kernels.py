@@ -1,0 +1,161 @@
+"""The kernels of a GPU: their arithmetic by Triton's interpreter, and that they compile for a GPU that is not there."""
+
+import contextlib
+import copy
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import tta_bench.runtime.numerics as numerics_module
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.models.normalisation import BatchStatistics
+from tta_bench.models.normalisation_layer import NormalisationLayer
+from tta_bench.runtime.numerics import _GPU
+
+pytest.importorskip("triton")
+
+KERNELS = "tta_bench.models.kernels"
+LAYOUTS = {"planes": (torch.contiguous_format, (2, 3, 33, 40)), "pixels": (torch.channels_last, (2, 70, 17, 11))}
+"""Order in memory and a shape: as many channels as are cheap for the interpreter, and no multiples of a tile."""
+
+SOME = [  # shift, residual, rectified before and after: each with and without
+    (False, False, False, False),
+    (True, False, True, False),
+    (False, True, False, True),
+    (True, True, True, True),
+]
+
+
+def is_of_triton(name):
+    """Whether a module is Triton's and no library of C, of which there is one in a process."""
+    return name.partition(".")[0] == "triton" and not name.startswith("triton._C")
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """Interpreted, on the CPU, each image in few parts: by a Triton of their own, which asks at its import."""
+    before = {name: module for name, module in sys.modules.items() if is_of_triton(name)}
+    for name in (*before, KERNELS):
+        sys.modules.pop(name, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        patch.setattr(torch.cuda, "device_of", lambda x: contextlib.nullcontext())
+        made = importlib.import_module(KERNELS)
+        patch.setattr(made, "BLOCKS", 6)
+        patch.setattr(made, "PARTS", 4)
+        yield made
+    for name in [each for each in sys.modules if is_of_triton(each)] + [KERNELS]:
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-6), (torch.bfloat16, 1e-2)], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("what", SOME, ids=str)
+def test_a_kernel_and_its_gradients_are_the_formula(kernels, what, layout, dtype, bound):
+    shifted, added, before, after = what
+    random, (order, shape) = torch.Generator().manual_seed(0), LAYOUTS[layout]
+    x, residual, slope = (torch.randn(shape, generator=random).to(dtype) for _ in range(3))
+    x = (3 * x + 1).contiguous(memory_format=order)
+    weight, bias = torch.rand(shape[:2], generator=random) + 0.5, torch.randn(shape[:2], generator=random)
+    shift = torch.randn(shape[1], generator=random).to(dtype) if shifted else None
+    arguments = [each.requires_grad_() for each in (x, weight, bias, *([residual] if added else []))]
+    made = kernels.standardised(x, weight, bias, 1e-5, shift, residual if added else None, before, after)
+    assert made.stride() == x.stride()
+    found = made, *torch.autograd.grad(made, arguments, slope)
+
+    exact = [each.detach().double().requires_grad_() for each in arguments]
+    taken = exact[0] if shift is None else exact[0] + shift.double()[:, None, None]
+    taken = taken.relu() if before else taken
+    variance, mean = torch.var_mean(taken, dim=(2, 3), correction=0, keepdim=True)
+    normal = (taken - mean) / (variance + 1e-5).sqrt() * exact[1][..., None, None] + exact[2][..., None, None]
+    normal = normal + exact[3] if added else normal
+    normal = normal.relu() if after else normal
+    expected = normal, *torch.autograd.grad(normal, exact, slope.double())
+    for each, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(each.double(), right, rtol=0, atol=bound * right.abs().max().item())
+
+
+@pytest.fixture
+def on_the_cpu(kernels, monkeypatch):
+    """Lets the CPU be a GPU whose maps lie pixel by pixel."""
+    here = numerics_module.replace(_GPU, channels_last=True, one_kernel=True)
+    return lambda: monkeypatch.setattr(numerics_module, "_PLACEMENTS", {("cpu", "f32"): here})
+
+
+def test_the_views_of_a_stream_are_measured_together(on_the_cpu):
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 4, 16, 16, generator=random).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.rand(2, 4, generator=random), torch.rand(2, 4, generator=random)
+    layer, statistics = NormalisationLayer(torch.nn.BatchNorm2d(4), 0), BatchStatistics(pool_views=True)
+    expected = statistics.normalise(x, weight, bias, layer)
+    on_the_cpu()
+    made = statistics.in_one_kernel(x, weight, bias, layer.eps)(None, None, False, False)
+    assert made.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
+
+
+def test_the_network_of_the_paper_gives_the_same_by_the_kernels(kernels, on_the_cpu, monkeypatch):
+    torch.manual_seed(0)
+    network = AdaptableNetwork(ResUNet(classes=2))
+    network.model.to(memory_format=torch.channels_last)
+    images = torch.rand(2, 3, 64, 64)
+
+    def outcome(network, images):
+        theta = network.source_theta[None].clone().requires_grad_()
+        logits = network(images, theta)
+        return [logits.detach(), *torch.autograd.grad(logits.square().mean(), theta)]
+
+    exact = outcome(copy.deepcopy(network).double(), images.double())
+    rounded = outcome(network, images)
+    on_the_cpu()
+    launches = []
+    apart, applied = kernels._apply.run, kernels._apply
+    monkeypatch.setattr(applied, "run", lambda *args, **kwargs: launches.append(kwargs) or apart(*args, **kwargs))
+    for each, other, right in zip(outcome(network, images), rounded, exact, strict=True):
+        assert (each - right).norm() < 3 * (other - right).norm()
+    flags = ("SHIFTED", "BEFORE", "RESIDUAL", "AFTER")
+    kinds = {tuple(launch[flag] for flag in flags) for launch in launches}
+    assert kinds == {
+        (False, False, False, False),  # after a convolution alone
+        (False, False, False, True),  # with the ReLU that follows
+        (False, False, True, True),  # with a block's shortcut, too
+        (True, True, False, False),  # with what comes before, in the decoder
+    }
+
+
+COMPILED = """
+import itertools
+from triton import compile
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from tta_bench.models import kernels
+
+MAPS = ("x", "out", "residual", "gradient", "of_input", "of_residual")
+ROWS = ("shift", "parts", "weight", "bias", "found", "of_weight", "of_bias")
+for kernel, (pixels, channels) in itertools.product(
+    (kernels._measure, kernels._apply, kernels._measure_gradient, kernels._apply_gradient), ((64, 64), (1024, 1))
+):
+    constants = dict.fromkeys(("SHIFTED", "BEFORE", "RESIDUAL", "AFTER"), True)
+    constants |= {"PARTS": kernels.PARTS, "BLOCK_PIXELS": pixels, "BLOCK_CHANNELS": channels}
+    types = {name: "*bf16" for name in MAPS} | {name: "*fp32" for name in ROWS} | {"eps": "fp32"}
+    types |= dict.fromkeys(constants, "constexpr")
+    signature = {name: types.get(name, "i32") for name in kernel.arg_names}
+    known = {(place,): constants[name] for place, name in enumerate(kernel.arg_names) if name in constants}
+    assert compile(ASTSource(kernel, signature, known), target=GPUTarget("cuda", 90, 32)).asm["cubin"]
+    print(kernel.__name__)
+"""
+
+
+def test_the_kernels_compile_for_a_gpu():
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.split()) == 8
