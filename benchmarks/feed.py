@@ -114,7 +114,7 @@ def measure(name: str, size: int, count: int, device_name: str) -> dict[str, flo
         }
         for part, (owner, attribute) in watched.items():
             clock.watch(owner, attribute, part)
-        runner.adapt_streams(method, domains, groups, seed=0, observers=[scoring, snapshots, begin])
+        runner.adapt_streams(method, domains, groups, seeds=[0], observers=[scoring, snapshots, begin])
     whole = begin.end - begin.begin
     clock.seconds["all else"] = whole - sum(s for part, s in clock.seconds.items() if "within" not in part)
     return {part: seconds / count for part, seconds in (*clock.seconds.items(), ("all", whole))}

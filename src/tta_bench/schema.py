@@ -247,6 +247,7 @@ class LaunchConfig(Section):
 
     devices: Annotated[Literal["auto"] | Devices, BeforeValidator(_as_devices)]
     cells_per_device: Annotated[int, Range(1, 2**10)] = Field(description="at once on each GPU")
+    pack: Literal["auto"] | bool = Field(description="cells that differ in seeds and numbers share a batch")
 
 
 class SearchConfig(Section):

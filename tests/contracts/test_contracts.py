@@ -3,6 +3,7 @@
 import copy
 import functools
 from dataclasses import dataclass, field
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -219,6 +220,26 @@ def test_streams_side_by_side_equal_one_by_one(streams, usual, name):
             torch.testing.assert_close(together.logits[place], logits, rtol=0, atol=1e-9)
             for key, value in alone.diagnostics[place].items():
                 assert together.diagnostics[place][key] == pytest.approx(value, abs=1e-9), key
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name in NAMES for option in METHODS.get(name).card.per_stream]
+)
+def test_streams_with_options_of_their_own_equal_methods_with_these(networks, streams, usual, name, option):
+    own = options_of(name)
+    value = getattr(own, option)
+    choices = get_args(get_type_hints(type(own))[option])
+    other = {option: next(each for each in choices if each != value) if isinstance(value, str) else 0.01 * value}
+    method = make(name, networks(name))
+    method.share([own, options_of(name, **other), own])
+    together = run(method, streams)
+    alone = {"B": usual(name, "B"), "D": usual(name, "D")}
+    alone["C"] = run(make(name, networks(name), **other), one(streams, "C"))
+    assert alone["C"].diagnostics != usual(name, "C").diagnostics, "it has an effect"
+    for each in alone.values():
+        for place, logits in each.logits.items():
+            torch.testing.assert_close(together.logits[place], logits, rtol=0, atol=1e-10)
+            assert together.diagnostics[place] == pytest.approx(each.diagnostics[place], abs=1e-10, nan_ok=True)
 
 
 def with_fault(streams, domain, k, value=float("nan")):

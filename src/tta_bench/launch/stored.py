@@ -55,7 +55,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         "device": "auto",
         "lockstep": "auto",
         "precision": "f32",
-        "launch": {"devices": "auto", "cells_per_device": 1},
+        "launch": {"devices": "auto", "cells_per_device": 1, "pack": "auto"},
         "predict": {"nest": False},
     }
     sections = {key: value for key, value in record.items() if key not in ("hash", "seed", "results_root")}
