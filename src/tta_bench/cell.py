@@ -7,7 +7,7 @@ Reading order: :func:`run` is what ``python -m tta_bench +method=grata source=D`
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -185,36 +185,37 @@ def run(config: RunConfig, beside: Sequence[RunConfig] = ()) -> Iterator[tuple[C
     if needs_bank(config):
         own_bank = partial(_with_own_bank, config, domains, has_source)
         with_its_bank, with_their_banks = own_bank(source), routes.to(own_bank) if routes is not None else None
+    of_source = partial(finish, domains=domains, source=source, device=device, examination=examination)
+    shared: dict[str, Result] = {}
     if shares(config, device):
-        _share(list(chain.from_iterable(map(Cell.all_of, (config, *beside)))), domains, source, device, examination)
+        shared = _shared(list(chain.from_iterable(map(Cell.all_of, (config, *beside)))), of_source)
     for cell in Cell.all_of(config):
-        reference = cell.reference()
-        compared = finish(reference, domains, source, device, examination, routes=routes) if reference else None
+        reference, compared = cell.reference(), None
+        if reference is not None:
+            compared = shared.get(reference.folder().hash) or of_source([reference], routes=routes)[0]
         adapted, after = adapted_models(cell, domains, source, device)
         adapted = {name: with_bank(model, with_its_bank.model.bank) for name, model in adapted.items()}
         args = domains, with_its_bank, device, examination, adapted, after or with_their_banks
-        yield cell, finish(cell, *args), compared
+        yield cell, shared.get(cell.folder().hash) or finish([cell], *args)[0], compared
 
 
-def _share(
-    cells: Sequence[Cell],
-    domains: Mapping[str, Domain],
-    source: SourceModel,
-    device: torch.device,
-    examination: Examination | None,
-) -> None:
-    """Compute cells in shared batches; if that fails, each of them is left to be computed alone."""
+def _shared(cells: Sequence[Cell], finish_these: Callable[[Sequence[Cell]], list[Result]]) -> dict[str, Result]:
+    """Hash -> result of cells that share batches and of their references; those that fail are left to go one by one."""
     # In the same order in every process, so that none waits for a cell while another waits for one of its own.
     ordered = [each for _, each in sorted({cell.folder().hash: cell for cell in cells}.items())]
+    if len(ordered) == 1:
+        return {}
+    references = {each.folder().hash: each for cell in ordered if (each := cell.reference()) is not None}
+    results = {name: finish_these([each])[0] for name, each in references.items()}
     for first in range(0, len(ordered), MOST_CELLS):
         together = ordered[first : first + MOST_CELLS]
         try:
-            if len(together) > 1:
-                finish_together(together, domains, source, device, examination)
+            results |= zip((cell.folder().hash for cell in together), finish_these(together), strict=True)
         except Exception as error:
             if stop_signal(error) is not None:
                 raise
             log.warning("%d cells could not share batches, and go one by one (%s)", len(together), error)
+    return results
 
 
 def _known(
@@ -311,20 +312,6 @@ def adapted_models(
 
 
 def finish(
-    cell: Cell,
-    domains: Mapping[str, Domain],
-    source: SourceModel,
-    device: torch.device,
-    examination: Examination | None = None,
-    adapted: Mapping[str, SourceModel] = MappingProxyType({}),
-    routes: Routes | None = None,
-) -> Result:
-    """Compute the cell unless it is finished, and read it; arguments otherwise as of :func:`finish_together`."""
-    (result,) = finish_together([cell], domains, source, device, examination, adapted, routes)
-    return result
-
-
-def finish_together(
     cells: Sequence[Cell],
     domains: Mapping[str, Domain],
     source: SourceModel,
@@ -385,14 +372,15 @@ def finish_together(
             # What a signal, a lack of memory or a place that takes no results has stopped goes on; an error does not,
             # nor do cells that could not share batches.
             goes_on = stopped or (len(cells) == 1 and (is_out_of_memory(error) or isinstance(error, UserError)))
-            for _, folder, dashboard in open_ones:
-                dashboard.stop()
+            for _, folder, _ in open_ones:
                 if stopped is not None:
                     folder.interrupt(stopped.name)
                 elif folder.hash not in results:
                     folder.fail(error)
                 if not goes_on:
                     folder.delete_snapshot()
+            for *_, dashboard in open_ones:
+                dashboard.stop()
             raise
         for _, folder, dashboard in open_ones:
             dashboard.finish()

@@ -3,11 +3,10 @@
 import copy
 import functools
 from dataclasses import dataclass, field
-from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from settings import SETTINGS, options_of, setting_of
+from settings import SETTINGS, options_of, setting_of, varied
 
 from tta_bench.methods.base import METHODS, GradientMethod, Method, Protocol
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -227,14 +226,12 @@ def test_streams_side_by_side_equal_one_by_one(streams, usual, name):
 )
 def test_streams_with_options_of_their_own_equal_methods_with_these(networks, streams, usual, name, option):
     own = options_of(name)
-    value = getattr(own, option)
-    choices = get_args(get_type_hints(type(own))[option])
-    other = {option: next(each for each in choices if each != value) if isinstance(value, str) else 0.01 * value}
+    other = varied(own, option, 0.01)
     method = make(name, networks(name))
-    method.share([own, options_of(name, **other), own])
+    method.share([own, other, own])
     together = run(method, streams)
     alone = {"B": usual(name, "B"), "D": usual(name, "D")}
-    alone["C"] = run(make(name, networks(name), **other), one(streams, "C"))
+    alone["C"] = run(METHODS.get(name)(networks(name), other), one(streams, "C"))
     assert alone["C"].diagnostics != usual(name, "C").diagnostics, "it has an effect"
     for each in alone.values():
         for place, logits in each.logits.items():

@@ -39,9 +39,9 @@ class PerStream:
             values = [getattr(each, name) for each in options]
             distinct = list(dict.fromkeys(values))
             if len(distinct) > 1 and isinstance(values[0], str):
-                choices[name] = distinct, torch.tensor([distinct.index(value) for value in values], device=device)
+                choices[name] = distinct, torch.tensor([distinct.index(value) for value in values]).to(device)
             elif len(distinct) > 1:
-                numbers[name] = torch.tensor(values, dtype=torch.float64, device=device)
+                numbers[name] = torch.tensor(values, dtype=torch.float64).to(device)
         self._numbers, self._choices = numbers, choices
 
     def option(self, name: str, like: Tensor) -> Any:
