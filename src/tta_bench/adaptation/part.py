@@ -87,8 +87,8 @@ def _part(
     tested = [stream for each in all_of if (stream := tuple(filter(served, each)))]
     streams = [
         tuple(replace(place, member=member) for place in stream)
-        for member in range(members)
         for stream in scenario.streams(tested)
+        for member in range(members)
     ]
     return Part(method, LockstepGroups(streams, batch=scenario.batch))
 
