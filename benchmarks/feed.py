@@ -116,7 +116,7 @@ def measure(name: str, size: int, count: int, device_name: str) -> dict[str, flo
             clock.watch(owner, attribute, part)
         for module in [each for each in sys.modules.values() if vars(each).get("drawn") is drawn]:
             clock.watch(module, "drawn", "draws, within adapt")
-        runner.adapt_streams(method, domains, groups, seed=0, observers=[scoring, snapshots, begin])
+        runner.adapt_streams(method, domains, groups, seeds=[0], observers=[scoring, snapshots, begin])
     whole = begin.end - begin.begin
     clock.seconds["all else"] = whole - sum(s for part, s in clock.seconds.items() if "within" not in part)
     return {part: seconds / count for part, seconds in (*clock.seconds.items(), ("all", whole))}

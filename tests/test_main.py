@@ -158,7 +158,7 @@ def test_a_real_sweep_skips_what_is_finished(typed, monkeypatch, caplog):
     computed = []
     compute = cell_module.compute
     monkeypatch.setattr(
-        cell_module, "compute", lambda cell, *rest: computed.append(cell.config.method["name"]) or compute(cell, *rest)
+        cell_module, "compute", lambda of, *rest: computed.append(of[0].config.method["name"]) or compute(of, *rest)
     )
     code, out, _ = typed("-m", "+method=no_adapt,bn_only", "target=A", *TINY)
     assert (code, computed) == (0, ["no_adapt", "bn_only"])

@@ -142,12 +142,14 @@ def _run_here(configs: Sequence[RunConfig]) -> None:
 
     Hydra's launchers compose every job again, where it runs: there is no public way to hand them what is composed.
     """
+    from tta_bench.launch.packing import companions
+
     _show_progress()
     for root in dict.fromkeys(config.results_root for config in configs):
         root.mkdir(parents=True, exist_ok=True)
     with _watched(configs):
-        for config in configs:
-            attempt(partial(_on_own_device, config))
+        for config, beside in zip(configs, companions(configs), strict=True):
+            attempt(partial(_on_own_device, config, beside=beside))
 
 
 def _run_by_hydra(program: Callable[[], object], sweep: Sweep, configs: Sequence[RunConfig]) -> None:
@@ -239,15 +241,15 @@ def train(config: RunConfig, _: Any) -> None:
     attempt(work)
 
 
-def _on_own_device(config: RunConfig, console: Console) -> None:
+def _on_own_device(config: RunConfig, console: Console, beside: Sequence[RunConfig] = ()) -> None:
     from tta_bench.launch.workers import own_devices
 
     with own_devices(config):
-        run_and_show(config, console)
+        run_and_show(config, console, beside)
 
 
-def run_and_show(config: RunConfig, console: Console) -> None:
-    """Run, and show each cell as soon as it is finished; or search."""
+def run_and_show(config: RunConfig, console: Console, beside: Sequence[RunConfig] = ()) -> None:
+    """Run, beside some of the runs to come, and show each cell as soon as it is finished; or search."""
     if config.tune:
         from tta_bench.search.tune import tune
 
@@ -256,7 +258,7 @@ def run_and_show(config: RunConfig, console: Console) -> None:
     from tta_bench.cell import run
     from tta_bench.report.console import show
 
-    for outcome in run(config):
+    for outcome in run(config, beside):
         show(console, *outcome)
 
 

@@ -1,32 +1,28 @@
 """One cell from top to bottom: a method, a source model, a seed and a protocol on all target domains.
 
-Reading order: :func:`run` is what ``python -m tta_bench +method=grata source=D`` does, :func:`compute` is the
-experiment itself.
+Reading order: :func:`run` is what ``python -m tta_bench +method=grata source=D`` does,
+:func:`~tta_bench.adaptation.compute.compute` is the experiment itself.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from tta_bench.adaptation.compute import compute
 from tta_bench.adaptation.feasible import refuse_images, refuse_impossible_size
 from tta_bench.adaptation.later_metrics import add_metrics, obstacle
-from tta_bench.adaptation.outcome import (
-    Inputs,
-    changed_since,
-    origins,
-    per_image_row,
-    per_image_rows,
-    predictions_by_target,
-    summarise,
-)
+from tta_bench.adaptation.outcome import Inputs, changed_since
 from tta_bench.adaptation.provenance import bank_code, code_of, staleness, system_code, unscored
+from tta_bench.adaptation.sharing import MOST_CELLS, Member, shares
 from tta_bench.data.domain import Domain
 from tta_bench.data.held_out import trained_on
 from tta_bench.data.prepare import prepared
@@ -40,13 +36,10 @@ from tta_bench.offline.options import card_of, system_options
 from tta_bench.offline.routing import Routes, routes_of
 from tta_bench.offline.stage import adapted_model, refuse_small
 from tta_bench.records.examination import Examination, with_examination
-from tta_bench.records.predictions import Predictions
 from tta_bench.records.run_log import run_log
-from tta_bench.records.scores import ImageRecord
-from tta_bench.records.snapshots import SnapshotFile
 from tta_bench.records.store import CellFolder, cell_hash
 from tta_bench.runtime.files import translate_os_errors
-from tta_bench.runtime.memory import PeakMemory, is_out_of_memory, keep_freed_memory
+from tta_bench.runtime.memory import is_out_of_memory, keep_freed_memory
 from tta_bench.runtime.numerics import resolve_device
 from tta_bench.runtime.signals import at_stake, stop_signal
 from tta_bench.schema import UNADAPTED, RunConfig
@@ -65,9 +58,6 @@ REFERENCE = UNADAPTED
 
 CONTROLS = (REFERENCE, "bn_only")
 """Methods without options that show what adaptation adds, if they were run."""
-
-Follow = Callable[[Callable[[ImageRecord], Mapping[str, Any]], bool], Callable[[ImageRecord], None]]
-"""See :meth:`tta_bench.sinks.cells.Followed.begin`."""
 
 
 @dataclass(frozen=True)
@@ -156,11 +146,13 @@ class Cell:
         return Cell.of(self.config.model_copy(update={"method": {"name": name}, "adapt": None}), self.seed)
 
 
-def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
+def run(config: RunConfig, beside: Sequence[RunConfig] = ()) -> Iterator[tuple[Cell, Result, Result | None]]:
     """Compute, or read if already computed, a cell for every seed and its reference without adaptation.
 
     Args:
         config: with its targets.
+        beside: runs to come that have in common with this one what :func:`~tta_bench.adaptation.sharing.shared_by`
+            says: where the device gains by it, their cells are computed in shared batches now, and found finished then.
 
     Yields:
         Each cell as soon as it is finished, its result and that of its reference; None if it is one itself.
@@ -193,13 +185,37 @@ def run(config: RunConfig) -> Iterator[tuple[Cell, Result, Result | None]]:
     if needs_bank(config):
         own_bank = partial(_with_own_bank, config, domains, has_source)
         with_its_bank, with_their_banks = own_bank(source), routes.to(own_bank) if routes is not None else None
+    of_source = partial(finish, domains=domains, source=source, device=device, examination=examination)
+    shared: dict[str, Result] = {}
+    if shares(config, device):
+        shared = _shared(list(chain.from_iterable(map(Cell.all_of, (config, *beside)))), of_source)
     for cell in Cell.all_of(config):
-        reference = cell.reference()
-        compared = finish(reference, domains, source, device, examination, routes=routes) if reference else None
+        reference, compared = cell.reference(), None
+        if reference is not None:
+            compared = shared.get(reference.folder().hash) or of_source([reference], routes=routes)[0]
         adapted, after = adapted_models(cell, domains, source, device)
         adapted = {name: with_bank(model, with_its_bank.model.bank) for name, model in adapted.items()}
         args = domains, with_its_bank, device, examination, adapted, after or with_their_banks
-        yield cell, finish(cell, *args), compared
+        yield cell, shared.get(cell.folder().hash) or finish([cell], *args)[0], compared
+
+
+def _shared(cells: Sequence[Cell], finish_these: Callable[[Sequence[Cell]], list[Result]]) -> dict[str, Result]:
+    """Hash -> result of cells that share batches and of their references; those that fail are left to go one by one."""
+    # In the same order in every process, so that none waits for a cell while another waits for one of its own.
+    ordered = [each for _, each in sorted({cell.folder().hash: cell for cell in cells}.items())]
+    if len(ordered) == 1:
+        return {}
+    references = {each.folder().hash: each for cell in ordered if (each := cell.reference()) is not None}
+    results = {name: finish_these([each])[0] for name, each in references.items()}
+    for first in range(0, len(ordered), MOST_CELLS):
+        together = ordered[first : first + MOST_CELLS]
+        try:
+            results |= zip((cell.folder().hash for cell in together), finish_these(together), strict=True)
+        except Exception as error:
+            if stop_signal(error) is not None:
+                raise
+            log.warning("%d cells could not share batches, and go one by one (%s)", len(together), error)
+    return results
 
 
 def _known(
@@ -296,104 +312,77 @@ def adapted_models(
 
 
 def finish(
-    cell: Cell,
+    cells: Sequence[Cell],
     domains: Mapping[str, Domain],
     source: SourceModel,
     device: torch.device,
     examination: Examination | None = None,
     adapted: Mapping[str, SourceModel] = MappingProxyType({}),
     routes: Routes | None = None,
-) -> Result:
-    """Compute the cell unless it is finished, and read it; a failure is written down before it goes on its way."""
-    folder = cell.folder()
-    with folder.locked(), at_stake():
-        dashboard = Followed(cell.config, cell.seed, folder, cell.beside(), domains, examination)
-        inputs = Inputs.of(source, adapted, routes)
-        before = None if cell.config.force else _as_before(cell, domains, inputs, examination)
-        if isinstance(before, tuple):
-            dashboard.send()
-            return before
-        if before is not None:
-            log.info("%s, seed %d: computed again, because %s", cell.config.called, cell.seed, before)
-        if cell.config.force:
-            folder.delete_snapshot()
-        content = {**cell.identity(), "method": cell.method, "results_root": str(cell.config.results_root)}
-        try:
-            folder.start({"hash": folder.hash, **content})
-            with run_log(folder.path / "run.log"):
-                rows, predictions, summary = compute(cell, domains, source, device, dashboard.begin, adapted, routes)
-                folder.finish(rows, predictions, with_examination(summary, examination))
-                folder.delete_leftovers()
-        except BaseException as error:
-            dashboard.stop()
-            stopped = stop_signal(error)
-            if stopped is not None:
-                folder.interrupt(stopped.name)
-            else:
-                folder.fail(error)
-            # What a signal, a lack of memory or a place that takes no results has stopped goes on; an error does not.
-            if not (stopped or is_out_of_memory(error) or isinstance(error, UserError)):
-                folder.delete_snapshot()
-            raise
-        dashboard.finish()
-        return folder.finished() or (summary, [])
+) -> list[Result]:
+    """Compute those of the cells that are not finished in shared batches, and read all of them.
 
+    A failure is written down in each cell that it has kept from its results, before it goes on its way.
 
-def compute(
-    cell: Cell,
-    domains: Mapping[str, Domain],
-    source: SourceModel,
-    device: torch.device,
-    follow: Follow | None = None,
-    adapted: Mapping[str, SourceModel] = MappingProxyType({}),
-    routes: Routes | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, Predictions], dict[str, Any]]:
-    """The experiment: a fresh state per stream, every target image adapted to, predicted, scored and told of.
-
-    What ``adapted`` has for a target stands in for the source model there, and where there are ``routes``, the model
-    that an image is routed to.
-
-    Returns:
-        The rows of ``per_image.csv``, the contents of ``predictions.npz`` and of ``summary.json``.
+    Args:
+        cells: in the order in which every process takes them; several share what :func:`shared_by` says.
+        domains: the prepared targets.
+        source: the source model.
+        device: to run on.
+        examination: of the source model.
+        adapted: as for :func:`~tta_bench.adaptation.compute.compute`.
+        routes: likewise.
     """
-    # Lightning takes seconds to import: only where something is computed.
-    from tta_bench.adaptation.part import parts_of, run_parts, snapshot_key
-    from tta_bench.adaptation.progress import progress_bar
-    from tta_bench.adaptation.scoring import Scoring
-    from tta_bench.adaptation.setup import finish_of
-    from tta_bench.adaptation.telling import Telling
-
-    config = cell.config
-    memory = PeakMemory(device)
-    parts = parts_of(config, domains, source, adapted, device, routes)
-    method = parts[0].method
-    log.info("%s: %s", config.called, method.describe())
-    folder, inputs = cell.folder(), Inputs.of(source, adapted, routes)
-    snapshots = SnapshotFile(folder.snapshot, snapshot_key(folder.hash, config, domains, inputs, parts))
-    resumed, total = snapshots.read(), sum(len(stream) for part in parts for stream in part.groups.streams)
-    scored = resumed.records if resumed is not None else ()
-    scoring = Scoring(domains, finish_of(config, source), config.metrics, scored, config.protocol.empty)
-    if resumed is not None:
-        log.info("going on after %d of %d images, where a run before was stopped", len(scoring.records), total)
-    telling = (
-        [Telling(scoring, follow(partial(per_image_row, config, cell.seed, domains, routes), resumed is not None))]
-        if follow
-        else []
-    )
-    with progress_bar(f"{config.called} {config.source} ->", total, scoring.records) as progress:
-        method = run_parts(parts, config, domains, cell.seed, scoring, [*telling, progress], snapshots, resumed)
-    if method.skipped:
-        log.warning("%d updates were skipped because a loss or gradient was not finite", method.skipped)
-    rows = per_image_rows(config, cell.seed, domains, routes, scoring.records)
-    predictions = predictions_by_target(cell.targets, scoring.records)
-    updates = sum(part.groups.images_in_a_row() for part in parts)
-    summary = {
-        "cell": cell.folder().hash,
-        **summarise(config, cell.seed, domains, scoring.records, rows, predictions),
-        "skipped_updates": method.skipped,
-        "forwards_per_image": method.network.forwards / updates,
-        "backwards_per_image": method.backwards / updates,
-        "peak_memory_mb": round(memory.megabytes(), 1),
-        **origins(config, domains, source, adapted, routes, method),
-    }
-    return rows, predictions, summary
+    results: dict[str, Result] = {}
+    open_ones: list[tuple[Cell, CellFolder, Followed]] = []
+    inputs = Inputs.of(source, adapted, routes)
+    with ExitStack() as held:
+        for folder in (cell.folder() for cell in cells):
+            held.enter_context(folder.locked())
+        held.enter_context(at_stake())
+        for cell in cells:
+            folder = cell.folder()
+            dashboard = Followed(cell.config, cell.seed, folder, cell.beside(), domains, examination)
+            before = None if cell.config.force else _as_before(cell, domains, inputs, examination)
+            if isinstance(before, tuple):
+                dashboard.send()
+                results[folder.hash] = before
+                continue
+            if before is not None:
+                log.info("%s, seed %d: computed again, because %s", cell.config.called, cell.seed, before)
+            if cell.config.force:
+                folder.delete_snapshot()
+            open_ones.append((cell, folder, dashboard))
+        try:
+            with ExitStack() as logs:
+                for cell, folder, _ in open_ones:
+                    content = {**cell.identity(), "method": cell.method, "results_root": str(cell.config.results_root)}
+                    folder.start({"hash": folder.hash, **content})
+                    logs.enter_context(run_log(folder.path / "run.log"))
+                members = [Member(cell.config, cell.seed, folder) for cell, folder, _ in open_ones]
+                follow = [dashboard.begin for *_, dashboard in open_ones]
+                computed = compute(members, domains, source, device, follow, adapted, routes) if members else []
+                for (_, folder, _), (rows, predictions, summary) in zip(open_ones, computed, strict=True):
+                    folder.finish(rows, predictions, with_examination(summary, examination))
+                    results[folder.hash] = summary, []
+                for _, folder, _ in open_ones:
+                    folder.delete_leftovers()
+        except BaseException as error:
+            stopped = stop_signal(error)
+            # What a signal, a lack of memory or a place that takes no results has stopped goes on; an error does not,
+            # nor do cells that could not share batches.
+            goes_on = stopped or (len(cells) == 1 and (is_out_of_memory(error) or isinstance(error, UserError)))
+            for _, folder, _ in open_ones:
+                if stopped is not None:
+                    folder.interrupt(stopped.name)
+                elif folder.hash not in results:
+                    folder.fail(error)
+                if not goes_on:
+                    folder.delete_snapshot()
+            for *_, dashboard in open_ones:
+                dashboard.stop()
+            raise
+        for _, folder, dashboard in open_ones:
+            dashboard.finish()
+            results[folder.hash] = folder.finished() or results[folder.hash]
+    return [results[cell.folder().hash] for cell in cells]

@@ -77,6 +77,12 @@ def _as_lockstep(value: Any) -> Any:
     raise ValueError(f"lockstep={value}: give the number of streams, {valid}, or auto")
 
 
+def _as_pack(value: Any) -> Any:
+    if value == "auto" or isinstance(value, bool):
+        return value
+    raise ValueError(f"launch.pack={value}: give true, false or auto")
+
+
 def _as_devices(value: Any) -> Any:
     if value == "auto" or isinstance(value, list | tuple):
         return value
@@ -247,6 +253,9 @@ class LaunchConfig(Section):
 
     devices: Annotated[Literal["auto"] | Devices, BeforeValidator(_as_devices)]
     cells_per_device: Annotated[int, Range(1, 2**10)] = Field(description="at once on each GPU")
+    pack: Annotated[Literal["auto"] | bool, BeforeValidator(_as_pack)] = Field(
+        description="cells that differ in seeds and numbers share a batch"
+    )
 
 
 class RuntimeConfig(Section):

@@ -87,7 +87,7 @@ def run_along(small_net, count, keep):
     waiting, snapshots = Waiting(looks), Keeping()
     observers = [looks, waiting, *([Resumption(snapshots, method, looks, [groups])] if keep else [])]
     try:
-        runner.adapt_streams(method, slow, groups, seed=0, observers=observers)
+        runner.adapt_streams(method, slow, groups, seeds=[0], observers=observers)
     except OSError as error:
         return looks, waiting.counts, snapshots.kept, error
     return looks, waiting.counts, snapshots.kept, None

@@ -64,7 +64,7 @@ def lived_through(small_net, domains, width, memory=None, after=0):
     scoring, told = Scoring(domains, Finish("sigmoid", 0.5), ["dice"]), []
     with progress_bar("", sum(COUNTS.values()), scoring.records) as progress:
         observers = [scoring, Telling(scoring, lambda record: told.append(record.place)), progress]
-        adapt_streams(method, domains, groups, seed=3, observers=observers)
+        adapt_streams(method, domains, groups, seeds=[3], observers=observers)
         (task,) = progress.bar.tasks
         assert task.completed == task.total == len(scoring.records)
     records = {record.place: record for record in scoring.records}

@@ -62,7 +62,7 @@ def changed(monkeypatch):
 @pytest.mark.parametrize(
     ("path", "old", "new", "stale", "fresh"),
     [
-        ("methods/tent.py", "torch.full_like", "2 * torch.full_like", [TENT], [GRATA]),
+        ("methods/tent.py", "self.each(", "2 * self.each(", [TENT], [GRATA]),
         ("methods/grata.py", "(cosine + 1).square() / 4", "(cosine + 1).square() / 3", [GRATA], [TENT]),
         ("methods/base.py", "torch.ones_like(losses)", "torch.zeros_like(losses)", [GRATA, TENT, NO_ADAPT], []),
         ("methods/state.py", "def step(", "def stride(", [GRATA, TENT], []),

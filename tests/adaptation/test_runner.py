@@ -55,7 +55,7 @@ def test_it_gives_the_logits_of_the_method_alone_and_no_label_is_asked_for(small
 
     method, alone = made(), made()
     watching = Watching(method)
-    adapt_streams(method, domains, groups, seed=5, observers=[watching])
+    adapt_streams(method, domains, groups, seeds=[5], observers=[watching])
     assert [place.domain for (place,), _, _ in watching.after] == ["A", "A", "A", "B", "B"]
     for number, ((place,), logits, theta) in enumerate(watching.after):
         if place.index == 0:

@@ -123,7 +123,7 @@ def test_batches_and_what_is_ahead_hold_the_images_of_the_domains(root):
     (config,) = check(quote_lists(["+method=tent", *SMALL], multirun=False), multirun=False)
     domains = prepare(config.data, ("C", "E"), root / "data")
     streams = [tuple(StreamImage(name, k, k) for k in range(5)) for name in "CE"]
-    dataset = LockstepDataset(domains, streams, 0, first=2, batch=2)
+    dataset = LockstepDataset(domains, streams, [0], first=2, batch=2)
     assert [tuple(batch.images.shape[:2]) for batch in map(dataset.__getitem__, range(len(dataset)))] == [
         (2, 2),
         (2, 1),

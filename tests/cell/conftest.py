@@ -40,9 +40,9 @@ def computed(monkeypatch):
     names = []
     compute = cell_module.compute
 
-    def spy(cell, *args):
-        names.append(cell.config.method["name"])
-        return compute(cell, *args)
+    def spy(members, *args):
+        names.append(members[0].config.method["name"])
+        return compute(members, *args)
 
     monkeypatch.setattr(cell_module, "compute", spy)
     return names

@@ -200,10 +200,10 @@ def _run_elsewhere(root, queue):
     seen = []
     compute = cell_module.compute
 
-    def spy(cell, *args):
-        seen.append(cell.config.method["name"])
+    def spy(members, *args):
+        seen.append(members[0].config.method["name"])
         time.sleep(0.5)
-        return compute(cell, *args)
+        return compute(members, *args)
 
     cell_module.compute = spy
     printed = execute(configure(root, "+method=tent"))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, get_args, get_type_hints
 
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.methods.options import default_options
@@ -80,6 +80,14 @@ def setting_of(name: str) -> Setting:
 def options_of(name: str, **overrides: Any) -> MethodOptions:
     """Those of the YAML, with what the table and then the overrides say."""
     return default_options(name, **{**setting_of(name).options, **overrides})
+
+
+def varied(options: MethodOptions, option: str, factor: float) -> MethodOptions:
+    """The same with another value of an option: a number times the factor, or another one of its words."""
+    value: Any = getattr(options, option)
+    words = get_args(get_type_hints(type(options))[option])
+    other = next(each for each in words if each != value) if isinstance(value, str) else factor * value
+    return replace(options, **{option: other})
 
 
 POLICIES = {

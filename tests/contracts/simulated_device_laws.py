@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from settings import POLICIES, options_of
+from settings import POLICIES, options_of, varied
 from simulated import SENDER, Count, bytes_taken, fake, placed, simulation
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
@@ -83,11 +83,15 @@ def busy_options(name, **overrides):
 
 
 def count_of(name, model, streams, size=64, **overrides):
-    """What a method asks of the device at the last of several images of each stream."""
+    """What a method asks of the device at the last of several images of streams with options of their own."""
     kind, options = METHODS.get(name), busy_options(name, **overrides)
     network = AdaptableNetwork(model, kind.branches(options))
     with simulation():
         method = kind(placed(network), options, Protocol())
+        every = [options] * streams
+        for option in kind.card.per_stream:
+            every = [varied(each, option, 1 + row / streams) if row else each for row, each in enumerate(every)]
+        method.share(every)
         method.start(streams)
         for k in range(4 if hasattr(options, "memory") else 2):  # the memory in use
             with Count() as count:

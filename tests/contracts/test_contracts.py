@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from settings import SETTINGS, options_of, setting_of
+from settings import SETTINGS, options_of, setting_of, varied
 
 from tta_bench.methods.base import METHODS, GradientMethod, Method, Protocol
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -219,6 +219,24 @@ def test_streams_side_by_side_equal_one_by_one(streams, usual, name):
             torch.testing.assert_close(together.logits[place], logits, rtol=0, atol=1e-9)
             for key, value in alone.diagnostics[place].items():
                 assert together.diagnostics[place][key] == pytest.approx(value, abs=1e-9), key
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(name, option) for name in NAMES for option in METHODS.get(name).card.per_stream]
+)
+def test_streams_with_options_of_their_own_equal_methods_with_these(networks, streams, usual, name, option):
+    own = options_of(name)
+    other = varied(own, option, 0.01)
+    method = make(name, networks(name))
+    method.share([own, other, own])
+    together = run(method, streams)
+    alone = {"B": usual(name, "B"), "D": usual(name, "D")}
+    alone["C"] = run(METHODS.get(name)(networks(name), other), one(streams, "C"))
+    assert alone["C"].diagnostics != usual(name, "C").diagnostics, "it has an effect"
+    for each in alone.values():
+        for place, logits in each.logits.items():
+            torch.testing.assert_close(together.logits[place], logits, rtol=0, atol=1e-10)
+            assert together.diagnostics[place] == pytest.approx(each.diagnostics[place], abs=1e-10, nan_ok=True)
 
 
 def with_fault(streams, domain, k, value=float("nan")):

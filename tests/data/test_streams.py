@@ -81,13 +81,13 @@ def test_groups_that_do_not_fit_begin_again_narrower_and_those_of_a_run_before_g
 def test_batches_read_ahead_are_those_of_the_data_set_and_so_are_its_faults():
     pictures = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     domain = Domain("A", tuple("abcde"), pictures, None, {"f": (1,)}, "")
-    images = LockstepDataset({"A": domain}, passes({"A": domain}, ["A"]), seed=3, first=1)
+    images = LockstepDataset({"A": domain}, passes({"A": domain}, ["A"]), seeds=[3], first=1)
     loaded = list(Ahead(images))
     assert len(loaded) == len(Ahead(images)) == 4
     for found, k in zip(loaded, range(4), strict=True):
         assert torch.equal(found.images, images[k].images)
         assert (found.keys, found.places) == (images[k].keys, images[k].places)
-    broken = LockstepDataset({"A": domain.chosen([0, 1])}, passes({"A": domain}, ["A"]), seed=3)
+    broken = LockstepDataset({"A": domain.chosen([0, 1])}, passes({"A": domain}, ["A"]), seeds=[3])
     read = iter(Ahead(broken))
     next(read), next(read)
     with pytest.raises(IndexError):
@@ -107,7 +107,7 @@ def noise(generator, count):
 
 
 def test_draws_made_ahead_are_those_made_when_they_are_asked_for_and_so_are_their_faults():
-    images = LockstepDataset(DOMAINS, passes(DOMAINS, ["A", "B"]), seed=3)
+    images = LockstepDataset(DOMAINS, passes(DOMAINS, ["A", "B"]), seeds=[3])
     for k, batch in enumerate(Ahead(images)):
         for update, count in ((0, 3), (1, 4)):
             asked = (Draws(keys, update).generators("noise") for keys in (batch.keys, images.keys(k)))

@@ -94,7 +94,9 @@ def test_a_place_is_free_again_when_its_process_is_killed(temporary, tmp_path):
         assert position == 0
 
 
-@pytest.mark.parametrize("word", ["launch.devices=all", "launch.devices=[0,0]", "launch.cells_per_device=0"])
+@pytest.mark.parametrize(
+    "word", ["launch.devices=all", "launch.devices=[0,0]", "launch.cells_per_device=0", "launch.pack=1"]
+)
 def test_what_cannot_be_shared_out_is_refused(word):
     with pytest.raises(UserError, match=word.split("=")[0]):
         check(["+method=tent", word])

@@ -7,7 +7,7 @@ import torch
 
 from tta_bench.methods.base import Protocol
 from tta_bench.methods.bn_only import BatchNormOnly
-from tta_bench.methods.dltta import DLTTA, discrepancy, learning_rate
+from tta_bench.methods.dltta import DLTTA, RATE_FUNCTIONS, discrepancy, learning_rate
 from tta_bench.methods.memory_bank import MemoryBank, attention
 from tta_bench.methods.options import default_options
 from tta_bench.methods.tent import Tent
@@ -81,13 +81,15 @@ def test_a_half_against_nine_tenths_d2():
     both = discrepancy(half, past)
     assert both.item() == pytest.approx(sum(divergences) / 2, abs=1e-12)
     assert both.item() == pytest.approx(0.4394449, abs=1e-7)
-    assert learning_rate(both, default_options("dltta")).item() == pytest.approx(4.394449e-4, abs=1e-10)
-    exponential = replace(default_options("dltta"), rate_function="exponential", largest_rate=math.inf)
-    assert learning_rate(both, exponential).item() == pytest.approx(2.408225e-3, abs=1e-9)
+    options = default_options("dltta")
+    linear, exponential = (RATE_FUNCTIONS[name](both) for name in ("linear", "exponential"))
+    rate = learning_rate(linear, options.rate_scale, options.largest_rate).item()
+    assert rate == pytest.approx(4.394449e-4, abs=1e-10)
+    assert learning_rate(exponential, options.rate_scale, math.inf).item() == pytest.approx(2.408225e-3, abs=1e-9)
 
 
 def test_the_learning_rate_is_limited():
-    rates = learning_rate(vector(0, 0.5, 3), default_options("dltta"))
+    rates = learning_rate(vector(0, 0.5, 3), scale=1e-3, largest=1e-3)
     torch.testing.assert_close(rates, vector(0, 5e-4, 1e-3), rtol=0, atol=1e-12)
 
 

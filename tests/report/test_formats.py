@@ -114,7 +114,7 @@ def hard(tmp_path):
     cells = [planned(tmp_path, label, {"method": name}) for label, name in (("no_adapt", "no_adapt"), (HARD, "tent"))]
     cells.append(planned(tmp_path, "lost", {"method": "grata"}))
     finish(cells[0].cell, lambda *_: 50.0)
-    finish(cells[1].cell, lambda target, index: 51.0 + index, skipped_updates=4)
+    finish(cells[1].cell, lambda target, index: 51.0 + index, skipped_updates=4, packed=3)
     return build_table(made_plan(cells, rows={entry.row: {"method": "tent"} for entry in cells}, name="hard_1"))
 
 
@@ -131,6 +131,7 @@ def test_missing_and_skipped_are_said_in_the_warnings(hard):
     assert f"Updates skipped because a loss or gradient was not finite: {HARD} 4." in text
     assert "1 of 3 cells have no results yet: lost (1 missing)." in text
     assert f"| lost | {DASH} |" in markdown(hard)
+    assert f"Several cells shared batches (launch.pack): {HARD}. Time" in "\n".join(notes(hard))
 
 
 def test_the_notes_say_how_to_read_the_numbers(table):
@@ -144,6 +145,7 @@ def test_the_notes_say_how_to_read_the_numbers(table):
     assert "only the order of the rows can be compared" in text
     assert f"Protocol {table.protocol_hash}: reset target, steps 1" in text
     assert "missing" not in text
+    assert "launch.pack" not in text
 
 
 @pytest.fixture(scope="module")

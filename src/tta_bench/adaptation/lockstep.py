@@ -22,7 +22,9 @@ SHARE = 0.9
 _TRIED = 2
 
 
-def lockstep_width(config: RunConfig, method: Method, domains: Mapping[str, Domain], groups: LockstepGroups) -> int:
+def lockstep_width(
+    config: RunConfig, method: Method, domains: Mapping[str, Domain], groups: LockstepGroups, members: int = 1
+) -> int:
     """How many streams share one batch: a GPU is filled by several, a CPU is busy with one.
 
     Args:
@@ -30,6 +32,7 @@ def lockstep_width(config: RunConfig, method: Method, domains: Mapping[str, Doma
         method: on its device; what state it has is lost where a step is tried.
         domains: the images.
         groups: the streams.
+        members: cells whose streams these are; where a device gains nothing by several, there is one of each.
     """
     if config.data.fit == "tile":  # the tiles of an image are side by side already
         return 1
@@ -38,7 +41,7 @@ def lockstep_width(config: RunConfig, method: Method, domains: Mapping[str, Doma
     device = method.source_theta.device
     adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
     if adapts_convolutions or not placement(device).side_by_side or len(groups.streams) == 1:
-        return 1
+        return 1 if adapts_convolutions else members
     try:
         each = bytes_of_a_stream(method, domains, groups)
     except Exception as error:
@@ -63,7 +66,7 @@ def bytes_of_a_stream(method: Method, domains: Mapping[str, Domain], groups: Loc
     counters, preprocessing = Counters.of(method), method.network.preprocessing
     device, (longest, *_) = method.source_theta.device, groups.streams
     streams = [longest[: groups.batch]] * _TRIED
-    first = LockstepDataset(domains, streams, seed=0, batch=groups.batch, preprocessing=preprocessing)[0]
+    first = LockstepDataset(domains, streams, seeds=[0], batch=groups.batch, preprocessing=preprocessing)[0]
 
     def step() -> None:
         method.start(_TRIED)

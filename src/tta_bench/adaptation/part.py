@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from tta_bench.adaptation.runner import adapt_streams
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.adaptation.scoring import Scoring
 from tta_bench.adaptation.setup import method_on
+from tta_bench.adaptation.sharing import Member
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import LockstepGroups, StreamImage, passes
 from tta_bench.methods.base import Method
@@ -49,6 +50,7 @@ def parts_of(
     adapted: Mapping[str, SourceModel],
     device: torch.device,
     routes: Routes | None = None,
+    members: int = 1,
 ) -> list[Part]:
     """The parts of a run, in the order of its targets, or of the centres that images are routed to.
 
@@ -59,13 +61,14 @@ def parts_of(
         adapted: target -> the model that stands in for it there; empty where it serves all targets.
         device: to run on.
         routes: which model serves each image, instead of the source model.
+        members: how many cells share the batches; with several, the source model serves all.
     """
     assert config.target is not None
     if routes is not None:
         used = {name: model for name, model in routes.models.items() if routes.counts(name)}
         return [_part(config, domains, config.target, used[name], device, partial(routes.leads, name)) for name in used]
     if not adapted:
-        return [_part(config, domains, config.target, source, device)]
+        return [_part(config, domains, config.target, source, device, members=members)]
     return [_part(config, domains, (target,), adapted[target], device) for target in config.target]
 
 
@@ -76,19 +79,24 @@ def _part(
     model: SourceModel,
     device: torch.device,
     served: Callable[[StreamImage], bool] = lambda _: True,
+    members: int = 1,
 ) -> Part:
     protocol, scenario = config.protocol, scenario_of(config.protocol.reset)
     method = method_on(config, model, device)
     all_of = passes(domains, targets, protocol.order, protocol.evaluation)
     tested = [stream for each in all_of if (stream := tuple(filter(served, each)))]
-    return Part(method, LockstepGroups(scenario.streams(tested), batch=scenario.batch))
+    streams = [
+        tuple(replace(place, member=member) for place in stream)
+        for stream in scenario.streams(tested)
+        for member in range(members)
+    ]
+    return Part(method, LockstepGroups(streams, batch=scenario.batch))
 
 
 def run_parts(
     parts: Sequence[Part],
-    config: RunConfig,
+    members: Sequence[Member],
     domains: Mapping[str, Domain],
-    seed: int,
     scoring: Scoring,
     looking_on: Sequence[pl.Callback],
     snapshots: SnapshotFile,
@@ -98,9 +106,8 @@ def run_parts(
 
     Args:
         parts: in order.
-        config: of the run.
+        members: the cells whose streams these are.
         domains: the prepared targets.
-        seed: of the methods' random draws.
         scoring: looks on first.
         looking_on: further observers, after it.
         snapshots: where the run keeps how far it has come.
@@ -109,7 +116,7 @@ def run_parts(
     Returns:
         The last method, which has counted for all of them.
     """
-    groups = [part.groups for part in parts]
+    config, groups = members[0].config, [part.groups for part in parts]
     done = 0
     if resumed is not None:
         done = len(resumed.groups) - 1
@@ -117,7 +124,7 @@ def run_parts(
             each.sizes = sizes
     for number, part in enumerate(parts[done:], done):
         Counters.of(parts[max(0, number - 1)].method).give(part.method)
-        part.groups.width = lockstep_width(config, part.method, domains, part.groups)
+        part.groups.width = lockstep_width(config, part.method, domains, part.groups, len(members))
         resumption = Resumption(snapshots, part.method, scoring, groups[: number + 1], resumed)
         first, resumed = 0 if resumed is None else resumed.steps, None
         gradients = [EmpiricalGradient(part.method, domains)] if config.diagnostics.empirical_gradient else []
@@ -125,7 +132,8 @@ def run_parts(
             part.method,
             domains,
             part.groups,
-            seed=seed,
+            seeds=[member.seed for member in members],
+            options=[member.options for member in members],
             first=first,
             observers=[*gradients, scoring, *looking_on, resumption],
         )
@@ -133,8 +141,7 @@ def run_parts(
 
 
 def snapshot_key(
-    cell: str,
-    config: RunConfig,
+    members: Sequence[Member],
     domains: Mapping[str, Domain],
     inputs: Inputs,
     parts: Sequence[Part],
@@ -142,17 +149,16 @@ def snapshot_key(
     """All that must be as it was for a killed run to go on to the numbers of one that was not killed.
 
     Args:
-        cell: its hash.
-        config: of the run, with its targets.
+        members: the cells whose streams the run goes along.
         domains: the prepared targets.
         inputs: the models.
         parts: of the run.
     """
+    config, method = members[0].config, parts[0].method
     assert config.target is not None
-    method = parts[0].method
     device = method.network.source_theta.device
     return {
-        "the cell": cell,
+        "the cells": [member.folder.hash for member in members],
         "the source model": inputs.source,
         **({"the bank": inputs.bank} if inputs.bank is not None else {}),
         "the adapted models": dict(inputs.adapted),

@@ -44,7 +44,7 @@ class Definition(NamedTuple):
 
 DOMAIN = Definition("tta_bench.data.domain", "Domain")  # the network's input and the truth, from the prepared images
 ROOTS = (
-    Definition("tta_bench.cell", "compute"),  # the loop over the images, the scores and their averages
+    Definition("tta_bench.adaptation.compute", "compute"),  # the loop over the images, the scores and their averages
     Definition("tta_bench.methods.base", "Method"),
     Definition("tta_bench.metrics.dice"),  # found by its name; further metrics are taken from predictions at any time
     DOMAIN,

@@ -17,7 +17,7 @@ from tta_bench.adaptation.callback import TTACallback
 from tta_bench.adaptation.counters import Counters
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import Ahead, ImageBatch, LockstepDataset, LockstepGroups, StreamImages
-from tta_bench.methods.base import Method, StepResult
+from tta_bench.methods.base import Method, MethodOptions, StepResult
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
 from tta_bench.runtime.memory import is_out_of_memory, release_memory
 from tta_bench.runtime.numerics import is_gpu, numerics
@@ -54,7 +54,8 @@ def adapt_streams(
     domains: Mapping[str, Domain],
     groups: LockstepGroups,
     *,
-    seed: int,
+    seeds: Sequence[int],
+    options: Sequence[MethodOptions] = (),
     first: int = 0,
     observers: Sequence[pl.Callback] = (),
 ) -> None:
@@ -66,7 +67,8 @@ def adapt_streams(
         method: with its network on the device to use.
         domains: the prepared targets.
         groups: the streams.
-        seed: of the method's random draws.
+        seeds: of the method's random draws; of each cell, where several share a batch.
+        options: of each of these cells; none: those of the method are those of all streams.
         first: how many images the streams of the first group are past.
         observers: callbacks that look on. ``on_test_batch_start`` comes before the update, ``on_test_batch_end`` has
             the :class:`~tta_bench.methods.base.StepResult` as ``outputs`` and the
@@ -77,9 +79,11 @@ def adapt_streams(
     with quiet_lightning(), numerics(device, method.network.precision):
         for group in groups:
             counters = Counters.of(method)
+            if options:
+                method.share([options[stream[0].member] for stream in group])
             ahead = [StreamImages(domains, stream, preprocessing) for stream in group]
             callback = TTACallback(method, streams=len(group), ahead=ahead)
-            images = LockstepDataset(domains, group, seed, first, groups.batch, preprocessing)
+            images = LockstepDataset(domains, group, seeds, first, groups.batch, preprocessing)
             # A CPU has its threads in the method, and reads and draws for an image in a hundredth of a step.
             loader = Ahead(images) if is_gpu(device) else DataLoader(images, batch_size=None)
             trainer = one_device_trainer(device, [*observers, callback], inference_mode=False)

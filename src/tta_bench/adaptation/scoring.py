@@ -105,7 +105,10 @@ class Scoring(pl.Callback):
             chances = probabilities(image, self.finish.activation)[-len(classes) :] if graded else None
             spacing = spacing_of(domain, place.index, self.spaced)[1:]
             sample = Sample(found, truth, classes, spacing, chances)
+            skipped = outputs.skipped[row // per_stream] if outputs.skipped and row % per_stream == 0 else 0
             scores = {name: metric.score(sample, self.empty) for name, metric in self.metrics.items()}
             prediction = Predictions.of([found.numpy()])
-            records.append(ImageRecord(place, scores, prediction, diagnostics, outputs.seconds, sample.emptiness()))
+            records.append(
+                ImageRecord(place, scores, prediction, diagnostics, outputs.seconds, sample.emptiness(), skipped)
+            )
         return records

@@ -29,11 +29,13 @@ class StreamImage:
         domain: the target.
         index: of the image, in file order.
         position: how many images of this target come before it.
+        member: whose stream it is, by number, where several cells share a batch.
     """
 
     domain: str
     index: int
     position: int
+    member: int = 0
 
 
 Stream = tuple[StreamImage, ...]
@@ -157,7 +159,7 @@ class LockstepDataset(Dataset[ImageBatch]):
     Args:
         domains: the prepared target domains.
         streams: longest first; equally long if ``batch`` is not 1.
-        seed: of the run, part of every image's key.
+        seeds: of each member whose streams these are, part of every image's key.
         first: place in the streams to begin at, below the length of the longest.
         batch: images of a stream at a time; with 1 the images have no such dimension.
         preprocessing: of the source model.
@@ -167,14 +169,14 @@ class LockstepDataset(Dataset[ImageBatch]):
         self,
         domains: Mapping[str, Domain],
         streams: Sequence[Stream],
-        seed: int,
+        seeds: Sequence[int],
         first: int = 0,
         batch: int = 1,
         preprocessing: Preprocessing = PAPER,
     ) -> None:
         self.domains = domains
         self.streams = streams
-        self.seed = seed
+        self.seeds = seeds
         self.first = first
         self.batch = batch
         self.preprocessing = preprocessing
@@ -197,7 +199,7 @@ class LockstepDataset(Dataset[ImageBatch]):
     def keys(self, k: int) -> list[ImageKey]:
         """Those of an item, without its images."""
         firsts = [first for first, *_ in self._batches(k)]
-        return [ImageKey(self.seed, p.domain, self.domains[p.domain].image_names[p.index]) for p in firsts]
+        return [ImageKey(self.seeds[p.member], p.domain, self.domains[p.domain].image_names[p.index]) for p in firsts]
 
     def _batches(self, k: int) -> list[Stream]:
         """The places of an item, of each active stream."""

@@ -67,7 +67,7 @@ def cell_of(record: Mapping[str, Any], root: Path) -> Cell:
         "device": "auto",
         "lockstep": "auto",
         "precision": "f32",
-        "launch": {"devices": "auto", "cells_per_device": 1},
+        "launch": {"devices": "auto", "cells_per_device": 1, "pack": "auto"},
         "runtime": {"graphs": "auto"},
         "predict": {"nest": False},
     }

@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +20,8 @@ from torch.utils.data import Dataset
 from tta_bench.errors import UserError
 from tta_bench.methods.card import Card
 from tta_bench.methods.optimizers import Optimizer, OptimizerName, make_optimizer
+from tta_bench.methods.per_stream import PerStream
+from tta_bench.methods.protocol import Protocol
 from tta_bench.methods.space import Tuned
 from tta_bench.methods.state import AdaptedParameters, State
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -68,21 +70,6 @@ class MethodOptions:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """The part of the protocol that a method obeys; see ``conf/protocol``.
-
-    Attributes:
-        episodic: whether the state starts afresh at every image, not only with a stream.
-        steps: updates per image.
-        predict: whether the image is predicted after or before its update.
-    """
-
-    episodic: bool = False
-    steps: int = 1
-    predict: Literal["after", "before"] = "after"
-
-
-@dataclass(frozen=True)
 class StepResult:
     """What happened at one image of each of ``A`` streams.
 
@@ -90,14 +77,16 @@ class StepResult:
         logits: ``[A, classes, H, W]``; of batches ``[A, batch, classes, H, W]``.
         diagnostics: name -> one value per stream; of the last update.
         seconds: wall time per image.
+        skipped: how many updates of each stream were none; empty of a method that makes none.
     """
 
     logits: Tensor
     diagnostics: dict[str, list[float]]
     seconds: float
+    skipped: tuple[int, ...] = ()
 
 
-class Method(State, ABC):
+class Method(State, PerStream, ABC):
     """Base of every method.
 
     Args:
@@ -121,7 +110,7 @@ class Method(State, ABC):
     ) -> None:
         super().__init__()
         self.network = network
-        self.options: Any = options or _default_options(type(self))
+        self.options = options or _default_options(type(self))
         self.protocol = protocol or Protocol()
         self.kind = type(self).__name__  # saved, so that no method takes over what another kept
         self.backwards = 0
@@ -279,8 +268,9 @@ class Method(State, ABC):
         wait_for(images.device)
         seconds = (time.perf_counter() - begin) / images.shape[:-3].numel()
         rows = _on_host([*diagnostics.values(), *skipped])
-        self.skipped += int(sum(map(sum, rows[len(diagnostics) :])))
-        return StepResult(logits, dict(zip(diagnostics, rows, strict=False)), seconds)
+        of_streams = tuple(int(sum(updates)) for updates in zip(*rows[len(diagnostics) :], strict=True))
+        self.skipped += sum(of_streams)
+        return StepResult(logits, dict(zip(diagnostics, rows, strict=False)), seconds, of_streams)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """All that the next image depends on, so that a killed run goes on to the same numbers, as torch saves it.

@@ -41,6 +41,7 @@ class CAGrad(CombinedGradientsMethod):
         licence="MIT",
         stochastic=True,
         needs_unit_range=True,
+        per_stream=("learning_rate",),
     )
     Options = CAGradOptions
 

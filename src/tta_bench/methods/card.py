@@ -34,6 +34,8 @@ class Card:
             :class:`~tta_bench.ops.preprocessing.Preprocessing`.
         takes_batches: whether it takes several images of a stream at a time, ``[A, batch, 3, H, W]``.
         compares_pixels: whether it compares an image with past ones pixel by pixel, so that all must have one size.
+        per_stream: options that streams side by side may each have of their own, see
+            :class:`~tta_bench.methods.per_stream.PerStream`: cells that differ in these alone share a batch.
         reconstruction: what is ours in it, where its authors' code and text cannot be had; a mark on every row.
     """
 
@@ -53,6 +55,7 @@ class Card:
     takes_batches: bool = False
     compares_pixels: bool = False
     features: tuple[str, ...] = ()
+    per_stream: tuple[str, ...] = ()
     reconstruction: str = ""
 
     @property

@@ -54,6 +54,7 @@ class DeTTA(GradientMethod):
         stochastic=True,
         branches=("denoising",),
         needs_unit_range=True,
+        per_stream=("learning_rate",),
     )
     Options = DeTTAOptions
 
@@ -83,7 +84,7 @@ class DeTTA(GradientMethod):
         moved = self._running(len(images), self.options.running_momentum)
         statistics = moved if keeps_statistics else self.statistics
         losses, gradient = self.gradient(objective, self.theta(len(images)), statistics)
-        rate = torch.full_like(losses, self.options.learning_rate)
+        rate = self.each("learning_rate", losses)
         skipped = self.state.step(gradient, rate, losses)
         present = self._running(len(images))
         self.running.mean[: len(images)] = torch.where(skipped[:, None], present.mean, moved.mean)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -22,6 +23,12 @@ from tta_bench.runtime.ranges import NonNegative, Positive, Range
 
 SMALLEST_PROBABILITY = 1e-6
 """Probabilities are kept this far from 0 and 1, where the divergence would be infinite."""
+
+RATE_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda discrepancies: discrepancies,
+    "exponential": lambda discrepancies: torch.exp(2 * discrepancies),
+}
+"""Discrepancy -> factor of ``rate_scale``, see :class:`DLTTAOptions`."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,7 @@ class DLTTA(GradientMethod):
         licence="none stated",
         features=("bottleneck",),
         compares_pixels=True,
+        per_stream=("learning_rate", "rate_function", "rate_scale", "largest_rate"),
     )
     Options = DLTTAOptions
 
@@ -141,13 +149,15 @@ class DLTTA(GradientMethod):
         options = self.options
         lengths = self.memory.lengths(len(keys))
         factor = lengths.double() if options.warmup == "linear" else torch.ones_like(lengths, dtype=torch.float64)
-        rates = (options.learning_rate * factor).to(logits)
+        rates = (self.option("learning_rate", factor) * factor).to(logits)
         past = self.memory.recall(keys, options.neighbours, options.attention_temperature)
         if past is None:
             return rates, torch.zeros_like(rates)
         discrepancies = discrepancy(logits / options.prediction_temperature, past, self.network.activation)
         is_small = lengths < options.neighbours
-        rates = torch.where(is_small, rates, learning_rate(discrepancies, options))
+        factor = self.choice("rate_function", RATE_FUNCTIONS, discrepancies)
+        scale, largest = self.option("rate_scale", factor), self.option("largest_rate", factor)
+        rates = torch.where(is_small, rates, learning_rate(factor, scale, largest))
         return rates, discrepancies.masked_fill(is_small, 0)
 
     def _remember(self) -> None:
@@ -179,8 +189,6 @@ def discrepancy(logits: Tensor, past: Tensor, activation: Activation = "sigmoid"
     return ((p - q) * (torch.logit(p) - torch.logit(q))).flatten(1).mean(1) / 2
 
 
-def learning_rate(discrepancies: Tensor, options: DLTTAOptions) -> Tensor:
-    """The rate that follows from a discrepancy, at most ``options.largest_rate``; any shape."""
-    linear = options.rate_function == "linear"
-    factor = discrepancies if linear else torch.exp(2 * discrepancies)
-    return (options.rate_scale * factor).clamp(max=options.largest_rate)
+def learning_rate(factor: Tensor, scale: float | Tensor, largest: float | Tensor) -> Tensor:
+    """The rate that follows from what :data:`RATE_FUNCTIONS` make of a discrepancy, at most the largest one."""
+    return (scale * factor).clamp(max=largest)

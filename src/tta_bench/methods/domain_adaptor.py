@@ -99,6 +99,7 @@ class DomainAdaptor(GradientMethod):
         paper="Zhang et al., ICCV 2023",
         licence="none stated",
         needs_batch_norm=True,
+        per_stream=("learning_rate",),
     )
     Options = DomainAdaptorOptions
     transient = frozenset({"_weights", "_biases", "_adapted", "rectification"})
@@ -133,7 +134,7 @@ class DomainAdaptor(GradientMethod):
         losses, gradient, self.rectification = self._rectified_gradient(
             lambda logits: generalised_entropy(logits, self.options.temperature, self.network.activation), images, theta
         )
-        rate = torch.full_like(losses, self.options.learning_rate)
+        rate = self.each("learning_rate", losses)
         skipped = self.state.step(gradient, rate, losses)
         # The optimiser's step does not depend on where it starts, and the transform is linear: the step comes back.
         step = self.rectification.undo(self.theta(len(images)) - theta)

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -55,6 +54,7 @@ class GradCL(GradientMethod):
         paper="Thakur et al., BMVC 2025",
         licence="not published",
         reconstruction="our reconstruction: all formulas are ours or DPL's",
+        per_stream=("learning_rate", "lam_con"),
     )
     Options = GradCLOptions
 
@@ -79,11 +79,11 @@ class GradCL(GradientMethod):
             segmentation = masked_mean(entropies.flatten(1), trusted.mask.flatten(1))
             shared = contrast(features, trusted)
             found.append((trusted, segmentation.detach(), shared.detach()))
-            return segmentation + options.lam_con * shared
+            return segmentation + self.option("lam_con", shared) * shared
 
         losses, gradient = self.gradient(objective, theta)
         trusted, segmentation, shared = found[-1]
-        rate = torch.full_like(losses, options.learning_rate)
+        rate = self.each("learning_rate", losses)
         # Without a trusted pixel there is nothing to learn from: moments and momentum must not move either.
         empty = losses.isfinite() & ~trusted.mask.flatten(1).any(1)
         left_out = self.state.step(gradient, rate, losses.masked_fill(empty, math.nan))

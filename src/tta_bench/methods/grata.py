@@ -56,6 +56,7 @@ class GraTa(TwoObjectivesMethod):
         licence="MIT",
         stochastic=True,
         needs_unit_range=True,
+        per_stream=("learning_rate", "learning_rate_function", "perturbation"),
     )
     Options = GraTaOptions
 
@@ -63,10 +64,11 @@ class GraTa(TwoObjectivesMethod):
         """Lines 1-5 of Algorithm 1; the prediction (line 6) follows on the clean image."""
         theta = self.theta(len(images))
         auxiliary_loss, auxiliary_gradient = self.objective_gradient(self.options.auxiliary, images, draws, theta)
-        perturbed = theta - self.options.perturbation * auxiliary_gradient
+        perturbed = theta - self.option("perturbation", theta) * auxiliary_gradient
         pseudo_loss, pseudo_gradient = self.objective_gradient(self.options.pseudo, images, draws, perturbed)
         cosine = gradient_cosine(auxiliary_gradient, pseudo_gradient)
-        rate = self.options.learning_rate * LEARNING_RATE_FUNCTIONS[self.options.learning_rate_function](cosine)
+        factor = self.choice("learning_rate_function", LEARNING_RATE_FUNCTIONS, cosine)
+        rate = self.option("learning_rate", cosine) * factor
         # The rate is scaled before Adam, whose moments see the unscaled gradient.
         skipped = self.state.step(pseudo_gradient, rate, auxiliary_loss + pseudo_loss)
         return {

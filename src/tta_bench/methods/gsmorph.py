@@ -38,6 +38,7 @@ class GSMorph(CombinedGradientsMethod):
         licence="none stated",
         stochastic=True,
         needs_unit_range=True,
+        per_stream=("learning_rate",),
     )
     Options = GSMorphOptions
 

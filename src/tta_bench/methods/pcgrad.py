@@ -38,6 +38,7 @@ class PCGrad(CombinedGradientsMethod):
         licence="MIT",
         stochastic=True,
         needs_unit_range=True,
+        per_stream=("learning_rate",),
     )
     Options = PCGradOptions
 

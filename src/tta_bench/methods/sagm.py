@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
@@ -46,6 +45,7 @@ class SAGM(GradientMethod):
         licence="MIT",
         stochastic=True,
         needs_unit_range=True,
+        per_stream=("learning_rate", "rho", "alpha"),
     )
     Options = SAGMOptions
 
@@ -62,13 +62,20 @@ class SAGM(GradientMethod):
 
         theta = self.theta(len(images))
         losses, here = self.gradient(objective, theta)
-        _, there = self.gradient(objective, theta + ascent(here, self.options.rho, self.options.alpha))
-        rate = torch.full_like(losses, self.options.learning_rate)
+        rho, alpha = self.option("rho", here), self.option("alpha", here)
+        _, there = self.gradient(objective, theta + ascent(here, rho, alpha))
+        rate = self.each("learning_rate", losses)
         skipped = self.state.step((here + there) / 2, rate, losses)
         return {"loss_pseudo": losses, "lr": rate, "skipped": skipped}
 
 
-def ascent(gradient: Tensor, rho: float, alpha: float) -> Tensor:
-    """``(rho / |g| - alpha) g`` for each row ``[A, scalars]``; zero for a zero gradient."""
+def ascent(gradient: Tensor, rho: float | Tensor, alpha: float | Tensor) -> Tensor:
+    """``(rho / |g| - alpha) g`` for each row ``[A, scalars]``; zero for a zero gradient.
+
+    Args:
+        gradient: ``[A, scalars]``.
+        rho: of all rows, or ``[A, 1]``.
+        alpha: likewise.
+    """
     norm = gradient.norm(dim=1, keepdim=True)
     return (rho / (norm + 1e-12) - alpha) * gradient

@@ -67,6 +67,7 @@ class SAR(GradientMethod):
         backwards=2,
         paper="Niu et al., ICLR 2023",
         licence="BSD-3-Clause",
+        per_stream=("learning_rate", "rho", "margin"),
     )
     Options = SAROptions
     transient = frozenset({"_adapted"})
@@ -100,7 +101,7 @@ class SAR(GradientMethod):
             units = entropies(logits, network.activation).flatten(1)
             if self.options.unit == "image":
                 units = units.mean(1, keepdim=True)
-            limit = self.options.margin * most_entropy(logits.shape[CLASSES], network.activation)
+            limit = self.option("margin", units) * most_entropy(logits.shape[CLASSES], network.activation)
             reliable = reliable & (units.detach() < limit)
             return masked_mean(units, reliable)
 
@@ -108,8 +109,9 @@ class SAR(GradientMethod):
             losses, gradient = self.gradient(objective, theta)
             return losses, gradient * self._adapted
 
-        first, losses, gradient = sharpness_aware_gradient(gradient_at, self.theta(len(images)), self.options.rho)
-        rate = torch.full_like(losses, self.options.learning_rate)
+        theta = self.theta(len(images))
+        first, losses, gradient = sharpness_aware_gradient(gradient_at, theta, self.option("rho", theta))
+        rate = self.each("learning_rate", losses)
         # Without a reliable unit there is nothing to learn from: moments and momentum must not move either.
         empty = losses.isfinite() & ~reliable.any(dim=1)
         left_out = self.state.step(gradient, rate, losses.masked_fill(empty, math.nan))
@@ -146,14 +148,14 @@ class SAR(GradientMethod):
 
 
 def sharpness_aware_gradient(
-    gradient_at: Callable[[Tensor], tuple[Tensor, Tensor]], theta: Tensor, rho: float
+    gradient_at: Callable[[Tensor], tuple[Tensor, Tensor]], theta: Tensor, rho: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient at the end of an ascent step of length ``rho`` (Foret et al. 2021, Eq. 2-3), each row on its own.
 
     Args:
         gradient_at: ``theta -> (losses [A], gradient [A, scalars])``.
         theta: ``[A, scalars]``.
-        rho: length of the step.
+        rho: length of the step, one of all or ``[A, 1]``.
 
     Returns:
         Losses ``[A]`` at ``theta``; losses ``[A]`` and gradient ``[A, scalars]`` at the end of the step.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from tta_bench.methods.base import Card, Diagnostics, GradientMethod, GradientOptions, register_method
@@ -35,6 +34,7 @@ class Tent(GradientMethod):
         backwards=1,
         paper="Wang et al., ICLR 2021",
         licence="MIT",
+        per_stream=("learning_rate",),
     )
     Options = TentOptions
 
@@ -44,6 +44,6 @@ class Tent(GradientMethod):
             lambda network: entropy(network, images, draws, entropy_form=self.options.entropy_form),
             self.theta(len(images)),
         )
-        rate = torch.full_like(losses, self.options.learning_rate)
+        rate = self.each("learning_rate", losses)
         skipped = self.state.step(gradient, rate, losses)
         return {"loss_entropy": losses, "lr": rate, "skipped": skipped}

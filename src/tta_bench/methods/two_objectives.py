@@ -6,7 +6,6 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import torch
 from torch import Tensor
 
 from tta_bench.methods.base import Diagnostics, GradientMethod, GradientOptions, MethodOptions
@@ -87,7 +86,7 @@ class CombinedGradientsMethod(TwoObjectivesMethod):
         theta = self.theta(len(images))
         auxiliary_loss, auxiliary = self.objective_gradient(self.options.auxiliary, images, draws, theta)
         pseudo_loss, pseudo = self.objective_gradient(self.options.pseudo, images, draws, theta)
-        rate = torch.full_like(pseudo_loss, self.options.learning_rate)
+        rate = self.each("learning_rate", pseudo_loss)
         skipped = self.state.step(self.combine(pseudo, auxiliary), rate, auxiliary_loss + pseudo_loss)
         return {
             "loss_auxiliary": auxiliary_loss,

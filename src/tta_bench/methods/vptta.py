@@ -63,6 +63,7 @@ class VPTTA(Method):
         licence="MIT",
         needs_batch_norm=True,
         needs_unit_range=True,
+        per_stream=("learning_rate",),
     )
     Options = VPTTAOptions
 
@@ -94,7 +95,7 @@ class VPTTA(Method):
         is_counted = self._is_counted[: len(images)]
         number = self.seen[: len(images)] + ~is_counted
         losses, gradient = self.gradient_of(lambda rows: self._misalignment(images, rows, number), prompts)
-        rate = torch.full_like(losses, self.options.learning_rate)
+        rate = self.each("learning_rate", losses)
         skipped = self.state.step(gradient, rate, losses)
         prompts.copy_(torch.where(skipped[:, None], before, prompts))
         taken = ~skipped

@@ -29,6 +29,7 @@ class ImageRecord:
         diagnostics: what the method reports of its update.
         seconds: wall time of adaptation and prediction.
         empty: of every class, see :meth:`tta_bench.metrics.base.Sample.emptiness`.
+        skipped: how many updates were none; of the images of a batch, the first has them.
     """
 
     place: StreamImage
@@ -37,6 +38,7 @@ class ImageRecord:
     diagnostics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     empty: Sequence[str] = ()
+    skipped: int = 0
 
 
 def outside_classes(

@@ -72,12 +72,16 @@ class Comparison:
 
 
 class Costs(NamedTuple):
-    """What an image costs, mean over cells, and the memory of the largest; None while no cell is finished."""
+    """What an image costs, mean over cells, and the memory of the largest; None while no cell is finished.
+
+    Of cells that shared batches (``packed``) the time is that of a batch by its images, and the memory that of all.
+    """
 
     ms_per_image: float | None
     peak_memory_mb: float | None
     forwards_per_image: float | None
     backwards_per_image: float | None
+    packed: bool = False
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,11 @@ def notes(table: Table) -> list[str]:
         )
     if any(row.result(name).missing and row.result(name).value for row in table.rows for name in table.columns):
         lines.append(f"{INCOMPLETE}: some repeats are missing.")
+    if packed := [row.label for row in table.rows if row.costs.packed]:
+        lines.append(
+            f"Several cells shared batches (launch.pack): {', '.join(packed)}. Time per image is that of a batch by "
+            "its images, and the peak memory that of all these cells."
+        )
     for kind in ("vs_reference", "vs_bn_only"):
         compared = {row.label: getattr(row, kind) for row in table.rows if getattr(row, kind) is not None}
         lines += _comparison_notes(compared, table) if compared else []

@@ -142,6 +142,7 @@ def _costs(summaries: Sequence[Mapping[str, Any]]) -> Costs:
         peak_memory_mb=max(summary["peak_memory_mb"] for summary in summaries),
         forwards_per_image=_mean(summary["forwards_per_image"] for summary in summaries),
         backwards_per_image=_mean(summary["backwards_per_image"] for summary in summaries),
+        packed=any("packed" in summary for summary in summaries),
     )
 
 

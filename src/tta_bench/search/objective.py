@@ -65,7 +65,7 @@ def dice_on(
     scoring, finite = Scoring(targets, finish, [PRIMARY], empty=protocol.empty), _Finite()
     with progress_bar(title, sum(map(len, groups.streams)), scoring.records) as progress:
         observers = [scoring, finite, progress]
-        adapt_streams(method, targets, groups, seed=config.search.seed, observers=observers)
+        adapt_streams(method, targets, groups, seeds=[config.search.seed], observers=observers)
     classes = tuple(next(iter(targets.values())).classes)
     dice = {}
     for name in targets:
