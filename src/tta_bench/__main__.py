@@ -60,6 +60,7 @@ def _main() -> None:
     )
     from tta_bench.launch.stored import remember_sweep
     from tta_bench.launch.sweep import Sweep
+    from tta_bench.launch.tuned import check_searched_images
     from tta_bench.runtime.names import print_everything, require_utf8
     from tta_bench.runtime.paths import CONFIG_DIR
     from tta_bench.sinks.base import missing_libraries
@@ -82,6 +83,7 @@ def _main() -> None:
             if lacking := missing_libraries(dict.fromkeys(name for config in jobs for name in config.logger)):
                 raise UserError(lacking)
             check_source_images(jobs)
+            check_searched_images(job.search for job in found)
             left = unfinished(jobs)
             check_networks(left)
             check_pretrained_weights(left)
