@@ -60,10 +60,11 @@ def about_stage(config: RunConfig, target: str, key: str) -> About:
     )
 
 
-def about_report(table: str, protocol_hash: str, overrides: Sequence[str]) -> About:
-    """Of a table: one run per table and protocol, which every report of it replaces."""
-    config = {"table": table, "protocol_hash": protocol_hash, "overrides": list(overrides)}
-    return About(f"report-{table}-{protocol_hash}", f"table {table}", "report", table, [table], config)
+def about_report(table: str, protocol_hash: str, overrides: Sequence[str], more: Sequence[str] = ()) -> About:
+    """Of a table: one run per table, protocol, and what else it shows than Dice, which every report of it replaces."""
+    config = {"table": table, "protocol_hash": protocol_hash, "overrides": list(overrides), "shown": list(more)}
+    key, name = "-".join(["report", table, protocol_hash, *more]), " ".join(["table", table, *more])
+    return About(key, name, "report", table, [table], config)
 
 
 def _tags(config: RunConfig) -> list[str]:
