@@ -158,6 +158,7 @@ def _run_by_hydra(program: Callable[[], object], sweep: Sweep, configs: Sequence
     Else the workers that want a model would wait for the one that trains it.
     """
     from tta_bench.launch.engine import share_cores
+    from tta_bench.launch.progress import say
     from tta_bench.launch.workers import to_train
 
     if not sweep.engine.is_elsewhere:
@@ -172,7 +173,7 @@ def _run_by_hydra(program: Callable[[], object], sweep: Sweep, configs: Sequence
     with signals.handed_on(sweep.stop), _watched(configs, elsewhere=True):
         first = to_train(configs)
         if first and len(configs) > 1:
-            print(f"source models first: {len(first)}", flush=True)
+            say(f"source models first: {len(first)}")
             sweep.launch(train, first)
         try:
             program()
