@@ -124,6 +124,13 @@ def statuses(folder):
     return sorted(json.loads(path.read_text())["status"] for path in folder.glob("outputs/cells/*/status.json"))
 
 
+def failure_in(out, error):
+    """The one line that tells of a failure."""
+    lines = [line for line in out.splitlines() if line.startswith("failed: ")]
+    assert len(lines) == 1, out + error
+    return lines[0]
+
+
 def last_count(out):
     """The last line of progress; workers of Ray may be heard after it, and the table is."""
     return [line for line in out.splitlines() if " cells done" in line][-1]
@@ -171,7 +178,7 @@ def site(tmp_path):
 def test_a_failure_is_told_where_the_sweep_was_started_and_stops_no_other(tmp_path, start, site, engine):
     process = start(engine, "+method=bn_only", "source=empty,north", *site)
     out, error = process.communicate(timeout=PATIENCE)
-    (line,) = [line for line in out.splitlines() if line.startswith("failed: ")]
+    line = failure_in(out, error)
     assert line.startswith("failed: bn_only, source empty, seed 0: UserError: source=empty has no foreground"), out
     log = tmp_path / line.rpartition("(")[2].rstrip(")")
     assert "has no foreground" in log.read_text()
@@ -225,7 +232,7 @@ def test_a_sweep_by_address_runs_on_both_nodes_of_a_cluster_until_ctrl_c_ends_it
     words = ("hydra/launcher=ray", address, "+method=bn_only", "source=empty,north", *site)
     process = start("cluster", *words)
     out, error = process.communicate(timeout=PATIENCE)
-    (failure,) = [line for line in out.splitlines() if line.startswith("failed: ")]
+    failure = failure_in(out, error)
     assert failure.startswith("failed: bn_only, source empty, seed 0: UserError: source=empty has no foreground"), out
     assert last_count(out).startswith("2 of 4 cells done, 1 failed")
     assert statuses(tmp_path) == ["done", "done", "failed"]

@@ -60,6 +60,7 @@ def _main() -> None:
     )
     from tta_bench.launch.stored import remember_sweep
     from tta_bench.launch.sweep import Sweep
+    from tta_bench.launch.tuned import check_searched_images
     from tta_bench.runtime.names import print_everything, require_utf8
     from tta_bench.runtime.paths import CONFIG_DIR
     from tta_bench.sinks.base import missing_libraries
@@ -82,6 +83,7 @@ def _main() -> None:
             if lacking := missing_libraries(dict.fromkeys(name for config in jobs for name in config.logger)):
                 raise UserError(lacking)
             check_source_images(jobs)
+            check_searched_images(job.search for job in found)
             left = unfinished(jobs)
             check_networks(left)
             check_pretrained_weights(left)
@@ -158,6 +160,7 @@ def _run_by_hydra(program: Callable[[], object], sweep: Sweep, configs: Sequence
     Else the workers that want a model would wait for the one that trains it.
     """
     from tta_bench.launch.engine import share_cores
+    from tta_bench.launch.progress import say
     from tta_bench.launch.workers import to_train
 
     if not sweep.engine.is_elsewhere:
@@ -172,7 +175,7 @@ def _run_by_hydra(program: Callable[[], object], sweep: Sweep, configs: Sequence
     with signals.handed_on(sweep.stop), _watched(configs, elsewhere=True):
         first = to_train(configs)
         if first and len(configs) > 1:
-            print(f"source models first: {len(first)}", flush=True)
+            say(f"source models first: {len(first)}")
             sweep.launch(train, first)
         try:
             program()

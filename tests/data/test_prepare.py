@@ -1,26 +1,21 @@
-"""Preparation: the cache and its safety, the collection of faults, and the commands built on it."""
+"""Preparation: the arrays of a domain, and the faults of all at once."""
 
-import errno
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_pairs import configure, entries, faults, pair
 from PIL import Image
 from rich.console import Console
 
 from sections import data_config
-from tta_bench.cli.data_cache import cache_command
 from tta_bench.cli.data_check import check
 from tta_bench.cli.data_preview import preview
-from tta_bench.data import cache as cache_module
 from tta_bench.data import decoding
 from tta_bench.data.file_record import FileRecord
 from tta_bench.data.prepare import FAULTS_SHOWN, prepare
@@ -28,61 +23,6 @@ from tta_bench.data.readers.base import available_domains
 from tta_bench.errors import UserError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-
-
-@pytest.fixture
-def root(tmp_path):
-    """Two domains, P with five and Q with three pairs."""
-    root = tmp_path / "data"
-    for domain, count in (("P", 5), ("Q", 3)):
-        for index in range(count):
-            pair(root, domain, f"{index}.png", seed=index)
-    return root
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return tmp_path / "outputs" / "cache"
-
-
-@pytest.fixture
-def decoded(monkeypatch):
-    """The names of the images that were decoded."""
-    names = []
-    read = FileRecord.read
-
-    def counting(self, size):
-        names.append(self.name)
-        return read(self, size)
-
-    monkeypatch.setattr(FileRecord, "read", counting)
-    return names
-
-
-def pair(root, domain, name, *, seed=0, size=(96, 80), values=(0, 1), mask_name=None):
-    rng = np.random.default_rng(seed)
-    for kind, pixels, file in (
-        ("image", rng.integers(0, 256, (*size, 3), dtype=np.uint8), name),
-        ("mask", rng.choice(np.array(values, np.uint8), size), mask_name or name),
-    ):
-        path = root / domain / kind / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-
-
-def configure(root, **changes):
-    return data_config(root=root, max_pixels=10**6, **changes)
-
-
-def entries(cache):
-    """What lies in the cache beside the locks, which stay."""
-    return [path for path in cache.iterdir() if path.suffix != ".lock"]
-
-
-def faults(config, names, cache):
-    with pytest.raises(UserError) as caught:
-        prepare(config, names, cache)
-    return caught.value.faults
 
 
 def test_arrays_are_the_resized_files(root, cache):
@@ -218,122 +158,6 @@ def test_limit(root, cache):
     assert len(prepare(configure(root, limit=99), ["P"], cache)["P"]) == 5
 
 
-def test_a_changed_file_is_read_again(root, cache, decoded):
-    before = prepare(configure(root), ["P"], cache)["P"]
-    pair(root, "P", "3.png", seed=77)
-    after = prepare(configure(root), ["P"], cache)["P"]
-    assert len(decoded) == 10
-    assert before.fingerprint != after.fingerprint
-    assert (before.images[3] != after.images[3]).any()
-
-
-def test_touching_a_file_keeps_the_fingerprint(root, cache):
-    before = prepare(configure(root), ["P"], cache)["P"]
-    os.utime(root / "P/image/0.png", ns=(1, 1))
-    assert prepare(configure(root), ["P"], cache)["P"].fingerprint == before.fingerprint
-
-
-def test_another_size_is_another_entry(root, cache):
-    prepare(configure(root), ["P"], cache)
-    assert prepare(configure(root, image_size=96), ["P"], cache)["P"].images.shape == (5, 96, 96, 3)
-
-
-def test_classes_change_the_fingerprint_but_not_the_cache(root, cache, decoded):
-    plain = prepare(configure(root), ["P"], cache)["P"]
-    named = prepare(configure(root, classes={"nucleus": (1,)}), ["P"], cache)["P"]
-    assert len(decoded) == 5
-    assert plain.fingerprint != named.fingerprint
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda entry: (entry / "images.npy").unlink(),
-        lambda entry: (entry / "masks.npy").write_bytes((entry / "masks.npy").read_bytes()[:500]),
-        lambda entry: (entry / "images.npy").write_bytes(b""),
-        lambda entry: (entry / "index.json").write_text('{"image_names": ["0"'),
-        lambda entry: (entry / "index.json").write_text("[]"),
-        lambda entry: (entry / "index.json").unlink(),
-        lambda entry: (entry / "index.json").write_text("[" * 100_000),
-        lambda entry: (entry / "index.json").write_bytes((entry / "index.json").read_bytes().replace(b'"3"', b'"8"')),
-        lambda entry: (entry / "index.json").write_bytes(b"\xff\xfe"),
-        lambda entry: np.save(entry / "masks.npy", np.zeros((4, 64, 64), np.uint8)),
-        lambda entry: np.save(entry / "masks.npy", np.load(entry / "masks.npy").astype(np.int16)),
-        lambda entry: np.save(entry / "masks.npy", np.asfortranarray(np.load(entry / "masks.npy"))),
-        lambda entry: flip(entry / "images.npy", 20),
-        lambda entry: flip(entry / "images.npy", -5000),
-        lambda entry: flip(entry / "masks.npy", -1),
-        lambda entry: (shutil.rmtree(entry), entry.write_text("a file")),
-    ],
-)
-def test_damaged_entry_is_made_anew_with_a_warning(root, cache, damage, caplog):
-    before = prepare(configure(root), ["P"], cache)["P"]
-    images, masks = np.array(before.images), np.array(before.masks)
-    (entry,) = entries(cache)
-    assert "damaged" not in caplog.text
-    damage(entry)
-    after = prepare(configure(root), ["P"], cache)["P"]
-    np.testing.assert_array_equal(after.images, images)
-    np.testing.assert_array_equal(after.masks, masks)
-    assert (after.fingerprint, after.image_names) == (before.fingerprint, before.image_names)
-    assert entries(cache) == [entry]
-    assert caplog.text.count("are damaged: they count as missing") == 1
-
-
-def flip(path, place):
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
-
-
-def test_killed_run_leaves_nothing_that_counts(root, cache, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(cache_module, "_flush", _killed)
-        patch.setattr(cache_module, "_remove", lambda path: None)
-        with pytest.raises(KeyboardInterrupt):
-            prepare(configure(root), ["P"], cache)
-    (leftover,) = entries(cache)
-    assert (leftover / "images.npy").stat().st_size > 0
-    assert len(prepare(configure(root), ["P"], cache)["P"]) == 5
-    assert not leftover.exists()
-
-
-def _killed(file):
-    raise KeyboardInterrupt
-
-
-def test_leftovers_go_by_locks_not_by_clocks(root, cache):
-    """The next run removes what a dead process left, however young, and never what a live one works on, however old."""
-    prepare(configure(root), ["P"], cache)
-    for name in ("dead.part", "dead.part-damaged", "dead.part-x1y2", "live.part"):
-        (cache / name).mkdir()
-    (cache / "file.part").touch()
-    os.utime(cache / "live.part", (0, 0))
-    hold = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(1, flush=1); input()"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", hold, cache / "live.lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    try:
-        assert holder.stdout.readline() == b"1\n"
-        prepare(configure(root), ["P"], cache)  # also when there is nothing to prepare
-        assert sorted(path.name for path in entries(cache) if ".part" in path.name) == ["live.part"]
-    finally:
-        holder.communicate(b"\n")
-    prepare(configure(root), ["P"], cache)
-    assert not (cache / "live.part").exists()
-
-
-def test_a_domain_is_prepared_by_one_process_at_a_time(root, cache, decoded):
-    with ThreadPoolExecutor(4) as pool:  # locks of different threads exclude each other as those of processes do
-        runs = [pool.submit(prepare, configure(root), ["P", "Q"], cache) for _ in range(4)]
-    results = [run.result() for run in runs]
-    assert sorted(decoded) == ["0", "0", "1", "1", "2", "2", "3", "4"], "each once"
-    assert len({result["P"].fingerprint for result in results}) == 1
-    for result in results:
-        np.testing.assert_array_equal(result["Q"].images, results[0]["Q"].images)
-    assert len(entries(cache)) == 2
-
-
 def test_faults_of_all_domains_at_once(root, cache):
     (root / "P/image/1.png").write_text("no image")
     Image.new("RGB", (80, 96)).save(root / "P/image/2.png")
@@ -401,36 +225,6 @@ class TestMaskValues:
         assert "(50 values)" in faults(configure(root), ["R"], cache)[0]
 
 
-class TestUnwritableCache:
-    def test_a_file_in_its_place(self, root, tmp_path):
-        (tmp_path / "outputs").touch()
-        (sentence,) = faults(configure(root), ["P"], tmp_path / "outputs" / "cache")
-        assert str(tmp_path / "outputs" / "cache") in sentence
-        assert "results_root=DIR" in sentence
-
-    def test_full_disk(self, root, cache, monkeypatch):
-        def full(file, shape):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        (root / "Q/mask/0.png").unlink()
-        monkeypatch.setattr(cache_module, "_write_header", full)
-        sentences = faults(configure(root), ["Q", "P"], cache)
-        assert "has no mask" in sentences[0]  # what is known already is told too
-        assert "No space left on device" in sentences[1]
-        assert "free space" in sentences[1]
-        assert entries(cache) == []
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-    def test_read_only_cache_still_serves(self, root, cache):
-        prepare(configure(root), ["P"], cache)
-        cache.chmod(0o500)
-        try:
-            assert len(prepare(configure(root), ["P"], cache)["P"]) == 5
-            assert "Permission denied" in faults(configure(root), ["Q"], cache)[0]
-        finally:
-            cache.chmod(0o700)
-
-
 def test_available_domains(root, tmp_path):
     assert available_domains(configure(root)) == ("P", "Q")
     with pytest.raises(UserError, match="does not exist"):
@@ -446,68 +240,6 @@ def test_synthetic(cache):
     assert domains[names[0]].label(0).shape == (2, 64, 64)
     other = prepare(config.model_copy(update={"seed": 1}), names[:1], cache)
     assert other[names[0]].fingerprint != domains[names[0]].fingerprint
-
-
-class TestCommands:
-    def shown(self, table):
-        console = Console(width=200)
-        with console.capture() as capture:
-            console.print(table)
-        return capture.get()
-
-    def test_check(self, root, cache):
-        pair(root, "P", "9.png", size=(70, 60), values=(1,))
-        (root / "Q/mask/0.png").unlink()
-        table, sentences = check(configure(root), ["P", "Q"], cache)
-        text = self.shown(table)
-        assert "60x70 to 80x96" in text
-        assert "foreground, % of area" in text
-        area = 100 * np.mean(prepare(configure(root), ["P"], cache)["P"].masks == 1)
-        assert f"{area:.2f}" in text
-        assert "Q/image/0.png has no mask" in text
-        assert len(sentences) == 1
-        assert "has no mask" in sentences[0]
-
-    def test_check_warns_of_empty_and_full_classes(self, root, cache, caplog):
-        pair(root, "R", "0.png", values=(1,))
-        pair(root, "R", "1.png", values=(1, 3))
-        classes = {"disc": (1, 3), "cup": (2,), "rim": (3,)}
-        check(configure(root, classes=classes), ["R"], cache)
-        assert "domain 'R': class 'disc' covers every pixel of all 2 masks" in caplog.text
-        assert "domain 'R': class 'cup' covers no pixel of all 2 masks" in caplog.text
-        assert "'rim'" not in caplog.text
-
-    def test_cache(self, root, cache):
-        domains = prepare(configure(root), ["P", "Q"], cache)
-        text = self.shown(cache_command(configure(root), ["P", "Q"], cache))
-        assert domains["P"].fingerprint in text
-        assert domains["Q"].fingerprint in text
-
-    def test_preview(self, root, cache, tmp_path, decoded):
-        path = tmp_path / "pictures" / "preview.png"
-        preview(configure(root), ["P", "Q"], cache, path, per_domain=4)
-        assert len(decoded) == len(prepare(configure(root), ["P", "Q"], cache)["P"]) + 3  # once
-        with Image.open(path) as image:
-            assert image.height > 2 * 64
-            assert image.width > 4 * 64
-
-    def test_a_preview_outlines_tiles_on_the_whole_image(self, tmp_path, cache):
-        pair(tmp_path / "raw", "P", "0.png", size=(100, 64), values=(1,))
-        path = tmp_path / "preview.png"
-        preview(configure(tmp_path / "raw", fit="tile"), ["P"], cache, path, per_domain=2)
-        with Image.open(path) as image:
-            outlined = (np.asarray(image) == (255, 200, 0)).all(-1)
-        rows = np.flatnonzero(outlined.sum(1) > 50)
-        assert np.ptp(rows) == 100 - 1  # from the first tile to the last
-        assert len(rows) == 2 * 2 * 2  # lines of two tiles, two pixels each
-
-    def test_preview_refuses(self, root, cache, tmp_path):
-        with pytest.raises(UserError, match=r"preview\.svg"):
-            preview(configure(root), ["P"], cache, tmp_path / "preview.svg")
-        (root / "P/mask/0.png").unlink()
-        (fault,) = preview(configure(root), ["P"], cache, tmp_path / "preview.png")
-        assert "has no mask" in fault
-        assert not (tmp_path / "preview.png").exists()
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real images")

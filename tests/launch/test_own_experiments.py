@@ -116,6 +116,7 @@ WRONG = {
     "rows: {a: {method: tent}}\nsweep: {data.sed: 3}": "unknown key 'data.sed': did you mean 'data.seed'?",
     "rows: {a: {method: tent}}\nsweep: {'method.learning_rate': '1,2'}": "'method.learning_rate': not every row has it",
     "rows: {a: {method: tent}}\nsweep: {adapt.epochs: 3}": "'adapt.epochs': not every row has it",
+    "rows: {a: {method: tent, adapt: cbmt}}\nsweep: {adapt.epochs: 3}": "'adapt.epochs': not every row has it",
     "rows: {a: {method: tent, method.learning_rate: -1}}": "method.learning_rate=-1",
     "rows: {a: {method: tent}, b: {method: tent, protocol.evaluation: held_out}}": "row 'b' has protocol.evaluation="
     "held_out, but row 'a' has protocol.evaluation=all: give protocol.evaluation one value for all rows",

@@ -4,7 +4,7 @@ import pytest
 
 from tta_bench.cell import Cell
 from tta_bench.launch.check import check
-from tta_bench.launch.progress import Tally, Watcher, duration, progress_line
+from tta_bench.launch.progress import Tally, Watcher, duration, progress_line, say, watched
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,18 @@ def test_how_far_source_models_are_is_told_until_a_cell_begins(tmp_path, capsys)
         (tmp_path / "source_models" / name / file).write_text(text)
     watcher.tell()
     assert capsys.readouterr().out == ("0 of 2 cells done; source model at epoch 12 of 200; 1 source model trained\n")
+
+
+def test_every_line_is_one_write_and_the_first_is_there_before_all_else(tmp_path, monkeypatch):
+    class Writes(list):
+        write = list.append
+
+        def flush(self):
+            pass
+
+    writes = Writes()
+    monkeypatch.setattr("sys.stdout", writes)
+    with watched(check(["+method=tent", "source=A", f"results_root={tmp_path}"])):
+        say("source models first: 1")
+    first, second, *_ = filter(None, writes)
+    assert (first, second) == ("0 of 2 cells done\n", "source models first: 1\n")

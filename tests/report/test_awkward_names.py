@@ -15,6 +15,7 @@ from made_tables import finish as finish_made
 from made_tables import made_plan, planned, simple_plan
 from tta_bench.errors import shown
 from tta_bench.metrics.dice import dice_score
+from tta_bench.report.cells import learned_from
 from tta_bench.report.console import cell_table
 from tta_bench.report.formats.csv import write as csv_text
 from tta_bench.report.formats.html import write as html_page
@@ -81,7 +82,7 @@ def test_targets_called_like_the_mean_or_like_markup_are_printed_as_they_are(tmp
     summary, rows = entry.cell.folder().finished()
     for target in summary["targets"].values():
         target["seconds_per_image"] = 0.5
-    text = printed(cell_table(dice_score, (summary, rows), None))
+    text = printed(cell_table(dice_score, (summary, rows), None, learned_from(entry.cell.config)))
     assert "source [bold]s, seed 0" in text
     lines = text.split("━\n")[-1].split("─\n")[-1].splitlines()
     assert [line.split()[0] for line in lines[: 2 * len(names) + 1 : 2]] == [*names, "(mean)"]

@@ -41,7 +41,7 @@ def result(method, targets, classes=("disc", "cup"), shift=0.0, source="D", seco
 
 def printed(adapted, reference=None, width=80, metric=dice_score):
     console = Console(file=io.StringIO(), width=width)
-    console.print(cell_table(metric, adapted, reference))
+    console.print(cell_table(metric, adapted, reference, f"source {adapted[0]['source']}"))
     return console.file.getvalue().rstrip("\n").split("\n")
 
 
@@ -70,7 +70,10 @@ def test_each_metric_that_was_asked_for_has_its_table():
         *(f"{adapted[0]['targets']['A'][key] / 2:.2f}" for key in ("dice_disc", "dice_cup", "dice")),
         "+2.50",
     ]
-    config = changed(base(), {"method": "tent", "method.learning_rate": 0.25, "metrics": ("dice", "iou")})
+    config = changed(
+        base(),
+        {"method": "tent", "source": "D", "target": ("A",), "method.learning_rate": 0.25, "metrics": ("dice", "iou")},
+    )
     asked = SimpleNamespace(config=config, folder=lambda: CellFolder(Path("cells/x")))
     console = Console(file=io.StringIO(), width=80)
     show(console, asked, adapted, reference)

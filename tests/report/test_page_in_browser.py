@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from made_tables import simple_plan
+from made_tables import EXAMINATION, finish, made_plan, planned, simple_plan
 from tta_bench.report.drawings import picture_files
 from tta_bench.report.formats.html import write as html_page
 from tta_bench.report.tables import build_table
@@ -54,6 +54,22 @@ def wide_page(tmp_path_factory):
     gains = {"no_adapt": 0.0, "domain_adaptor": lambda source, seed, target, index: -20.0 + 3 * seed + 7 * index}
     root = tmp_path_factory.mktemp("wide")
     return html_page(build_table(simple_plan(root, gains, tuple("ABCDE"), seeds=(0, 1), paper=paper)))
+
+
+@pytest.fixture(scope="module")
+def weak_page(tmp_path_factory):
+    """A page with six warnings."""
+    root = tmp_path_factory.mktemp("weak")
+    about = {"dice_in_domain": 40.0, "examination": {**EXAMINATION, "dice": 40.0, "images": "training"}}
+    cells = [planned(root, label, {"method": label}, source) for label in ("no_adapt", "tent") for source in "AB"]
+    for cell in cells[1:]:
+        finish(
+            cell.cell,
+            lambda *_: 50.0,
+            source_checkpoint={"path": "x.ckpt", "sha256": "0" * 64, **about},
+            skipped_updates=3,
+        )
+    return html_page(build_table(made_plan(cells)))
 
 
 OVERLAPS = """() => {
@@ -200,6 +216,20 @@ def test_further_tables_are_behind_toggles_and_all_are_printed(look):
     assert [each.is_visible() for each in tables.all()] == [False, True, False, False, False]
     tab.emulate_media(media="print")
     assert all(each.is_visible() for each in tables.all())
+
+
+@pytest.mark.browser
+def test_on_a_phone_two_warnings_are_shown_the_rest_is_behind_a_toggle_and_all_are_printed(look, weak_page):
+    tab = look(360, content=weak_page, java_script_enabled=False)
+    warnings = tab.locator(".warnings li")
+    assert [each.is_visible() for each in warnings.all()] == [True, True, False, False, False, False]
+    assert tab.get_by_text("6 warnings", exact=True).is_visible()
+    assert tab.locator(".warnings").bounding_box()["height"] < 500, "what the table is about is on the first screen"
+    tab.get_by_label("4 more").check()
+    assert all(each.is_visible() for each in warnings.all())
+    tab.reload()
+    tab.emulate_media(media="print")
+    assert all(each.is_visible() for each in warnings.all())
 
 
 @pytest.mark.browser

@@ -126,3 +126,13 @@ def test_cells_of_one_stage_or_of_none_have_no_transfer(cells, tmp_path):
         assert not transfer_tables(table)
         assert not any("BWT" in write(table) for write in formats().values())
     assert table.rows[1].average.value == 80.0
+
+
+def test_rows_of_different_orders_say_why_they_are_not_compared(cells, tmp_path, fta):
+    other = planned(tmp_path, "reversed", {"method": "no_adapt", "adapt": fta, "stages": ("D", "C")}, "C")
+    finish(other.cell, lambda target, _: FIRST[target], source_checkpoint=MODEL)
+    table = build_table(made_plan([*cells.values(), other], rows={row: {} for row in ("no_adapt", "fta", "reversed")}))
+    assert (table.columns, table.rows[2].vs_reference) == (("D", "C", "average"), None)
+    told = "Rows have learned in different orders of stages (C, D: no_adapt, fta; D, C: reversed). "
+    assert sum(line.startswith(told) for line in warnings(table)) == 1
+    assert not any("orders" in line for line in warnings(table_of(cells.values())))

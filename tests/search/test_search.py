@@ -2,9 +2,11 @@
 
 import io
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from rich.console import Console
 
 import tta_bench.search.tune as tune_module
@@ -16,9 +18,10 @@ from tta_bench.cli import main as cli
 from tta_bench.data.domain import Domain
 from tta_bench.data.readers.folder import FolderReader
 from tta_bench.errors import UserError
-from tta_bench.launch.check import check
+from tta_bench.launch.check import check, find_jobs
 from tta_bench.launch.experiments import plan, searches
 from tta_bench.launch.grammar import quote_lists
+from tta_bench.launch.tuned import check_searched_images
 from tta_bench.methods.base import METHODS
 from tta_bench.report.formats import formats
 from tta_bench.report.tables import build_table
@@ -153,6 +156,23 @@ def test_tuned_options_of_a_search_that_has_become_stale_are_refused(searched, w
     finally:
         study.write(outcome)
     assert configure(*tuned).method["preset"] == "tuned"
+
+
+def test_a_run_with_options_of_a_search_on_other_images_is_refused_before_any_work(searched, monkeypatch, capsys):
+    words, _, _ = searched
+    image = Path(words[1].partition("=")[2]) / "D/image/0.png"
+    before = image.read_bytes()
+    Image.new("RGB", (64, 64), (9, 80, 120)).save(image)
+    monkeypatch.setattr(sys, "argv", ["tta_bench", "+method=tent", *words, *SMALL, "method.preset=tuned"])
+    try:
+        with pytest.raises(SystemExit) as end:
+            main()
+    finally:
+        image.write_bytes(before)
+    told = " ".join(capsys.readouterr().err.split())
+    assert (end.value.code, "the images of D changed since, so there is no search any more" in told) == (2, True)
+    quoted = quote_lists(["+method=tent", *words, *SMALL, "method.preset=tuned"], False)
+    check_searched_images(job.search for job in find_jobs(quoted, multirun=False))
 
 
 def test_every_format_says_where_options_are_from(searched, tmp_path):

@@ -5,6 +5,8 @@ import pytest
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check
 from tta_bench.launch.grammar import quote_lists, with_group
+from tta_bench.offline.base import SYSTEMS
+from tta_bench.sinks.about import about_cell, about_stage, changes
 from tta_bench.sinks.base import SINKS, options_of, sink_faults
 
 
@@ -56,3 +58,22 @@ def test_an_unknown_sink_is_refused_with_the_nearest():
     assert sink_faults({"wandb": {"entitty": "me"}})[-1:] == [
         "unknown key 'logger.wandb.entitty': did you mean 'logger.wandb.entity'?",
     ]
+
+
+@pytest.mark.parametrize("system", SYSTEMS.names())
+def test_a_system_is_named_by_what_differs_from_its_file(system):
+    words = [f"adapt={system}", "protocol.evaluation=held_out", "source=C", "target=D"]
+    words += ["stages=[A,C]"] * SYSTEMS.get(system).of_stages
+    (config,) = configure(*words)
+    assert not any(each.startswith("adapt.") for each in changes(config))
+
+
+def test_runs_that_differ_in_labels_or_in_the_order_of_stages_have_names_of_their_own():
+    words = ["adapt=fta", "protocol.evaluation=held_out", "target=D"]
+    few, many = configure(*words, "source=C", "adapt.labels=2,32", multirun=True)
+    assert about_cell(few, 0, "").name == "fta + tent adapt.labels=2 evaluation=held_out source=C"
+    assert about_stage(many, "D", "").name == "fta adapt.labels=32 C -> D"
+    (staged,) = configure(*words, "source=C", "stages=[B,A,C]")
+    about = about_cell(staged, 0, "")
+    assert about.name.endswith(" stages=B,A,C")
+    assert {"source A", "source B", "source C"} < {*about.tags}

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from tta_bench import register_reader
+from tta_bench.data.files import listed
 from tta_bench.data.readers.base import Reader, Sample, existing_root, require_known
 from tta_bench.errors import UserError
 from tta_bench.schema import DataConfig
@@ -54,6 +55,11 @@ class ArrayRecord:
         return Sample(image, mask)
 
 
+def arrays_in(folder: Path) -> list[Path]:
+    """The files of a site, by name; what systems leave in folders is left out."""
+    return [path for path in listed(folder) if path.suffix == ".npz"]
+
+
 @register_reader("my_reader")
 class MyReader(Reader):
     """Arrays of an image and its mask in one file each, a folder for each site."""
@@ -70,7 +76,7 @@ class MyReader(Reader):
 
     def domain_names(self) -> tuple[str, ...]:
         """The folders that hold such files."""
-        names = tuple(sorted({path.parent.name for path in self.root.glob("*/*.npz")}))
+        names = tuple(folder.name for folder in listed(self.root) if folder.is_dir() and arrays_in(folder))
         if not names:
             raise UserError(f"data.root={self.root} holds no site: put arrays into SITE/NAME.npz below it")
         return names
@@ -78,4 +84,4 @@ class MyReader(Reader):
     def records(self, domain: str) -> Sequence[ArrayRecord]:
         """The files of a site, by name."""
         require_known(domain, self.domain_names(), f"data.root={self.root}")
-        return [ArrayRecord(path) for path in sorted((self.root / domain).glob("*.npz"))]
+        return [ArrayRecord(path) for path in arrays_in(self.root / domain)]

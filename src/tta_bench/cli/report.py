@@ -58,11 +58,12 @@ def run(parsed: argparse.Namespace) -> None:
             name = table.plan.experiment.name
             several = len(of_metric) > 1
             folder = root / "reports" / name if parsed.out is None else parsed.out / (name if several else "")
-            folder /= "" if metric.name == PRIMARY else metric.name
-            folder /= "" if parsed.by is None else f"by_{re.sub(r'[^A-Za-z0-9]+', '_', parsed.by)}"
+            more = [metric.name] * (metric.name != PRIMARY)
+            more += [] if parsed.by is None else [f"by_{re.sub(r'[^A-Za-z0-9]+', '_', parsed.by)}"]
+            folder = folder.joinpath(*more)
             written = write_report(table, folder, parsed.panels, parsed.image)
             beside = [path.name for path in written[1:] if path.parent == folder]
-            _send(table, folder, parsed.overrides)
+            _send(table, folder, more, parsed.overrides)
             lines.append(f"wrote {written[0]}, with {', '.join(beside)} and figures/ beside it")
         Console().print(summary(of_metric))
     for line in (*map(shown, split_sentences(found)), *lines):
@@ -77,7 +78,7 @@ def _attributes(parsed: argparse.Namespace) -> Path | None:
     return Path(named[-1]).expanduser() if named else None
 
 
-def _send(table: Table, folder: Path, words: Sequence[str]) -> None:
+def _send(table: Table, folder: Path, more: Sequence[str], words: Sequence[str]) -> None:
     """Show the table where the loggers of its first cell say, and warn where that fails."""
     from tta_bench.sinks.about import about_report
     from tta_bench.sinks.base import SINKS
@@ -86,7 +87,7 @@ def _send(table: Table, folder: Path, words: Sequence[str]) -> None:
     loggers = table.plan.cells[0].cell.config.logger
     if not loggers:
         return
-    send(loggers, about_report(table.name, table.protocol_hash, words), folder)
+    send(loggers, about_report(table.name, table.protocol_hash, words, more), folder)
     for name, why in unsent(loggers, folder):
         print(f"warning: {SINKS.get(name).title} did not take the table ({why}): the same command sends it again")
 

@@ -42,9 +42,10 @@ from tta_bench.launch.overrides import (
     sweep_values,
 )
 from tta_bench.launch.targets import domain_faults, with_targets
-from tta_bench.launch.tuned import with_tuned
+from tta_bench.launch.tuned import search_of, with_tuned
 from tta_bench.launch.validation import validate, validate_model
 from tta_bench.schema import UNADAPTED, DataConfig, ModelConfig, RunConfig, as_tuple, validate_section
+from tta_bench.search.study import Study
 
 NOT_BY_NAME = ("method", "adapt", "data", "model")
 """Groups whose ``name`` decides what the other keys mean."""
@@ -57,10 +58,12 @@ class Job:
     Attributes:
         config: validated, with its targets.
         row: of the experiment's table, as a choice of the group ``row``; None without an experiment.
+        search: whose options it has, see :func:`~tta_bench.launch.tuned.search_of`.
     """
 
     config: RunConfig
     row: str | None
+    search: Study | None = None
 
 
 def check(overrides: Sequence[str], *, multirun: bool = True, config_dir: str | None = None) -> list[RunConfig]:
@@ -217,7 +220,11 @@ def _validate_jobs(
             continue
         try:
             row = next((text.removeprefix("+row=") for text in job if text.startswith("+row=")), None)
-            jobs.append(Job(with_tuned(with_targets(config)) if resolve is None else config, row))
+            if resolve is None:
+                config = with_targets(config)
+                jobs.append(Job(with_tuned(config), row, search_of(config)))
+            else:
+                jobs.append(Job(config, row))
         except UserError as error:
             faults += error.faults
     return jobs, faults
@@ -225,7 +232,10 @@ def _validate_jobs(
 
 def _told_of_choice(fault: str, keys: Collection[str], job: Sequence[str]) -> str:
     """Hydra's fault of a job, or where other choices of the command line have the key, which one has it not."""
-    key = next((key for key in keys if "." in key and fault.startswith(f"unknown key '{key}'")), "")
+    starts = {
+        key: tuple(f"unknown key '{part}'" for part in (key, key.partition(".")[0])) for key in keys if "." in key
+    }
+    key = next((key for key, start in starts.items() if fault.startswith(start)), "")
     group = key.partition(".")[0]
     if "row" in keys and group in ("method", "adapt"):
         return not_in_every_row(key)

@@ -71,6 +71,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
+def say(line: str) -> None:
+    """Print a line whole: other threads print beside this one, and ``print`` writes the end of a line by itself."""
+    print(f"{line}\n", end="", flush=True)
+
+
 class Watcher:
     """Looks at the cells of a sweep, and tells their number and every failure once.
 
@@ -121,7 +126,7 @@ class Watcher:
         before, when = self._told or ("", float("-inf"))
         if at_once or (counts != before and now - when >= _TELL) or now - when >= _REMIND:
             self._told = (counts, now)
-            print(line, flush=True)
+            say(line)
 
     def _status(self, cell: Cell) -> str | None:
         """As in the file; None for what an earlier run has left, ``killed`` where nobody works on a running cell."""
@@ -144,7 +149,7 @@ class Watcher:
             first = next(iter(error.splitlines()), "")
             config = cell.config
             name = f"{config.method['name']}, source {shown(config.source)}, seed {cell.seed}"
-            print(f"failed: {name}: {shown(first)} ({path / 'run.log'})", flush=True)
+            say(f"failed: {name}: {shown(first)} ({path / 'run.log'})")
 
     def _trained(self) -> str:
         trained, epochs = len(self._new("model.ckpt")), self._new("last.epoch")
@@ -169,10 +174,10 @@ def watched(configs: Sequence[RunConfig]) -> Iterator[None]:
     over = threading.Event()
 
     def watch() -> None:
-        watcher.tell(at_once=True)
         while not over.wait(_LOOK):
             watcher.tell()
 
+    watcher.tell(at_once=True)  # before anything that is said in the block
     thread = threading.Thread(target=watch, name="progress of the sweep", daemon=True)
     thread.start()
     try:

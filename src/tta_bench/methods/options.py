@@ -48,7 +48,7 @@ def default_options(name: str, **changes: Any) -> MethodOptions:
     Raises:
         UserError: unknown method or option, wrong types or values out of range.
     """
-    composed = OmegaConf.merge(_composed(name), {key: changes[key] for key in ("preset",) if key in changes})
+    composed = OmegaConf.merge(_of_method(name), {key: changes[key] for key in ("preset",) if key in changes})
     values: Any = OmegaConf.to_container(composed, resolve=True)
     for key, change in changes.items():
         is_part = isinstance(change, Mapping) and isinstance(values.get(key), Mapping)
@@ -94,25 +94,34 @@ def typed_options(options: Any, values: Mapping[str, Any], key: str) -> Any:
 
 def has_presets(name: str) -> bool:
     """Whether the YAML of a method has the key ``preset``, which then is among its options."""
-    return "preset" in _composed(name)
+    return "preset" in _of_method(name)
+
+
+def _of_method(name: str) -> DictConfig:
+    return composed_file("method", name, METHODS.get(name).__module__)
 
 
 @cache
-def _composed(name: str) -> DictConfig:
-    """The content of a method's YAML with what it shares with others; empty where there is none."""
-    module = METHODS.get(name).__module__
+def composed_file(group: str, name: str, module: str) -> DictConfig:
+    """The content of a choice's YAML with what it shares with others; empty where there is none.
+
+    Args:
+        group: of the configuration.
+        name: of the choice.
+        module: that registers it: a package of the user's brings the file itself.
+    """
     if module.partition(".")[0] != __name__.partition(".")[0]:
         with suppress(ModuleNotFoundError, ValueError):  # the latter of a notebook
-            path = package_folder(module) / f"conf/method/{name}.yaml"
+            path = package_folder(module) / f"conf/{group}/{name}.yaml"
             if path.exists():
-                ConfigStore.instance().store(group="method", name=name, node=OmegaConf.load(path), package="method")
+                ConfigStore.instance().store(group=group, name=name, node=OmegaConf.load(path), package=group)
     outer = GlobalHydra.instance().hydra  # of a program that is configured by Hydra itself
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            section: DictConfig = compose(f"method/{name}").method
+            section: DictConfig = compose(f"{group}/{name}")[group]
     except MissingConfigException as error:
-        if error.missing_cfg_file != f"method/{name}":
+        if error.missing_cfg_file != f"{group}/{name}":
             raise
         section = DictConfig({})
     finally:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from tta_bench.errors import UserError
-from tta_bench.methods.options import typed_options
+from tta_bench.methods.options import composed_file, typed_options
 from tta_bench.offline.base import SYSTEMS, SystemOptions
 from tta_bench.offline.card import SystemCard
 
@@ -22,6 +24,12 @@ def system_options(section: Mapping[str, Any]) -> SystemOptions:
     values = {key: value for key, value in section.items() if key != "name"}
     options: SystemOptions = typed_options(SYSTEMS.get(str(section["name"])).Options, values, "adapt")
     return options
+
+
+def default_section(name: str) -> dict[str, Any]:
+    """What the YAML of a registered system sets, without a command line; unresolved where it refers to other keys."""
+    content: Any = OmegaConf.to_container(composed_file("adapt", name, SYSTEMS.get(name).__module__))
+    return dict(content)
 
 
 def card_of(section: Mapping[str, Any] | None) -> SystemCard | None:

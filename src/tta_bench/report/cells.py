@@ -81,3 +81,11 @@ def own_domain(config: RunConfig) -> str:
 def name_of(row: str, cell: Cell) -> str:
     """A cell in a sentence."""
     return f"row '{row}', source {cell.config.source}, {seed_of(cell)} ({cell.folder().hash})"
+
+
+def learned_from(config: RunConfig) -> str:
+    """What the models of a run have learned from, in words: sources beside each other, or stages in their order."""
+    if config.stages and config.adapt is not None:
+        return f"trained on {', then '.join(config.stages)}"
+    names = own_domain(config), *(config.route or ())
+    return f"source{'s' * (len(names) > 1)} {', '.join(names)}"

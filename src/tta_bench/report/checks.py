@@ -83,7 +83,8 @@ def summary_faults(finished: Sequence[FinishedCell], metric: Metric) -> list[str
     faults = []
     inputs: dict[str, tuple[str, FinishedCell]] = {}
     images: dict[str, FinishedCell] = {}
-    again = "compute one of them again with force=true"
+    again = "compute both again with force=true"
+    kept = f"{again}, which makes no model anew: both use the one that is in results_root then"
     for result in finished:
         summary, config, name = result.summary, result.cell.config, name_of(result.row, result.cell)
         if metric.name not in summary or not _is_present(metric, summary):
@@ -111,7 +112,7 @@ def summary_faults(finished: Sequence[FinishedCell], metric: Metric) -> list[str
             if made.sha256 != expected:
                 faults.append(
                     f"{name} used {made.called} with sha256 {made.sha256[:12]}, but {name_of(other.row, other.cell)} "
-                    f"the one with {expected[:12]}: {again}"
+                    f"the one with {expected[:12]}: {kept}"
                 )
         data = _key(result.cell, "data")
         for target, fingerprint in summary["data"].items():

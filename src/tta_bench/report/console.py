@@ -16,6 +16,7 @@ from rich.text import Text
 from tta_bench.cell import Cell, Result
 from tta_bench.metrics.base import METRICS, Metric
 from tta_bench.report import text
+from tta_bench.report.cells import learned_from
 from tta_bench.report.checks import in_unit_of
 from tta_bench.report.statistics import paired_difference
 from tta_bench.report.warnings import run_warnings
@@ -32,7 +33,7 @@ def show(console: Console, cell: Cell, result: Result, reference: Result | None)
         console.print(panel)
     for name in cell.config.metrics:
         metric = in_unit_of(METRICS.get(name), result[0])
-        console.print(cell_table(metric, result, reference, list(changes(cell.config))))
+        console.print(cell_table(metric, result, reference, learned_from(cell.config), list(changes(cell.config))))
         if len(_classes(metric, result)) > CLASSES_SHOWN:
             console.print(class_table(metric, result, reference))
     console.print(f"results: {cell.folder().path}", soft_wrap=True, markup=False, highlight=False)
@@ -65,13 +66,16 @@ def class_table(metric: Metric, result: Result, reference: Result | None) -> Tab
     return table
 
 
-def cell_table(metric: Metric, result: Result, reference: Result | None, differs: Sequence[str] = ()) -> Table:
+def cell_table(
+    metric: Metric, result: Result, reference: Result | None, learned: str, differs: Sequence[str] = ()
+) -> Table:
     """Per target and on average: a metric per class with and without adaptation, their difference, and the time.
 
     Args:
         metric: what is shown.
         result: of the cell.
         reference: of ``no_adapt`` with the same source model; None if the cell is that itself.
+        learned: what its models have learned from, in words.
         differs: what is not as by default, as ``KEY=VALUE``.
     """
     summary, _ = result
@@ -84,7 +88,7 @@ def cell_table(metric: Metric, result: Result, reference: Result | None, differs
     told.append(f"scored {text.SCORED_AT[summary['protocol'].get('score_at', 'network')]}")
     caption = "; ".join([*told, *per_case(metric, result, reference)])
     settings = f", {' '.join(differs)}" if differs else ""
-    table = narrow_table(f"{metric.heading}, source {summary['source']}, seed {summary['seed']}{settings}", caption)
+    table = narrow_table(f"{metric.heading}, {learned}, seed {summary['seed']}{settings}", caption)
     table.add_column("target", overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("method", no_wrap=True)

@@ -40,15 +40,21 @@ class Run(NamedTuple):
 
 
 def warnings(table: Table) -> list[str]:
-    """One or two sentences each; none where nothing is weak."""
+    """One or two sentences each, what weighs most first; none where nothing is weak."""
     lines = [missing_note(table)] if table.missing else []
     runs = [Run(cell.row, cell.summary, cell.rows, cell.cell.config) for cell in table.finished]
     skipped = [f"{row.label} {row.skipped_updates}" for row in table.rows if row.skipped_updates]
     if skipped:
         lines.append(f"Updates skipped because a loss or gradient was not finite: {', '.join(skipped)}.")
-    sources = [*_one_training_seed(table), *_unexamined(runs), *_undertrained(runs)]
-    lines = [*_weak_sources(runs), *lines, *sources, *_empty(runs)]
-    return [*lines, *_infinite(runs, table.metric), *_skipped(runs), *_outside(runs)]
+    lines = [
+        *_weak_sources(runs),
+        *_one_training_seed(table),
+        *_orders(table),
+        *lines,
+        *_unexamined(runs),
+        *_undertrained(runs),
+    ]
+    return [*lines, *_empty(runs), *_infinite(runs, table.metric), *_skipped(runs), *_outside(runs)]
 
 
 def run_warnings(result: Result, config: RunConfig, reference: Result | None = None) -> list[str]:
@@ -112,6 +118,24 @@ def _one_training_seed(table: Table) -> list[str]:
     return [
         f"ONLY ONE TRAINING SEED ({which}) STANDS BEHIND EVERY NUMBER{of}: another training of the same source model "
         f"can change them by more than methods differ, and no interval here covers that. {remedy}"
+    ]
+
+
+def _orders(table: Table) -> list[str]:
+    """Rows whose models have learned in different orders, and what can be compared all the same."""
+    orders: dict[str, tuple[str, ...]] = {}
+    for planned in table.plan.cells:
+        orders[planned.row] = max(orders.get(planned.row, ()), planned.cell.config.stages or (), key=len)
+    rows: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for label, stages in orders.items():
+        rows[stages].append(label)
+    if table.stages or len(rows) < 2:
+        return []
+    each = "; ".join(f"{', '.join(stages) or 'no stages'}: {', '.join(of)}" for stages, of in rows.items())
+    return [
+        f"Rows have learned in different orders of stages ({each}). A column is of what is left after the stage that "
+        "it is named by: rows that end in another stage have a column of their own and are not compared, and there is "
+        "no transfer. Report each order by itself for these."
     ]
 
 

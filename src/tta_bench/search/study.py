@@ -106,7 +106,8 @@ class Study:
     def change_since(self, outcome: Mapping[str, Any]) -> str | None:
         """Why an outcome is not that of a search now, as a clause; None if it is, for all that is known without work.
 
-        The source model is compared where its file is there; whether its images have changed is not looked at.
+        The source model is compared where its file is there; its images are when a run is started, see
+        :func:`tta_bench.launch.tuned.check_searched_images`.
         """
         inputs = outcome["inputs"]
         if inputs.get("code") != self.code:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from tta_bench.methods.options import default_options, method_options
+from tta_bench.offline.options import default_section
 from tta_bench.offline.rights import rights_of
 from tta_bench.runtime.paths import CONFIG_DIR, shipped
 from tta_bench.runtime.values import flat, typed
@@ -34,7 +35,8 @@ def about_cell(config: RunConfig, seed: int, key: str, weak: bool = False) -> Ab
         weak: whether its source model is too weak to adapt.
     """
     weakness, seeded = [f"{WEAK}:"] * weak, [f"seed={seed}"] * (seed > 0)
-    name = " ".join([*weakness, config.called, *changes(config), f"source={','.join(config.sources)}", *seeded])
+    learned = f"stages={','.join(config.stages)}" if config.stages else f"source={','.join(config.sources)}"
+    name = " ".join([*weakness, config.called, *changes(config), learned, *seeded])
     content = config.model_dump(mode="json", exclude={"logger", "force", "group"})
     content["method"] = {**config.method, **asdict(method_options(config.method))}
     content |= {"called": config.called, "seed": seed, "cell": key}
@@ -52,39 +54,48 @@ def about_training(config: RunConfig, key: str) -> About:
 def about_stage(config: RunConfig, target: str, key: str) -> About:
     """Of the making of the adapted model of a target; ``key`` is that of its folder."""
     assert config.adapt is not None
-    name = f"{config.adapt['name']} {config.source} -> {target}"
+    name = " ".join([config.adapt["name"], *_adapt_changes(config), config.source, "->", target])
     content = config.model_dump(mode="json", include={"adapt", "source", "data", "model", "training"})
     return About(
         key, name, "training", config.group, _tags(config), {**content, "target": target, "adapted_model": key}
     )
 
 
-def about_report(table: str, protocol_hash: str, overrides: Sequence[str]) -> About:
-    """Of a table: one run per table and protocol, which every report of it replaces."""
-    config = {"table": table, "protocol_hash": protocol_hash, "overrides": list(overrides)}
-    return About(f"report-{table}-{protocol_hash}", f"table {table}", "report", table, [table], config)
+def about_report(table: str, protocol_hash: str, overrides: Sequence[str], more: Sequence[str] = ()) -> About:
+    """Of a table: one run per table, protocol, and what else it shows than Dice, which every report of it replaces."""
+    config = {"table": table, "protocol_hash": protocol_hash, "overrides": list(overrides), "shown": list(more)}
+    key, name = "-".join(["report", table, protocol_hash, *more]), " ".join(["table", table, *more])
+    return About(key, name, "report", table, [table], config)
 
 
 def _tags(config: RunConfig) -> list[str]:
     """Data set, source, setting, protocol, network, and the table or sweep if there is one; W&B takes 64 letters."""
     setting = rights_of(config).setting
-    tags = [config.data.name, *(f"source {name}" for name in config.sources), f"setting {setting}"]
+    tags = [config.data.name, *(f"source {name}" for name in config.stages or config.sources), f"setting {setting}"]
     tags += [config.protocol.name, config.model.name, config.group or ""]
     return list(dict.fromkeys(tag[:64] for tag in tags if tag))
 
 
 def changes(config: RunConfig) -> Iterator[str]:
-    """What differs from the defaults of the method, the protocol, the network and the training."""
+    """What differs from the defaults of the method, the system, the protocol, the network and the training."""
     preset = {key: config.method[key] for key in ("preset",) if key in config.method}
     if preset.get("preset") not in (None, "uniform"):
         yield f"preset={preset['preset']}"
     yield from _differences(
         asdict(method_options(config.method)), asdict(default_options(config.method["name"], **preset))
     )
+    yield from _adapt_changes(config)
     if config.checkpoint is not None:
         yield f"checkpoint={config.checkpoint.name}"
     for section in ("protocol", *(() if config.checkpoint else ("model", "training"))):
         yield from _section_changes(config, section)
+
+
+def _adapt_changes(config: RunConfig) -> Iterator[str]:
+    """Options of the system before the test: those of the method may be called the same."""
+    if config.adapt is not None:
+        differing = _differences(config.adapt, default_section(config.adapt["name"]))
+        yield from (f"adapt.{each}" for each in differing)
 
 
 def _section_changes(config: RunConfig, section: str) -> Iterator[str]:
