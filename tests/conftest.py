@@ -1,10 +1,15 @@
 """Shared fixtures: small networks and structured images."""
 
 import os
+import sys
 
 # Read when torch is first imported: test processes share few cores, and subprocesses inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# What one process has compiled, the others of the suite, a hundred of which are subprocesses, need not compile again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import pytest
 import torch
