@@ -79,6 +79,8 @@ def test_the_commands_of_import_a_checkpoint_work_as_printed(tmp_path, monkeypat
             Image.fromarray(pixels.squeeze()).save(tmp_path / "DIR" / domain / kind / "a.png")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(logging.getLogger("tta_bench"), "level", logging.NOTSET)  # restored afterwards
+    for left in [each for each in logging.root.handlers if type(each) is logging.StreamHandler]:
+        logging.root.removeHandler(left)  # of a program that another test has run here, to a stream that is closed
     programs = {("tta-bench",): cli.main, ("python", "-m", "tta_bench"): __main__.main}
     for words in map(shlex.split, commands.replace("\\\n", " ").splitlines()):
         ((name, program),) = ((name, each) for name, each in programs.items() if tuple(words[: len(name)]) == name)
