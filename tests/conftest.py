@@ -1,10 +1,13 @@
 """Shared fixtures: small networks and structured images."""
 
 import os
+import sys
 
 # Read when torch is first imported: test processes share few cores, and subprocesses inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# What one process has compiled, neither the others nor the commands that tests start have to compile again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 import torch
@@ -13,6 +16,8 @@ import torch.nn.functional as F
 from small_networks import BRANCHES, SIZE, SmallNet, build, with_bank
 from tta_bench.models.networks.unet import UNet
 from tta_bench.ops.preprocessing import min_max
+
+sys.dont_write_bytecode = False  # what the environment variable has set in this process
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
 """The documentation is true: its example runs, its cards and its files exist."""
 
 import importlib
+import logging
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from PIL import Image
 
+from tta_bench import __main__, cli
 from tta_bench.adaptation.scenarios.base import SCENARIOS, scenario_of
 from tta_bench.cli.list import methods_page, recipes_section
 from tta_bench.data.recipes.recipe import load_recipe
@@ -64,7 +65,7 @@ def test_the_examples_of_use_your_network_run_one_after_another(tmp_path, monkey
     assert (tmp_path / "state.pt").is_file()
 
 
-def test_the_commands_of_import_a_checkpoint_work_as_printed(tmp_path):
+def test_the_commands_of_import_a_checkpoint_work_as_printed(tmp_path, monkeypatch, capsys):
     (commands,) = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/import_a_checkpoint.md").read_text(), re.DOTALL)
     torch.manual_seed(0)
     network = library.FPN("resnet18", encoder_weights=None, classes=2)
@@ -76,11 +77,18 @@ def test_the_commands_of_import_a_checkpoint_work_as_printed(tmp_path):
             (tmp_path / "DIR" / domain / kind).mkdir(parents=True)
             pixels = np.random.default_rng(0).integers(0, 256 if kind == "image" else 3, (64, 64, channels), np.uint8)
             Image.fromarray(pixels.squeeze()).save(tmp_path / "DIR" / domain / kind / "a.png")
-    python = shlex.quote(sys.executable)
-    shell = f'set -e\npython() {{ {python} "$@"; }}\ntta-bench() {{ {python} -m tta_bench.cli "$@"; }}\n{commands}'
-    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "FPN" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.getLogger("tta_bench"), "level", logging.NOTSET)  # restored afterwards
+    for left in [each for each in logging.root.handlers if type(each) is logging.StreamHandler]:
+        logging.root.removeHandler(left)  # of a program that another test has run here, to a stream that is closed
+    programs = {("tta-bench",): cli.main, ("python", "-m", "tta_bench"): __main__.main}
+    for words in map(shlex.split, commands.replace("\\\n", " ").splitlines()):
+        ((name, program),) = ((name, each) for name, each in programs.items() if tuple(words[: len(name)]) == name)
+        monkeypatch.setattr(sys, "argv", ["it", *words[len(name) :]])
+        program()
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "FPN" in printed.out
     assert len([*(tmp_path / "outputs/cells").glob("*/summary.json")]) == 2, "the method and no_adapt"
 
 

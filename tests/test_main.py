@@ -25,6 +25,7 @@ TINY = (
     "data.limit=4",
     "training.epochs=1",
     "training.min_steps=0",
+    "model.encoder=tu-test_resnet",
     "model.decoder_channels=[16,16,8,8,8]",
     "source=D",
     "device=cpu",
@@ -93,7 +94,7 @@ def test_a_tiny_run_prints_its_table_and_writes_into_the_results_folder_alone(tm
     assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
     assert {path.name for path in (tmp_path / "outputs").iterdir()} == {"cells", "data", "source_models"}
     assert max(map(len, lines[lines.index(next(x for x in lines if "Dice in percent" in x)) : -1])) <= 80
-    assert "30 normalisation layers (30 BatchNorm2d); 9,824 affine scalars" in done.stdout
+    assert "25 normalisation layers (25 BatchNorm2d); 2,304 affine scalars" in done.stdout
     after_training = done.stdout.split("in-domain Dice", 1)[1]
     assert "━━" not in after_training, "no bar where nobody watches"
     assert "\x1b[" not in done.stdout

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples/my_tta_method"
 TINY = ["data.image_size=64", "data.limit=3", "training.epochs=1"]
-SMALL = [*TINY, "model.decoder_channels=[16,16,8,8,8]"]
+SMALL = [*TINY, "model.encoder=tu-test_resnet", "model.decoder_channels=[16,16,8,8,8]"]
 OWN = ["data=my_reader", "data.root=images", "model=my_network"]
 
 

@@ -1,25 +1,19 @@
 """Preprocessing belongs to the source model: stored, brought along, and the same in training, cells and checkpoints."""
 
 import copy
-import csv
 
 import pytest
 import torch
 
-from tta_bench.cell import Cell, run
+from tiny_cells import configure, execute, folder, numbers
+from tta_bench.cell import Cell
 from tta_bench.errors import UserError
-from tta_bench.launch.check import check
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import load_checkpoint, read_description, save_checkpoint
 from tta_bench.ops.preprocessing import Preprocessing
 
-TINY = ("source=D", "target=A", "data.image_size=64", "data.limit=3", "training.epochs=1", "training.min_steps=0")
+FEW = ("target=A", "data.limit=2")
 POWERS_OF_TWO = (0.5, 0.25, 2.0)
-
-
-def configure(root, *words):
-    (config,) = check([*TINY, f"results_root={root}", *words], multirun=False)
-    return config
 
 
 def write(path, config, state, preprocessing):
@@ -36,21 +30,18 @@ def write(path, config, state, preprocessing):
 
 
 def rows_of(config):
-    list(run(config))
-    path = Cell.all_of(config)[0].folder().path / "per_image.csv"
-    return [
-        {key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(path.open(newline=""))
-    ], (path.parent / "predictions.npz").read_bytes()
+    execute(config)
+    return numbers(config), (folder(config) / "predictions.npz").read_bytes()
 
 
 @pytest.mark.parametrize("method", ["grata", "tent"])
 def test_equivalent_preprocessings_of_one_model_give_the_same_cell(tmp_path, method):
     """A deviation at the border is one in the first convolution; powers of two round alike."""
-    config = configure(tmp_path, f"+method={method}")
+    config = configure(tmp_path, f"+method={method}", *FEW)
     torch.manual_seed(0)
     state = build_model(config.model, 2).state_dict()
     folded = copy.deepcopy(state)
-    folded["encoder.conv1.weight"] /= torch.tensor(POWERS_OF_TWO)[:, None, None]
+    folded["encoder.model.conv1.0.weight"] /= torch.tensor(POWERS_OF_TWO)[:, None, None]
     forms = {
         "border": (state, Preprocessing("unit", mean=(0.0,), std=POWERS_OF_TWO)),
         "folded": (folded, Preprocessing("unit")),
@@ -60,14 +51,14 @@ def test_equivalent_preprocessings_of_one_model_give_the_same_cell(tmp_path, met
     found = {}
     for name, (weights, preprocessing) in forms.items():
         path = write(tmp_path / f"{name}.ckpt", config, weights, preprocessing)
-        found[name] = rows_of(configure(tmp_path, f"+method={method}", f"checkpoint={path}"))
+        found[name] = rows_of(configure(tmp_path, f"+method={method}", *FEW, f"checkpoint={path}"))
     assert found["border"] == found["folded"] == found["identity"]
     assert found["border"] != found["other"], "min-max shows the network other images"
 
 
 def test_a_trained_model_keeps_its_preprocessing_and_refuses_one_that_was_typed(tmp_path):
     config = configure(tmp_path, "+method=no_adapt", "preprocessing=imagenet")
-    list(run(config))
+    execute(config)
     (path,) = tmp_path.glob("source_models/*/model.ckpt")
     imagenet = Preprocessing("unit", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
     assert read_description(path).preprocessing == imagenet

@@ -193,6 +193,7 @@ TINY = (
     "data.limit=4",
     "training.epochs=1",
     "training.min_steps=0",
+    "model.encoder=tu-test_resnet",
     "model.decoder_channels=[16,16,8,8,8]",
     "device=cpu",
 )

@@ -136,33 +136,30 @@ def test_with_updates_a_gradient_method_predicts_differently(usual, name):
 
 
 @every_method
-def test_a_fresh_start_forgets_everything_c2(networks, streams, name):
+def test_a_fresh_start_forgets_everything_and_a_target_after_another_is_as_alone_c2_bn13(
+    networks, streams, usual, name
+):
     method = make(name, networks(name))
-    first = run(method, one(streams))
+    run(method, one(streams, "B"))
     method.start(2)
     assert not any(part.any() for row in optimizer_state(method) for part in row)
     assert torch.equal(method.theta(2), method.source_theta.expand(2, -1))
-    assert_equal(first, run(method, one(streams)))
+    assert_equal(usual(name, "C"), run(method, one(streams, "C")))
 
 
 @every_method
-def test_two_targets_in_sequence_equal_each_alone_bn13(networks, streams, usual, name):
-    method = make(name, networks(name))
-    run(method, one(streams, "B"))
-    second = run(method, one(streams, "C"))
-    assert_equal(usual(name, "C"), second)
-
-
-@every_method
-def test_only_the_method_s_own_state_changes_c3(networks, streams, name):
+def test_only_the_method_s_own_state_changes_and_the_same_seed_gives_the_same_bits_c3_c5(
+    networks, streams, usual, name
+):
     network = networks(name)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     global_state = torch.get_rng_state()
-    run(make(name, network), streams)
+    again = run(make(name, network), streams)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert all(p.grad is None and not p.requires_grad for p in network.parameters())
     assert not network.source_theta.requires_grad
     assert torch.equal(torch.get_rng_state(), global_state)
+    assert_equal(usual(name), again)
 
 
 @every_method
@@ -172,11 +169,6 @@ def test_the_images_are_not_written_to_c4(networks, streams, name):
     method.step(images, keys_of("BC", 0))
     assert torch.equal(images, streams["B"][:2])
     assert not images.requires_grad
-
-
-@every_method
-def test_the_same_seed_gives_the_same_bits_c5(networks, streams, usual, name):
-    assert_equal(usual(name), run(make(name, networks(name)), streams))
 
 
 @every_method

@@ -77,7 +77,8 @@ image_size: 64
 limit: null
 classes: {foreground: [1]}
 """
-TINY = ["training.epochs=1", "training.min_steps=0", "model.decoder_channels=[16,16,8,8,8]", "source=X"]
+TINY = ["training.epochs=1", "training.min_steps=0", "source=X"]
+TINY += ["model.encoder=tu-test_resnet", "model.decoder_channels=[16,16,8,8,8]"]
 
 
 @pytest.fixture

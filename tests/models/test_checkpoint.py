@@ -52,7 +52,7 @@ TRAINING = {
     "branch_weights": {"reconstruction": 1.0, "denoising": 1.0, "super_resolution": 1.0, "rotation": 0.1},
     "augmentation": AUGMENTATION,
 }
-UNET = {"name": "unet", "encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8]}
+UNET = {"name": "unet", "encoder": "tu-test_resnet", "decoder_channels": [16, 16, 8, 8, 8]}
 RESUNET = {"name": "resunet34", "encoder": "resnet34"}
 CLASSES = {"disc": [1, 2], "cup": [2]}
 
@@ -161,7 +161,7 @@ class TestWhatDoesNotFit:
             (run_config(RESUNET), r"its network is unet, but model=resunet34: use model=unet"),
             (
                 run_config({**UNET, "encoder": "resnet34"}),
-                r"its encoder is resnet18, but model.encoder=resnet34: use model.encoder=resnet18",
+                r"its encoder is tu-test_resnet, but model.encoder=resnet34: use model.encoder=tu-test_resnet",
             ),
             (
                 run_config({**UNET, "decoder_channels": None}),
@@ -369,7 +369,7 @@ class TestCommands:
         text = verify(own)
         lines = dict(line.split(":", 1) for line in text.splitlines())
         found = {key: value.strip() for key, value in lines.items()}
-        assert found["network"] == "unet, encoder resnet18"
+        assert found["network"] == "unet, encoder tu-test_resnet"
         assert found["classes"] == "disc, cup"
         assert found["domain"] == "A"
         assert found["training"] == "test, 2 epochs"

@@ -6,4 +6,4 @@ from tta_bench.models.networks.unet import UNet
 
 @pytest.fixture
 def model():
-    return build(UNet, "resnet18", 2, decoder_channels=(16, 16, 8, 8, 8)).float()
+    return build(UNet, "tu-test_resnet", 2, decoder_channels=(16, 16, 8, 8, 8)).float()

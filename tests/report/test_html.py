@@ -12,7 +12,7 @@ from rich.console import Console
 from made_tables import finish, made_plan, planned
 from tta_bench.metrics.base import METRICS
 from tta_bench.metrics.dice import dice_score
-from tta_bench.report.drawings import figures, picture_files
+from tta_bench.report.drawings import draw, figures, picture_files
 from tta_bench.report.formats import formats
 from tta_bench.report.formats.html import best_rows, commands, number, p_value, protocol_sentences, signed
 from tta_bench.report.formats.html import write as html_page
@@ -74,13 +74,13 @@ def test_every_number_of_the_table_is_on_the_page(page, table):
     assert "torch 2.15.0" in text
 
 
-def test_a_cost_of_branches_that_is_not_known_is_named(table):
+def test_a_cost_of_branches_that_is_not_known_is_named(page, table, drawn):
     models = [model._replace(lacks_twin=model.source == "A") for model in table.source_models]
     sentence = "What the branches of A cost is not known: run +method=no_adapt with model.branches=[]"
-    unknown = replace(table, source_models=tuple(models))
+    unknown = replace(table, source_models=tuple(models), drawings=drawn)
     assert sentence in words(html_page(unknown))
     assert sentence in "\n".join(notes(unknown))
-    assert "What the branches" not in words(html_page(table))
+    assert "What the branches" not in words(page)
 
 
 def test_what_is_missing_is_marked_and_listed(page, table):
@@ -136,14 +136,16 @@ def made_table(root, *cells):
 
 def test_mean_and_spread_over_training_seeds_are_the_headline(tmp_path):
     cells = [("no_adapt", "A", 50), ("no_adapt", "A", 60, SEED_1), ("tent", "A", 61), ("tent", "A", 73, SEED_1)]
-    several, one = made_table(tmp_path, *cells), made_table(tmp_path, *cells[::2])
+    tables = made_table(tmp_path, *cells), made_table(tmp_path, *cells[::2])
+    several, one = (replace(table, drawings=draw(table)) for table in tables)
     sentence = "Mean ± sample standard deviation over 2 repeats with 2 training seeds (0, 1)."
     for name, write in formats().items():
         if not name.endswith("csv"):
             assert sentence.replace("±", r"\ensuremath{\pm}") in write(several) or sentence in write(several), name
             assert "repeats with" not in write(one), name
-    assert "67.00 ± 8.49" in words(html_page(several))
-    assert "ONLY ONE TRAINING SEED" not in html_page(several)
+    page = html_page(several)
+    assert "67.00 ± 8.49" in words(page)
+    assert "ONLY ONE TRAINING SEED" not in page
     assert "ONLY ONE TRAINING SEED (0)" in html_page(one)
     console = Console(file=io.StringIO(), width=80)
     console.print(summary_table(several))
@@ -297,13 +299,13 @@ def test_names_are_text_and_never_markup(table):
     assert "B/&lt;model&gt;.ckpt" in page
 
 
-def test_the_papers_numbers_stand_beside_the_measured_ones(table):
+def test_the_papers_numbers_stand_beside_the_measured_ones(page, table, drawn):
     row = replace(table.rows[3], paper={"A": 76.61, "average": 74.34}, minus_paper={"A": 1.25, "average": -0.5})
-    text = words(html_page(replace(table, rows=(*table.rows[:3], row))))
+    text = words(html_page(replace(table, rows=(*table.rows[:3], row), drawings=drawn)))
     assert "paper 76.61 (+1.25)" in text
     assert "paper 74.34 (\N{MINUS SIGN}0.50)" in text
     assert "other images or other settings than the paper" in text
-    assert "paper" not in words(html_page(table)).replace("GraTa paper", "")
+    assert "paper" not in words(page).replace("GraTa paper", "")
 
 
 def test_the_best_of_a_column_is_bold_and_ties_all_are(table):

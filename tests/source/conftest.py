@@ -6,9 +6,10 @@ from sections import data_section, run_config
 from tta_bench.data.domain import Domain
 from tta_bench.runtime.paths import shipped
 from tta_bench.schema import RunConfig
+from tta_bench.source.train import source_model
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config():
     """A run on a tiny network; keyword arguments change the training, ``model`` and ``device`` their parts."""
 
@@ -28,7 +29,7 @@ def make_config():
             source="A",
             device=device,
             data=data_section(name="synthetic", image_size=SIZE, classes={"disc": [1, 2], "cup": [2]}),
-            model={"name": "unet", "encoder": "resnet18", "decoder_channels": [16, 16, 8, 8, 8]} | (model or {}),
+            model={"name": "unet", "encoder": "tu-test_resnet", "decoder_channels": [16, 16, 8, 8, 8]} | (model or {}),
             training=shipped("training/quick")
             | {"name": "test", "epochs": 3, "min_steps": 0, "batch_size": 2, "weight_decay": 0, "holdout": 0.25}
             | {"branch_weights": shipped("shared/branch_weights") | training.pop("branch_weights", {})}
@@ -39,7 +40,7 @@ def make_config():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_domain():
     """Noisy images with a bright disc, and a brighter cup in it."""
 
@@ -49,3 +50,19 @@ def make_domain():
         return Domain("A", names, images, masks, CLASSES, fingerprint)
 
     return make
+
+
+@pytest.fixture
+def learned(make_config, make_domain, tmp_path_factory, worker_id):
+    """A run, its domain, and a source model that has learnt them; trained by the process that is there first."""
+    ours = tmp_path_factory.getbasetemp()
+    root = (ours if worker_id == "master" else ours.parent) / "learned"
+    config = make_config(
+        model={"encoder": "resnet18"},
+        epochs=25,
+        learning_rate=3e-3,
+        batch_size=8,
+        augmentation={"elastic": 0.0, "affine": 0.0},
+    ).model_copy(update={"results_root": root})
+    domain = make_domain(20)
+    return config, domain, source_model(config, domain, root)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from test_followed_training import follower
-from test_train import KilledError, assert_same_bits, kill_in_epoch, weights
+from test_train import FIRST, KilledError, assert_same_bits, kill_in_epoch, weights
 
 import tta_bench.source.callbacks as callbacks
 from tta_bench.cell import Cell
@@ -47,7 +47,7 @@ def test_a_killed_training_goes_on_to_the_same_weights_and_tells_how_far_each_la
     log = whole.path.with_name("layer_updates.csv").read_text()
     assert resumed.path.with_name("layer_updates.csv").read_text() == log
     rows = list(csv.DictReader(log.splitlines()))
-    first = [row for row in rows if row["layer"] == "encoder.conv1"]
+    first = [row for row in rows if f"{row['layer']}.weight" == FIRST]
     assert [row["epoch"] for row in first] == ["1", "2", "3"]
     assert all(float(row["update"]) > 0 for row in first)
     last = {row["layer"]: float(row["update"]) for row in rows if row["epoch"] == "3"}

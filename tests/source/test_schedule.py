@@ -3,7 +3,7 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from test_train import KilledError, assert_same_bits, kill_in_epoch, weights
+from test_train import FIRST, KilledError, assert_same_bits, kill_in_epoch, weights
 
 from tta_bench.models.checkpoint import read_checkpoint, read_description
 from tta_bench.source import callbacks, train
@@ -102,7 +102,7 @@ def states(monkeypatch):
     seen, end = [], callbacks.HeldOutScores.on_train_epoch_end
 
     def noting(self, trainer, module):
-        seen.append(module.model.encoder.conv1.weight.detach().clone())
+        seen.append(module.model.get_parameter(FIRST).detach().clone())
         end(self, trainer, module)
 
     monkeypatch.setattr(callbacks.HeldOutScores, "on_train_epoch_end", noting)
@@ -114,7 +114,7 @@ def test_the_first_of_the_best_epochs_is_kept(make_config, make_domain, tmp_path
     scores_of(monkeypatch, 10.0, 50.0, 20.0, 50.0)
     source = source_model(make_config(epochs=4, keep="best"), make_domain(6), tmp_path)
     assert len(seen) == 4
-    assert torch.equal(read_checkpoint(source.path).state["encoder.conv1.weight"], seen[1])
+    assert torch.equal(read_checkpoint(source.path).state[FIRST], seen[1])
 
 
 @pytest.mark.parametrize(("least", "epochs"), [(0, 4), (10, 5), (99, 6)])
@@ -126,7 +126,7 @@ def test_a_training_ends_when_it_has_waited_and_had_its_steps(
     config = make_config(epochs=6, patience=2, min_steps=min(least, 12), batch_size=2)
     source = source_model(config, make_domain(6), tmp_path)  # four to train on: two steps an epoch
     assert len(seen) == epochs
-    assert torch.equal(read_checkpoint(source.path).state["encoder.conv1.weight"], seen[-1])
+    assert torch.equal(read_checkpoint(source.path).state[FIRST], seen[-1])
 
 
 @pytest.mark.parametrize("settings", [{"keep": "best"}, {"patience": 3}])
@@ -140,6 +140,6 @@ def test_half_precision_learns_and_leaves_weights_in_float32(make_config, make_d
     half, full = (source_model(each, make_domain(6), tmp_path) for each in (config, make_config(epochs=2)))
     assert half.path != full.path
     assert all(value.dtype in (torch.float32, torch.int64) for value in weights(half).values())
-    first, second = weights(half)["encoder.conv1.weight"], weights(full)["encoder.conv1.weight"]
+    first, second = weights(half)[FIRST], weights(full)[FIRST]
     assert not torch.equal(first, second)
     torch.testing.assert_close(first, second, rtol=0.1, atol=0.02)

@@ -23,7 +23,7 @@ from tta_bench.source.examination import (
     known_source,
     side_file,
 )
-from tta_bench.source.train import source_model
+from tta_bench.source.train import model_path, source_model
 
 CPU = torch.device("cpu")
 
@@ -96,11 +96,9 @@ def test_of_a_training_that_is_not_recorded_it_is_not_known_which_images_it_saw(
     assert (tmp_path / "new" / "file.json").exists()
 
 
-def test_running_statistics_that_have_not_converged_are_found(make_config, make_domain, tmp_path, caplog):
+def test_running_statistics_that_have_not_converged_are_found(learned, tmp_path, caplog):
     """Weights that do well by the statistics of an image, and statistics that belong to none."""
-    longer = make_config(epochs=25, learning_rate=3e-3, batch_size=8, augmentation={"elastic": 0.0, "affine": 0.0})
-    longer, many = longer.model_copy(update={"results_root": tmp_path}), make_domain(20)
-    source = source_model(longer, many, tmp_path)
+    longer, many, source = learned
     sound = examined(longer, source, {"A": many}, CPU)
     assert sound.weaknesses(longer.diagnostics.model_copy(update={"source_dice": 70.0, "source_gap": 10.0})) == []
     for name, value in source.model.named_buffers():
@@ -140,14 +138,14 @@ def test_encoder_weights_from_a_local_file_are_what_the_training_starts_from(
     torch.manual_seed(1)
     encoder = build_encoder("resnet18", None)
     torch.save(encoder.state_dict(), path)
-    config = make_config(epochs=1, learning_rate=1e-12, model={"encoder_weights": str(path)})
+    config = make_config(epochs=1, learning_rate=1e-12, model={"encoder": "resnet18", "encoder_weights": str(path)})
     source = source_model(config, make_domain(4), tmp_path)
     assert torch.allclose(source.model.state_dict()["encoder.conv1.weight"], encoder.state_dict()["conv1.weight"])
     torch.save({key: value + 1 if "conv" in key else value for key, value in encoder.state_dict().items()}, path)
     (tmp_path / "moved").mkdir()
     moved = path.rename(tmp_path / "moved" / "imagenet.pth")
-    again = make_config(epochs=1, learning_rate=1e-12, model={"encoder_weights": str(moved)})
-    assert source_model(again, make_domain(4), tmp_path).path != source.path, "the content of the file counts"
+    again = make_config(model={"encoder": "resnet18", "encoder_weights": str(moved)}, epochs=1, learning_rate=1e-12)
+    assert model_path(again, make_domain(4), tmp_path) != source.path, "the content of the file counts"
 
 
 def test_a_network_without_statistics_of_its_own_has_none_to_compare(trained, tmp_path, make_domain):
