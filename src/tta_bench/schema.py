@@ -24,10 +24,11 @@ from pydantic_core import PydanticCustomError
 
 from tta_bench.errors import UserError, nearest_key
 from tta_bench.runtime.files_section import FilesConfig, Names, as_mapping, as_tuple, null_is
+from tta_bench.runtime.launch_section import LaunchConfig, RuntimeConfig
 from tta_bench.runtime.precision import Precision
 from tta_bench.runtime.protocol_section import PredictConfig, ProtocolConfig
 from tta_bench.runtime.ranges import Range, Seed, check_device
-from tta_bench.runtime.sections import DiagnosticsConfig, PreprocessingConfig, Section, keys_of
+from tta_bench.runtime.sections import DiagnosticsConfig, PreprocessingConfig, Section, distinct, keys_of
 from tta_bench.runtime.training_section import TrainingConfig
 
 UNADAPTED = "no_adapt"
@@ -77,36 +78,9 @@ def _as_lockstep(value: Any) -> Any:
     raise ValueError(f"lockstep={value}: give the number of streams, {valid}, or auto")
 
 
-def _as_pack(value: Any) -> Any:
-    if value == "auto" or isinstance(value, bool):
-        return value
-    raise ValueError(f"launch.pack={value}: give true, false or auto")
-
-
-def _as_devices(value: Any) -> Any:
-    if value == "auto" or isinstance(value, list | tuple):
-        return value
-    raise ValueError(f"launch.devices={value}: give numbers of GPUs, such as [0,1], or auto")
-
-
-def _distinct(key: str) -> AfterValidator:
-    """Refuse an empty list, and one that names something twice."""
-
-    def check(values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not values:
-            raise ValueError(f"{key} is empty: name at least one, or leave {key} out")
-        twice = next((value for value in values if values.count(value) > 1), None)
-        if twice is not None:
-            raise ValueError(f"{key} lists {twice} more than once: name it once")
-        return values
-
-    return AfterValidator(check)
-
-
 LOCKSTEP = Range(1, 2**16)
 
-Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), _distinct("seed")]
-Devices = Annotated[tuple[Annotated[int, Range(0, 2**10)], ...], _distinct("launch.devices")]
+Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), distinct("seed")]
 MaskValues = tuple[Annotated[int, Range(0, 255)], ...]
 UserPath = Annotated[Path, BeforeValidator(_as_path)]
 
@@ -248,22 +222,6 @@ class ModelConfig(Section):
         return content
 
 
-class LaunchConfig(Section):
-    """How the cells of a sweep share a machine; changes no number, but see ``docs/launchers.md`` on threads."""
-
-    devices: Annotated[Literal["auto"] | Devices, BeforeValidator(_as_devices)]
-    cells_per_device: Annotated[int, Range(1, 2**10)] = Field(description="at once on each GPU")
-    pack: Annotated[Literal["auto"] | bool, BeforeValidator(_as_pack)] = Field(
-        description="cells that differ in seeds and numbers share a batch"
-    )
-
-
-class RuntimeConfig(Section):
-    """How the device is driven; changes no number."""
-
-    graphs: Literal["auto"] | bool = Field(description="whether passes are recorded as CUDA graphs; auto: on a GPU")
-
-
 class SearchConfig(Section):
     """How the options of a method are searched on source images (``conf/shared/search.yaml``)."""
 
@@ -285,15 +243,15 @@ class RunConfig(Section):
     method: dict[str, Any]
     adapt: dict[str, Any] | None = Field(default=None, description="system that makes an adapted model beforehand")
     source: str
-    route: Annotated[Names, _distinct("route")] | None = Field(
+    route: Annotated[Names, distinct("route")] | None = Field(
         default=None, description="further sources: every image is adapted from the source model of the nearest centre"
     )
-    stages: Annotated[Names, _distinct("stages")] | None = Field(
+    stages: Annotated[Names, distinct("stages")] | None = Field(
         default=None, description="domains that a source model is trained on one after the other, source last; or all"
     )
-    target: Annotated[Names, _distinct("target")] | None = None
+    target: Annotated[Names, distinct("target")] | None = None
     seed: Seeds
-    metrics: Annotated[Names, _distinct("metrics"), AfterValidator(_dice_first)] = Field(
+    metrics: Annotated[Names, distinct("metrics"), AfterValidator(_dice_first)] = Field(
         description="taken from what is predicted, so no part of what a cell is; Dice is always first"
     )
     checkpoint: UserPath | None = None

@@ -68,7 +68,7 @@ BANK = Definition("tta_bench.offline.bank", "bank_of"), OF_TRAINING, DOMAIN
 ACCOMPANIES = {
     Definition("tta_bench.adaptation.provenance"),
     Definition("tta_bench.schema"),  # the values are in the hash of the cell
-    *(Definition(f"tta_bench.runtime.{name}_section") for name in ("files", "protocol", "training")),
+    *(Definition(f"tta_bench.runtime.{name}_section") for name in ("files", "launch", "protocol", "training")),
     Definition("tta_bench.methods.options"),
     Definition("tta_bench.errors"),
     Definition("tta_bench.methods.card"),

@@ -22,6 +22,20 @@ def ascending(key: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def distinct(key: str) -> AfterValidator:
+    """Refuse an empty list, and one that names something twice."""
+
+    def check(values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not values:
+            raise ValueError(f"{key} is empty: name at least one, or leave {key} out")
+        twice = next((value for value in values if values.count(value) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{key} lists {twice} more than once: name it once")
+        return values
+
+    return AfterValidator(check)
+
+
 Percentile = Annotated[float, Range(0, 100)]
 Intensity = Annotated[float, Range(-LARGE, LARGE)]
 
