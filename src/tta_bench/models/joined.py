@@ -15,9 +15,9 @@ class JoinedBlock(BasicBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """See :class:`torchvision.models.resnet.BasicBlock`."""
-        shortcut = x if self.downsample is None else self.downsample(x)
-        made = normalised(self.bn1, self.conv1(x), rectified_after=True)
-        return normalised(self.bn2, self.conv2(made), residual=shortcut, rectified_after=True)
+        made = self.conv2(normalised(self.bn1, self.conv1(x), rectified_after=True))
+        shortcut = x if self.downsample is None else self.downsample(x)  # gradients are added in the order of calls
+        return normalised(self.bn2, made, residual=shortcut, rectified_after=True)
 
 
 def join(model: nn.Module) -> None:
