@@ -94,6 +94,16 @@ def test_what_cannot_be_recorded_is_computed(network, images, monkeypatch):
     assert all(torch.equal(each, made[0]) for each in made)
 
 
+def test_a_recording_that_is_not_played_any_more_is_given_up(network, images, played):
+    theta = network.source_theta[None]
+    for _ in range(3):
+        passes(network, images[:2], torch.cat([theta, theta]))
+    for _ in range(2 * graphs_module.STALE):
+        passes(network, images[:1], theta)
+    assert len(played) == 2
+    assert [key[1] for key in network.graphs._seen] == [images[:1].shape]
+
+
 def _refuse(*arguments):
     raise RuntimeError("operation not permitted when stream is capturing")
 

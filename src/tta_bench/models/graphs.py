@@ -14,22 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tta_bench.runtime.memory import is_out_of_memory, release_memory
+from tta_bench.runtime.memory import release_memory
 
 log = logging.getLogger(__name__)
 
 Pass = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 """Images and rows of theta to what a network makes of them."""
 
-MOST = 32
-"""Recordings of one network: each keeps the activations of its pass."""
+STALE = 100
+"""Passes after which a recording that none of them played is given up: it keeps the activations of its pass, and
+streams that have ended leave others behind."""
 
 
 class Graphs:
     """The recorded passes of one network on one GPU."""
 
     def __init__(self) -> None:
-        self._seen: dict[Hashable, _Recording | None] = {}
+        self._seen: dict[Hashable, _Recording] = {}
+        self._passes = 0
 
     def __deepcopy__(self, memo: Any) -> Graphs:
         """A copy of the network records its own."""
@@ -57,21 +59,19 @@ class Graphs:
         """
         with_gradient = torch.is_grad_enabled() and theta.requires_grad
         key = key, images.shape, images.dtype, images.stride(), theta.shape, with_gradient
-        if key not in self._seen:
-            if len(self._seen) < MOST:
-                self._seen[key] = _Recording()
-            return compute(images, theta)
-        recording = self._seen[key]
-        if recording is None or recording.is_in_use:
+        self._passes += 1
+        if self._passes % STALE == 0:
+            self._seen = {k: each for k, each in self._seen.items() if each.used > self._passes - STALE}
+        is_first = key not in self._seen
+        recording = self._seen.setdefault(key, _Recording())
+        recording.used = self._passes
+        if is_first or recording.fault or recording.is_in_use:
             return compute(images, theta)
         if not recording.is_made:
-            try:
-                recording.make(compute, images, theta.detach().requires_grad_(with_gradient))
-            except (RuntimeError, ValueError) as error:
-                self._seen[key] = None
-                log.info("a pass is not recorded as a CUDA graph: %s", str(error).splitlines()[0])
-                if is_out_of_memory(error):
-                    release_memory(images.device)
+            recording.fault = recording.try_to_make(compute, images, theta.detach().requires_grad_(with_gradient))
+            if recording.fault:  # the exception, which holds what was in memory, is gone here
+                log.info("a pass is not recorded as a CUDA graph: %s", recording.fault)
+                release_memory(images.device)
                 return compute(images, theta)
         return _Replay.apply(recording, images, theta)
 
@@ -80,12 +80,26 @@ class _Recording:
     """Two CUDA graphs of one pass, and the tensors in which they find their arguments and leave their results."""
 
     is_made = False
+    fault = ""
+    """Why there is none."""
+    used = 0
+    """Number of the last pass of its kind."""
+
     _user: weakref.ref[_Use] | None = None
 
     @property
     def is_in_use(self) -> bool:
         """Whether a gradient of the last replay may still be asked for."""
         return self._user is not None and self._user() is not None
+
+    def try_to_make(self, compute: Pass, images: Tensor, theta: Tensor) -> str:
+        """As :meth:`make`; what went wrong, or nothing."""
+        try:
+            self.make(compute, images, theta)
+        except (RuntimeError, ValueError) as error:
+            self.__dict__.clear()
+            return str(error).partition("\n")[0] or type(error).__name__
+        return ""
 
     def make(self, compute: Pass, images: Tensor, theta: Tensor) -> None:
         """Record a pass: once to wake up the libraries on a queue of its own, once for the graph."""
