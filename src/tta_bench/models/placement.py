@@ -33,10 +33,19 @@ def place(
     network.compute_in(precision, dtype)
     where = placement(device, dtype, precision)
     network.images_per_pass = where.images_per_pass(image_size**2)
-    if where.channels_last and not where.packed and network.channels_last:
-        network.model.to(memory_format=torch.channels_last)
+    if is_gpu(device) and where.channels_last:
+        # Torch's own kernels copy maps that lie pixel by pixel.
+        network.channels_last &= where.one_kernel and _kernels_work_on(device)
+        if network.channels_last:
+            network.model.to(memory_format=torch.channels_last)
     network.graphs = Graphs() if graphs and is_gpu(device) else None
     return network.to(device)
+
+
+def _kernels_work_on(device: torch.device) -> bool:
+    from tta_bench.models.kernels import work_on  # of Triton, which a GPU alone needs
+
+    return work_on(device)
 
 
 def copied_to(device: torch.device, model: SegmentationModel) -> SegmentationModel:
