@@ -11,7 +11,7 @@ from tta_bench.report.console import warning_box
 from tta_bench.report.formats import formats
 from tta_bench.report.sweep import summary
 from tta_bench.report.tables import build_table
-from tta_bench.report.warnings import run_warnings, warnings
+from tta_bench.report.warnings import _outside, run_warnings, warnings
 
 
 def made(
@@ -148,3 +148,17 @@ def test_warnings_of_one_of_several_tables_name_it(tmp_path):
     console = Console(file=io.StringIO(), width=200)
     console.print(summary([("limit=2", whole), ("limit=4", part)]))
     assert "! limit=4: In-domain Dice is unknown" in console.file.getvalue()
+
+
+def test_of_a_class_outside_another_the_worst_rows_are_named_and_the_others_counted():
+    def run(label, images, pixels):
+        outside = {"class": "cup", "around": "disc", "images": images, "pixels": pixels, "of": 1000}
+        return label, {"outside": [outside]}, [{}] * 20, None
+
+    runs = [run("a", 1, 1), run("b", 2, 40), run("c", 1, 2), run("d", 1, 5), run("e", 1, 1)]
+    (sentence,) = _outside(runs)
+    assert "b in 2 of 20 images (4.00 percent of its pixels), d in 1 of 20" in sentence
+    assert "c in 1" in sentence
+    assert "2 more rows in fewer pixels. predict.nest=true" in sentence
+    assert "1 more row in" in _outside(runs[:4])[0]
+    assert "more" not in _outside(runs[:3])[0]

@@ -236,10 +236,22 @@ def _outside(runs: Iterable[Run]) -> list[str]:
             counts[:] = (before + more for before, more in zip(counts, new, strict=True))
     return [
         f"Class {inner} is predicted outside {outer}, which it lies in: "
-        + ", ".join(
-            f"{label} in {images} of {n} images ({number(100 * pixels / total)} percent of its pixels)"
-            for label, (images, n, pixels, total) in labels.items()
-        )
+        + _of_worst(labels)
         + ". predict.nest=true takes that away."
         for (inner, outer), labels in found.items()
     ]
+
+
+SOME = 3
+"""Rows that a sentence names; more would hide the next one."""
+
+
+def _of_worst(labels: Mapping[str, Sequence[int]]) -> str:
+    """The rows that predict the largest part of a class outside, and how many more do."""
+    ordered = sorted(labels.items(), key=lambda each: -each[1][2] / each[1][3])
+    told = [
+        f"{label} in {images} of {n} images ({number(100 * pixels / total)} percent of its pixels)"
+        for label, (images, n, pixels, total) in ordered[:SOME]
+    ]
+    more = len(ordered) - SOME
+    return ", ".join(told) + (f", {more} more {'row' if more == 1 else 'rows'} in fewer pixels" if more > 0 else "")
