@@ -12,6 +12,7 @@ from small_networks import build
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.late_map import late_map
 from tta_bench.models.networks.resunet34 import ResUNet
+from tta_bench.models.networks.unet import UNet
 from tta_bench.models.normalisation import SourceStatistics
 from tta_bench.ops.class_features import class_features, class_gradients, class_scores, contrast
 from tta_bench.ops.probabilities import log_odds
@@ -153,8 +154,9 @@ def test_an_image_without_any_class_is_learnt_from_as_background(model):
     assert all(value.isfinite().all() for value in system.model.state_dict().values())
 
 
-def test_the_contrast_brings_classes_apart(model):
-    """More steps on the contrast alone leave less of it."""
+def test_the_contrast_brings_classes_apart():
+    """More steps on the contrast alone leave less of it; a network of the usual width has some to begin with."""
+    model = build(UNet, "resnet18", 2, decoder_channels=(16, 16, 8, 8, 8)).float()
     system = system_of("grad_cl", model, learning_rate=1e-3, lam_con=1.0)
     images = system.access.target_images.batch([0, 1])
     parameters = [each for each in system.model.parameters() if each.requires_grad]

@@ -82,6 +82,7 @@ ACCOMPANIES = {
     Definition("tta_bench.records.store"),
     EMPIRICAL_GRADIENT,  # looks on; a root where it is asked for
     Definition("tta_bench.records.rescoring"),
+    Definition("tta_bench.adaptation.sharing"),
     Definition("tta_bench.adaptation.lockstep"),  # streams do not depend on those beside them
     Definition("tta_bench.adaptation.part", "snapshot_key"),
     Definition("tta_bench.records.versions"),
