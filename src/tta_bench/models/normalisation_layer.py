@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +26,7 @@ class NormalisationLayer(nn.Module):
         source: the trained layer; must have running statistics.
         channel_offset: position of this layer's first channel among the channels of all layers.
         after: what the trained layer does besides normalising (dropout, an activation), in order.
-
-    Attributes:
-        rectifies: whether it computes the ReLU, too, that follows it in the network.
     """
-
-    rectifies = False
 
     source_mean: Tensor
     source_variance: Tensor
@@ -68,7 +64,6 @@ class NormalisationLayer(nn.Module):
         """Normalise ``[S * V, C, H, W]`` by the policy and affine rows in force; see :func:`normalised`."""
         weight = self.source_weight[None] if self.weight_rows is None else self.weight_rows
         bias = self.source_bias[None] if self.bias_rows is None else self.bias_rows
-        rectified_after |= self.rectifies
         x = stacked(x, self.tiles)
         pooled = len(x) // len(weight) if self.statistics.pools_views else 1
         statistics = self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
@@ -101,6 +96,8 @@ def normalised(
 ) -> Tensor:
     """``relu(layer(relu(x + shift)) + residual)``, in the kernels of a GPU where there are such.
 
+    One after the other unless the layer :func:`joins`.
+
     Args:
         layer: a network's BatchNorm, or what is put in its place.
         x: ``[N, C, H, W]``; may be overwritten.
@@ -109,7 +106,7 @@ def normalised(
         rectified_before: whether the first ``relu`` is computed.
         rectified_after: whether the last one is.
     """
-    if isinstance(layer, NormalisationLayer):
+    if joins(layer):
         return layer(x, shift, residual, rectified_before, rectified_after)
     if shift is not None:
         x = x + shift[:, None, None]
@@ -117,6 +114,17 @@ def normalised(
     if residual is not None:
         made += residual
     return F.relu_(made) if rectified_after else made
+
+
+def joins(layer: nn.Module) -> TypeGuard[NormalisationLayer]:
+    """Whether a layer computes what is before and after it, too: nobody looks at it alone, and it only normalises."""
+    return isinstance(layer, NormalisationLayer) and not len(layer.after) and not is_observed(layer)
+
+
+def is_observed(module: nn.Module) -> bool:
+    """Whether hooks see what a module is given, what it gives, or the gradient of either."""
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return any(getattr(module, each) for each in hooks)
 
 
 _TENSORS = ("running_mean", "running_var", "weight", "bias")
