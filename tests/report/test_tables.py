@@ -180,7 +180,7 @@ def test_costs_are_means_over_cells_and_the_largest_memory(tmp_path):
     finish(cells[1].cell, lambda *_: 50.0, seconds_per_image=0.2, peak_memory_mb=200.0, skipped_updates=3)
     (line,) = build_table(made_plan(cells)).rows
     assert line.costs.ms_per_image == pytest.approx(150)
-    assert line.costs[1:] == (300.0, 2.0, 1.0)
+    assert line.costs[1:] == (300.0, 2.0, 1.0, False)
     assert line.skipped_updates == 5
 
 
