@@ -68,7 +68,7 @@ def typed(monkeypatch, tmp_path, capsys):
 def started(monkeypatch):
     """The configurations of all runs that are started, none of which does anything."""
     configs = []
-    monkeypatch.setattr(cell_module, "run", lambda config: configs.append(config) or ())
+    monkeypatch.setattr(cell_module, "run", lambda config, beside=(): configs.append(config) or ())
     return configs
 
 
@@ -300,7 +300,7 @@ def test_several_values_without_a_sweep_start_nothing(typed, started):
 def test_a_failing_cell_does_not_stop_the_others_and_the_exit_code_tells(typed, monkeypatch, outcomes, code):
     ran = []
 
-    def run(config):
+    def run(config, beside=()):
         outcome = outcomes[len(ran)]
         ran.append(config.source)
         if outcome is not None:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tta_bench.cell import Cell, compute
+from tta_bench.adaptation.compute import compute
+from tta_bench.adaptation.sharing import Member
+from tta_bench.cell import Cell
 from tta_bench.data.domain import Domain
 from tta_bench.errors import UserError
 from tta_bench.launch.check import check
@@ -71,8 +73,9 @@ def test_a_cell_adapts_the_affine_parameters_of_the_branch_too(small_net, monkey
 
     monkeypatch.setattr("tta_bench.adaptation.part.adapt_streams", stop_before_the_first_image)
     source = SourceModel(small_net, Path("D.ckpt"), "", "D", {"disc": (1,)}, 64, None, None, None)
+    member = Member(config, 0, Cell(config, 0).folder())
     with pytest.raises(InterruptedError):
-        compute(Cell(config, 0), {name: one_image(name) for name in config.target}, source, torch.device("cpu"))
+        compute([member], {name: one_image(name) for name in config.target}, source, torch.device("cpu"))
     branches = [name for name in made[0].network.layers if name.startswith("branches.")]
     assert len(branches) == 4
     assert all(name.startswith("branches.denoising.") for name in branches)

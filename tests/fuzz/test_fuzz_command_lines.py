@@ -60,7 +60,7 @@ def test_a_command_line_of_data_is_checked_or_refused(words):
 @given(words=LINES, flags=st.lists(st.sampled_from(["-m", "--help", "--cfg=job", "--config-name=x", "-q"]), max_size=2))
 def test_main_ends_with_0_or_2_where_no_run_is_computed(words, flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cell, "run", lambda config: ())
+    monkeypatch.setattr(cell, "run", lambda config, beside=(): ())
     monkeypatch.setattr(sys, "argv", ["tta_bench", *flags, *words])
     code = 0
     with outcome():

@@ -10,10 +10,10 @@ from tta_bench.models.normalisation import (
     BatchStatistics,
     MedianStatistics,
     MixedStatistics,
-    NormalisationLayer,
     RunningStatistics,
     SourceStatistics,
 )
+from tta_bench.models.normalisation_layer import NormalisationLayer
 
 CHANNELS = 3
 LAYOUTS = [(1, 1), (3, 1), (1, 4), (2, 3)]
