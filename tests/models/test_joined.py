@@ -1,0 +1,177 @@
+"""A ReLU or an addition that is computed with the normalisation layer before it: nobody who looks can tell."""
+
+import copy
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from timm.layers import BatchNormAct2d
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+import tta_bench.runtime.numerics as numerics_module
+from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.foreign import ForeignNetwork
+from tta_bench.models.joined import _Joined
+from tta_bench.models.late_map import late_map
+from tta_bench.models.normalisation import SourceStatistics
+from tta_bench.runtime.numerics import _GPU
+
+C = 8
+
+
+class Named(nn.Sequential):
+    """A sequence of one's own."""
+
+
+class SmallRelu(nn.ReLU):
+    """No ReLU but by name."""
+
+    def forward(self, x):
+        return x.clamp(0, 0.5)
+
+
+def sequence(norm=nn.BatchNorm2d, relu=nn.ReLU, kind=nn.Sequential):
+    return kind(nn.Conv2d(C, C, 3, padding=1), norm(C), relu())
+
+
+def block(norm=nn.BatchNorm2d, relu=nn.ReLU, down=False):
+    made = BasicBlock(C, C, downsample=nn.Sequential(nn.Conv2d(C, C, 1), norm(C)) if down else None, norm_layer=norm)
+    made.relu = relu()
+    return made
+
+
+def hooked():
+    relu = nn.ReLU()
+    relu.register_forward_hook(lambda module, inputs, output: 2 * output)
+    return relu
+
+
+def patched():
+    relu = nn.ReLU()
+    relu.forward = torch.tanh
+    return relu
+
+
+def of_two(sequence):
+    """A layer that stands in two sequences, of which one has a ReLU."""
+    return [sequence, nn.Sequential(nn.Conv2d(C, C, 1), sequence[1])]
+
+
+def one_by_one(net, x):
+    kept = []
+    for layer in net.parts[0]:
+        x = layer(x)
+        kept.append(x)
+    return torch.stack(kept).sum(0)
+
+
+def inside_out(net, x):
+    (part,) = net.parts
+    return part.bn2(part.conv2(part.relu(part.bn1(part.conv1(x))))).sigmoid()
+
+
+def in_turn(net, x):
+    for part in net.parts:
+        x = part(x)
+    return x
+
+
+CASES = {
+    "sequence": (sequence, in_turn),
+    "sequence of its own": (lambda: sequence(kind=Named), in_turn),
+    "in place": (lambda: sequence(relu=lambda: nn.ReLU(inplace=True)), in_turn),
+    "ReLU of its own": (lambda: sequence(relu=SmallRelu), in_turn),
+    "hooked ReLU": (lambda: sequence(relu=hooked), in_turn),
+    "patched ReLU": (lambda: sequence(relu=patched), in_turn),
+    "activation of the layer": (lambda: sequence(lambda c: BatchNormAct2d(c, act_layer=nn.SiLU)), in_turn),
+    "no batch norm": (lambda: sequence(lambda c: nn.GroupNorm(2, c)), in_turn),
+    "layers one by one": (sequence, one_by_one),
+    "a part of it": (sequence, lambda net, x: net.parts[0][:2](x)),
+    "in two sequences": (lambda: of_two(sequence()), in_turn),
+    "sequence and layer": (sequence, lambda net, x: net.parts[0](x) + net.parts[0][1](x)),
+    "block": (block, in_turn),
+    "block with a downsampling": (lambda: block(down=True), in_turn),
+    "block with another ReLU": (lambda: block(relu=nn.SiLU), in_turn),
+    "block with a hooked ReLU": (lambda: block(relu=hooked), in_turn),
+    "block with a patched ReLU": (lambda: block(relu=patched), in_turn),
+    "block with activations": (lambda: block(lambda c: BatchNormAct2d(c, act_layer=nn.SiLU)), in_turn),
+    "block without batch norm": (lambda: block(lambda c: nn.GroupNorm(2, c)), in_turn),
+    "layers of a block": (block, inside_out),
+}
+
+
+class Net(nn.Module):
+    """What the cases have between a stem and a head."""
+
+    def __init__(self, make, run):
+        super().__init__()
+        self.run = run
+        made = make()
+        self.stem, self.parts = nn.Conv2d(3, C, 3, padding=1), nn.ModuleList(made if isinstance(made, list) else [made])
+        self.head = nn.Conv2d(C, 2, 1)
+
+    def forward(self, x):
+        return self.head(self.run(self, self.stem(x)))
+
+
+@pytest.fixture(autouse=True)
+def kernels_of_a_gpu(monkeypatch):
+    """Lets the CPU be a device that has kernels for it."""
+    monkeypatch.setattr(numerics_module, "_PLACEMENTS", {("cpu", "f32"): replace(_GPU, one_kernel=True)})
+
+
+@pytest.fixture
+def net(case):
+    made, random = Net(*CASES[case]), torch.Generator().manual_seed(0)
+    for name, value in made.state_dict().items():
+        if value.is_floating_point():
+            value.copy_(torch.rand(value.shape, generator=random) + (0.5 if name.endswith("var") else -0.3))
+    return made
+
+
+@pytest.mark.parametrize("case", CASES)
+@torch.no_grad()
+def test_a_network_gives_what_its_source_gives_at_every_module(net, images, case):
+    """Its logits, the late map, and whatever module somebody names as the feature map that he wants."""
+    images = images[:2].float()
+    modules = [(name, module) for name, module in net.parts.named_modules() if name]
+    places = [name for name, module in modules if type(module) is not nn.Identity and not name.endswith(".act")]
+    for place in places:
+        try:
+            source = ForeignNetwork(net, features={"bottleneck": f"parts.{place}"})
+        except Exception:  # a module that the source does not call
+            continue
+        network = AdaptableNetwork(source)
+        rows = network.source_theta.expand(2, -1)
+        found = network.activations(images, rows, SourceStatistics())
+        for own, expected in zip(found, source.activations(images), strict=True):
+            torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(network(images, rows, SourceStatistics()), found.logits)
+    with late_map(source) as late:
+        source(images)
+    given = network.logits_and_late_map(images, rows, SourceStatistics())[1]
+    torch.testing.assert_close(given, late.take(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["sequence of its own", "block with a downsampling"])
+@torch.no_grad()
+def test_what_is_joined_is_what_it_was_copied_and_pickled(net, images, case):
+    network = AdaptableNetwork(ForeignNetwork(net))
+    rows, images = network.source_theta[None], images[:1].float()
+    (part,) = network.model.network.parts
+    assert isinstance(part, _Joined)
+    assert isinstance(part, Named if isinstance(part, nn.Sequential) else BasicBlock)
+    expected = network(images, rows, SourceStatistics())
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert type(other.model.network.parts[0]) is type(part)
+        assert torch.equal(other(images, rows, SourceStatistics()), expected)
+
+
+@pytest.mark.parametrize("case", ["sequence", "sequence of its own", "block"])
+@torch.no_grad()
+def test_a_layer_computes_what_follows_it_where_nobody_looks(net, images, case, monkeypatch):
+    network = AdaptableNetwork(ForeignNetwork(net))
+    monkeypatch.setattr(nn.ReLU, "forward", None)
+    network(images[:1].float(), network.source_theta[None], SourceStatistics())
