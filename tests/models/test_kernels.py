@@ -81,6 +81,14 @@ def test_a_kernel_and_its_gradients_are_the_formula(kernels, what, layout, dtype
         torch.testing.assert_close(each.double(), right, rtol=0, atol=bound * right.abs().max().item())
 
 
+@pytest.mark.parametrize("strides", [(21, 7, 1, 999), (21, 1, 3, 999)], ids=["planes", "pixels"])
+def test_a_side_of_one_pixel_may_have_any_stride(kernels, strides):
+    x = torch.randn(21, generator=torch.Generator().manual_seed(0)).as_strided((1, 3, 7, 1), strides)
+    weight = torch.ones(1, 3)
+    expected = torch.nn.functional.batch_norm(x.clone(), None, None, training=True)
+    torch.testing.assert_close(kernels.standardised(x, weight, 0 * weight, 1e-5), expected)
+
+
 @pytest.fixture
 def on_the_cpu(kernels, monkeypatch):
     """Lets the CPU be a GPU whose maps lie pixel by pixel."""

@@ -80,8 +80,10 @@ class _Shape:
 
     def __init__(self, x: Tensor) -> None:
         self.images, self.channels, self.pixels = len(x), x.shape[1], x.shape[2] * x.shape[3]
-        self.strides = x.stride(0), x.stride(3), x.stride(1)  # of an image, a pixel and a channel
         pixel_by_pixel = x.stride(1) == 1 and self.channels > 1
+        # Of an image, a pixel and a channel; what torch says of a side of one pixel may be anything.
+        each = (self.channels, 1) if pixel_by_pixel else (1, self.pixels)
+        self.strides = self.channels * self.pixels, *each
         self.block_channels = CHANNELS_PER_TILE if pixel_by_pixel else 1
         self.block_pixels = (NUMBERS_PER_TILE if pixel_by_pixel else NUMBERS_PER_TILE // 4) // self.block_channels
         self.groups = triton.cdiv(self.channels, self.block_channels)
