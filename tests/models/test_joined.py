@@ -78,6 +78,12 @@ def in_turn(net, x):
     return x
 
 
+def within_a_skip(net, x):
+    """Three gradients meet, whose sum depends on their order."""
+    x = net.parts[0](x)
+    return x + net.parts[1](x)
+
+
 CASES = {
     "sequence": (sequence, in_turn),
     "sequence of its own": (lambda: sequence(kind=Named), in_turn),
@@ -93,6 +99,7 @@ CASES = {
     "sequence and layer": (sequence, lambda net, x: net.parts[0](x) + net.parts[0][1](x)),
     "block": (block, in_turn),
     "block with a downsampling": (lambda: block(down=True), in_turn),
+    "block within a skip": (lambda: [sequence(), block(down=True)], within_a_skip),
     "block with another ReLU": (lambda: block(relu=nn.SiLU), in_turn),
     "block with a hooked ReLU": (lambda: block(relu=hooked), in_turn),
     "block with a patched ReLU": (lambda: block(relu=patched), in_turn),
@@ -153,6 +160,19 @@ def test_a_network_gives_what_its_source_gives_at_every_module(net, images, case
         source(images)
     given = network.logits_and_late_map(images, rows, SourceStatistics())[1]
     torch.testing.assert_close(given, late.take(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_layers_that_stand_apart_to_the_bit(net, images, case, monkeypatch):
+    def gradient():
+        network = AdaptableNetwork(ForeignNetwork(net))
+        rows = network.source_theta.repeat(2, 1).requires_grad_()
+        network(images[:2].float(), rows, SourceStatistics()).square().mean().backward()
+        return rows.grad
+
+    joined = gradient()
+    monkeypatch.setattr("tta_bench.models.adaptable.join", lambda model: None)
+    assert torch.equal(joined, gradient())
 
 
 @pytest.mark.parametrize("case", ["sequence of its own", "block with a downsampling"])

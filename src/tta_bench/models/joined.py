@@ -48,9 +48,9 @@ class _Block(_Joined):
         pairs = (parts.bn1, parts.relu), (parts.bn2, parts.relu)
         if not (placement(x.device, x.dtype).one_kernel and all(map(_are_joined, pairs))):
             return super().forward(x)
-        shortcut = x if parts.downsample is None else parts.downsample(x)
-        made = normalised(parts.bn1, parts.conv1(x), rectified_after=True)
-        return normalised(parts.bn2, parts.conv2(made), residual=shortcut, rectified_after=True)
+        made = parts.conv2(normalised(parts.bn1, parts.conv1(x), rectified_after=True))
+        shortcut = x if parts.downsample is None else parts.downsample(x)  # gradients are added in the order of calls
+        return normalised(parts.bn2, made, residual=shortcut, rectified_after=True)
 
 
 class _Sequence(_Joined):
