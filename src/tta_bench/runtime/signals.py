@@ -53,6 +53,7 @@ def install() -> None:
     it in its workers: whoever sends one wants the process to end.
     """
     global _owner
+    sys.unraisablehook = _tell_unraisable
     for number in _WORDS:
         with suppress(ValueError):  # not the main thread
             if signal.getsignal(number) in (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler):
@@ -149,6 +150,12 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if not _at_stake and _is_importing(frame):
         _leave(_received)
     raise Stopped(number)
+
+
+def _tell_unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """What Python does with an exception that a destructor raised, but for ours: :func:`check` remembers the signal."""
+    if not isinstance(lost.exc_value, Stopped):
+        sys.__unraisablehook__(lost)
 
 
 def _is_importing(frame: FrameType | None) -> bool:
