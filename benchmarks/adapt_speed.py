@@ -79,6 +79,11 @@ class Measurement:
     torch: str
 
 
+ALSO_ON_RANDOM_WEIGHTS = {"sar": {"margin": 1.0}}
+"""Options of loop and method alike, without which a network with random weights would not be adapted at all: no pixel
+of its prediction is sure enough for SAR."""
+
+
 def measure(task: Task) -> Measurement:
     """Carry out a task in this process, which has not imported torch yet."""
     if not task.plain:
@@ -120,6 +125,7 @@ def time_plain_loop(task: Task, device: Any) -> tuple[list[float], int, int]:
     np.random.seed(0)
     kind = LOOPS[task.method]
     loop = kind(PlainResUNet(2, branches=kind.branches).to(device))
+    vars(loop).update(ALSO_ON_RANDOM_WEIGHTS.get(task.method, {}))
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = []
     for _ in range(task.warmup + task.images):
@@ -144,6 +150,7 @@ def time_method(task: Task, device: Any) -> tuple[list[float], int, int]:
     from tta_bench.ops.draws import ImageKey
 
     kind, options = METHODS.get(task.method), default_options(task.method)
+    options = replace(options, **ALSO_ON_RANDOM_WEIGHTS.get(task.method, {}))
     branches = kind.branches(options)
     model = AdaptableNetwork(ResUNet(2, branches=branches), branches)
     network = place(model, device, task.size, task.precision)  # type: ignore[arg-type]

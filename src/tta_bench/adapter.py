@@ -25,6 +25,7 @@ from tta_bench.models.probe import probe_images
 from tta_bench.ops.draws import ImageKey
 from tta_bench.ops.preprocessing import PAPER, Preprocessing
 from tta_bench.ops.probabilities import Activation
+from tta_bench.runtime.memory import KEPT_PIXELS
 from tta_bench.runtime.numerics import numerics, placement
 
 ROUNDING = 1e-3
@@ -204,7 +205,9 @@ class Adapter:
                 "before a larger batch, or make it smaller"
             )
         self._size = batch.shape[2], batch.shape[3]
-        self.method.network.images_per_pass = placement(batch.device).images_per_pass(batch.shape[2] * batch.shape[3])
+        pixels = batch.shape[2] * batch.shape[3]
+        self.method.network.images_per_pass = placement(batch.device).images_per_pass(pixels)
+        self.method.network.images_with_graph = KEPT_PIXELS // pixels
         if self._each:
             parts = [batch]
         elif self.method.card.takes_batches:

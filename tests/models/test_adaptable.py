@@ -19,6 +19,7 @@ from tta_bench.models.normalisation import (
     RunningStatistics,
     SourceStatistics,
 )
+from tta_bench.models.placement import place
 
 IMAGE_BRANCHES = ("reconstruction", "denoising", "super_resolution")
 UNUSED_FC = 513_000
@@ -79,8 +80,8 @@ def test_theta_holds_scale_then_shift_of_each_layer_in_module_order(unet, networ
     tensors = affine_parameters(unet)
     slices = network.tensor_slices()
     assert len(slices) == len(tensors) == 2 * len(network.layers)
-    for place, tensor in zip(slices, tensors, strict=True):
-        assert torch.equal(network.source_theta[place], tensor)
+    for where, tensor in zip(slices, tensors, strict=True):
+        assert torch.equal(network.source_theta[where], tensor)
     assert slices[0].start == 0
     assert all(a.stop == b.start for a, b in pairwise(slices))
     assert slices[-1].stop == network.source_theta.numel()
@@ -366,3 +367,14 @@ def test_views_beyond_a_pass_are_computed_again_and_not_kept(small_net, images):
         assert kept[limit][0] < 0.5 * kept[None][0]
         for number, expected in zip(kept[limit][1:], kept[None][1:], strict=True):
             torch.testing.assert_close(number, expected, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(("size", "passes"), [(128, 1), (256, 1), (512, 12)])
+def test_views_pass_twice_where_their_activations_would_not_fit(small_net, size, passes, monkeypatch):
+    """Six of 256 pixels are kept; of 512 each passes alone, and again for its gradient."""
+    network = place(AdaptableNetwork(small_net).float(), torch.device("cpu"), size)
+    calls = []
+    monkeypatch.setattr(network.model, "forward", lambda x, of=network.model.forward: calls.append(len(x)) or of(x))
+    theta = network.source_theta[None].clone().requires_grad_()
+    network(torch.rand(6, 3, size, size), theta).square().mean().backward()
+    assert len(calls) == passes

@@ -89,6 +89,7 @@ class AdaptableNetwork(nn.Module):
         self.tiled = tiled
         self._layouts: dict[tuple[torch.device, int], Tensor] = {}
         self.images_per_pass: int | None = None
+        self.images_with_graph = 0
         self.graphs: Graphs | None = None
         self.precision: Precision = "f32"
         self.dtype = torch.float32
@@ -207,13 +208,13 @@ class AdaptableNetwork(nn.Module):
 
         Args:
             images: ``[S * V, 3, H, W]``, the views of one stream next to each other.
-            theta: ``[S, scalars]``: affine rows, or longer rows of all parameters as in :attr:`source_parameters`,
-                for which ``statistics`` may hold no rows of its own.
+            theta: ``[S, scalars]``: affine rows, or rows of all parameters as in :attr:`source_parameters`.
             statistics: normalisation policy; default :class:`BatchStatistics` (of each image on its own).
         """
         statistics = statistics or BatchStatistics()
         views, limit = len(images) // len(theta), max(1, (self.images_per_pass or len(images)) // self.tiles(images))
-        if torch.is_grad_enabled() and statistics.per_image and views > limit:
+        kept = max(limit, self.images_with_graph // self.tiles(images))
+        if torch.is_grad_enabled() and statistics.per_image and views > kept:
             return self._recomputed(images, theta, statistics, limit)
         if theta.shape[1] > self.source_theta.numel():
             return self._with_all_parameters(images, theta, statistics)
@@ -370,8 +371,7 @@ class AdaptableNetwork(nn.Module):
         """What the layers are given: single tiles, as they lie fastest in the memory of their device."""
         pieces = unstacked(images, tiles)
         where = placement(images.device, self.dtype, self.precision)
-        # Gradients of convolutions in 32 bits, and weights that are laid out anew, are faster plane by plane; side by
-        # side they pass a vmap, which knows no other layout.
+        # Weights that are laid out anew are faster by planes; vmap knows no other layout.
         gains = self._frozen or not (where.side_by_side or images.dtype == self.dtype == torch.float32)
         if gains and self.channels_last and where.channels_last:
             return pieces.contiguous(memory_format=torch.channels_last)

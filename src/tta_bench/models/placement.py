@@ -9,6 +9,7 @@ import torch
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.graphs import Graphs
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.runtime.memory import KEPT_PIXELS
 from tta_bench.runtime.numerics import activation_dtype, is_gpu, placement
 from tta_bench.runtime.precision import Precision
 
@@ -33,6 +34,7 @@ def place(
     network.compute_in(precision, dtype)
     where = placement(device, dtype, precision)
     network.images_per_pass = where.images_per_pass(image_size**2)
+    network.images_with_graph = KEPT_PIXELS // image_size**2
     if is_gpu(device) and where.channels_last:
         # Torch's own kernels copy maps that lie pixel by pixel.
         network.channels_last &= where.one_kernel and _kernels_work_on(device)
