@@ -177,13 +177,14 @@ class FrozenConvTranspose2d(_Frozen, nn.ConvTranspose2d):
 
 
 def together(*parts: tuple[_Frozen, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """The outputs of several layers as channels of one map, and their biases, where all give these apart."""
+    """The outputs of several layers as channels of one map, and those of their biases that are not in it yet."""
     if not placement(parts[0][1].device, parts[0][1].dtype).one_kernel:
         return torch.cat([layer(x) for layer, x in parts], dim=1), None
     made, biases = zip(*(layer.apart(x) for layer, x in parts), strict=True)
-    if any(bias is None for bias in biases):
-        return torch.cat([layer(x) for layer, x in parts], dim=1), None
-    return torch.cat(made, dim=1), torch.cat(biases)
+    if all(bias is None for bias in biases):
+        return torch.cat(made, dim=1), None
+    known = [each.new_zeros(each.shape[1]) if bias is None else bias for each, bias in zip(made, biases, strict=True)]
+    return torch.cat(made, dim=1), torch.cat(known)
 
 
 def as_1x1(layer: nn.ConvTranspose2d) -> tuple[Tensor, Tensor | None]:

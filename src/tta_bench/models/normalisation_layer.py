@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_bench.models.by_pixel import by_pixel
-from tta_bench.models.normalisation import SourceStatistics, Statistics
+from tta_bench.models.normalisation import OneKernel, SourceStatistics, Statistics
 from tta_bench.ops.geometry import stacked, unstacked
 
 
@@ -53,36 +53,37 @@ class NormalisationLayer(nn.Module):
         self.weight_rows: Tensor | None = None
         self.bias_rows: Tensor | None = None
 
-    def forward(
-        self,
-        x: Tensor,
-        shift: Tensor | None = None,
-        residual: Tensor | None = None,
-        rectified_before: bool = False,
-        rectified_after: bool = False,
-    ) -> Tensor:
-        """Normalise ``[S * V, C, H, W]`` by the policy and affine rows in force; see :func:`normalised`."""
-        weight = self.source_weight[None] if self.weight_rows is None else self.weight_rows
-        bias = self.source_bias[None] if self.bias_rows is None else self.bias_rows
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[S * V, C, H, W]`` by the policy and affine rows in force."""
+        if (one := self.in_one_kernel(x)) is not None:
+            return self.after(one(None, None, False, False))
+        weight, bias = self._rows()
         x = stacked(x, self.tiles)
-        pooled = len(x) // len(weight) if self.statistics.pools_views else 1
-        statistics = self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
-        if self.tiles == 1 and (one := statistics.in_one_kernel(x, weight, bias, self.eps)) is not None:
-            return self.after(one(shift, residual, rectified_before, rectified_after))
-        if shift is not None:
-            x = x + shift[:, None, None]
-        if rectified_before:
-            x = F.relu_(x)
+        statistics = self._statistics_of(x, weight)
         if statistics.takes_all:
             made = statistics.normalise(x, weight, bias, self)
         else:
             made = statistics.normalise(x.to(weight.dtype).contiguous(), weight, bias, self).to(x.dtype)
             if by_pixel(x):
                 made = made.contiguous(memory_format=torch.channels_last)
-        made = unstacked(made, self.tiles)
-        if residual is not None:
-            made += residual
-        return self.after(F.relu_(made) if rectified_after else made)
+        return self.after(unstacked(made, self.tiles))
+
+    def in_one_kernel(self, x: Tensor) -> OneKernel | None:
+        """What normalises ``x`` with what comes before and after it in the network, where there is such a kernel."""
+        if self.tiles > 1:
+            return None
+        weight, bias = self._rows()
+        return self._statistics_of(x, weight).in_one_kernel(x, weight, bias, self.eps)
+
+    def _rows(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift in force, ``[S, C]``."""
+        weight = self.source_weight[None] if self.weight_rows is None else self.weight_rows
+        return weight, self.source_bias[None] if self.bias_rows is None else self.bias_rows
+
+    def _statistics_of(self, x: Tensor, weight: Tensor) -> Statistics:
+        """The policy in force, or that of the source where a channel has a single value."""
+        pooled = len(x) // len(weight) if self.statistics.pools_views else 1
+        return self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
 
 
 def normalised(
@@ -106,8 +107,8 @@ def normalised(
         rectified_before: whether the first ``relu`` is computed.
         rectified_after: whether the last one is.
     """
-    if joins(layer):
-        return layer(x, shift, residual, rectified_before, rectified_after)
+    if joins(layer) and (one := layer.in_one_kernel(x)) is not None:
+        return one(shift, residual, rectified_before, rectified_after)
     if shift is not None:
         x = x + shift[:, None, None]
     made = layer(F.relu_(x) if rectified_before else x)
