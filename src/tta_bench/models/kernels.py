@@ -246,6 +246,25 @@ def _apply(
 
 
 @triton.jit
+def _normal_and_slope(
+    x, gradient, residual, at, inside, added, mean, scale, factor, offset,
+    SHIFTED: tl.constexpr, BEFORE: tl.constexpr, RESIDUAL: tl.constexpr, AFTER: tl.constexpr,
+):  # fmt: skip
+    """Of a tile its numbers, as shifted; their normalised values; and the gradient that gets past what came after."""
+    tile = tl.load(x + at, mask=inside, other=0).to(tl.float32)
+    if SHIFTED:
+        tile += added[None, :]
+    normal = ((tl.maximum(tile, 0) if BEFORE else tile) - mean[None, :]) * scale[None, :]
+    slope = tl.load(gradient + at, mask=inside, other=0).to(tl.float32)
+    if AFTER:
+        made = normal * factor[None, :] + offset[None, :]
+        if RESIDUAL:
+            made += tl.load(residual + at, mask=inside, other=0).to(tl.float32)
+        slope = tl.where(made > 0, slope, 0)
+    return tile, normal, slope
+
+
+@triton.jit
 def _measure_gradient(
     x, shift, gradient, weight, bias, residual, found, parts, pixels, channels, part, per_image, per_pixel, per_channel,
     SHIFTED: tl.constexpr, BEFORE: tl.constexpr, RESIDUAL: tl.constexpr, AFTER: tl.constexpr,
@@ -269,16 +288,9 @@ def _measure_gradient(
         pixel = first + tl.arange(0, BLOCK_PIXELS)
         inside = (pixel < end)[:, None] & known[None, :]
         at = image * per_image + pixel[:, None] * per_pixel + channel[None, :] * per_channel
-        tile = tl.load(x + at, mask=inside, other=0).to(tl.float32)
-        if SHIFTED:
-            tile += added[None, :]
-        normal = ((tl.maximum(tile, 0) if BEFORE else tile) - mean[None, :]) * scale[None, :]
-        slope = tl.load(gradient + at, mask=inside, other=0).to(tl.float32)
-        if AFTER:
-            made = normal * factor[None, :] + offset[None, :]
-            if RESIDUAL:
-                made += tl.load(residual + at, mask=inside, other=0).to(tl.float32)
-            slope = tl.where(made > 0, slope, 0)
+        _, normal, slope = _normal_and_slope(
+            x, gradient, residual, at, inside, added, mean, scale, factor, offset, SHIFTED, BEFORE, RESIDUAL, AFTER
+        )
         alone += tl.sum(slope, 0)
         times += tl.sum(slope * normal, 0)
     of_part = parts + ((image * tl.num_programs(2) + tl.program_id(2)) * 2) * channels + channel
@@ -317,18 +329,11 @@ def _apply_gradient(
         pixel = first + tl.arange(0, BLOCK_PIXELS)
         inside = (pixel < end)[:, None] & known[None, :]
         at = image * per_image + pixel[:, None] * per_pixel + channel[None, :] * per_channel
-        tile = tl.load(x + at, mask=inside, other=0).to(tl.float32)
-        if SHIFTED:
-            tile += added[None, :]
-        normal = ((tl.maximum(tile, 0) if BEFORE else tile) - mean[None, :]) * scale[None, :]
-        slope = tl.load(gradient + at, mask=inside, other=0).to(tl.float32)
-        if AFTER:
-            made = normal * factor[None, :] + offset[None, :]
-            if RESIDUAL:
-                made += tl.load(residual + at, mask=inside, other=0).to(tl.float32)
-            slope = tl.where(made > 0, slope, 0)
-            if RESIDUAL:
-                tl.store(of_residual + at, slope.to(of_residual.dtype.element_ty), mask=inside)
+        tile, normal, slope = _normal_and_slope(
+            x, gradient, residual, at, inside, added, mean, scale, factor, offset, SHIFTED, BEFORE, RESIDUAL, AFTER
+        )
+        if AFTER and RESIDUAL:
+            tl.store(of_residual + at, slope.to(of_residual.dtype.element_ty), mask=inside)
         made = (slope - (alone[None, :] + normal * times[None, :]) / pixels) * (scale * factor)[None, :]
         if BEFORE:
             made = tl.where(tile > 0, made, 0)
