@@ -3,7 +3,8 @@
     PYTHONPATH=src python benchmarks/feed.py --images 6
 
 The paper's ResUNet-34 with random weights goes along prepared, memory-mapped photographs under the product's own loop,
-scoring and snapshots, and every part is timed where the product calls it.
+scoring and snapshots, and every part is timed where the product calls it. On a GPU a second run under torch's profiler
+tells how long the device stood still.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import functools
 import sys
 import tempfile
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,12 +22,16 @@ from typing import Any
 
 import tta_bench.__main__  # noqa: F401 -- sets the environment of the product, which torch reads on import
 
-METHOD = ("adapt", "predict")
-"""Parts that are the method's own work."""
+METHOD = ("adapt", "predict", "wait for the device")
+"""Parts that are the method's own work; a GPU does it after it was asked for."""
+WITHIN, BEHIND = ", within adapt", ", in a thread"
+"""Ends of the names of parts that are no parts of the loop's own time."""
+WARM_UP = 3
+"""Images of each stream that are left out: the first, that in which a GPU's passes are recorded, and one more."""
 
 
 class Clock:
-    """Seconds of each part; a part within another is counted in both."""
+    """Seconds of each part; a part within another is counted in both, one in a thread has a name of its own."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -40,7 +46,8 @@ class Clock:
             try:
                 return call(*args, **kwargs)
             finally:
-                self.seconds[name] += time.perf_counter() - begin
+                part = name if threading.current_thread() is threading.main_thread() else name + BEHIND
+                self.seconds[part] += time.perf_counter() - begin
 
         setattr(owner, attribute, timed)
 
@@ -60,8 +67,8 @@ def photographs(folder: Path, size: int, count: int) -> Any:
     return Domain("A", names, images, masks, {"disc": (1, 2), "cup": (2,)}, fingerprint="")
 
 
-def measure(name: str, size: int, count: int, device_name: str) -> dict[str, float]:
-    """Seconds per image of each part, and of ``all``; a first image, which warms up, is left out."""
+def measure(arguments: argparse.Namespace, profiled: bool = False) -> dict[str, float]:
+    """Seconds per image of each part, and of ``all``; profiled, instead, those in which the device stood ``still``."""
     import pytorch_lightning as pl
     import torch
 
@@ -69,7 +76,7 @@ def measure(name: str, size: int, count: int, device_name: str) -> dict[str, flo
     from tta_bench.adaptation.resumption import Resumption
     from tta_bench.adaptation.scoring import Scoring
     from tta_bench.data.streams import LockstepDataset, LockstepGroups, passes
-    from tta_bench.methods.base import METHODS
+    from tta_bench.methods import base
     from tta_bench.methods.options import default_options
     from tta_bench.models.adaptable import AdaptableNetwork
     from tta_bench.models.networks.resunet34 import ResUNet
@@ -80,46 +87,71 @@ def measure(name: str, size: int, count: int, device_name: str) -> dict[str, flo
     from tta_bench.runtime.memory import keep_freed_memory
     from tta_bench.runtime.numerics import resolve_device
 
-    clock = Clock()
+    clock, count, size = Clock(), arguments.images, arguments.size
+    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
 
-    class Begin(pl.Callback):
-        """Forgets the first image."""
+    class Window(pl.Callback):
+        """Forgets the first images, and profiles the others."""
 
         begin = end = 0.0
 
         def on_test_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, index: int, *_: Any) -> None:
             self.end = time.perf_counter()
-            if index == 0:
+            if index == WARM_UP - 1:
+                if profiled:
+                    profiler.start()
                 clock.seconds.clear()
-                self.begin = self.end
+                self.begin = time.perf_counter()
+            elif index == WARM_UP + count - 1 and profiled:
+                profiler.stop()
 
     keep_freed_memory()
     torch.manual_seed(0)
-    kind, options = METHODS.get(name), default_options(name)
+    kind, options = base.METHODS.get(arguments.method), default_options(arguments.method)
     branches = kind.branches(options)
     network = AdaptableNetwork(ResUNet(2, branches=branches), branches, image_size=size)
-    method = kind(place(network, resolve_device(device_name), size), options)
+    device = resolve_device(arguments.device)
+    method = kind(place(network, device, size, arguments.precision), options)
     with tempfile.TemporaryDirectory() as folder:
-        domains = {"A": photographs(Path(folder), size, count + 1)}
-        groups = LockstepGroups(passes(domains, ["A"]))
-        scoring, begin = Scoring(domains, Finish("sigmoid", 0.5), ["dice"]), Begin()
+        names = [f"A{stream}" for stream in range(arguments.streams)]
+        domains = dict.fromkeys(names, photographs(Path(folder), size, WARM_UP + count))
+        groups = LockstepGroups(passes(domains, names), width=len(names))
+        scoring, window = Scoring(domains, Finish("sigmoid", 0.5), ["dice"]), Window()
         snapshots = Resumption(SnapshotFile(Path(folder) / "snapshot", {}), method, scoring, [groups])
         watched = {
             "adapt": (kind, "adapt"),
             "predict": (kind, "predict"),
+            "wait for the device": (base, "wait_for"),
             "load": (LockstepDataset, "__getitem__"),
             "to device": (runner.AdaptationModule, "transfer_batch_to_device"),
-            "score": (scoring, "on_test_batch_end"),
+            "hand over for scoring": (scoring, "on_test_batch_end"),
+            "score": (scoring, "_scored"),
             "snapshot": (snapshots, "on_test_batch_end"),
         }
+        if device.type == "cpu":
+            del watched["score"]  # is within the one before
         for part, (owner, attribute) in watched.items():
             clock.watch(owner, attribute, part)
         for module in [each for each in sys.modules.values() if vars(each).get("drawn") is drawn]:
-            clock.watch(module, "drawn", "draws, within adapt")
-        runner.adapt_streams(method, domains, groups, seeds=[0], observers=[scoring, snapshots, begin])
-    whole = begin.end - begin.begin
-    clock.seconds["all else"] = whole - sum(s for part, s in clock.seconds.items() if "within" not in part)
-    return {part: seconds / count for part, seconds in (*clock.seconds.items(), ("all", whole))}
+            clock.watch(module, "drawn", "draws" + WITHIN)
+        runner.adapt_streams(method, domains, groups, seeds=[0], observers=[scoring, snapshots, window])
+    whole, images = window.end - window.begin, count * len(names)
+    if profiled:
+        return {"still": (whole - busy(profiler)) / images}
+    clock.seconds["all else"] = whole - sum(
+        seconds for part, seconds in clock.seconds.items() if not part.endswith((WITHIN, BEHIND))
+    )
+    return {part: seconds / images for part, seconds in (*clock.seconds.items(), ("all", whole))}
+
+
+def busy(profiler: Any) -> float:
+    """Seconds in which the device did anything: kernels and copies, of which some run at the same time."""
+    ranges = [event.time_range for event in profiler.events() if event.device_type.name == "CUDA"]
+    total = end = 0.0
+    for each in sorted(ranges, key=lambda each: each.start):
+        total += max(0.0, each.end - max(each.start, end))
+        end = max(end, each.end)
+    return total / 1e6
 
 
 def main() -> None:
@@ -127,15 +159,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--method", default="grata")
     parser.add_argument("--size", type=int, default=512, help="side of the network's input, pixels")
-    parser.add_argument("--images", type=int, default=6, help="after a first one")
+    parser.add_argument("--images", type=int, default=6, help=f"of each stream, after {WARM_UP} that are not timed")
+    parser.add_argument("--streams", type=int, default=1, help="side by side")
+    parser.add_argument("--precision", default="f32", choices=["f32", "tf32", "bf16"])
     parser.add_argument("--device", default="auto", help="as device= of a run")
     parsed = parser.parse_args()
-    seconds = measure(parsed.method, parsed.size, parsed.images, parsed.device)
+    seconds = measure(parsed)
     print("| part | ms per image | share |\n| --- | --- | --- |")
     for part, each in sorted(seconds.items(), key=lambda item: -item[1]):
         print(f"| {part} | {1e3 * each:.2f} | {each / seconds['all']:.2%} |")
     beside = 1 - sum(seconds[part] for part in METHOD) / seconds["all"]
     print(f"\noutside adapt and predict: {beside:.2%}")
+    from tta_bench.runtime.numerics import is_gpu, resolve_device
+
+    if is_gpu(resolve_device(parsed.device)):
+        print(f"the device stood still for {1e3 * measure(parsed, profiled=True)['still']:.2f} ms per image")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,9 @@ CHECKED_SIZE = 128
 WARM_UP = 3
 """Steps that are not timed: the first as it is, the second, in which passes are recorded, and one more."""
 
+SHOWN = 20
+"""Operations of a profile."""
+
 _FREE = ("view", "expand", "transpose", "permute", "slice", "select", "squeeze", "split", "detach", "alias", "empty")
 
 
@@ -266,14 +269,14 @@ def card_of(device: torch.device, side: int) -> dict[str, float]:
     return rates
 
 
-def profile(device: torch.device, size: int, streams: int) -> list[str]:
-    """The ten operations of a GraTa step that take most of the device's time."""
+def profile(device: torch.device, size: int, streams: int, precision: Precision) -> list[str]:
+    """The operations of a GraTa step that take most of the device's time, and milliseconds per image of all."""
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    method = built("grata", device, size, streams)
+    method = built("grata", device, size, streams, precision)
     images = images_of(streams, size, device)
-    with numerics(device):
+    with numerics(device, precision):
         for index in range(WARM_UP):
             method.step(images, keys_of(streams, index))
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
@@ -284,7 +287,8 @@ def profile(device: torch.device, size: int, streams: int) -> list[str]:
     events = [event for event in recorded.key_averages() if event.device_type.name.lower() == kind]
     events.sort(key=lambda event: -getattr(event, key))
     total = sum(getattr(event, key) for event in events) or 1
-    return [f"{100 * getattr(e, key) / total:5.1f} %  {e.count:5d} x  {e.key[:90]}" for e in events[:10]]
+    shares = [f"{100 * getattr(e, key) / total:5.1f} %  {e.count:5d} x  {e.key[:120]}" for e in events[:SHOWN]]
+    return [f"{total / 1e3 / streams:.2f} ms per image of the device's work", *shares]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -350,8 +354,12 @@ def main() -> None:
     print(f"  {moved / seconds / 1e9:8.0f} GB/s of {card['bytes/s'] / 1e9:.0f} measured by copying")
     print(f"  {arithmetic / seconds / 1e9:8.0f} GFLOP/s of {card['f32 FLOP/s'] / 1e9:.0f} measured by a product")
 
-    shares = profile(device, size, fastest)
-    print("\nWhere the time of a GraTa step goes\n  " + "\n  ".join(shares))
+    usual, shares = sorted(arguments.streams)[len(arguments.streams) // 2], {}
+    for precision in precisions:
+        shares[precision] = profile(device, size, usual, precision)
+        print(
+            f"\nWhere the time of a GraTa step goes, {usual} streams, {precision}\n  " + "\n  ".join(shares[precision])
+        )
 
     minutes = TABLE_IMAGES * TABLE_ROWS * seconds / 60
     print(f"\nTable 1 of the paper, {TABLE_IMAGES} images x {TABLE_ROWS} rows at GraTa's cost: {minutes:.0f} min")
