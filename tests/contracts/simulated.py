@@ -71,7 +71,8 @@ class Count(TorchDispatchMode):
             to_device, more = is_on_device(results[0]), kwargs or {}
             if to_device:
                 self.copies[caller()] += 1
-            if not (to_device and more.get("non_blocking", args[2:3] == (True,))):
+            goes_on = more.get("non_blocking", args[2:3] == (True,))
+            if not (goes_on and (to_device or f"-> {SENDER}" in caller())):  # who fetches knows when it is there
                 self.waits[caller()] += 1
         elif func.namespace == "aten" and name not in VIEWS and any(map(is_on_device, sources + results)):
             self.launches += 1

@@ -1,6 +1,6 @@
 """What every method, objective and statistics policy asks of an accelerator, found out without one.
 
-A method must leave no tensor on the wrong device, and must not make the host wait more than once per image, nor launch
+A method must leave no tensor on the wrong device, and must not make the host wait within a step, nor launch
 a kernel per stream: on a fast device these two, and not arithmetic, are what a run would spend its time on.
 """
 
@@ -127,11 +127,11 @@ def counts(model):
 
 
 @pytest.mark.parametrize("name", METHODS.names())
-def test_the_host_waits_once_per_image(counts, name):
-    """Once, for the numbers that are written down."""
+def test_the_host_does_not_wait_within_a_step(counts, name):
+    """The numbers that are written down are fetched while it goes on with the next image."""
     for streams in (1, STREAMS):
         waits = counts(name, streams).waits
-        assert waits.total() <= 1, dict(waits)
+        assert not waits, dict(waits)
 
 
 @pytest.mark.parametrize("name", METHODS.names())

@@ -7,11 +7,12 @@ and :meth:`Method.predict`, on images and its own state alone. All of them work 
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, ClassVar
+from functools import cache
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +31,12 @@ from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import check_form
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.registry import Registry
-from tta_bench.runtime.numerics import HOST, wait_for
+from tta_bench.runtime.numerics import HOST, stopwatch
 from tta_bench.runtime.ranges import Decay, NonNegative, check_ranges
+from tta_bench.runtime.transfer import fetched
+
+UNDER_WAY = 4
+"""Steps whose skipped updates are not counted yet: a device is done with earlier ones."""
 
 _EXTRA = "_extra_state"
 """Where torch puts what is no tensor."""
@@ -69,21 +74,40 @@ class MethodOptions:
         return {each.name for each in added if getattr(self, each.name) == each.default}
 
 
-@dataclass(frozen=True)
-class StepResult:
-    """What happened at one image of each of ``A`` streams.
+class Told(NamedTuple):
+    """The numbers of a :class:`StepResult`."""
 
-    Attributes:
-        logits: ``[A, classes, H, W]``; of batches ``[A, batch, classes, H, W]``.
-        diagnostics: name -> one value per stream; of the last update.
-        seconds: wall time per image.
-        skipped: how many updates of each stream were none; empty of a method that makes none.
-    """
-
-    logits: Tensor
     diagnostics: dict[str, list[float]]
     seconds: float
-    skipped: tuple[int, ...] = ()
+    skipped: tuple[int, ...]
+
+
+class StepResult:
+    """What happened at one image of each of ``A`` streams; who asks for its numbers waits until the device has them.
+
+    Args:
+        logits: ``[A, classes, H, W]``; of batches ``[A, batch, classes, H, W]``.
+        fetch: waits, in whichever thread, and returns the numbers.
+    """
+
+    def __init__(self, logits: Tensor, fetch: Callable[[], Told]) -> None:
+        self.logits = logits
+        self.fetch = cache(fetch)
+
+    @property
+    def diagnostics(self) -> dict[str, list[float]]:
+        """Name -> one value per stream; of the last update."""
+        return self.fetch().diagnostics
+
+    @property
+    def seconds(self) -> float:
+        """Time that the step took, per image: of a GPU its own, from the first of its work to the last."""
+        return self.fetch().seconds
+
+    @property
+    def skipped(self) -> tuple[int, ...]:
+        """How many updates of each stream were none; empty of a method that makes none."""
+        return self.fetch().skipped
 
 
 class Method(State, PerStream, ABC):
@@ -101,7 +125,7 @@ class Method(State, PerStream, ABC):
     card: ClassVar[Card]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     statistics: Statistics = BatchStatistics()
-    transient = frozenset({"network", "options", "protocol", "statistics"})
+    transient = frozenset({"network", "options", "protocol", "statistics", "_under_way"})
     streams = 0
     """How many there have been since :meth:`start`."""
 
@@ -114,7 +138,7 @@ class Method(State, PerStream, ABC):
         self.protocol = protocol or Protocol()
         self.kind = type(self).__name__  # saved, so that no method takes over what another kept
         self.backwards = 0
-        self.skipped = 0
+        self.skipped = 0  # which is a property
         if self.card.needs_batch_norm and not network.batch_norm_layers:
             raise UserError(
                 f"{type(self).__name__} works on the statistics of BatchNorm layers, and this network has none "
@@ -252,8 +276,7 @@ class Method(State, PerStream, ABC):
         """
         if torch.is_inference_mode_enabled():
             raise RuntimeError("adaptation needs gradients: create the trainer with inference_mode=False")
-        wait_for(images.device)  # seconds are those of the work and not of its submission
-        begin = time.perf_counter()
+        ended = stopwatch(images.device)
         if self.protocol.episodic:
             self.start(len(images))
         logits = self.predict(images) if self.protocol.predict == "before" else None
@@ -265,12 +288,45 @@ class Method(State, PerStream, ABC):
                 skipped.append(diagnostics["skipped"])
         if logits is None:
             logits = self.predict(images)
-        wait_for(images.device)
-        seconds = (time.perf_counter() - begin) / images.shape[:-3].numel()
-        rows = _on_host([*diagnostics.values(), *skipped])
-        of_streams = tuple(int(sum(updates)) for updates in zip(*rows[len(diagnostics) :], strict=True))
-        self.skipped += sum(of_streams)
-        return StepResult(logits, dict(zip(diagnostics, rows, strict=False)), seconds, of_streams)
+        seconds, rows, count = ended(), _on_host([*diagnostics.values(), *skipped]), images.shape[:-3].numel()
+
+        def told() -> Told:
+            found = rows()
+            of_streams = tuple(int(sum(updates)) for updates in zip(*found[len(diagnostics) :], strict=True))
+            return Told(dict(zip(diagnostics, found, strict=False)), seconds() / count, of_streams)
+
+        result = StepResult(logits, told)
+        if skipped:
+            self._under_way.append(result.fetch)
+            self._count_skipped(UNDER_WAY)
+        return result
+
+    @property
+    def skipped(self) -> int:
+        """How many updates were none, because a loss or a gradient was not finite; waits for those under way."""
+        self._count_skipped(0)
+        return self._skipped
+
+    @skipped.setter
+    def skipped(self, count: int) -> None:
+        """Count from here; those under way are no part of it."""
+        self._skipped = count
+        self._under_way: deque[Callable[[], Told]] = deque()
+
+    def _count_skipped(self, under_way: int) -> None:
+        """Until only so many steps are not counted."""
+        while len(self._under_way) > under_way:
+            self._skipped += sum(self._under_way.popleft()().skipped)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """See the base class."""
+        self._count_skipped(0)
+        return super().get_extra_state()
+
+    def __getstate__(self) -> Any:
+        """What a copy begins with."""
+        self._count_skipped(0)
+        return super().__getstate__()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """All that the next image depends on, so that a killed run goes on to the same numbers, as torch saves it.
@@ -383,8 +439,13 @@ def _default_options(kind: type[Method]) -> MethodOptions:
     return kind.Options() if name is None else default_options(name)
 
 
-def _on_host(values: Sequence[Tensor]) -> list[list[float]]:
-    """Values ``[A]`` of any types as numbers, those of a device in one transfer."""
+def _on_host(values: Sequence[Tensor]) -> Callable[[], list[list[float]]]:
+    """Begin to fetch values ``[A]`` of any types, those of a device in one transfer; wait for them as numbers."""
     on_device = [each for each in values if each.device != HOST]
-    transferred = iter(torch.stack(on_device).double().tolist() if on_device else [])
-    return [each.double().tolist() if each.device == HOST else next(transferred) for each in values]
+    fetch = fetched(torch.stack(on_device).double()) if on_device else None
+
+    def numbers() -> list[list[float]]:
+        transferred = iter(fetch().tolist() if fetch else [])
+        return [each.double().tolist() if each.device == HOST else next(transferred) for each in values]
+
+    return numbers

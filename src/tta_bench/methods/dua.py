@@ -72,7 +72,7 @@ class DUA(Method):
     @classmethod
     def is_stochastic(cls, options: DUAOptions) -> bool:
         """Whether there are updates, and copies that differ."""
-        moves = options.max_updates != 0 and (options.initial_momentum * options.decay > 0 or options.floor > 0)
+        moves = options.max_updates != 0 and _moves(options)
         drawn = {"flip", "rotate", "crop"} if options.padding else {"flip", "rotate"}
         return moves and not drawn.isdisjoint(options.augmentations)
 
@@ -81,24 +81,31 @@ class DUA(Method):
         super().start(streams)
         mean, variance = self.network.source_statistics
         self.running = State(mean=mean.repeat(streams, 1), variance=variance.repeat(streams, 1))
-        self.updates = torch.zeros(streams, dtype=torch.long)
+        self.updates = torch.zeros(streams, dtype=torch.long, device=mean.device)
+        self.calls = 0
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """``statistics <- (1 - M) * statistics + M * those of the copies``, M from :meth:`momentum`."""
         active = slice(len(images))
         momentum = self.momentum(self.updates[active] + 1)
-        if not momentum.any():
+        self.calls += 1
+        # The device is asked only where all streams may have come to their end: without the pass nothing is missed.
+        if self._may_be_over and not momentum.any():
             return {"momentum": momentum, "skipped": torch.zeros_like(momentum, dtype=torch.bool)}
         mean, variance = self.running.mean[active], self.running.variance[active]
-        moved = RunningStatistics(mean.clone(), variance.clone(), sent(momentum[:, None], images.device).to(images))
+        moved = RunningStatistics(mean.clone(), variance.clone(), momentum[:, None].to(images))
         copies = augmented_copies(images, draws.generators("copies"), self.options)
         self.network(copies, self.theta(len(images)), moved)
         finite = (moved.mean.isfinite() & moved.variance.isfinite()).all(dim=1)
         mean.copy_(torch.where(finite[:, None], moved.mean, mean))
         variance.copy_(torch.where(finite[:, None], moved.variance, variance))
-        skipped = ~finite.cpu()
-        self.updates[active] += ~skipped
-        return {"momentum": momentum.masked_fill(skipped, 0), "skipped": skipped}
+        self.updates[active] += finite
+        return {"momentum": momentum.masked_fill(~finite, 0), "skipped": ~finite}
+
+    @property
+    def _may_be_over(self) -> bool:
+        last = self.options.max_updates
+        return not _moves(self.options) or (last is not None and self.calls > last)
 
     def momentum(self, update: Tensor) -> Tensor:
         """Weight of the image at each stream's k-th update, k = 1, 2, ...: ``initial_momentum * decay^k + floor``."""
@@ -117,6 +124,11 @@ class DUA(Method):
         theta, _ = super().deployed(stream)
         row = slice(stream, stream + 1)
         return theta, RunningStatistics(self.running.mean[row], self.running.variance[row])
+
+
+def _moves(options: DUAOptions) -> bool:
+    """Whether the momentum of any update is above 0, however many there may be."""
+    return options.initial_momentum * options.decay > 0 or options.floor > 0
 
 
 def augmented_copies(images: Tensor, generators: Sequence[torch.Generator], options: DUAOptions) -> Tensor:

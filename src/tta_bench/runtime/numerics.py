@@ -6,8 +6,9 @@ import logging
 import os
 import platform
 import re
+import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -164,6 +165,36 @@ def wait_for(device: torch.device) -> None:
     """Wait until the device has done all that it was given."""
     if is_gpu(device):
         torch.cuda.synchronize(device)
+
+
+def stopwatch(device: torch.device) -> Callable[[], Callable[[], float]]:
+    """Begin to time what the device is given from now on, without waiting for it.
+
+    Returns:
+        A function that ends this, and returns another one, which says the seconds that the device took; it waits for
+        the end, in whichever thread.
+    """
+    if not is_gpu(device):
+        begin = time.perf_counter()
+
+        def stopped() -> Callable[[], float]:
+            seconds = time.perf_counter() - begin
+            return lambda: seconds
+
+        return stopped
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    queue = torch.cuda.current_stream(device)
+    first.record(queue)
+
+    def ended() -> Callable[[], float]:
+        last.record(queue)
+        return seconds
+
+    def seconds() -> float:
+        last.synchronize()
+        return first.elapsed_time(last) / 1e3
+
+    return ended
 
 
 @dataclass(frozen=True)
