@@ -21,6 +21,7 @@ from tta_bench.methods.base import Method, MethodOptions, StepResult
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
 from tta_bench.runtime.memory import is_out_of_memory, release_memory
 from tta_bench.runtime.numerics import is_gpu, numerics
+from tta_bench.runtime.threads import computing_with
 from tta_bench.runtime.transfer import sent
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,9 @@ def adapt_streams(
             ``on_exception`` forgets what came since ``setup``.
     """
     device, preprocessing = method.network.source_theta.device, method.network.preprocessing
-    with quiet_lightning(), numerics(device, method.network.precision):
+    # Beside a GPU the host reads, draws and scores in several threads, each of which is one.
+    threads = 1 if is_gpu(device) else None
+    with quiet_lightning(), numerics(device, method.network.precision), computing_with(threads):
         for group in groups:
             counters = Counters.of(method)
             if options:

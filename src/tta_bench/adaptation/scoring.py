@@ -25,7 +25,7 @@ BEHIND = 2
 
 
 class Scoring(pl.Callback):
-    """Compares with the labels, once an image has been predicted; behind a GPU's work, in a thread.
+    """Compares with the labels, once an image has been predicted; behind a GPU's work, in threads.
 
     Args:
         domains: the prepared targets.
@@ -52,7 +52,7 @@ class Scoring(pl.Callback):
         """One per image; streams in the order of their groups, side by side within a group."""
         self.before = 0
         """How many of them there were when the present group began."""
-        self._pool = ThreadPoolExecutor(1, "scoring")
+        self._pool = ThreadPoolExecutor(BEHIND, "scoring")
         self._waiting: deque[Future[list[ImageRecord]]] = deque()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

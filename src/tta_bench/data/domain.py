@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -181,5 +182,5 @@ def class_channels(mask: Tensor, classes: Mapping[str, tuple[int, ...]]) -> Tens
     import torch
 
     # A comparison per value is many times as fast as torch.isin.
-    masks = [torch.stack([mask == value for value in values]).any(0) for values in classes.values()]
+    masks = [reduce(torch.logical_or, [mask == value for value in values]) for values in classes.values()]
     return torch.stack(masks, dim=-3)

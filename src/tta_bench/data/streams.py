@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
@@ -209,8 +210,12 @@ class LockstepDataset(Dataset[ImageBatch]):
         return [stream[begin : begin + self.batch] for stream in self.streams if begin < len(stream)]
 
 
+AHEAD = 2
+"""Batches that are read at the same time."""
+
+
 class Ahead:
-    """The batches of a data set in order, each read by threads, with its draws, while the one before is worked on.
+    """The batches of a data set in order, read by threads, with their draws, while those before are worked on.
 
     Where a GPU is at work they are in memory from which it copies by itself.
 
@@ -227,13 +232,13 @@ class Ahead:
 
     def __iter__(self) -> Iterator[ImageBatch]:
         """From the first."""
-        with ThreadPoolExecutor(1) as pool, Prefetcher() as prefetcher:
-            waiting = pool.submit(self._read, 0, prefetcher)
-            for k in range(len(self)):
-                batch = waiting.result()
-                if k + 1 < len(self):
-                    waiting = pool.submit(self._read, k + 1, prefetcher)
-                yield batch
+        with ThreadPoolExecutor(AHEAD) as pool, Prefetcher() as prefetcher:
+            waiting: deque[Future[ImageBatch]] = deque()
+            for k in range(len(self) + AHEAD):
+                if k < len(self):
+                    waiting.append(pool.submit(self._read, k, prefetcher))
+                if k >= AHEAD and waiting:
+                    yield waiting.popleft().result()
 
     def _read(self, k: int, prefetcher: Prefetcher) -> ImageBatch:
         keys = prefetcher.begin(self.images.keys(k))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_bench.metrics.base import register_metric
+from tta_bench.metrics.base import pixels, register_metric
 
 
 @register_metric("dice", "%", direction="higher", range=(0, 100), title="Dice")
@@ -13,6 +13,4 @@ def dice_score(prediction: Tensor, truth: Tensor) -> float:
 
     Two empty masks score 100, one empty mask practically 0, as in the GraTa authors' evaluation.
     """
-    intersection = (prediction & truth).sum().item()  # bool sums to int64
-    total = (prediction.sum() + truth.sum()).item()
-    return 100 * (2 * float(intersection) + 1e-6) / (float(total) + 1e-6)
+    return 100 * (2 * pixels(prediction & truth) + 1e-6) / (pixels(prediction) + pixels(truth) + 1e-6)

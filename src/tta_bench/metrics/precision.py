@@ -6,11 +6,11 @@ import math
 
 from torch import Tensor
 
-from tta_bench.metrics.base import register_metric
+from tta_bench.metrics.base import pixels, register_metric
 
 
 @register_metric("precision", "%", direction="higher", range=(0, 100), title="precision")
 def precision(prediction: Tensor, truth: Tensor) -> float:
     """Precision (positive predictive value) in percent: ``100 |P and G| / |P|``."""
-    predicted = prediction.sum().item()
-    return 100 * float((prediction & truth).sum().item()) / predicted if predicted else math.nan
+    predicted = pixels(prediction)
+    return 100 * pixels(prediction & truth) / predicted if predicted else math.nan

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
 from pathlib import Path
 
 THREADS = "OMP_NUM_THREADS"
@@ -55,6 +56,19 @@ def sleep_in_company(environment: MutableMapping[str, str]) -> None:
     if environment.get(SPINS) == _ENOUGH_SPINS:
         del environment[SPINS]
         environment.setdefault(POLICY, "passive")
+
+
+@contextmanager
+def computing_with(count: int | None) -> Iterator[None]:
+    """Let every operation of torch on the host take so many threads, also in threads that begin within; None: as is."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _others_running(looks: int = 5, pause: float = 0.002) -> int | None:
