@@ -22,8 +22,8 @@ from typing import Any
 
 import tta_bench.__main__  # noqa: F401 -- sets the environment of the product, which torch reads on import
 
-METHOD = ("adapt", "predict", "wait for the device")
-"""Parts that are the method's own work; a GPU does it after it was asked for."""
+METHOD = ("adapt", "predict", "wait for predictions")
+"""Parts that are the method's own work; a GPU does it after it was asked for, and is waited for behind."""
 WITHIN, BEHIND = ", within adapt", ", in a thread"
 """Ends of the names of parts that are no parts of the loop's own time."""
 WARM_UP = 3
@@ -76,7 +76,7 @@ def measure(arguments: argparse.Namespace, profiled: bool = False) -> dict[str, 
     from tta_bench.adaptation.resumption import Resumption
     from tta_bench.adaptation.scoring import Scoring
     from tta_bench.data.streams import LockstepDataset, LockstepGroups, passes
-    from tta_bench.methods import base
+    from tta_bench.methods.base import METHODS
     from tta_bench.methods.options import default_options
     from tta_bench.models.adaptable import AdaptableNetwork
     from tta_bench.models.networks.resunet34 import ResUNet
@@ -85,7 +85,7 @@ def measure(arguments: argparse.Namespace, profiled: bool = False) -> dict[str, 
     from tta_bench.ops.masks import Finish
     from tta_bench.records.snapshots import SnapshotFile
     from tta_bench.runtime.memory import keep_freed_memory
-    from tta_bench.runtime.numerics import resolve_device
+    from tta_bench.runtime.numerics import is_gpu, resolve_device
 
     clock, count, size = Clock(), arguments.images, arguments.size
     profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
@@ -107,7 +107,7 @@ def measure(arguments: argparse.Namespace, profiled: bool = False) -> dict[str, 
 
     keep_freed_memory()
     torch.manual_seed(0)
-    kind, options = base.METHODS.get(arguments.method), default_options(arguments.method)
+    kind, options = METHODS.get(arguments.method), default_options(arguments.method)
     branches = kind.branches(options)
     network = AdaptableNetwork(ResUNet(2, branches=branches), branches, image_size=size)
     device = resolve_device(arguments.device)
@@ -121,15 +121,13 @@ def measure(arguments: argparse.Namespace, profiled: bool = False) -> dict[str, 
         watched = {
             "adapt": (kind, "adapt"),
             "predict": (kind, "predict"),
-            "wait for the device": (base, "wait_for"),
             "load": (LockstepDataset, "__getitem__"),
             "to device": (runner.AdaptationModule, "transfer_batch_to_device"),
-            "hand over for scoring": (scoring, "on_test_batch_end"),
             "score": (scoring, "_scored"),
             "snapshot": (snapshots, "on_test_batch_end"),
         }
-        if device.type == "cpu":
-            del watched["score"]  # is within the one before
+        if is_gpu(device):
+            watched["wait for predictions"] = scoring, "settle"
         for part, (owner, attribute) in watched.items():
             clock.watch(owner, attribute, part)
         for module in [each for each in sys.modules.values() if vars(each).get("drawn") is drawn]:
@@ -168,7 +166,7 @@ def main() -> None:
     print("| part | ms per image | share |\n| --- | --- | --- |")
     for part, each in sorted(seconds.items(), key=lambda item: -item[1]):
         print(f"| {part} | {1e3 * each:.2f} | {each / seconds['all']:.2%} |")
-    beside = 1 - sum(seconds[part] for part in METHOD) / seconds["all"]
+    beside = 1 - sum(seconds.get(part, 0) for part in METHOD) / seconds["all"]
     print(f"\noutside adapt and predict: {beside:.2%}")
     from tta_bench.runtime.numerics import is_gpu, resolve_device
 

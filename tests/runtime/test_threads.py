@@ -1,12 +1,14 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 from tta_bench.runtime import threads
-from tta_bench.runtime.threads import available_cores, sleep_in_company, wait_by_company
+from tta_bench.runtime.threads import available_cores, computing_with, sleep_in_company, wait_by_company
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,12 @@ def test_a_run_beside_others_sees_them():
             stack.callback(other.kill)
         wait_by_company(environment)
     assert environment == {"OMP_WAIT_POLICY": "passive"}
+
+
+def test_torch_computes_with_so_many_threads_within_and_with_as_many_as_before_afterwards():
+    before = torch.get_num_threads()
+    with computing_with(1), ThreadPoolExecutor(1) as pool:
+        assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == 1
+        with computing_with(None):
+            assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
