@@ -15,11 +15,13 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.normalisation import BatchStatistics
 from tta_bench.models.normalisation_layer import NormalisationLayer
+from tta_bench.models.upsampled import Upsampled
 from tta_bench.runtime.numerics import _GPU
 
 pytest.importorskip("triton")
 
 KERNELS = "tta_bench.models.kernels"
+DEVICE = "tta_bench.models.triton_kernels"
 LAYOUTS = {"planes": (torch.contiguous_format, (2, 3, 33, 40)), "pixels": (torch.channels_last, (2, 70, 17, 11))}
 """Order in memory and a shape: as many channels as are cheap for the interpreter, and no multiples of a tile."""
 
@@ -40,7 +42,7 @@ def is_of_triton(name):
 def kernels():
     """Interpreted, on the CPU, each image in few parts: by a Triton of their own, which asks at its import."""
     before = {name: module for name, module in sys.modules.items() if is_of_triton(name)}
-    for name in (*before, KERNELS):
+    for name in (*before, KERNELS, DEVICE):
         sys.modules.pop(name, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
@@ -49,7 +51,7 @@ def kernels():
         patch.setattr(made, "BLOCKS", 6)
         patch.setattr(made, "PARTS", 4)
         yield made
-    for name in [each for each in sys.modules if is_of_triton(each)] + [KERNELS]:
+    for name in [each for each in sys.modules if is_of_triton(each)] + [KERNELS, DEVICE]:
         del sys.modules[name]
     sys.modules.update(before)
 
@@ -79,6 +81,39 @@ def test_a_kernel_and_its_gradients_are_the_formula(kernels, what, layout, dtype
     expected = normal, *torch.autograd.grad(normal, exact, slope.double())
     for each, right in zip(found, expected, strict=True):
         torch.testing.assert_close(each.double(), right, rtol=0, atol=bound * right.abs().max().item())
+
+
+@pytest.mark.parametrize(
+    ("order", "others"),
+    [
+        (torch.contiguous_format, None),
+        (torch.contiguous_format, 5),
+        (torch.channels_last, None),
+        (torch.channels_last, 70),
+    ],
+    ids=["planes", "planes and others", "pixels", "pixels and others"],
+)
+def test_an_upsampled_map_is_read_where_its_parts_lie_and_so_is_its_gradient_written(kernels, order, others):
+    random = torch.Generator().manual_seed(0)
+    quarters = torch.randn(2, 4 * 6, 9, 5, generator=random)
+    parts = [quarters] if others is None else [quarters, torch.randn(2, others, 18, 10, generator=random)]
+    parts = [each.contiguous(memory_format=order).requires_grad_() for each in parts]
+    channels = Upsampled(*parts).shape[1]
+    weight, bias = torch.rand(2, channels, generator=random), torch.randn(2, channels, generator=random)
+    shift = torch.randn(channels, generator=random)
+    laid_out = Upsampled(*parts).laid_out()
+    assert laid_out.shape == Upsampled(*parts).shape
+    assert laid_out.is_contiguous(memory_format=order)
+    slope = torch.randn(laid_out.shape, generator=random)
+    found, expected = (
+        (made, *torch.autograd.grad(made, parts, slope))
+        for made in (
+            kernels.standardised(x, weight, bias, 1e-5, shift, None, True) for x in (Upsampled(*parts), laid_out)
+        )
+    )
+    for each, right in zip(found, expected, strict=True):
+        assert each.is_contiguous(memory_format=order)
+        torch.testing.assert_close(each, right, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("strides", [(21, 7, 1, 999), (21, 1, 3, 999)], ids=["planes", "pixels"])
@@ -123,17 +158,18 @@ def test_the_network_of_the_paper_gives_the_same_by_the_kernels(kernels, on_the_
     rounded = outcome(network, images)
     on_the_cpu()
     launches = []
-    apart, applied = kernels._apply.run, kernels._apply
+    apart, applied = kernels.apply.run, kernels.apply
     monkeypatch.setattr(applied, "run", lambda *args, **kwargs: launches.append(kwargs) or apart(*args, **kwargs))
     for each, other, right in zip(outcome(network, images), rounded, exact, strict=True):
         assert (each - right).norm() < 3 * (other - right).norm()
-    flags = ("SHIFTED", "BEFORE", "RESIDUAL", "AFTER")
+    flags = ("DOUBLED", "SHIFTED", "BEFORE", "RESIDUAL", "AFTER")
     kinds = {tuple(launch[flag] for flag in flags) for launch in launches}
     assert kinds == {
-        (False, False, False, False),  # after a convolution alone
-        (False, False, False, True),  # with the ReLU that follows
-        (False, False, True, True),  # with a block's shortcut, too
-        (True, True, False, False),  # with what comes before, in the decoder
+        (False, False, False, False, False),  # after a convolution alone
+        (False, False, False, False, True),  # with the ReLU that follows
+        (False, False, False, True, True),  # with a block's shortcut, too
+        (True, True, True, False, False),  # with what comes before, in the decoder
+        (True, True, False, False, True),  # at its end
     }
 
 
@@ -142,21 +178,21 @@ import itertools
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from tta_bench.models import kernels
+from tta_bench.models import kernels, triton_kernels
 
-MAPS = ("x", "out", "residual", "gradient", "of_input", "of_residual")
+MAPS = ("x", "beside", "out", "residual", "gradient", "of_input", "of_beside", "of_residual")
 ROWS = ("shift", "parts", "weight", "bias", "found", "of_weight", "of_bias")
-for kernel, (pixels, channels) in itertools.product(
-    (kernels._measure, kernels._apply, kernels._measure_gradient, kernels._apply_gradient), ((64, 64), (1024, 1))
-):
-    constants = dict.fromkeys(("SHIFTED", "BEFORE", "RESIDUAL", "AFTER"), True)
+NAMES = ("measure", "apply", "measure_gradient", "apply_gradient")
+for name, (pixels, channels), doubled in itertools.product(NAMES, ((64, 64), (1024, 1)), (False, True)):
+    kernel = getattr(triton_kernels, name)
+    constants = dict.fromkeys(("SHIFTED", "BEFORE", "RESIDUAL", "AFTER"), True) | {"DOUBLED": doubled}
     constants |= {"PARTS": kernels.PARTS, "BLOCK_PIXELS": pixels, "BLOCK_CHANNELS": channels}
     types = {name: "*bf16" for name in MAPS} | {name: "*fp32" for name in ROWS} | {"eps": "fp32"}
     types |= dict.fromkeys(constants, "constexpr")
     signature = {name: types.get(name, "i32") for name in kernel.arg_names}
     known = {(place,): constants[name] for place, name in enumerate(kernel.arg_names) if name in constants}
     assert compile(ASTSource(kernel, signature, known), target=GPUTarget("cuda", 90, 32)).asm["cubin"]
-    print(kernel.__name__)
+    print(name)
 """
 
 
@@ -166,4 +202,4 @@ def test_the_kernels_compile_for_a_gpu():
         [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout.split()) == 8
+    assert len(done.stdout.split()) == 16

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_bench.models.by_pixel import by_pixel
+from tta_bench.models.upsampled import Upsampled
 from tta_bench.runtime.numerics import placement
 
 Pair = tuple[int, int]
@@ -120,24 +121,21 @@ class _Frozen(nn.Module):
             or not placement(x.device, weight.dtype).laid_out
         ):
             return None
-        version = weight.data_ptr(), weight._version, weight.dtype
+        by_kernels = placement(x.device, weight.dtype).one_kernel
+        version = weight.data_ptr(), weight._version, weight.dtype, by_kernels
         if self._laid_out is None or self._laid_out[0] != version:
-            self._laid_out = version, self.convolution()
+            self._laid_out = version, self.convolution(by_kernels)
         return self._laid_out[1]
 
     @abstractmethod
-    def convolution(self) -> LaidOut:
-        """That of the weights."""
-
-    @abstractmethod
-    def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The output without the bias, and the bias: a GPU adds it in the kernel that comes next."""
+    def convolution(self, by_kernels: bool) -> LaidOut:
+        """That of the weights, as kernels of our own take it or as those of torch do."""
 
 
 class FrozenConv2d(_Frozen, nn.Conv2d):
     """A convolution with frozen weights; as its base where other tensors stand in for them."""
 
-    def convolution(self) -> LaidOut:
+    def convolution(self, by_kernels: bool) -> LaidOut:
         """See :class:`_Frozen`."""
         return LaidOut(self.weight, self.bias, self.stride, self.padding, self.dilation)  # type: ignore[arg-type]
 
@@ -147,7 +145,7 @@ class FrozenConv2d(_Frozen, nn.Conv2d):
         return super().forward(input) if convolution is None else convolution(input.to(self.weight.dtype))
 
     def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See :class:`_Frozen`."""
+        """The output without the bias, and the bias, which kernels of our own add; None if it is in the output."""
         convolution = self.laid_out(x)
         return (self(x), None) if convolution is None else (convolution(x.to(self.weight.dtype), False), self.bias)
 
@@ -155,36 +153,42 @@ class FrozenConv2d(_Frozen, nn.Conv2d):
 class FrozenConvTranspose2d(_Frozen, nn.ConvTranspose2d):
     """A transposed convolution of kernel 2 and stride 2 with frozen weights: a 1x1 convolution and a rearrangement."""
 
-    def convolution(self) -> LaidOut:
-        """See :class:`_Frozen`."""
-        return LaidOut(*as_1x1(self))
+    def convolution(self, by_kernels: bool) -> LaidOut:
+        """See :class:`_Frozen`: kernels of our own take the quarters of a pixel apart, torch's pixel shuffle mixed."""
+        if not by_kernels:
+            return LaidOut(*as_1x1(self))
+        weight = self.weight.permute(2, 3, 1, 0).reshape(-1, self.in_channels, 1, 1)
+        return LaidOut(weight, None if self.bias is None else self.bias.repeat(4))
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """See :class:`torch.nn.ConvTranspose2d`."""
         convolution = self.laid_out(input) if output_size is None else None
-        if convolution is None or (by_pixel(input) and not placement(input.device, input.dtype).packed):
-            return super().forward(input, output_size)
-        return F.pixel_shuffle(convolution(input.to(self.weight.dtype)), 2)
-
-    def apart(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """See :class:`_Frozen`."""
-        convolution = self.laid_out(x)
         if convolution is None:
-            return self(x), None
-        if by_pixel(x) and not placement(x.device, x.dtype).packed:
-            return F.conv_transpose2d(x, self.weight, stride=2), self.bias
-        return F.pixel_shuffle(convolution(x.to(self.weight.dtype), False), 2), self.bias
+            return super().forward(input, output_size)
+        made = convolution(input.to(self.weight.dtype))
+        by_kernels = placement(input.device, made.dtype).one_kernel
+        return Upsampled(made).laid_out() if by_kernels else F.pixel_shuffle(made, 2)
 
 
-def together(*parts: tuple[_Frozen, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """The outputs of several layers as channels of one map, and those of their biases that are not in it yet."""
-    if not placement(parts[0][1].device, parts[0][1].dtype).one_kernel:
-        return torch.cat([layer(x) for layer, x in parts], dim=1), None
-    made, biases = zip(*(layer.apart(x) for layer, x in parts), strict=True)
-    if all(bias is None for bias in biases):
-        return torch.cat(made, dim=1), None
-    known = [each.new_zeros(each.shape[1]) if bias is None else bias for each, bias in zip(made, biases, strict=True)]
-    return torch.cat(made, dim=1), torch.cat(known)
+def upsampled(
+    layer: FrozenConvTranspose2d, x: Tensor, *beside: tuple[FrozenConv2d, Tensor]
+) -> tuple[Tensor | Upsampled, Tensor | None]:
+    """What a transposed convolution makes of ``x``, with the output of another layer as further channels.
+
+    Where kernels of our own read it, it is not laid out, and without biases.
+
+    Returns:
+        The map, and the biases ``[channels]`` that are not in it yet; None for none.
+    """
+    convolution = layer.laid_out(x)
+    if convolution is None or not placement(x.device, x.dtype).one_kernel:
+        made = [layer(x), *(other(y) for other, y in beside)]
+        return torch.cat(made, dim=1) if beside else made[0], None
+    quarters = convolution(x.to(layer.weight.dtype), False)
+    others = [other.apart(y) for other, y in beside]
+    outputs = (layer.out_channels, layer.bias), *((len(made[0]), bias) for made, bias in others)
+    biases = [quarters.new_zeros(count) if bias is None else bias for count, bias in outputs]
+    return Upsampled(quarters, *(made for made, _ in others)), torch.cat(biases)
 
 
 def as_1x1(layer: nn.ConvTranspose2d) -> tuple[Tensor, Tensor | None]:

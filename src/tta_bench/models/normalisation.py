@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.models.by_pixel import by_pixel, in_vmap, standardised_by_pixel
+from tta_bench.models.upsampled import Upsampled
 from tta_bench.runtime.numerics import placement
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Statistics:
         """What decides its results besides its arguments; None (the default) where it holds tensors of its own."""
         return None
 
-    def in_one_kernel(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> OneKernel | None:
+    def in_one_kernel(self, x: Tensor | Upsampled, weight: Tensor, bias: Tensor, eps: float) -> OneKernel | None:
         """What normalises ``x`` with what comes before and after it in the network; None (the default) for nothing."""
         return None
 
@@ -118,11 +119,16 @@ class BatchStatistics(Statistics):
             out = F.batch_norm(folded, None, None, weight, bias, training=True, eps=layer.eps)
         return _unfold(out, x.shape, views)
 
-    def in_one_kernel(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> OneKernel | None:
+    def in_one_kernel(self, x: Tensor | Upsampled, weight: Tensor, bias: Tensor, eps: float) -> OneKernel | None:
         """See :class:`Statistics`."""
         views = x.shape[0] // weight.shape[0]
         pooled = views if self.pools_views else 1
-        if not placement(x.device, x.dtype).one_kernel or (maps := _map_per_row(x, pooled)) is None:
+        if not placement(x.device, x.dtype).one_kernel:
+            return None
+        if isinstance(x, Upsampled) and pooled > 1:
+            x = x.laid_out()
+        maps = _map_per_row(x, pooled) if isinstance(x, Tensor) else x
+        if maps is None:
             return None
         from tta_bench.models.kernels import standardised, work_on  # of Triton, which a GPU alone needs
 
@@ -131,10 +137,10 @@ class BatchStatistics(Statistics):
         weight, bias = _per_image(weight, views // pooled), _per_image(bias, views // pooled)
 
         def one(shift: Tensor | None, residual: Tensor | None, before: bool, after: bool) -> Tensor:
-            added = None if residual is None else _map_per_row(residual.contiguous(memory_format=layout), pooled)
-            return _map_per_image(standardised(maps, weight, bias, eps, shift, added, before, after), pooled)
+            if residual is not None and pooled > 1:
+                residual = _map_per_row(residual.contiguous(memory_format=torch.channels_last), pooled)
+            return _map_per_image(standardised(maps, weight, bias, eps, shift, residual, before, after), pooled)
 
-        layout = torch.channels_last if by_pixel(x) else torch.contiguous_format
         return one
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tta_bench.models.by_pixel import by_pixel
 from tta_bench.models.normalisation import OneKernel, SourceStatistics, Statistics
+from tta_bench.models.upsampled import Upsampled
 from tta_bench.ops.geometry import stacked, unstacked
 
 
@@ -68,7 +69,7 @@ class NormalisationLayer(nn.Module):
                 made = made.contiguous(memory_format=torch.channels_last)
         return self.after(unstacked(made, self.tiles))
 
-    def in_one_kernel(self, x: Tensor) -> OneKernel | None:
+    def in_one_kernel(self, x: Tensor | Upsampled) -> OneKernel | None:
         """What normalises ``x`` with what comes before and after it in the network, where there is such a kernel."""
         if self.tiles > 1:
             return None
@@ -80,7 +81,7 @@ class NormalisationLayer(nn.Module):
         weight = self.source_weight[None] if self.weight_rows is None else self.weight_rows
         return weight, self.source_bias[None] if self.bias_rows is None else self.bias_rows
 
-    def _statistics_of(self, x: Tensor, weight: Tensor) -> Statistics:
+    def _statistics_of(self, x: Tensor | Upsampled, weight: Tensor) -> Statistics:
         """The policy in force, or that of the source where a channel has a single value."""
         pooled = len(x) // len(weight) if self.statistics.pools_views else 1
         return self.statistics if pooled * x.shape[2:].numel() > 1 else SourceStatistics()
@@ -88,7 +89,7 @@ class NormalisationLayer(nn.Module):
 
 def normalised(
     layer: nn.Module,
-    x: Tensor,
+    x: Tensor | Upsampled,
     *,
     shift: Tensor | None = None,
     residual: Tensor | None = None,
@@ -101,7 +102,7 @@ def normalised(
 
     Args:
         layer: a network's BatchNorm, or what is put in its place.
-        x: ``[N, C, H, W]``; may be overwritten.
+        x: ``[N, C, H, W]``; may be overwritten. Laid out if the layer's policy has no kernel that reads it as it is.
         shift: ``[C]``, such as the bias of the convolution before; None for none.
         residual: of the same shape, or None.
         rectified_before: whether the first ``relu`` is computed.
@@ -109,6 +110,8 @@ def normalised(
     """
     if joins(layer) and (one := layer.in_one_kernel(x)) is not None:
         return one(shift, residual, rectified_before, rectified_after)
+    if isinstance(x, Upsampled):
+        x = x.laid_out()
     if shift is not None:
         x = x + shift[:, None, None]
     made = layer(F.relu_(x) if rectified_before else x)

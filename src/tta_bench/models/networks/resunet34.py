@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_bench.models.encoder import build_encoder, check_encoder_section
-from tta_bench.models.frozen import FrozenConv2d, FrozenConvTranspose2d, as_1x1, together
+from tta_bench.models.frozen import FrozenConv2d, FrozenConvTranspose2d, as_1x1, upsampled
 from tta_bench.models.normalisation_layer import normalised
 from tta_bench.models.segmentation import SegmentationModel, register_network
 from tta_bench.runtime.numerics import placement
@@ -31,10 +31,10 @@ class DecoderBlock(nn.Module):
     def forward(self, deeper: Tensor, skip: Tensor) -> Tensor:
         """``[N, inputs, H, W]`` and ``[N, skip, 2H, 2W]`` to ``[N, 256, 2H, 2W]``."""
         if isinstance(self.tr_conv, FrozenConvTranspose2d) and isinstance(self.x_conv, FrozenConv2d):
-            joined, shift = together((self.tr_conv, deeper), (self.x_conv, skip))
-        else:
-            joined, shift = torch.cat([double(self.tr_conv, deeper), self.x_conv(skip)], dim=1), None
-        return normalised(self.bn, joined, shift=shift, rectified_before=True)
+            joined, shift = upsampled(self.tr_conv, deeper, (self.x_conv, skip))
+            return normalised(self.bn, joined, shift=shift, rectified_before=True)
+        joined = torch.cat([double(self.tr_conv, deeper), self.x_conv(skip)], dim=1)
+        return normalised(self.bn, joined, rectified_before=True)
 
 
 def double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     It writes every output pixel once, so it is a 1x1 convolution to four times the channels and a rearrangement; on a
     CPU the kernels for that are much faster, forwards and backwards.
     """
-    if isinstance(layer, FrozenConvTranspose2d) or not placement(x.device, x.dtype).composed:
+    if not placement(x.device, x.dtype).composed:
         return layer(x)
     return F.pixel_shuffle(F.conv2d(x, *as_1x1(layer)), 2)
 
@@ -93,6 +93,9 @@ class ResUNet(SegmentationModel):
         x = self.up2(x, eighth)
         x = self.up3(x, quarter)
         x = self.up4(x, half)
+        if isinstance(self.up5, FrozenConvTranspose2d):
+            doubled, shift = upsampled(self.up5, x)
+            return normalised(self.bnout, doubled, shift=shift, rectified_after=True)
         return normalised(self.bnout, double(self.up5, x), rectified_after=True)
 
     def classify(self, head_input: Tensor) -> Tensor:
