@@ -210,7 +210,7 @@ _CPU = Placement(
     channels_last=True,
     laid_out=torch.backends.mkldnn.is_available(),
     packed=torch.backends.mkldnn.is_available(),
-    folded=True,
+    folded=torch.backends.mkldnn.is_available(),
 )
 _ELSEWHERE = Placement(
     channels_as_groups=False, composed=False, image_by_image=False, images_at_128=None, side_by_side=True
