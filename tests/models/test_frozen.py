@@ -19,7 +19,12 @@ LAYERS = [
     nn.Conv2d(8, 16, size, stride, padding, dilation, bias=bias)
     for size, stride, padding, dilation, bias in itertools.product((1, 3), (1, 2), (0, 1, 3), (1, 2), (True, False))
 ] + [nn.ConvTranspose2d(8, 16, 2, 2, bias=bias) for bias in (True, False)]
-LEFT = [nn.Conv2d(8, 16, 3, groups=2), nn.Conv2d(8, 8, 3, padding="same"), nn.ConvTranspose2d(8, 16, 4, 2, 1)]
+LEFT = [
+    nn.Conv2d(8, 16, 3, groups=2),
+    nn.Conv2d(8, 8, 3, padding="same"),
+    nn.Conv2d(8, 8, 3, padding="valid"),
+    nn.ConvTranspose2d(8, 16, 4, 2, 1),
+]
 
 
 def frozen(layer: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -1,4 +1,4 @@
-"""A ReLU or an addition that is computed with the normalisation layer before it: nobody who looks can tell."""
+"""What is computed with the normalisation layer next to it: nobody who looks can tell."""
 
 import copy
 import pickle
@@ -54,6 +54,31 @@ def patched():
     return relu
 
 
+def twice(relu):
+    return nn.Sequential(nn.Conv2d(C, C, 3, padding=1), nn.BatchNorm2d(C), relu, nn.Conv2d(C, C, 1), relu)
+
+
+def with_convolution(convolution, make=sequence):
+    made = make()
+    made[0] = convolution
+    return made
+
+
+def observed(convolution):
+    convolution.register_forward_hook(lambda module, inputs, output: output.sin())
+    return convolution
+
+
+def of_another_kind(convolution):
+    convolution.forward = lambda x: nn.Conv2d.forward(convolution, x).sin()
+    return convolution
+
+
+def sharing_a_convolution(first, second):
+    second[0] = first[0]
+    return [first, second]
+
+
 def of_two(sequence):
     """A layer that stands in two sequences, of which one has a ReLU."""
     return [sequence, nn.Sequential(nn.Conv2d(C, C, 1), sequence[1])]
@@ -78,6 +103,10 @@ def in_turn(net, x):
     return x
 
 
+def within_itself(net, x):
+    return x + net.parts[0](x)
+
+
 def within_a_skip(net, x):
     """Three gradients meet, whose sum depends on their order."""
     x = net.parts[0](x)
@@ -96,6 +125,18 @@ CASES = {
     "layers one by one": (sequence, one_by_one),
     "a part of it": (sequence, lambda net, x: net.parts[0][:2](x)),
     "in two sequences": (lambda: of_two(sequence()), in_turn),
+    "one ReLU twice": (lambda: twice(nn.ReLU()), in_turn),
+    "hooked convolution": (lambda: with_convolution(observed(nn.Conv2d(C, C, 1))), in_turn),
+    "patched convolution": (lambda: with_convolution(of_another_kind(nn.Conv2d(C, C, 1))), in_turn),
+    "grouped convolution": (lambda: with_convolution(nn.Conv2d(C, C, 3, padding=1, groups=2)), in_turn),
+    "padded by a name": (lambda: with_convolution(nn.Conv2d(C, C, 3, padding="valid")), in_turn),
+    "padded by reflection": (lambda: with_convolution(nn.Conv2d(C, C, 3, padding_mode="reflect", padding=1)), in_turn),
+    "transposed convolution": (lambda: with_convolution(nn.ConvTranspose2d(C, C, 2, 2)), in_turn),
+    "without a bias": (lambda: with_convolution(nn.Conv2d(C, C, 3, 2, 1, bias=False)), in_turn),
+    "convolution of two sequences": (lambda: sharing_a_convolution(sequence(), sequence()), in_turn),
+    "layer before a convolution": (lambda: nn.Sequential(nn.BatchNorm2d(C), nn.Conv2d(C, C, 1), nn.ReLU()), in_turn),
+    "convolution, layer": (lambda: nn.Sequential(nn.Conv2d(C, C, 1), nn.BatchNorm2d(C)), within_itself),
+    "sequence and convolution": (sequence, lambda net, x: net.parts[0](x) + net.parts[0][0](x)),
     "sequence and layer": (sequence, lambda net, x: net.parts[0](x) + net.parts[0][1](x)),
     "block": (block, in_turn),
     "block with a downsampling": (lambda: block(down=True), in_turn),
@@ -123,10 +164,12 @@ class Net(nn.Module):
         return self.head(self.run(self, self.stem(x)))
 
 
-@pytest.fixture(autouse=True)
-def kernels_of_a_gpu(monkeypatch):
-    """Lets the CPU be a device that has kernels for it."""
-    monkeypatch.setattr(numerics_module, "_PLACEMENTS", {("cpu", "f32"): replace(_GPU, one_kernel=True)})
+@pytest.fixture(autouse=True, params=["cpu", "gpu"])
+def kernels_of(request, monkeypatch):
+    """Lets the CPU be what it is, which folds convolutions, and a device that has kernels for what comes after."""
+    if request.param == "gpu":
+        monkeypatch.setattr(numerics_module, "_PLACEMENTS", {("cpu", "f32"): replace(_GPU, one_kernel=True)})
+    return request.param
 
 
 @pytest.fixture
@@ -155,7 +198,7 @@ def test_a_network_gives_what_its_source_gives_at_every_module(net, images, case
         found = network.activations(images, rows, SourceStatistics())
         for own, expected in zip(found, source.activations(images), strict=True):
             torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-5)
-        assert torch.equal(network(images, rows, SourceStatistics()), found.logits)
+        torch.testing.assert_close(network(images, rows, SourceStatistics()), found.logits, rtol=1e-5, atol=1e-5)
     with late_map(source) as late:
         source(images)
     given = network.logits_and_late_map(images, rows, SourceStatistics())[1]
@@ -186,9 +229,10 @@ def test_what_is_joined_is_what_it_was_copied_and_pickled(net, images, case):
     expected = network(images, rows, SourceStatistics())
     for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
         assert type(other.model.network.parts[0]) is type(part)
-        assert torch.equal(other(images, rows, SourceStatistics()), expected)
+        assert torch.equal(other(images, other.source_theta[None], SourceStatistics()), expected)
 
 
+@pytest.mark.parametrize("kernels_of", ["gpu"], indirect=True)
 @pytest.mark.parametrize("case", ["sequence", "sequence of its own", "block"])
 @torch.no_grad()
 def test_a_layer_computes_what_follows_it_where_nobody_looks(net, images, case, monkeypatch):

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from tta_bench.models.joined import join
 from tta_bench.models.late_map import late_map
 from tta_bench.models.normalisation import BatchStatistics, SourceStatistics, Statistics
 from tta_bench.models.normalisation_layer import NormalisationLayer
-from tta_bench.models.probe import check_probe, take_probe
+from tta_bench.models.probe import check_activation, check_probe, take_probe
 from tta_bench.models.segmentation import Activations, SegmentationModel
 from tta_bench.models.wrapping import AFFINE, OwnStatisticsLayer, standing_in, wrap_normalisation
 from tta_bench.ops.geometry import stacked, unstacked
@@ -78,7 +77,7 @@ class AdaptableNetwork(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         probe = take_probe(self.model, image_size)
-        _check_activation(self.activation, probe.expected.shape[CLASSES])
+        check_activation(self.activation, probe.expected.shape[CLASSES])
         wrapped = wrap_normalisation(self.model)
         self._all_layers, self.left = wrapped.layers, wrapped.left
         join(self.model)
@@ -222,7 +221,7 @@ class AdaptableNetwork(nn.Module):
             return self._logits(images, theta, statistics)
         # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time. One row per image
         # spares each layer to make its own.
-        rows = theta if views == 1 else theta.repeat_interleave(views, dim=0)
+        rows = theta.expand(len(images), -1) if len(theta) == 1 else theta.repeat_interleave(views, dim=0)
         before = self.forwards
         parts = [
             self._logits(images[i : i + limit], rows[i : i + limit], statistics) for i in range(0, len(images), limit)
@@ -353,11 +352,12 @@ class AdaptableNetwork(nn.Module):
         count, tiles = len(images), self.tiles(images)
         if count % len(theta):
             raise ValueError(f"{count} images do not divide into {len(theta)} streams")
-        tensors = self._by_layer(theta)
         for layer in self._all_layers.values():
             layer.statistics, layer.tiles = statistics, tiles
-        for adapted, weight, bias in zip(self.layers.values(), tensors[::2], tensors[1::2], strict=True):
-            adapted.weight_rows, adapted.bias_rows = weight, bias
+        if not self._is_source(images, theta, statistics):
+            tensors = self._by_layer(theta)
+            for adapted, weight, bias in zip(self.layers.values(), tensors[::2], tensors[1::2], strict=True):
+                adapted.weight_rows, adapted.bias_rows = weight, bias
         try:
             with in_precision(images.device, self.dtype):
                 yield tiles
@@ -366,6 +366,17 @@ class AdaptableNetwork(nn.Module):
                 layer.statistics, layer.tiles = SourceStatistics(), 1
                 layer.weight_rows = layer.bias_rows = None
             self.forwards += count // len(theta)
+
+    def _is_source(self, images: Tensor, theta: Tensor, statistics: Statistics) -> bool:
+        """Whether a pass is the source model's own, where that is faster than by rows: then layers are left theirs."""
+        return (
+            placement(images.device, self.dtype).folded
+            and isinstance(statistics, SourceStatistics)
+            and self._frozen
+            and not torch.is_grad_enabled()
+            and (len(theta) == 1 or theta.stride(0) == 0)
+            and theta[0].is_set_to(self.source_theta)
+        )
 
     def _taken(self, images: Tensor, tiles: int) -> Tensor:
         """What the layers are given: single tiles, as they lie fastest in the memory of their device."""
@@ -381,17 +392,6 @@ class AdaptableNetwork(nn.Module):
         """What the network made, as its caller computes with it."""
         whole = stacked(made, tiles)
         return (whole if self.dtype == torch.float32 else whole.float()).contiguous()
-
-
-def _check_activation(activation: str, channels: int) -> None:
-    """Refuse what the logits of a network cannot stand for."""
-    if activation not in get_args(Activation):
-        raise UserError(f"the network's activation is '{activation}': give one of {', '.join(get_args(Activation))}")
-    if activation == "softmax" and channels < 2:
-        raise UserError(
-            "the network has one channel, which a softmax makes 1 everywhere: give the background a channel of its "
-            "own, or use the activation sigmoid"
-        )
 
 
 def listed(left: dict[str, tuple[str, str]]) -> str:

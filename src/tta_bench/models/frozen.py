@@ -101,10 +101,12 @@ class _Frozen(nn.Module):
     """What the frozen layers share."""
 
     _laid_out: tuple[tuple[Any, ...], LaidOut] | None = None
+    folded: tuple[tuple[Any, ...], LaidOut] | None = None
+    """With the normalisation behind it: of which numbers, and the convolution (:mod:`~tta_bench.models.folded`)."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies lay out their own."""
-        return {name: value for name, value in self.__dict__.items() if name != "_laid_out"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_laid_out", "folded")}
 
     def laid_out(self, x: Tensor) -> LaidOut | None:
         """The convolution of the present weights; None where they are stand-ins, or not of a kind that is laid out."""
@@ -202,7 +204,8 @@ def freeze(model: nn.Module) -> None:
     """Make the plain convolutions of a network frozen ones, in place; parameters and names stay."""
     for layer in model.modules():
         # The class alone changes: whoever refers to the layer, by whatever name, has the frozen one.
-        if type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros" and layer.padding != "same":
+        zeros = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+        if type(layer) is nn.Conv2d and layer.groups == 1 and zeros:
             layer.__class__ = FrozenConv2d
         elif type(layer) is nn.ConvTranspose2d and doubles(layer):
             layer.__class__ = FrozenConvTranspose2d

@@ -1,6 +1,8 @@
-"""What follows a normalisation layer in a known module, and is computed with it where kernels do both at once.
+"""What is next to a normalisation layer in a known module, and is computed with it where that is faster.
 
-Only the forward pass of the module that holds both is another one, and only where there are such kernels. All layers
+The ReLU and the shortcut behind it where kernels do all at once; the convolution before it where both are folded.
+
+Only the forward pass of the module that holds both is another one, and only in such places. All layers
 stay where and what they are, so that whoever calls them one by one, looks at what they give or has them in two places
 finds those of the source model.
 """
@@ -8,17 +10,19 @@ finds those of the source model.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
-from tta_bench.models.normalisation_layer import is_observed, joins, normalised
+from tta_bench.models.folded import convolved, folds
+from tta_bench.models.normalisation_layer import NormalisationLayer, is_observed, joins, normalised
 from tta_bench.runtime.numerics import placement
 
 
 def join(model: nn.Module) -> None:
-    """Do so in a whole network, in place: blocks of a ResNet, and a layer that a ReLU follows in a sequence."""
+    """Do so in a whole network, in place: blocks of a ResNet, and a layer after a convolution or before a ReLU."""
     # Where it is not imported there is no such block, and it takes a second to import.
     block = getattr(sys.modules.get("torchvision.models.resnet"), "BasicBlock", None)
     for parent in model.modules():
@@ -27,7 +31,7 @@ def join(model: nn.Module) -> None:
         # The class alone changes: whoever refers to the module, by whatever name, has the joined one.
         if type(parent) is block:
             parent.__class__ = _joined(_Block, type(parent))
-        elif type(parent).forward is nn.Sequential.forward and any(map(_are_joined, pairwise(parent.children()))):
+        elif type(parent).forward is nn.Sequential.forward and any(map(_are_neighbours, pairwise(_layers(parent)))):
             parent.__class__ = _joined(_Sequence, type(parent))
 
 
@@ -40,30 +44,34 @@ class _Joined(nn.Module):
 
 
 class _Block(_Joined):
-    """A block of torchvision's ResNet whose addition and ReLUs are computed with its normalisation layers."""
+    """A block of torchvision's ResNet whose layers are computed together."""
 
     def forward(self, x: Tensor) -> Tensor:
         """See ``torchvision.models.resnet.BasicBlock``."""
         parts: Any = self
         pairs = (parts.bn1, parts.relu), (parts.bn2, parts.relu)
-        if not (placement(x.device, x.dtype).one_kernel and all(map(_are_joined, pairs))):
+        joined = all(map(_are_joined, pairs))
+        if not (joined and (placement(x.device, x.dtype).one_kernel or folds(parts.bn1, x))):
             return super().forward(x)
-        made = parts.conv2(normalised(parts.bn1, parts.conv1(x), rectified_after=True))
+        made = normalised(*convolved(parts.bn1, parts.conv1, x), rectified_after=True)
+        second = convolved(parts.bn2, parts.conv2, made)
         shortcut = x if parts.downsample is None else parts.downsample(x)  # gradients are added in the order of calls
-        return normalised(parts.bn2, made, residual=shortcut, rectified_after=True)
+        return normalised(*second, residual=shortcut, rectified_after=True)
 
 
 class _Sequence(_Joined):
-    """A sequence whose ReLUs are computed with the normalisation layers before them."""
+    """A sequence whose normalisation layers are computed with the convolutions before or the ReLUs behind them."""
 
     def forward(self, input: Any) -> Any:
         """See :class:`torch.nn.Sequential`."""
-        if not (isinstance(input, Tensor) and placement(input.device, input.dtype).one_kernel):
+        layers, where = _layers(self), placement(input.device, input.dtype) if isinstance(input, Tensor) else None
+        if where is None or not (where.one_kernel or where.folded):
             return super().forward(input)
-        layers = list(self.children())
         while layers:
             layer = layers.pop(0)
-            if layers and _are_joined((layer, layers[0])):
+            if layers and isinstance(layer, nn.Conv2d):
+                layer, input = convolved(layers.pop(0), layer, input)
+            if layers and where.one_kernel and _are_joined((layer, layers[0])):
                 input = normalised(layer, input, rectified_after=True)
                 layers.pop(0)
             else:
@@ -84,6 +92,17 @@ _CLASSES: dict[tuple[type[_Joined], type[nn.Module]], type[nn.Module]] = {}
 def _new(how: type[_Joined], kind: type[nn.Module]) -> nn.Module:
     made = _joined(how, kind)
     return made.__new__(made)
+
+
+def _layers(sequence: nn.Module) -> list[Any]:
+    """In the order in which they are called; one that stands there twice is called twice."""
+    return list(sequence._modules.values())
+
+
+def _are_neighbours(pair: Sequence[nn.Module]) -> bool:
+    """Whether a layer might be computed with the one after it."""
+    first, second = pair
+    return _are_joined((first, second)) or (isinstance(first, nn.Conv2d) and isinstance(second, NormalisationLayer))
 
 
 def _are_joined(pair: tuple[nn.Module, nn.Module]) -> bool:

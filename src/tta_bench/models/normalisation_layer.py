@@ -76,6 +76,11 @@ class NormalisationLayer(nn.Module):
         weight, bias = self._rows()
         return self._statistics_of(x, weight).in_one_kernel(x, weight, bias, self.eps)
 
+    @property
+    def is_as_in_source(self) -> bool:
+        """Whether statistics and affine parameters in force are those of the source model, for all images."""
+        return self.weight_rows is None and type(self.statistics) is SourceStatistics
+
     def _rows(self) -> tuple[Tensor, Tensor]:
         """Scale and shift in force, ``[S, C]``."""
         weight = self.source_weight[None] if self.weight_rows is None else self.weight_rows

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from tta_bench.errors import UserError
 from tta_bench.models.normalisation import SourceStatistics
 from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.wrapping import calls_of, is_normalisation
+from tta_bench.ops.probabilities import Activation
 
 PROBE_SIZE = 64
 """Side of the probe images, pixels, where the network takes them."""
@@ -126,6 +128,17 @@ def check_probe(probe: Probe, network: nn.Module, theta: Tensor) -> Counter[nn.M
             f"(relative difference {difference:.1g}); choose another network"
         )
     return calls
+
+
+def check_activation(activation: str, channels: int) -> None:
+    """Refuse what the logits of a network cannot stand for."""
+    if activation not in get_args(Activation):
+        raise UserError(f"the network's activation is '{activation}': give one of {', '.join(get_args(Activation))}")
+    if activation == "softmax" and channels < 2:
+        raise UserError(
+            "the network has one channel, which a softmax makes 1 everywhere: give the background a channel of its "
+            "own, or use the activation sigmoid"
+        )
 
 
 def probe_images(size: int, channels: int = 3) -> Tensor:

@@ -213,6 +213,7 @@ class Placement:
         laid_out: computes the gradient of a frozen convolution by another one, with weights laid out once.
         packed: lays weights out as the library of a CPU wants them.
         one_kernel: normalises each image by its own statistics in kernels of our own.
+        folded: predicts with the source model by convolutions that its normalisation is folded into.
     """
 
     channels_as_groups: bool
@@ -224,6 +225,7 @@ class Placement:
     laid_out: bool = False
     packed: bool = False
     one_kernel: bool = False
+    folded: bool = False
 
     def images_per_pass(self, pixels: int) -> int | None:
         """How many images of so many pixels share a pass without gradients; None for all."""
@@ -239,6 +241,7 @@ _CPU = Placement(
     channels_last=True,
     laid_out=torch.backends.mkldnn.is_available(),
     packed=torch.backends.mkldnn.is_available(),
+    folded=torch.backends.mkldnn.is_available(),
 )
 _ELSEWHERE = Placement(
     channels_as_groups=False, composed=False, image_by_image=False, images_at_128=None, side_by_side=True
