@@ -9,11 +9,9 @@ import yaml
 
 import tta_bench.__main__ as program
 import tta_bench.cell as cell_module
-import tta_bench.records.snapshots as snapshots
-from tiny_cells import configure, execute, folder, numbers, rows, status, summary
+from tiny_cells import configure, execute, folder, interrupted, numbers, rows, status, summary
 from tta_bench.launch.packing import companions
 from tta_bench.methods.base import METHODS, Method
-from tta_bench.records.snapshots import SnapshotFile
 
 RATES = (1e-4, 1e-3, 1e-2)
 GRATA = ("+method=grata", "method.learning_rate_function=linear"), ("+method=grata", "seed=[1,2]")
@@ -124,23 +122,11 @@ def test_a_function_and_seeds_of_their_own(roots, passes):
             assert_same(config, expected, seed)
 
 
-def test_one_that_is_finished_is_no_member_and_others_go_on(roots, passes, batches, monkeypatch, caplog):
+def test_one_that_is_finished_is_no_member_and_others_go_on(roots, passes, batches, caplog):
     packed, alone = (runs(root, pack) for root, pack in zip(roots, (True, False), strict=True))
     execute(packed[1])
-    keep, calls = SnapshotFile.keep, []
-
-    def stop(self, snapshot):
-        keep(self, snapshot)
-        calls.append(snapshot)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
-        patch.setattr(snapshots, "SNAPSHOT_SHARE", float("inf"))
-        patch.setattr(SnapshotFile, "keep", stop)
-        with pytest.raises(KeyboardInterrupt):
-            sweep(packed)
+    with interrupted(after=3):
+        sweep(packed)
     assert passes == [1, 2]
     assert [status(config)["status"] for config in packed] == ["interrupted", "done", "interrupted"]
     batches.clear()
