@@ -242,6 +242,12 @@ class SearchConfig(Section):
     shifts: Annotated[dict[str, tuple[float, ...]], BeforeValidator(as_mapping)] = Field(
         description="shift -> its strengths; each makes a pseudo-target"
     )
+    passes: Annotated[int, Range(1, 1000)] = Field(description="over the images of each pseudo-target")
+
+    @model_serializer(mode="wrap")
+    def _without_younger_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The key is younger than many searches, whose identity is that of one pass."""
+        return {key: value for key, value in dump(self).items() if (key, value) != ("passes", 1)}
 
 
 def _dice_first(metrics: tuple[str, ...]) -> tuple[str, ...]:
