@@ -13,7 +13,7 @@ import torch
 
 import tta_bench.adaptation.part as part
 import tta_bench.records.snapshots as snapshots
-from tiny_cells import configure, execute, folder, numbers, status, summary
+from tiny_cells import configure, execute, folder, interrupted, numbers, status, summary
 from tta_bench.data.streams import StreamImage
 from tta_bench.methods.base import METHODS
 from tta_bench.records.predictions import Predictions
@@ -94,20 +94,8 @@ def passes(config):
 
 def interrupt(config, after):
     """Compute a cell up to its snapshot number ``after``, as Ctrl-C stops it: quicker than a process of its own."""
-    keep, calls = SnapshotFile.keep, []
-
-    def stop(self, snapshot):
-        keep(self, snapshot)
-        calls.append(snapshot)
-        if len(calls) == after:
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
-        patch.setattr(snapshots, "SNAPSHOT_SHARE", float("inf"))
-        patch.setattr(SnapshotFile, "keep", stop)
-        with pytest.raises(KeyboardInterrupt):
-            execute(config)
+    with interrupted(after):
+        execute(config)
     assert (status(config)["status"], status(config)["error"]) == ("interrupted", "SIGINT")
     assert (folder(config) / "run.log").read_text().endswith("ERROR interrupted by SIGINT\n")
 

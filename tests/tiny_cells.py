@@ -4,15 +4,19 @@ import csv
 import functools
 import io
 import json
+from contextlib import contextmanager
 
 import numpy as np
+import pytest
 from PIL import Image
 from rich.console import Console
 
+import tta_bench.records.snapshots as snapshots
 from tta_bench.cell import Cell, run
 from tta_bench.launch.check import check
 from tta_bench.launch.grammar import quote_lists
 from tta_bench.launch.targets import with_targets
+from tta_bench.records.snapshots import SnapshotFile
 from tta_bench.report.console import show
 
 TINY = (
@@ -42,6 +46,25 @@ def execute(config):
     for outcome in run(config):
         show(console, *outcome)
     return console.file.getvalue()
+
+
+@contextmanager
+def interrupted(after):
+    """What runs within is stopped by Ctrl-C at its snapshot number ``after``, of which every image has one."""
+    keep, calls = SnapshotFile.keep, []
+
+    def stop(self, snapshot):
+        keep(self, snapshot)
+        calls.append(snapshot)
+        if len(calls) == after:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
+        patch.setattr(snapshots, "SNAPSHOT_SHARE", float("inf"))
+        patch.setattr(SnapshotFile, "keep", stop)
+        with pytest.raises(KeyboardInterrupt):
+            yield
 
 
 def folder(config, seed=0):

@@ -38,6 +38,18 @@ SHADES: Mapping[str, tuple[int, ...]] = {"background": (255,), "rim": (128,), "c
 """Grey codes of the masks of ``data=fundus``, unless ``data.shades`` says otherwise."""
 
 
+_KINDS: Mapping[str, str] = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "string": "a name",
+    "path": "a path",
+    "tuple": "a list, for example [A,B]",
+    **dict.fromkeys(("dict", "mapping", "model", "dataclass"), "keys with their values, {KEY: VALUE}"),
+}
+"""What a value should have been where it is of another type, by pydantic's name of the fault."""
+
+
 def _shown(value: Any) -> str:
     """A refused value for a sentence; Python does not write out a number of thousands of digits."""
     try:
@@ -230,6 +242,12 @@ class SearchConfig(Section):
     shifts: Annotated[dict[str, tuple[float, ...]], BeforeValidator(as_mapping)] = Field(
         description="shift -> its strengths; each makes a pseudo-target"
     )
+    passes: Annotated[int, Range(1, 1000)] = Field(description="over the images of each pseudo-target")
+
+    @model_serializer(mode="wrap")
+    def _without_younger_default(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The key is younger than many searches, whose identity is that of one pass."""
+        return {key: value for key, value in dump(self).items() if (key, value) != ("passes", 1)}
 
 
 def _dice_first(metrics: tuple[str, ...]) -> tuple[str, ...]:
@@ -345,10 +363,14 @@ def fault_sentence(fault: Any, valid: Callable[[list[str]], list[str]], prefix: 
         return f"unknown key '{key}': {nearest_key(key, valid(parent))}"
     if fault["type"] == "value_error":
         message = str(fault["ctx"]["error"])
+        if fault["input"] is None:  # which validators write as Python does
+            message = message.replace(f"{key}=None", f"{key}=null")
         return f"{key}: {message}" if prefix == "method" else message
     if fault["type"] == "missing":
         return f"'{key}' is missing: add {key}=..."
-    return f"{key}={_shown(fault['input'])}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    kind = _KINDS.get(fault["type"].removesuffix("_type"))
+    remedy = f"give {kind}" if kind is not None else f"{fault['msg'][0].lower()}{fault['msg'][1:]}"
+    return f"{key}={_shown(fault['input'])}: {remedy}"
 
 
 def _dotted(location: Sequence[str | int]) -> str:

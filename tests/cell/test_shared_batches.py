@@ -9,11 +9,10 @@ import yaml
 
 import tta_bench.__main__ as program
 import tta_bench.cell as cell_module
-import tta_bench.records.snapshots as snapshots
-from tiny_cells import configure, execute, folder, numbers, rows, status, summary
+from tiny_cells import configure, execute, folder, interrupted, numbers, rows, status, summary
 from tta_bench.launch.packing import companions
 from tta_bench.methods.base import METHODS, Method
-from tta_bench.records.snapshots import SnapshotFile
+from tta_bench.objectives.entropy import entropy
 
 RATES = (1e-4, 1e-3, 1e-2)
 GRATA = ("+method=grata", "method.learning_rate_function=linear"), ("+method=grata", "seed=[1,2]")
@@ -124,23 +123,11 @@ def test_a_function_and_seeds_of_their_own(roots, passes):
             assert_same(config, expected, seed)
 
 
-def test_one_that_is_finished_is_no_member_and_others_go_on(roots, passes, batches, monkeypatch, caplog):
+def test_one_that_is_finished_is_no_member_and_others_go_on(roots, passes, batches, caplog):
     packed, alone = (runs(root, pack) for root, pack in zip(roots, (True, False), strict=True))
     execute(packed[1])
-    keep, calls = SnapshotFile.keep, []
-
-    def stop(self, snapshot):
-        keep(self, snapshot)
-        calls.append(snapshot)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
-        patch.setattr(snapshots, "SNAPSHOT_SHARE", float("inf"))
-        patch.setattr(SnapshotFile, "keep", stop)
-        with pytest.raises(KeyboardInterrupt):
-            sweep(packed)
+    with interrupted(after=3):
+        sweep(packed)
     assert passes == [1, 2]
     assert [status(config)["status"] for config in packed] == ["interrupted", "done", "interrupted"]
     batches.clear()
@@ -167,6 +154,27 @@ def test_cells_that_cannot_share_batches_go_one_by_one(roots, monkeypatch, caplo
     assert "3 cells could not share batches, and go one by one (of this rate)" in caplog.text
     assert [status(config)["status"] for config in packed] == ["done", "failed", "done"]
     assert not any("packed" in summary(config) for config in packed[::2])
+
+
+def test_a_method_that_reads_the_options_of_one_stream_for_all_shares_no_batch(roots, monkeypatch, caplog):
+    """Its cells would have the numbers of the first one."""
+
+    def naive(self, images, draws):
+        form = self.options.entropy_form
+        losses, gradient = self.gradient(
+            lambda network: entropy(network, images, draws, entropy_form=form), self.theta(len(images))
+        )
+        rate = torch.full_like(losses, self.options.learning_rate)
+        return {"loss_entropy": losses, "lr": rate, "skipped": self.state.step(gradient, rate, losses)}
+
+    monkeypatch.setattr(METHODS.get("tent"), "adapt", naive)
+    packed, alone = runs(roots[0], True), runs(roots[1], False)
+    assert sweep(packed) == [0, 0, 0]
+    assert "3 cells could not share batches, and go one by one (Tent reads options.learning_rate" in caplog.text
+    sweep(alone)
+    for each, expected, rate in zip(packed, alone, RATES, strict=True):
+        assert_same(each, expected)
+        assert [float(row["lr"]) for row in rows(each)] == pytest.approx([rate] * len(rows(each)))
 
 
 def test_only_what_differs_in_such_options_is_beside(tmp_path, monkeypatch):

@@ -5,8 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-import tta_bench.records.snapshots as snapshots
-from tiny_cells import configure, execute, folder, numbers, summary
+from tiny_cells import configure, execute, folder, interrupted, numbers, summary
 from tta_bench.cell import Cell
 from tta_bench.cli import main
 from tta_bench.data.domain import class_channels
@@ -17,7 +16,6 @@ from tta_bench.metrics.base import METRICS
 from tta_bench.metrics.dice import dice_score
 from tta_bench.ops.masks import Finish
 from tta_bench.records.predictions import read_predictions
-from tta_bench.records.snapshots import SnapshotFile
 
 CLASSES = {"disc": (1, 2), "cup": (2,)}
 SIZES = [(64, 64), (96, 70), (50, 120), (40, 40)]
@@ -96,25 +94,12 @@ def test_predictions_at_network_size_are_without_the_padding(cell):
 
 
 @pytest.mark.parametrize("fit", ["pad", "tile"])
-def test_a_stopped_cell_goes_on_to_the_same_numbers(cell, fit, monkeypatch):
+def test_a_stopped_cell_goes_on_to_the_same_numbers(cell, fit):
     config = cell("+method=grata", f"data.fit={fit}")
     execute(config)
     expected, whole = numbers(config), (folder(config) / "predictions.npz").read_bytes()
-    keep, calls = SnapshotFile.keep, []
-
-    def stop(self, snapshot):
-        keep(self, snapshot)
-        calls.append(snapshot)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-
-    again = config.model_copy(update={"force": True})
-    with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "SNAPSHOT_SECONDS", 0)
-        patch.setattr(snapshots, "SNAPSHOT_SHARE", float("inf"))
-        patch.setattr(SnapshotFile, "keep", stop)
-        with pytest.raises(KeyboardInterrupt):
-            execute(again)
+    with interrupted(after=3):
+        execute(config.model_copy(update={"force": True}))
     execute(config)
     assert numbers(config) == expected
     assert (folder(config) / "predictions.npz").read_bytes() == whole

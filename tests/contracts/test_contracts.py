@@ -221,6 +221,8 @@ def test_streams_with_options_of_their_own_equal_methods_with_these(networks, st
     other = varied(own, option, 0.01)
     method = make(name, networks(name))
     method.share([own, other, own])
+    with pytest.raises(RuntimeError, match=rf"reads options.{option}, which every stream has of its own"):
+        getattr(copy.deepcopy(method.options), option)
     together = run(method, streams)
     alone = {"B": usual(name, "B"), "D": usual(name, "D")}
     alone["C"] = run(METHODS.get(name)(networks(name), other), one(streams, "C"))

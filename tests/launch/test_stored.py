@@ -23,7 +23,7 @@ from tta_bench.launch.sweeps import groups, row_labels, split_sentences
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options
 from tta_bench.records.store import CellFolder
-from tta_bench.report.listing import cells_table, listed
+from tta_bench.report.listing import COLUMNS, cells_table, listed
 from tta_bench.runtime.values import typed
 
 LR = "method.learning_rate"
@@ -158,6 +158,31 @@ def test_cells_are_listed_with_what_differs_from_the_defaults(tmp_path, capsys, 
         with pytest.raises(SystemExit):
             main(["cells", root, "--where", where])
         assert sentence in capsys.readouterr().err
+
+
+def test_cells_are_chosen_by_every_column_that_their_list_has(tmp_path, capsys):
+    root = f"results_root={tmp_path}"
+    adapted = {"adapt": {"name": "adabn", "batch_size": 8}, "training__seed": 3, "protocol__order": 2}
+    for cell in (stored(tmp_path, "sar"), stored(tmp_path, "tent", "B", seed=1, **adapted)):
+        path = cell.folder().path / "summary.json"
+        shared = {"packed": 2} if cell.config.adapt else {}
+        path.write_text(json.dumps(json.loads(path.read_text()) | shared))
+
+    def rows(*where):
+        main(["cells", root, "--csv", *where])
+        return list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+
+    for row in rows():
+        assert row.keys() == {*COLUMNS}
+        for column in {*COLUMNS} - {"differs"}:
+            found = rows("--where", f"{column}={row[column]}")
+            assert row in found, column
+            assert all(other[column] == row[column] or column == "target" for other in found)
+    assert [row["packed"] for row in rows("--where", "packed=true")] == ["True"]
+    assert rows("--where", "method=adabn*") == rows("--where", "method=tent")
+    with pytest.raises(SystemExit):
+        rows("--where", "differs=learning_rate=1e-3")
+    assert "--where differs=: filter by the keys that it shows, for example" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("width", [80, 200])

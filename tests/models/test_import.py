@@ -138,6 +138,30 @@ def test_other_precisions_become_float32(tmp_path, dtype):
     assert_same(imported(tmp_path / "net.pth", *SMALL)[0], theirs.float())
 
 
+def test_a_file_that_was_halved_tensor_by_tensor_is_read(tmp_path, original):
+    """Counts of batches, too, which are whole numbers."""
+    halved = {key: value.half() for key, value in original.state_dict().items()}
+    torch.save(halved, tmp_path / "net.pth")
+    theirs = network("FPN")
+    theirs.load_state_dict({key: value.float() for key, value in halved.items()})
+    assert_same(imported(tmp_path / "net.pth", *SMALL)[0], theirs)
+
+
+def test_it_says_what_else_is_there_and_what_to_type(tmp_path, original):
+    state = original.state_dict()
+    torch.save({"model": state, "ema": state, "epoch": 3}, tmp_path / "net.pth")
+    wrote, _, use = import_network(tmp_path / "net.pth", tmp_path / "out.ckpt", [*FIXED, *SMALL], "Site 1")
+    assert wrote.endswith("weights; left in the file: ema")
+    assert use.endswith(" 'source=Site 1'")
+
+
+def test_without_words_the_sentence_says_which(tmp_path, original, capsys):
+    torch.save(original.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(SystemExit):
+        main(["checkpoint", "import", str(tmp_path / "net.pth"), str(tmp_path / "out.ckpt")])
+    assert "FILE OUT model=NAME data.classes={NAME: [VALUE]} data.image_size=" in capsys.readouterr().err
+
+
 def test_safetensors_are_read(tmp_path, original):
     save_file(prefixed("model.", original.state_dict()), tmp_path / "net.safetensors")
     assert_same(imported(tmp_path / "net.safetensors", *SMALL)[0], original)
@@ -219,7 +243,7 @@ class Trap:
         (lambda state: state | {"decoder.extra": Trap()}, [], "could execute code, so it is refused.*trust the file"),
         (lambda state: {"weights": state}, [], "holds no state dict"),
         (lambda state: prefixed("a.", state) | prefixed("b.", state), [], "two such networks, 'a.' and 'b.'"),
-        (lambda state: {k: v * float("nan") if v.dim() == 4 else v for k, v in state.items()}, [], "not finite"),
+        (lambda state: {k: v * float("nan") if v.dim() == 4 else v for k, v in state.items()}, [], "not finite.*again"),
     ],
 )
 def test_what_does_not_fit_is_a_sentence_and_writes_nothing(tmp_path, original, spoil, words, sentence):

@@ -321,7 +321,8 @@ def test_tomorrows_images_go_on_where_todays_ended(world, predict, tmp_path):
     errors = predict("today", "elsewhere", "--state", "grata.state", "method.learning_rate=1")[1]
     assert "was saved with method.learning_rate=0.0001, and this is method.learning_rate=1.0:" in errors
     (tmp_path / "damaged.state").write_bytes(b"nothing")
-    assert "--state damaged.state is not a PyTorch file" in predict("today", "again", "--state", "damaged.state")[1]
+    errors = predict("today", "again", "--state", "damaged.state")[1]
+    assert "--state damaged.state is not a PyTorch file: name a file that tta-bench predict has written" in errors
 
 
 # Stopped, and run again
@@ -408,6 +409,13 @@ def test_all_faults_of_a_command_line_come_at_once(predict, tmp_path):
         assert part in errors
     assert "--stream-by eye is a column of a CSV list" in errors
     assert "--compare needs what --no-change leaves out" in errors
+    for key in ("evaluation=held_out", "empty=skip", "score_at=stored"):
+        assert f"protocol.{key.partition('=')[0]} is for scores" in predict("nowhere", "out", f"protocol.{key}")[1]
+    errors = predict("nowhere", "out", method="tent,grata")[1]
+    assert "several values where one is expected" in errors
+    assert "-m" not in errors, "there are no sweeps"
+    (tmp_path / "kept").mkdir()
+    assert "--state kept is a folder: name a file" in predict("nowhere", "out", "--state", "kept")[1]
     assert not (tmp_path / "out").exists()
 
 

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from tta_bench.cell import Cell
     from tta_bench.launch.sweeps import Group
 
-WHERE = "only cells with these values, such as method=tent,sar,source=D; keys as in config.yaml, and status; repeatable"
+WHERE = (
+    "only cells with these values, such as method=tent,sar,source=D; keys as in config.yaml, and the columns of "
+    "tta-bench cells --csv; repeatable"
+)
 
 
 def add_where(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +55,7 @@ def chosen(root: Path, where: Sequence[str], *, may_be_empty: bool = False) -> l
     """
     from tta_bench.errors import UserError, shown
     from tta_bench.launch.stored import check_keys, facts, fits, parse_where, stored_cells
-    from tta_bench.report.cells import read_cell
+    from tta_bench.report.cells import Standing, standing
 
     filters = parse_where(where)
     cells, unreadable = stored_cells(root)
@@ -60,12 +63,12 @@ def chosen(root: Path, where: Sequence[str], *, may_be_empty: bool = False) -> l
         print(f"warning: {shown(fault)}")
     known = [facts(cell) for cell in cells]
     if cells:
-        check_keys(filters, {"status", *(key for each in known for key in each)})
-    rest = {key: patterns for key, patterns in filters.items() if key != "status"}
-    found = [cell for cell, of in zip(cells, known, strict=True) if fits(rest, of)]
-    if "status" in filters:
-        statuses = {"status": filters["status"]}
-        found = [cell for cell in found if fits(statuses, {"status": read_cell(cell).status})]
+        check_keys(filters, {*Standing._fields, *(key for each in known for key in each)})
+    later = {key: patterns for key, patterns in filters.items() if key in Standing._fields}
+    first = {key: patterns for key, patterns in filters.items() if key not in later}
+    found = [cell for cell, of in zip(cells, known, strict=True) if fits(first, of)]
+    if later:  # many files to read
+        found = [cell for cell in found if fits(later, standing(cell)._asdict())]
     if not found and not may_be_empty:
         raise UserError(
             f"no cell in {root / 'cells'}{' is so' if where else ''}: 'tta-bench cells' lists what there is"

@@ -100,7 +100,7 @@ def import_network(file: Path, out: Path, overrides: Sequence[str], domain: str 
 
     _refuse_existing(out)
     _refuse_unsaid(overrides)
-    state = read_foreign(file)
+    state, beside = read_foreign(file)
     model_config, data = compose_source(_with_preprocessing(overrides))
     model_config = model_config.model_copy(update={"encoder_weights": None})
     model = usable_model(model_config, len(data.classes), data.image_size, data.activation)
@@ -121,11 +121,12 @@ def import_network(file: Path, out: Path, overrides: Sequence[str], domain: str 
         domain=domain,
         origin={"file": file.name, "sha256": file_sha256(file)},
     )
-    left = f"; left in the file: {', '.join(fitted.left)}" if fitted.left else ""
+    others = ", ".join((*fitted.left, *beside))
+    left = f"; left in the file: {others}" if others else ""
     return [
         f"wrote {out}: {len(fitted.state)} weights{left}",
         f"{described}; preprocessing {model.preprocessing}",
-        f"use it with: {' '.join(_words(out, model_config, data))}",
+        f"use it with: {' '.join(_words(out, model_config, data, domain))}",
     ]
 
 
@@ -196,7 +197,7 @@ def _probe(file: Path, model: SegmentationModel, size: int) -> None:
             raise UserError(f"{file}: the network's output for a probe image is not finite: its weights are damaged")
 
 
-def _words(out: Path, model: ModelConfig, data: DataConfig) -> list[str]:
+def _words(out: Path, model: ModelConfig, data: DataConfig, domain: str | None) -> list[str]:
     """The command line that uses the checkpoint."""
     options = {f"model.options.{key}": value for key, value in model.options.items()}
     keys: Mapping[str, object] = {
@@ -214,5 +215,6 @@ def _words(out: Path, model: ModelConfig, data: DataConfig) -> list[str]:
     return [
         "python -m tta_bench +method=grata",
         *(shlex.quote(f"{key}={value}") for key, value in said.items() if value is not None),
-        "data=folder data.root=DIR source=NAME",
+        "data=folder data.root=DIR",
+        shlex.quote(f"source={domain or 'NAME'}"),
     ]

@@ -48,7 +48,8 @@ def run(parsed: argparse.Namespace) -> None:
     skipped = [row for row in rows if row["skipped"]]
     if request.outputs.compare:
         Console().print(differences(rows))
-    print(f"{len(rows) - len(skipped)} images predicted: {request.out / 'predictions.csv'} and masks beside it")
+    done = len(rows) - len(skipped)
+    print(f"{done} image{'s' * (done != 1)} predicted: {request.out / 'predictions.csv'} and masks beside it")
     if skipped:
         faults = [f"skipped {row['image']}: {row['skipped']}" for row in skipped[:_SHOWN]]
         more = len(skipped) - len(faults)
@@ -83,6 +84,8 @@ def request_of(parsed: argparse.Namespace) -> Request:
         faults.append("--compare needs what --no-change leaves out: give one of them")
     if parsed.state is not None and parsed.stream_by is not None:
         faults.append("--state keeps one state, and --stream-by starts one for each stream: give one of them")
+    if parsed.state is not None and parsed.state.is_dir():
+        faults.append(f"--state {parsed.state} is a folder: name a file")
     if config is not None:
         if parsed.compare and config.method["name"] == UNADAPTED:
             faults.append(f"--compare compares with +method={UNADAPTED}: choose another method, or leave it out")

@@ -97,7 +97,8 @@ def find_jobs(
         parsed, faults = parse_overrides(overrides, hydra.loader)
         faults += hydra_faults(parsed, hydra)
         experiments = [o for o in parsed if o.key_or_group == "experiment"]
-        faults += sweep_faults(parsed, multirun or any(_is_multirun(o, hydra) for o in experiments))
+        sweeps = multirun or any(_is_multirun(o, hydra) for o in experiments)
+        faults += sweep_faults(parsed, sweeps if resolve is None else None)
         faults += _repeated_groups(parsed, hydra)
         swept, typed = _sweep_of(experiments, hydra), parsed
         refused = [*experiment_faults(experiments), *_overruled_rows(experiments, parsed)]

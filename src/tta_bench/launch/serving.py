@@ -36,6 +36,10 @@ OF_THE_CHECKPOINT = (
 """Those that the checkpoint decides, where it records them."""
 
 
+OF_SCORES = ("protocol.score_at", "protocol.empty", "protocol.evaluation")
+"""Keys of the protocol that change no prediction."""
+
+
 def compose_serving(overrides: Sequence[str]) -> RunConfig:
     """The run that a prediction is, without domains: they are names of data sets, and there is none.
 
@@ -59,8 +63,8 @@ def compose_serving(overrides: Sequence[str]) -> RunConfig:
         (job,) = find_jobs(sound, multirun=False, resolve=lambda section: _resolved(section, keys))
     except UserError as error:
         raise UserError([*faults, *error.faults]) from None
-    if "protocol.score_at" in keys:
-        faults.append("protocol.score_at is for scores, and predictions have the size of the images: leave it out")
+    of_scores = [key for key in OF_SCORES if key in keys]
+    faults += [f"{key} is for scores, of which predictions have none: leave it out" for key in of_scores]
     if len(job.config.seed) > 1:
         faults.append("seed lists several numbers: give one, because each image is predicted once")
     if faults:

@@ -162,6 +162,7 @@ SPELLED_OUT: Mapping[str, Any] = {"protocol.evaluation": "all", "model.channels"
 def facts(cell: Cell) -> dict[str, Any]:
     """What a cell may be filtered by: ``hash``, ``source``, ``target``, ``seed`` and dotted keys; groups by name.
 
+    What is called otherwise in lists of cells is found by that, too: the method behind its adapt stage, seed and order.
     A record leaves out keys that have their default; here every key is.
     """
     left_out = {*SPEED, *(("training",) if cell.config.checkpoint else ())}
@@ -169,7 +170,9 @@ def facts(cell: Cell) -> dict[str, Any]:
     content = {**record_of(cell), "hash": cell.folder().hash, "seed": cell.seed}
     found = {"method.preset": PRESETS[0], **flat(usual), **flat(content)}
     found |= {key: (None, value) for key, value in SPELLED_OUT.items() if found[key] is None}
-    return found | {group: found.get(f"{group}.name") for group in GROUPS}
+    found |= {"training_seed": cell.config.training.seed, "order": cell.config.protocol.order}
+    found |= {group: found.get(f"{group}.name") for group in GROUPS}
+    return found | {"method": (found["method"], cell.config.called)}
 
 
 def _whole(section: BaseModel) -> dict[str, Any]:
@@ -188,7 +191,9 @@ def check_keys(where: Mapping[str, Any], known: Iterable[str]) -> None:
         UserError: each with the nearest one.
     """
     names = {*known}
-    faults = [f"--where {key}=: {nearest(key, names)}" for key in where if key not in names]
+    differs = "filter by the keys that it shows, for example method.learning_rate=1e-3"
+    hints = {key: differs if key == "differs" else nearest(key, names) for key in where if key not in names}
+    faults = [f"--where {key}=: {hint}" for key, hint in hints.items()]
     if faults:
         raise UserError(faults)
 
@@ -207,7 +212,9 @@ def _values(value: Any) -> Sequence[Any]:
 
 def _equal(pattern: str, value: Any) -> bool:
     """Whether a value reads like this, or is the same number."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        pattern = pattern.lower()  # CSV has True and False
+    elif isinstance(value, int | float):
         try:
             return float(pattern) == value
         except ValueError:

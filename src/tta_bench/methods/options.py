@@ -20,6 +20,7 @@ from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.runtime.paths import CONFIG_DIR, package_folder
 from tta_bench.runtime.ranges import strict_numbers
+from tta_bench.runtime.values import typed
 from tta_bench.schema import fault_sentence
 
 PRESETS = ("uniform", "official")
@@ -62,10 +63,10 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
     Raises:
         UserError: no or an unknown name, unknown or missing keys, wrong types or values out of range.
     """
-    if not isinstance(method, Mapping) or "name" not in method:
+    if not isinstance(method, Mapping) or method.get("name") is None:
         raise UserError(f"no method is chosen: add +method=NAME, {METHODS.nearest('')}")
     options: Any = METHODS.get(str(method["name"])).Options
-    preset, presets = str(method.get("preset", PRESETS[0])), (*PRESETS, TUNED)
+    preset, presets = typed(method.get("preset", PRESETS[0])), (*PRESETS, TUNED)
     if preset not in presets:
         raise UserError(f"unknown method.preset={preset}: {nearest(preset, presets)}")
     values = {key: value for key, value in method.items() if key not in ("name", "preset")}

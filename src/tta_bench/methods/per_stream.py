@@ -14,6 +14,24 @@ if TYPE_CHECKING:
     from tta_bench.models.adaptable import AdaptableNetwork
 
 
+class _OfSeveral:
+    """Options of several streams, without those that differ: to read one of them would give all streams that of one."""
+
+    _options: Any = None  # while a copy is made, which has nothing yet
+    _differing: Sequence[str] = ()
+
+    def __init__(self, method: str, options: Any, differing: Sequence[str]) -> None:
+        self._method, self._options, self._differing = method, options, differing
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._differing:
+            raise RuntimeError(
+                f"{self._method} reads options.{name}, which every stream has of its own: read it by self.each, "
+                "self.option or self.choice, or leave it out of card.per_stream"
+            )
+        return getattr(self._options, name)
+
+
 class PerStream:
     """The options of a method, of which streams may have those of their own that its card names as ``per_stream``.
 
@@ -33,7 +51,7 @@ class PerStream:
         Args:
             options: of each stream, in the order of :meth:`start`; they differ in what the card names alone.
         """
-        self.options, device = options[0], self.network.source_theta.device
+        device = self.network.source_theta.device
         numbers, choices = {}, {}
         for name in self.card.per_stream:
             values = [getattr(each, name) for each in options]
@@ -43,6 +61,7 @@ class PerStream:
             elif len(distinct) > 1:
                 numbers[name] = torch.tensor(values, dtype=torch.float64).to(device)
         self._numbers, self._choices = numbers, choices
+        self.options = _OfSeveral(type(self).__name__, options[0], [*numbers, *choices])
 
     def option(self, name: str, like: Tensor) -> Any:
         """A number, or where streams differ one for each, ``[A, 1, ...]`` with the dimensions of ``like [A, ...]``."""

@@ -19,7 +19,7 @@ def system_options(section: Mapping[str, Any]) -> SystemOptions:
     Raises:
         UserError: no or an unknown name, unknown or missing keys, wrong types or values out of range.
     """
-    if "name" not in section:
+    if section.get("name") is None:
         raise UserError(f"no system is chosen: add +adapt=NAME, {SYSTEMS.nearest('')}")
     values = {key: value for key, value in section.items() if key != "name"}
     options: SystemOptions = typed_options(SYSTEMS.get(str(section["name"])).Options, values, "adapt")

@@ -9,6 +9,7 @@ from tta_bench.adaptation.provenance import staleness
 from tta_bench.cell import Cell, Result
 from tta_bench.launch.experiments import Plan
 from tta_bench.metrics.base import Metric
+from tta_bench.records.finished import DamagedError, read_json
 from tta_bench.report.model import FinishedCell, MissingCell, Seed
 from tta_bench.schema import RunConfig
 
@@ -46,6 +47,28 @@ def read_cell(cell: Cell) -> Reading:
         return Reading(status, folder.error(), None)
     killed = status == "running" and not folder.is_held()
     return Reading("killed" if killed else "missing" if status in (None, "done") else status, "", None)
+
+
+class Standing(NamedTuple):
+    """How a cell stands, beside what it is; what only results tell is None without any."""
+
+    status: str  # of :data:`STATES`
+    dice: float | None  # percent, mean over targets
+    packed: bool | None  # whether it shared batches with other cells
+    time: str  # of its last change of status, ISO 8601; empty where that is not known
+
+
+def standing(cell: Cell) -> Standing:
+    """Read the files of a cell, for a list or a filter of cells."""
+    reading = read_cell(cell)
+    try:
+        time = str(read_json(cell.folder().path / "status.json").get("time", ""))
+    except DamagedError:
+        time = ""
+    if reading.results is None:
+        return Standing(reading.status, None, None, time)
+    summary = reading.results[0]
+    return Standing(reading.status, float(summary["dice"]), "packed" in summary, time)
 
 
 def distinct_cells(plan: Plan) -> list[tuple[str, Cell]]:

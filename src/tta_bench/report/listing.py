@@ -20,15 +20,14 @@ from tta_bench.errors import UserError
 from tta_bench.launch.composition import Composer
 from tta_bench.launch.stored import record_of
 from tta_bench.methods.options import default_options
-from tta_bench.records.finished import DamagedError, read_json
-from tta_bench.report.cells import read_cell
+from tta_bench.report.cells import Standing, standing
 from tta_bench.report.console import narrow_table
 from tta_bench.report.text import number
 from tta_bench.runtime.names import csv_file, literal
 from tta_bench.runtime.values import flat, typed
 
-COLUMNS = ("hash", "method", "differs", "source", "target", "training_seed", "order", "seed", "dice", "status", "time")
-"""Of the CSV."""
+COLUMNS = ("hash", "method", "differs", "source", "target", "training_seed", "order", "seed", *Standing._fields)
+"""Of the CSV; cells can be chosen by each but what differs, see :func:`tta_bench.launch.stored.facts`."""
 
 _OWN_COLUMN = ("source", "target", "seed", "method.name", "training.seed", "protocol.order")
 
@@ -39,30 +38,18 @@ class Listed(NamedTuple):
     Attributes:
         cell: that it is.
         differs: what is not as by default, each as ``KEY=VALUE``.
-        dice: percent, mean over targets; None unless it is done or stale.
-        status: of :data:`tta_bench.report.cells.STATES`.
-        time: of its last change of status, ISO 8601; empty where that is not known.
+        standing: how it stands.
     """
 
     cell: Cell
     differs: tuple[str, ...]
-    dice: float | None
-    status: str
-    time: str
+    standing: Standing
 
 
 def listed(cells: Sequence[Cell], hydra: Composer) -> list[Listed]:
     """The cells by method, what differs, source and seed; ``hydra`` knows the defaults."""
-    found = []
     usual = Usual(hydra)
-    for cell in cells:
-        reading = read_cell(cell)
-        dice = None if reading.results is None else float(reading.results[0]["dice"])
-        try:
-            time = str(read_json(cell.folder().path / "status.json").get("time", ""))
-        except DamagedError:
-            time = ""
-        found.append(Listed(cell, usual.differs(cell), dice, reading.status, time))
+    found = [Listed(cell, usual.differs(cell), standing(cell)) for cell in cells]
     return sorted(found, key=lambda one: (one.cell.config.called, one.differs, one.cell.config.source))
 
 
@@ -146,10 +133,11 @@ def cells_table(found: Sequence[Listed], width: int = 80, now: datetime | None =
         repeats = {"training": config.training.seed, "order": config.protocol.order}
         seeds = "/".join(map(str, (one.cell.seed, *(repeats.values() if any(repeats.values()) else ()))))
         own = " ".join(word for word in one.differs if word not in shared)
-        dice = number(one.dice) if one.dice is not None else ""
-        age = _age(one.time, now or datetime.now(UTC))
+        status, score, _, time = one.standing
+        dice = number(score) if score is not None else ""
+        age = _age(time, now or datetime.now(UTC))
         hashed = Text("\n").join(literal(text) for text in (one.cell.folder().hash, own) if text)
-        rows.append([hashed, *map(literal, (config.called, config.source, seeds, dice, one.status, age))])
+        rows.append([hashed, *map(literal, (config.called, config.source, seeds, dice, status, age))])
     table = narrow_table(f"all cells: {' '.join(shared)}" if shared else "")
     table.title_justify = "left"
     headings = ("cell", "method", "source", "seed", "Dice", "status", "age")
@@ -183,8 +171,8 @@ def cells_csv(found: Sequence[Listed]) -> str:
             ",".join(one.cell.targets),
         )
         seeds = (config.training.seed, config.protocol.order, one.cell.seed)
-        dice = "" if one.dice is None else one.dice
-        rows.append(dict(zip(COLUMNS, (*values, *seeds, dice, one.status, one.time), strict=True)))
+        stands = ("" if value is None else value for value in one.standing)
+        rows.append(dict(zip(COLUMNS, (*values, *seeds, *stands), strict=True)))
     return csv_file(COLUMNS, rows)
 
 

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 OWN_CODE = (Definition("tta_bench.search.objective", "dice_on"), Definition("tta_bench.search.pseudo_targets"))
 """What decides the numbers of a trial beside what every cell runs."""
 
+PASSES = Definition("tta_bench.search.passes", "longer_targets")
+"""Likewise, where pseudo-targets are seen several times."""
+
 VERSION = 1
 """Of searches; raise it when the same configuration would be searched in another way."""
 
@@ -100,8 +103,10 @@ class Study:
     @property
     def code(self) -> str:
         """Digest of all that decides the numbers of a trial; what looks on in a run does not."""
+        assert self.config.search is not None
+        code = OWN_CODE if self.config.search.passes == 1 else (*OWN_CODE, PASSES)
         diagnostics = self.config.diagnostics.model_copy(update={"empirical_gradient": False})
-        return code_of(self.config.model_copy(update={"diagnostics": diagnostics}), *OWN_CODE)["code"]
+        return code_of(self.config.model_copy(update={"diagnostics": diagnostics}), *code)["code"]
 
     def change_since(self, outcome: Mapping[str, Any]) -> str | None:
         """Why an outcome is not that of a search now, as a clause; None if it is, for all that is known without work.

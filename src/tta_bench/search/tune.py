@@ -26,6 +26,7 @@ from tta_bench.runtime.numerics import device_name, resolve_device
 from tta_bench.runtime.signals import at_stake
 from tta_bench.schema import RunConfig
 from tta_bench.search.objective import dice_on, mean_of
+from tta_bench.search.passes import longer_targets
 from tta_bench.search.pseudo_targets import held_out, pseudo_targets
 from tta_bench.search.study import Study
 from tta_bench.search.trials import Ended, Trials, is_used, require_optuna
@@ -72,7 +73,8 @@ def tune(config: RunConfig) -> Mapping[str, Any] | None:
     indices, unseen = held_out(source, domain)
     if not unseen:
         log.info("%s: which images the source model has not seen is not known: the search takes all of them", title)
-    targets = pseudo_targets(domain, indices, config.search.shifts, config.search.seed)
+    shown, passes = (domain, indices, config.search.shifts, config.search.seed), config.search.passes
+    targets = pseudo_targets(*shown) if passes == 1 else longer_targets(*shown, passes)
     network = network_on(config, source, _options(study), device)
     with translate_os_errors(config.results_root), at_stake():
         trials = _trials(study, inputs)
@@ -141,6 +143,7 @@ def _outcome(study: Study, ended: Sequence[Ended]) -> dict[str, Any]:
         "budget": study.trials,
         "failed": len(values) - len(known),
         "seed": config.search.seed,
+        "passes": config.search.passes,
         "shifts": {name: [*strengths] for name, strengths in config.search.shifts.items()},
         "space": {name: dimension.record() for name, dimension in study.space.items()},
         "defaults": {name: study.defaults[name] for name in study.space},

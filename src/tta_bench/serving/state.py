@@ -14,6 +14,8 @@ from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 
 FORMAT = "tta_bench adapted state"
 
+_ANOTHER = "name a file that tta-bench predict has written, or one that is not there yet"
+
 
 def save_state(path: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Replace the file by the state of a method, with what it belongs to.
@@ -40,9 +42,9 @@ def read_state(path: Path, name: Path | str, identity: Mapping[str, Any], device
     try:
         content = read_torch_file(path, device=str(device))
     except TorchFileError as error:
-        raise UserError(f"--state {name} {error}") from None
+        raise UserError(f"--state {name} {error.reason}: {_ANOTHER}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"--state {name} is no file that tta-bench predict has written: name another")
+        raise UserError(f"--state {name} is no state: {_ANOTHER}")
     saved = content["identity"]
     faults = []
     for key, mine in identity.items():

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tta_bench.errors import UserError
 from tta_bench.models.weights import some, state_faults, value_faults
-from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
+from tta_bench.runtime.torch_file import AGAIN, TorchFileError, read_torch_file
 
 NESTED = ("state_dict", "model_state_dict", "model")
 """Where training scripts, Lightning among them, put a network's weights beside other things."""
@@ -44,25 +44,29 @@ class Fitted:
     left: tuple[str, ...]
 
 
-def read_foreign(path: Path) -> dict[str, Any]:
+def read_foreign(path: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The state dict in a file of ``torch.save``, bare or nested, or of safetensors; all names as they are there.
+
+    Returns:
+        The state dict, and the names of other ones that it is nested beside: averaged weights, for instance.
 
     Raises:
         UserError: it cannot be read, would execute code, or holds no state dict.
     """
-    content = _read(path)
+    content, beside = _read(path), list[str]()
     while isinstance(content, Mapping):
-        inner = next((content[key] for key in NESTED if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
+        nest = next((key for key in NESTED if isinstance(content.get(key), Mapping)), None)
+        if nest is None:
             break
-        content = inner
+        beside += [str(key) for key, value in content.items() if key != nest and _holds_tensors(value)]
+        content = content[nest]
     items = content.items() if isinstance(content, Mapping) else ()
     state = {key: value for key, value in items if isinstance(key, str)}
     if not any(isinstance(value, Tensor) for value in state.values()):
         raise UserError(
             f"{path} holds no state dict, neither bare nor under {', '.join(NESTED)}: save the network's state_dict()"
         )
-    return state
+    return state, tuple(beside)
 
 
 def fit(path: Path, state: Mapping[str, Any], expected: Mapping[str, Tensor], theirs: Mapping[str, str]) -> Fitted:
@@ -83,10 +87,12 @@ def fit(path: Path, state: Mapping[str, Any], expected: Mapping[str, Tensor], th
     inside = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     own = {key: value for key, value in inside.items() if key.partition(".")[0] in parts}
     counts = {key: torch.zeros_like(value, device="cpu") for key, value in wanted.items() if _is_count(key)}
-    own = counts | own  # exporters leave out what only training needs
-    faults = state_faults(own, wanted) or value_faults(own)
-    if faults:
+    # Exporters leave out what only training needs, or write it like a weight, in half precision for instance.
+    own = counts | {key: value for key, value in own.items() if key not in counts or not _is_floating(value)}
+    if faults := state_faults(own, wanted):
         raise UserError([f"{path} does not fit the network: {fault}: {CHECK}" for fault in faults])
+    if faults := value_faults(own):
+        raise UserError([f"{path} has {fault}: {AGAIN}" for fault in faults])
     others = [key for key in state if not (key.startswith(prefix) and key.removeprefix(prefix) in own)]
     return Fitted(
         {key: own[theirs[key]].to(value.dtype) for key, value in expected.items()},
@@ -132,6 +138,14 @@ def _starts(key: str) -> Iterator[int]:
     """Where a name may begin: at its first letter, and after each dot."""
     yield 0
     yield from (place + 1 for place, mark in enumerate(key) if mark == ".")
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(each, Tensor) for each in value.values())
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _is_count(key: str) -> bool:

@@ -70,7 +70,9 @@ def weights(path: Path, content: Any) -> dict[str, Tensor]:
             content = content[wrapper]
     neither = UserError(
         f"checkpoint {path} is neither a checkpoint of tta_bench nor the GraTa authors' ResUNet-34: "
-        "for any other state dict see tta-bench checkpoint import; without checkpoint= a source model is trained"
+        "any other state dict becomes one by 'tta-bench checkpoint import FILE OUT model=NAME "
+        "data.classes={NAME: [VALUE]} data.image_size=PIXELS preprocessing=NAME'; without checkpoint= "
+        "a source model is trained"
     )
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise neither
