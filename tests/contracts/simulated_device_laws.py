@@ -58,7 +58,7 @@ BUDGETS = {
     "diga": (5.1, 6),
     "dltta": (6.3, 6.5),
     "domain_adaptor": (19, 7),
-    "dua": (3.7, 22),
+    "dua": (3.8, 22),
     "grata": (10, 19),
     "gsmorph": (10.5, 19),
     "medbn": (3.5, 1.7),

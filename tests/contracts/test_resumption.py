@@ -220,7 +220,7 @@ def test_constants_are_not_saved(small_net, name):
     before = vars(method).keys() | method._buffers.keys() | method._modules.keys()
     method.start(2)
     saved = method.state_dict()
-    assert (saved.keys() | saved["_extra_state"].keys()) & before <= {"kind", "backwards", "skipped", "_extra_state"}
+    assert (saved.keys() | saved["_extra_state"].keys()) & before <= {"kind", "backwards", "_skipped", "_extra_state"}
     assert not any(key.startswith("network.") for key in saved)
 
 
