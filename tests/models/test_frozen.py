@@ -14,6 +14,7 @@ from tta_bench.models.frozen import freeze
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.normalisation import SourceStatistics
 from tta_bench.models.segmentation import SegmentationModel
+from tta_bench.runtime.numerics import _GPU
 
 LAYERS = [
     nn.Conv2d(8, 16, size, stride, padding, dilation, bias=bias)
@@ -52,6 +53,17 @@ def test_output_and_gradients_are_those_of_torch(layer, dtype):
     for ours, torchs in zip(outcome(made, x), outcome(plain, x), strict=True):
         bound = (1e-5 if dtype == torch.float32 else 3e-2) * torchs.abs().max().item()
         torch.testing.assert_close(ours, torchs, rtol=0, atol=bound)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_maps_and_gradients_that_lie_plane_by_plane_stay_so_on_a_gpu(layer, monkeypatch):
+    """The kernels that come next would copy others."""
+    monkeypatch.setattr(numerics_module, "_PLACEMENTS", {("cpu", "f32"): _GPU})
+    made, x = frozen(layer), torch.rand(2, 8, 12, 12, requires_grad=True)
+    out = made(x)
+    (gradient,) = torch.autograd.grad(out.square().sum(), x)
+    for each in (out, gradient):
+        assert each.stride() == torch.empty(each.shape).stride()
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(8, 16, 3), nn.ConvTranspose2d(8, 16, 2, 2)], ids=str)

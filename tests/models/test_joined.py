@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torchvision.models.resnet import BasicBlock
@@ -40,6 +42,19 @@ def block(norm=nn.BatchNorm2d, relu=nn.ReLU, down=False):
     made = BasicBlock(C, C, downsample=nn.Sequential(nn.Conv2d(C, C, 1), norm(C)) if down else None, norm_layer=norm)
     made.relu = relu()
     return made
+
+
+def encoder(depth, relu=nn.ReLU):
+    made = ResNetEncoder((3, 64, 64, 128, 256, 512), depth, block=BasicBlock, layers=[1, 1, 1, 1])
+    made.relu = relu()
+    for stage in range(depth, 5):
+        delattr(made, f"layer{stage}")
+    return made
+
+
+def all_features(net, x):
+    maps = net.parts[0](x[:, :3])[1:]
+    return sum(F.interpolate(each[:, :C], x.shape[2:]) for each in maps)
 
 
 def hooked():
@@ -146,6 +161,8 @@ CASES = {
     "block with a patched ReLU": (lambda: block(relu=patched), in_turn),
     "block with activations": (lambda: block(lambda c: BatchNormAct2d(c, act_layer=nn.SiLU)), in_turn),
     "block without batch norm": (lambda: block(lambda c: nn.GroupNorm(2, c)), in_turn),
+    "encoder": (lambda: encoder(3), all_features),
+    "encoder with a hooked ReLU": (lambda: encoder(1, hooked), all_features),
     "layers of a block": (block, inside_out),
 }
 

@@ -73,7 +73,8 @@ class LaidOut:
         # On a GPU maps lie pixel by pixel for its matrix units, which are as fast in this direction.
         if self.stride == (1, 1) and min(reach) >= 0 and (packed or not by_pixel(of_output)):
             if self._backwards is None:
-                mirrored = self.weight.flip(2, 3).transpose(0, 1).contiguous()
+                # A copy: a kernel of 1 counts as contiguous in either order, and its strides decide the gradient's.
+                mirrored = self.weight.flip(2, 3).transpose(0, 1).clone(memory_format=torch.contiguous_format)
                 self._backwards = LaidOut(mirrored, None, padding=(reach[0], reach[1]), dilation=self.dilation)
             return self._backwards(of_output)
         if packed:
@@ -157,10 +158,11 @@ class FrozenConvTranspose2d(_Frozen, nn.ConvTranspose2d):
 
     def convolution(self, by_kernels: bool) -> LaidOut:
         """See :class:`_Frozen`: kernels of our own take the quarters of a pixel apart, torch's pixel shuffle mixed."""
-        if not by_kernels:
-            return LaidOut(*as_1x1(self))
-        weight = self.weight.permute(2, 3, 1, 0).reshape(-1, self.in_channels, 1, 1)
-        return LaidOut(weight, None if self.bias is None else self.bias.repeat(4))
+        weight, bias = as_1x1(self)
+        if by_kernels:
+            weight = self.weight.permute(2, 3, 1, 0).reshape(weight.shape)
+            bias = None if self.bias is None else self.bias.repeat(4)
+        return LaidOut(weight.contiguous(), bias)  # else copied at every pass
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """See :class:`torch.nn.ConvTranspose2d`."""

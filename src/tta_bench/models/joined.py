@@ -22,15 +22,18 @@ from tta_bench.runtime.numerics import placement
 
 
 def join(model: nn.Module) -> None:
-    """Do so in a whole network, in place: blocks of a ResNet, and a layer after a convolution or before a ReLU."""
-    # Where it is not imported there is no such block, and it takes a second to import.
+    """Do so in a whole network, in place: stem and blocks of a ResNet, and sequences with a layer and its neighbour."""
+    # Where it is not imported there is no such module, and it takes a second to import.
     block = getattr(sys.modules.get("torchvision.models.resnet"), "BasicBlock", None)
+    encoder = getattr(sys.modules.get("segmentation_models_pytorch.encoders.resnet"), "ResNetEncoder", None)
     for parent in model.modules():
         if "forward" in vars(parent):
             continue
         # The class alone changes: whoever refers to the module, by whatever name, has the joined one.
         if type(parent) is block:
             parent.__class__ = _joined(_Block, type(parent))
+        elif type(parent) is encoder:
+            parent.__class__ = _joined(_Encoder, type(parent))
         elif type(parent).forward is nn.Sequential.forward and any(map(_are_neighbours, pairwise(_layers(parent)))):
             parent.__class__ = _joined(_Sequence, type(parent))
 
@@ -57,6 +60,22 @@ class _Block(_Joined):
         second = convolved(parts.bn2, parts.conv2, made)
         shortcut = x if parts.downsample is None else parts.downsample(x)  # gradients are added in the order of calls
         return normalised(*second, residual=shortcut, rectified_after=True)
+
+
+class _Encoder(_Joined):
+    """A ResNet of segmentation-models-pytorch whose first layers are computed together."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """See ``segmentation_models_pytorch.encoders.resnet.ResNetEncoder``."""
+        parts: Any = self
+        joined = _are_joined((parts.bn1, parts.relu))
+        if not (joined and (placement(x.device, x.dtype).one_kernel or folds(parts.bn1, x))):
+            return super().forward(x)
+        features = [x, normalised(*convolved(parts.bn1, parts.conv1, x), rectified_after=True)]
+        for stage in range(1, parts._depth):
+            made = parts.maxpool(features[-1]) if stage == 1 else features[-1]
+            features.append(getattr(parts, f"layer{stage}")(made))
+        return features
 
 
 class _Sequence(_Joined):
