@@ -155,6 +155,11 @@ def test_it_says_what_else_is_there_and_what_to_type(tmp_path, original):
     assert use.endswith(" 'source=Site 1'")
 
 
+def test_a_folder_is_no_file_to_get_again(tmp_path):
+    with pytest.raises(UserError, match="is a folder: check the path"):
+        import_network(tmp_path, tmp_path / "out.ckpt", [*FIXED, *SMALL], None)
+
+
 def test_without_words_the_sentence_says_which(tmp_path, original, capsys):
     torch.save(original.state_dict(), tmp_path / "net.pth")
     with pytest.raises(SystemExit):

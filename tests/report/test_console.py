@@ -57,6 +57,17 @@ def test_the_papers_targets_fit_into_80_columns_with_a_row_per_line():
     assert " ".join(lines[2].split()) == "target n method disc cup mean [95 % interval] image"
 
 
+@pytest.mark.parametrize("name", ["uncertain_entropy", "most_uncertain_entropy_first", "spottunet + domain_adaptor"])
+def test_a_long_name_of_a_method_cuts_no_number(name):
+    lines = printed(result(name, {"A": 400}, shift=10, seconds=12.345), result("no_adapt", {"A": 400}))
+    assert max(map(len, lines)) <= 80
+    assert " ".join(lines[2].split()) == "target n method disc cup mean [95 % interval] image"
+    row = next(place for place, line in enumerate(lines) if "12.345" in line and "+10.00" in line)
+    column = lines[2].index("method")
+    below = [line[column:].split("  ")[0].strip() for line in lines[row:-1]]
+    assert "".join(below).replace(" ", "") == name.replace(" ", "")
+
+
 def test_each_metric_that_was_asked_for_has_its_table():
     adapted, reference = result("tent", {"A": 3}, shift=5), result("no_adapt", {"A": 3})
     for summary, rows in (adapted, reference):

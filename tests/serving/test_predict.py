@@ -27,8 +27,7 @@ from tta_bench.models.checkpoint import to_official
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.records.predictions import read_predictions
 from tta_bench.runtime.names import unguarded
-from tta_bench.serving.images import file_stems, find_images
-from tta_bench.serving.masks import mask_values, memberships, vertical_ratio
+from tta_bench.serving.images import find_images
 
 CLASSES = {"disc": (1, 2), "cup": (2,)}
 N = 6
@@ -270,6 +269,17 @@ def test_a_method_that_looks_ahead_sees_the_images_that_can_be_read(world, predi
     assert [bool(row["skipped"]) for row in table(tmp_path / "out")] == [k == 1 for k in range(N)]
 
 
+def test_names_in_the_table_are_no_formulas(world, predict, tmp_path):
+    (tmp_path / "odd").mkdir()
+    shutil.copy(world["images"] / "A0.png", tmp_path / "odd/=1+1.png")
+    assert predict("odd", "out", method="no_adapt") == (0, "")
+    (row,) = table(tmp_path / "out")
+    assert row["image"].startswith("'=")
+    assert unguarded(row["image"]) == "=1+1.png"
+    assert "unadapted_dice" not in row, "there is nothing to compare with"
+    assert snapshots.SNAPSHOT_SECONDS > 0
+
+
 # Order, streams, state
 
 
@@ -485,61 +495,3 @@ def test_memory_does_not_grow_with_the_images(world, tmp_path):
     assert done.returncode == 0, done.stderr
     # 100 further images are 20 MiB as pixels, and their logits 3 MiB.
     assert float(done.stdout.split("grown")[1]) < 10
-
-
-# Pure parts
-
-
-def test_no_two_images_share_the_name_of_a_file():
-    names = ["a.png", "a.jpg", "a.jpg.png", "A.PNG", "b.tif", "x/a.png", "/x/b.png", "../x/b.png", "x.y/c.png", "x.png"]
-    stems = file_stems(names)
-    assert len({stem.casefold() for stem in stems}) == len(names)
-    assert stems[4] == "b"
-    assert stems[-2] == "x.y/c"
-    assert not any(stem.startswith("/") or ".." in stem for stem in stems)
-
-
-def test_images_are_found_by_pattern_and_through_links_without_end(tmp_path):
-    for name in ("p1/l.png", "p1/r.PNG", "p2/l.jpg", "p2/readme.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    (tmp_path / "p1/again").symlink_to(tmp_path)
-    found = find_images(str(tmp_path), stream_by="folder")
-    assert [(image.name, image.stream) for image in found] == [
-        ("p1/l.png", "p1"),
-        ("p1/r.PNG", "p1"),
-        ("p2/l.jpg", "p2"),
-    ]
-    assert [image.name for image in find_images(f"{tmp_path}/*/l.*")] == ["p1/l.png", "p2/l.jpg"]
-
-
-def test_a_mask_says_what_its_values_can_and_the_most_probable_else():
-    assert memberships(CLASSES) == {0: (False, False), 1: (True, False), 2: (True, True)}
-    # background, rim, cup in disc, a weak cup and a strong one outside the disc
-    logits = torch.tensor([[-3.0, 2.0, 2.0, -2.0, -1.0], [-3.0, -1.0, 1.0, 1.0, 2.0]])[:, None]
-    assert mask_values(logits >= 0, logits, 0.5, CLASSES).tolist() == [[0, 1, 2, 0, 2]]
-    exclusive = {"left": (3,), "right": (7,)}
-    logits = torch.tensor([[1.0, 1.0, -1.0], [-1.0, 2.0, -1.0]])[:, None]
-    assert mask_values(logits >= 0, logits, 0.5, exclusive).tolist() == [[3, 7, 0]]
-    with pytest.raises(ValueError, match=r"classes a and b have the same mask values.*--per-class"):
-        memberships({"a": (1,), "b": (1,)})
-
-
-def test_the_cup_to_disc_ratio_is_one_of_heights():
-    disc, cup = torch.zeros(2, 20, 20, dtype=torch.bool)
-    assert vertical_ratio(disc, cup) is None
-    disc[5:15, 3:5] = True
-    assert vertical_ratio(disc, cup) == 0
-    cup[6:10, 3:9] = True
-    assert vertical_ratio(disc, cup) == 0.4
-
-
-def test_names_in_the_table_are_no_formulas(world, predict, tmp_path):
-    (tmp_path / "odd").mkdir()
-    shutil.copy(world["images"] / "A0.png", tmp_path / "odd/=1+1.png")
-    assert predict("odd", "out", method="no_adapt") == (0, "")
-    (row,) = table(tmp_path / "out")
-    assert row["image"].startswith("'=")
-    assert unguarded(row["image"]) == "=1+1.png"
-    assert "unadapted_dice" not in row, "there is nothing to compare with"
-    assert snapshots.SNAPSHOT_SECONDS > 0

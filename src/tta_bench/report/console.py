@@ -91,7 +91,7 @@ def cell_table(
     table = narrow_table(f"{metric.heading}, {learned}, seed {summary['seed']}{settings}", caption)
     table.add_column("target", overflow="fold")
     table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("method", no_wrap=True)
+    table.add_column("method", overflow="fold")  # is as long as a package calls its own
     for heading in headings:
         table.add_column(literal(heading), justify="right", min_width=6, overflow="fold")
     if reference is not None:

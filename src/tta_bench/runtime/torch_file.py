@@ -63,7 +63,7 @@ def read_torch_file(path: Path, *, device: str | None = "cpu", tensors: bool = T
     """
     fault = file_fault(path)
     if fault is not None:
-        raise TorchFileError(fault, "check the path" if fault.endswith("exist") else AGAIN)
+        raise TorchFileError(fault, "check the path" if fault.endswith(("exist", "folder")) else AGAIN)
     with path.open("rb") as file:
         start = file.read(16)
     if not start.startswith(b"PK\x03\x04"):
