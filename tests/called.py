@@ -12,19 +12,23 @@ PACKAGE = Path(tta_bench.__file__).parent
 
 def ran(function):
     """Call it, and get what of the package was called: functions and classes at the top of their modules."""
-    called = set()
+    codes = {}
 
-    def note(frame, event, _):
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(PACKAGE):
-            module = ".".join(("tta_bench", *path.relative_to(PACKAGE).with_suffix("").parts))
-            called.add(Definition(module, frame.f_code.co_qualname.partition(".")[0]))
+    def note(frame, event, _):  # of every call there is: what a code is comes afterwards, once
+        if event == "call":
+            codes[id(frame.f_code)] = frame.f_code
 
     sys.setprofile(note)
     try:
         function()
     finally:
         sys.setprofile(None)
+    called = set()
+    for code in codes.values():
+        path = Path(code.co_filename)
+        if path.is_relative_to(PACKAGE):
+            module = ".".join(("tta_bench", *path.relative_to(PACKAGE).with_suffix("").parts))
+            called.add(Definition(module, code.co_qualname.partition(".")[0]))
     return {each for each in called if each not in ACCOMPANIES and Definition(each.module) not in ACCOMPANIES}
 
 

@@ -1,5 +1,6 @@
 """Shared fixtures: small networks and structured images."""
 
+import gc
 import os
 import sys
 
@@ -18,6 +19,15 @@ from tta_bench.models.networks.unet import UNet
 from tta_bench.ops.preprocessing import min_max
 
 sys.dont_write_bytecode = False  # what the environment variable has set in this process
+gc.disable()  # modules and tests, of which all stay
+# No test outlives a failure of power: none waits for the disk, at which two processes would stand still in turns.
+os.fsync = lambda file: None
+
+
+def pytest_collection_finish():
+    """Whatever there is by now, millions of objects, is not searched for garbage again and again by every test."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

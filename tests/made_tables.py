@@ -2,7 +2,7 @@
 
 import functools
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from tta_bench.launch.check import check
 from tta_bench.launch.experiments import Experiment, Plan, PlannedCell
 from tta_bench.methods.options import default_options
 from tta_bench.records.predictions import Predictions
+from tta_bench.report.model import Drawings
 
 TARGETS = ("C", "D")
 IMAGES = 3
@@ -116,6 +117,18 @@ def summary_of(cell, targets, **more):
         **code_of(cell.config),
         **more,
     }
+
+
+def undrawn(table):
+    """The table for tests of words and numbers: to draw all figures for a page takes seconds."""
+    return replace(table, drawings=Drawings([], None, ""))
+
+
+def texts_of(table):
+    """All formats by the names of their files, without figures."""
+    from tta_bench.report.formats import formats  # with what draws, which not all that make tables need
+
+    return {name: write(undrawn(table)) for name, write in formats().items()}
 
 
 def made_plan(cells, *, name="made", rows=None, controls=(), sweep=(), paper=None, reference="no_adapt", overrides=()):

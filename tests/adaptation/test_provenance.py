@@ -34,7 +34,11 @@ def configure(words):
 
 @functools.cache
 def sources():
-    return Sources({"tta_bench": PACKAGE})
+    """All files of the package, read and parsed once for all changes of one of them."""
+    package = Sources({"tta_bench": PACKAGE})
+    for module in package._contents:
+        package.statements(module)
+    return package
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from made_tables import made_plan
+from made_tables import made_plan, texts_of
 from tiny_cells import configure
 from tta_bench.cell import run
 from tta_bench.cli import main
@@ -24,7 +24,6 @@ from tta_bench.records.scores import case_scores
 from tta_bench.report.cells import seed_of
 from tta_bench.report.checks import summary_faults
 from tta_bench.report.console import show
-from tta_bench.report.formats import formats
 from tta_bench.report.model import FinishedCell
 from tta_bench.report.tables import build_table
 
@@ -142,7 +141,7 @@ def test_a_table_shows_whole_cases_and_refuses_pixels_beside_millimetres(finishe
     table = build_table(plan, metric=METRICS.get("hd95"))
     assert table.metric.unit == "mm"
     value = f"{summary['case_hd95']:.2f}"
-    written = {name: write(table) for name, write in formats().items()}
+    written = texts_of(table)
     for name in ("table.md", "table.tex", "index.html"):
         assert "over whole cases" in written[name]
         assert value in written[name]

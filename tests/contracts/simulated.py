@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from tta_bench.models.bank import Bank
+from tta_bench.ops.draws import PrefetchedKeys
 
 DEVICE = "sim"
 VIEWS = frozenset(
@@ -34,6 +35,14 @@ SENDER = "runtime/transfer.py"
 """The module by which everything goes to a device, on a GPU from pinned memory."""
 ANSWERS = {torch.bool: True, torch.int64: 1}
 """What the device says when it is asked for a number, by type; of any other type a half."""
+
+
+class DrawnKeys(PrefetchedKeys):
+    """Keys of images for which everything long has been drawn, as on a GPU: without values, once for all of them."""
+
+    def result(self, draw):
+        return draw.joined([draw.of(self[0])] * len(self))
+
 
 setup = functools.cache(_setup_privateuseone_for_python_backend)
 

@@ -33,7 +33,9 @@ def networks(small_net):
 
     def network(name):
         branches = branches_of(name)
-        return made.setdefault(branches, AdaptableNetwork(small_net, branches))
+        if branches not in made:
+            made[branches] = AdaptableNetwork(small_net, branches)
+        return made[branches]
 
     return network
 

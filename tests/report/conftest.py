@@ -9,16 +9,16 @@ from tta_bench.report.drawings import draw
 from tta_bench.report.formats.html import write as html_page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def table(tmp_path_factory):
     return fabricated_table(tmp_path_factory.mktemp("results"), leave_out=[("tent", "A")])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def drawn(table):
     return draw(table)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def page(table, drawn):
     return html_page(replace(table, drawings=drawn))

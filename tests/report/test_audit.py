@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from fabricated import IMAGES, fabricated_table
 
-from made_tables import simple_plan
+from made_tables import simple_plan, texts_of
 from tta_bench.cli import main
 from tta_bench.report.audit import audit, audited, grouped
-from tta_bench.report.formats import formats
 from tta_bench.report.tables import build_table
 
 GROUPS = {("C", "0"): "x", ("C", "1"): "x", ("C", "2"): "y", ("D", "0"): "y", ("D", "1"): "y", ("D", "2"): "x"}
@@ -63,7 +62,7 @@ def test_numbers_are_grouped_by_thirds_of_the_images_and_equal_ones_stay_togethe
 
 def test_every_format_has_the_audit(table):
     found = replace(table, audit=audit(table, "device", GROUPS, left_out=1))
-    texts = {name: write(found) for name, write in formats().items()}
+    texts = texts_of(found)
     lines = list(csv.DictReader(io.StringIO(texts["audit.csv"])))
     assert [(line["row"], line["group"], line["n"]) for line in lines][2:4] == [("tent", "x", "3"), ("tent", "y", "3")]
     assert float(lines[2]["gap_minus_reference"]) == pytest.approx(3)
@@ -73,7 +72,7 @@ def test_every_format_has_the_audit(table):
         assert "worst group" in text, name
         assert "Widened beyond chance (interval above 0) by: tent; narrowed by: none." in text, name
         assert "1 images without a value" in text, name
-    assert formats()["audit.csv"](table) == ""
+    assert texts_of(table)["audit.csv"] == ""
 
 
 def test_by_brightness_from_real_images_and_by_a_column_of_a_table(tmp_path, capsys):

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from made_tables import simple_plan
-from tta_bench.report.formats import formats
+from made_tables import simple_plan, texts_of
 from tta_bench.report.formats.markdown import write as markdown
 from tta_bench.report.tables import build_table
 from tta_bench.report.text import breakdown_groups
@@ -47,7 +46,7 @@ def test_every_target_and_class_is_in_every_format(table):
                 expected[source, target, name] = sum(values) / len(values)
     assert len(expected) == 12
     assert targets_of(markdown(table)) == {place: f"{value:.2f}" for place, value in expected.items()}
-    texts = {name: write(table) for name, write in formats().items()}
+    texts = texts_of(table)
     lines = [line for line in csv.DictReader(io.StringIO(texts["targets.csv"])) if line["row"] == "grata"]
     columns = {"disc": "dice_disc", "cup": "dice_cup", "mean": "dice"}
     assert {

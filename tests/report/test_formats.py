@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from made_tables import changed, finish, made_plan, planned, simple_plan
+from made_tables import changed, finish, made_plan, planned, simple_plan, texts_of
 from tta_bench.adaptation.provenance import metric_code
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError
@@ -358,7 +358,7 @@ def test_a_table_of_another_metric_says_so_in_every_format_and_has_no_paper(tmp_
         heading = ",".join([heading, *(name.replace("dice", "hd95") for name in names)])
         (folder / "per_image.csv").write_text("\n".join([heading, *lines]) + "\n")
     table = build_table(plan, metric=metric)
-    texts = {name: write(table) for name, write in formats().items()}
+    texts = texts_of(table)
     assert "HD95 in px: mean over images" in texts["table.md"]
     assert lines_of(texts["table.md"], "no_adapt")[0].startswith("| no_adapt | **")
     assert {"hd95", "hd95_disc"} < set(texts["table.csv"].splitlines()[0].split(","))

@@ -9,11 +9,10 @@ import pytest
 from fabricated import fabricated_plan, fabricated_table
 from rich.console import Console
 
-from made_tables import finish, made_plan, planned
+from made_tables import finish, made_plan, planned, texts_of, undrawn
 from tta_bench.metrics.base import METRICS
 from tta_bench.metrics.dice import dice_score
-from tta_bench.report.drawings import draw, figures, picture_files
-from tta_bench.report.formats import formats
+from tta_bench.report.drawings import figures, picture_files
 from tta_bench.report.formats.html import best_rows, commands, number, p_value, protocol_sentences, signed
 from tta_bench.report.formats.html import write as html_page
 from tta_bench.report.notes import notes
@@ -137,12 +136,13 @@ def made_table(root, *cells):
 def test_mean_and_spread_over_training_seeds_are_the_headline(tmp_path):
     cells = [("no_adapt", "A", 50), ("no_adapt", "A", 60, SEED_1), ("tent", "A", 61), ("tent", "A", 73, SEED_1)]
     tables = made_table(tmp_path, *cells), made_table(tmp_path, *cells[::2])
-    several, one = (replace(table, drawings=draw(table)) for table in tables)
+    several, one = map(undrawn, tables)
     sentence = "Mean ± sample standard deviation over 2 repeats with 2 training seeds (0, 1)."
-    for name, write in formats().items():
+    of_one = texts_of(one)
+    for name, text in texts_of(several).items():
         if not name.endswith("csv"):
-            assert sentence.replace("±", r"\ensuremath{\pm}") in write(several) or sentence in write(several), name
-            assert "repeats with" not in write(one), name
+            assert sentence.replace("±", r"\ensuremath{\pm}") in text or sentence in text, name
+            assert "repeats with" not in of_one[name], name
     page = html_page(several)
     assert "67.00 ± 8.49" in words(page)
     assert "ONLY ONE TRAINING SEED" not in page
@@ -260,7 +260,7 @@ def test_files_of_figures_have_colours_of_their_own_and_those_of_the_page_take_i
 
 def test_a_cell_that_stands_for_several_seeds_counts_once(table):
     twice = replace(table.plan, cells=table.plan.cells * 2)
-    assert "7 of 8 cells are finished" in words(html_page(build_table(twice)))
+    assert "7 of 8 cells are finished" in words(html_page(undrawn(build_table(twice))))
 
 
 def test_no_two_buttons_of_the_table_are_called_the_same(page):

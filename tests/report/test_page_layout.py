@@ -3,17 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-import pytest
-from fabricated import fabricated_table
-
-from tta_bench.report.formats.html import write as html_page
-
 VOID = {"meta", "link", "br", "img", "input"}
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    return html_page(fabricated_table(tmp_path_factory.mktemp("results"), leave_out=[("tent", "A")]))
 
 
 class Tables(HTMLParser):

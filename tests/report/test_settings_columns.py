@@ -7,12 +7,11 @@ from itertools import groupby
 import pytest
 from rich.console import Console
 
-from made_tables import finish, made_plan, planned, simple_plan
+from made_tables import finish, made_plan, planned, simple_plan, texts_of
 from tta_bench.launch.composition import composer
 from tta_bench.launch.experiments import plan
 from tta_bench.offline.base import SYSTEMS
 from tta_bench.offline.rights import rights_of
-from tta_bench.report.formats import formats
 from tta_bench.report.tables import build_table
 from tta_bench.report.write import summary_table
 from tta_bench.sinks.about import about_cell
@@ -28,7 +27,7 @@ def told(table):
     """The formats, and what a run prints."""
     console = Console(file=io.StringIO(), width=100)
     console.print(summary_table(table))
-    written = {name: content for name, write in formats().items() if (content := write(table))}
+    written = {name: content for name, content in texts_of(table).items() if content}
     return written | {"console": console.file.getvalue()}
 
 

@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from made_tables import finish, made_plan, planned
+from made_tables import finish, made_plan, planned, texts_of
 from tta_bench.launch.composition import composer
 from tta_bench.report.audit import audit
 from tta_bench.report.breakdown import breakdown
 from tta_bench.report.comparisons import comparisons
-from tta_bench.report.formats import formats
 from tta_bench.report.tables import build_table
 from tta_bench.report.text import transfer_groups
 from tta_bench.report.transfer import transfers
@@ -77,7 +76,7 @@ def test_transfer_and_matrix_stand_in_every_format_with_the_average_of_the_table
         "after stage D": [("C", "70.00"), ("D", "90.00")],
     }
     assert [printed.row_count for printed in transfer_tables(table)] == [2, 2, 2]
-    texts = {name: write(table) for name, write in formats().items()}
+    texts = texts_of(table)
     for name in ("table.md", "table.tex", "index.html"):
         assert all(word in texts[name] for word in (*groups, "BWT", "FWT")), name
         assert "left after stage D" in texts[name], name
@@ -86,7 +85,7 @@ def test_transfer_and_matrix_stand_in_every_format_with_the_average_of_the_table
 def test_what_first_images_are_retained_is_not_measured(cells):
     table = table_of(cells.values())
     assert [row.retained for row in table.rows] == [None, None]
-    texts = {name: write(table) for name, write in formats().items()}
+    texts = texts_of(table)
     assert "source retention" not in texts["table.md"]
     assert {line["dice_on_source"] for line in csv.DictReader(texts["table.csv"].splitlines())} == {""}
 
@@ -124,7 +123,7 @@ def test_cells_of_one_stage_or_of_none_have_no_transfer(cells, tmp_path):
         table = table_of(some)
         assert not transfers(table)
         assert not transfer_tables(table)
-        assert not any("BWT" in write(table) for write in formats().values())
+        assert not any("BWT" in text for text in texts_of(table).values())
     assert table.rows[1].average.value == 80.0
 
 

@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from made_tables import EXAMINATION, finish, made_plan, planned
+from made_tables import EXAMINATION, finish, made_plan, planned, texts_of
 from tta_bench.report.console import warning_box
-from tta_bench.report.formats import formats
 from tta_bench.report.sweep import summary
 from tta_bench.report.tables import build_table
 from tta_bench.report.warnings import _outside, run_warnings, warnings
@@ -46,9 +45,7 @@ def made(
 def test_of_a_sound_table_nothing_is_said(tmp_path):
     table = made(tmp_path)
     assert warnings(table) == []
-    assert not any(
-        "warning" in write(table).lower().replace(".warnings", "") for write in list(formats().values())[::2]
-    )
+    assert not any("warning" in text.lower().replace(".warnings", "") for text in [*texts_of(table).values()][::2])
     assert warning_box([]) == []
 
 
@@ -85,7 +82,7 @@ def test_of_a_sound_table_nothing_is_said(tmp_path):
 def test_each_weakness_is_said_first_in_every_format(tmp_path, changes, sentence):
     table = made(tmp_path, **changes)
     assert any(sentence in line for line in warnings(table)), warnings(table)
-    texts = {name: write(table) for name, write in formats().items()}
+    texts = texts_of(table)
     assert texts["table.md"].splitlines()[2] == "> **Warnings**"
     assert texts["table.tex"].index(r"\textbf{Warning:}") < texts["table.tex"].index("longtable}{")
     assert texts["index.html"].index('class="warnings"') < texts["index.html"].index("<main")
@@ -110,7 +107,7 @@ def test_a_weak_source_model_is_the_first_of_all_warnings_and_the_bar_is_a_choic
     first, second, *_ = warnings(table)
     assert first.startswith("SOURCE MODEL TOO WEAK TO ADAPT: A gains 6.00")
     assert second.startswith("1 of 8 cells have no results")
-    texts = {name: write(table) for name, write in formats().items()}
+    texts = texts_of(table)
     assert "SOURCE MODEL TOO WEAK" in texts["table.md"].splitlines()[4]
     assert "SOURCE MODEL TOO WEAK" in texts["table.tex"].split("Warning:")[1]
     (cell, *_) = table.finished

@@ -10,6 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 import tta_bench.search.tune as tune_module
+from made_tables import texts_of
 from tiny_cells import TINY, random_pairs
 from tta_bench.__main__ import main
 from tta_bench.adapter import Adapter
@@ -23,7 +24,6 @@ from tta_bench.launch.experiments import plan, searches
 from tta_bench.launch.grammar import quote_lists
 from tta_bench.launch.tuned import check_searched_images
 from tta_bench.methods.base import METHODS
-from tta_bench.report.formats import formats
 from tta_bench.report.tables import build_table
 from tta_bench.report.write import summary_table
 from tta_bench.runtime.paths import shipped
@@ -193,7 +193,7 @@ def test_every_format_says_where_options_are_from(searched, tmp_path):
         "no_adapt": "default",
         "bn_only": "default",
     }
-    written = {name: write(table) for name, write in formats().items()}
+    written = texts_of(table)
     assert "| tent tuned | tuned |" in written["table.md"]
     assert "tent tuned & tuned &" in written["table.tex"]
     assert "mine,tent tuned,tent,tuned,D" in written["table.csv"]
