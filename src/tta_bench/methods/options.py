@@ -20,7 +20,6 @@ from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
 from tta_bench.runtime.paths import CONFIG_DIR, package_folder
 from tta_bench.runtime.ranges import strict_numbers
-from tta_bench.runtime.values import typed
 from tta_bench.schema import fault_sentence
 
 PRESETS = ("uniform", "official")
@@ -66,7 +65,8 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
     if not isinstance(method, Mapping) or method.get("name") is None:
         raise UserError(f"no method is chosen: add +method=NAME, {METHODS.nearest('')}")
     options: Any = METHODS.get(str(method["name"])).Options
-    preset, presets = typed(method.get("preset", PRESETS[0])), (*PRESETS, TUNED)
+    given, presets = method.get("preset", PRESETS[0]), (*PRESETS, TUNED)
+    preset = "null" if given is None else str(given)
     if preset not in presets:
         raise UserError(f"unknown method.preset={preset}: {nearest(preset, presets)}")
     values = {key: value for key, value in method.items() if key not in ("name", "preset")}
