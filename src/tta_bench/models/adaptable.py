@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tta_bench.errors import UserError
 from tta_bench.models.bank import Bank
+from tta_bench.models.folded import is_one_row
 from tta_bench.models.frozen import freeze
 from tta_bench.models.graphs import Graphs
 from tta_bench.models.joined import join
@@ -221,11 +222,10 @@ class AdaptableNetwork(nn.Module):
             return self._logits(images, theta, statistics)
         # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time. One row per image
         # spares each layer to make its own.
-        rows = theta.expand(len(images), -1) if len(theta) == 1 else theta.repeat_interleave(views, dim=0)
+        if views > 1:
+            theta = theta[:1].expand(len(images), -1) if is_one_row(theta) else theta.repeat_interleave(views, dim=0)
         before = self.forwards
-        parts = [
-            self._logits(images[i : i + limit], rows[i : i + limit], statistics) for i in range(0, len(images), limit)
-        ]
+        parts = [self._logits(*each, statistics) for each in zip(images.split(limit), theta.split(limit), strict=True)]
         self.forwards = before + views
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -374,7 +374,7 @@ class AdaptableNetwork(nn.Module):
             and isinstance(statistics, SourceStatistics)
             and self._frozen
             and not torch.is_grad_enabled()
-            and (len(theta) == 1 or theta.stride(0) == 0)
+            and is_one_row(theta)
             and theta[0].is_set_to(self.source_theta)
         )
 

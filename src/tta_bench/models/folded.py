@@ -15,6 +15,11 @@ from tta_bench.runtime.numerics import placement
 NOTHING_LEFT = nn.Identity()
 
 
+def is_one_row(rows: Tensor) -> bool:
+    """Whether all rows of a matrix are one and the same in memory."""
+    return len(rows) == 1 or rows.stride(0) == 0
+
+
 def convolved(layer: nn.Module, convolution: nn.Module, x: Tensor) -> tuple[nn.Module, Tensor]:
     """The map that ``convolution`` makes of ``x``, and what is left to be done to it.
 
