@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tta_bench.runtime import signals
+from tta_bench.runtime.imports import for_good
 from tta_bench.runtime.threads import sleep_in_company, wait_by_company
 
 if TYPE_CHECKING:
@@ -44,26 +45,27 @@ def main() -> None:
 
 
 def _main() -> None:
-    import hydra
+    with for_good():
+        import hydra
 
-    from tta_bench.errors import UserError, print_faults
-    from tta_bench.launch.check import find_jobs
-    from tta_bench.launch.composition import register_configs
-    from tta_bench.launch.experiments import plan_of
-    from tta_bench.launch.grammar import complete_experiment, quote_lists, with_group
-    from tta_bench.launch.hydra_faults import refuse_flags, sentences
-    from tta_bench.launch.network_check import (
-        check_networks,
-        check_pretrained_weights,
-        check_source_images,
-        unfinished,
-    )
-    from tta_bench.launch.stored import remember_sweep
-    from tta_bench.launch.sweep import Sweep
-    from tta_bench.launch.tuned import check_searched_images
-    from tta_bench.runtime.names import print_everything, require_utf8
-    from tta_bench.runtime.paths import CONFIG_DIR
-    from tta_bench.sinks.base import missing_libraries
+        from tta_bench.errors import UserError, print_faults
+        from tta_bench.launch.check import find_jobs
+        from tta_bench.launch.composition import register_configs
+        from tta_bench.launch.experiments import plan_of
+        from tta_bench.launch.grammar import complete_experiment, quote_lists, with_group
+        from tta_bench.launch.hydra_faults import refuse_flags, sentences
+        from tta_bench.launch.network_check import (
+            check_networks,
+            check_pretrained_weights,
+            check_source_images,
+            unfinished,
+        )
+        from tta_bench.launch.stored import remember_sweep
+        from tta_bench.launch.sweep import Sweep
+        from tta_bench.launch.tuned import check_searched_images
+        from tta_bench.runtime.names import print_everything, require_utf8
+        from tta_bench.runtime.paths import CONFIG_DIR
+        from tta_bench.sinks.base import missing_libraries
 
     print_everything()
     typed = sys.argv[1:]
@@ -202,13 +204,14 @@ def job(composed: Any) -> None:
         signals.install()
         signals.check()  # the process was told to stop, and given one job more
         engine = begin()
-    from omegaconf import OmegaConf
+    with for_good():
+        from omegaconf import OmegaConf
 
-    from tta_bench.launch.composition import run_section
-    from tta_bench.launch.targets import with_targets
-    from tta_bench.launch.tuned import with_tuned
-    from tta_bench.launch.validation import validate
-    from tta_bench.runtime.names import print_everything
+        from tta_bench.launch.composition import run_section
+        from tta_bench.launch.targets import with_targets
+        from tta_bench.launch.tuned import with_tuned
+        from tta_bench.launch.validation import validate
+        from tta_bench.runtime.names import print_everything
 
     print_everything()
     _show_progress()

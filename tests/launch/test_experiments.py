@@ -15,6 +15,8 @@ from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import plan
 from tta_bench.methods.base import METHODS
 from tta_bench.objectives.base import OBJECTIVES
+from tta_bench.runtime.composed import composed_file
+from tta_bench.runtime.paths import CONFIG_DIR
 
 EXPERIMENTS = read_experiments()
 TABLES = [f"table{number}" for number in range(1, 6)]
@@ -183,3 +185,17 @@ def test_a_launcher_s_hydra_composes_a_row_to_what_we_do(choice):
         by_hydra = compose("config", [f"+row={choice}"])
         by_us = ours.compose([f"+row={choice}"])
     assert OmegaConf.to_container(by_hydra) == OmegaConf.to_container(by_us)
+
+
+def test_the_file_of_a_method_or_a_system_sets_nothing_but_its_own_section():
+    """So its section put into what all runs share is what Hydra makes of both together."""
+    names = {group: sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")) for group in ("method", "adapt")}
+    with composer():
+        shared = OmegaConf.to_container(compose("config"))
+        words = [f"+{group}@{group}_sections.{name}={name}" for group in names for name in names[group]]
+        everything = OmegaConf.to_container(compose("config", words))
+    sections = {group: everything.pop(f"{group}_sections") for group in names}
+    assert everything == shared
+    assert sections == {
+        group: {name: OmegaConf.to_container(composed_file(group, name)) for name in names[group]} for group in names
+    }

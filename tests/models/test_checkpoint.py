@@ -418,6 +418,7 @@ class TestDescription:
         for place in ("own.shapes_of", "load.value_faults", "load.file_sha256"):
             monkeypatch.setattr(f"tta_bench.models.checkpoint.{place}", None)
         description = vars(read_description(path))
+        assert read_description(path) is read_description(path), "once while the file stays as it is"
         assert description == {key: value for key, value in whole.items() if key not in ("sha256", "state")}
 
     def test_a_byte_of_a_weight_that_was_changed_hides_no_description_but_one_of_the_description_does(self, tmp_path):

@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from tta_bench.cli._stored import add_where, chosen, results_root
+from tta_bench.runtime.imports import for_good
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Print the list."""
-    from tta_bench.launch.composition import composer
-    from tta_bench.report.listing import cells_csv, cells_table, listed
+    with for_good():
+        from tta_bench.launch.composition import composer
+        from tta_bench.report.listing import cells_csv, cells_table, listed
 
     cells = chosen(results_root(parsed.overrides), parsed.where)
     with composer() as hydra:

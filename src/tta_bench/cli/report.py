@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from tta_bench.cli._stored import add_asked, asked
+from tta_bench.runtime.imports import for_good
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,12 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> None:
     """Write the report and print its summary."""
-    from tta_bench.errors import shown
-    from tta_bench.launch.sweeps import split_sentences
-    from tta_bench.metrics.base import METRICS, PRIMARY
-    from tta_bench.report.audit import audited
-    from tta_bench.report.sweep import summary, tables
-    from tta_bench.report.write import write_report
+    with for_good():
+        from tta_bench.errors import shown
+        from tta_bench.launch.sweeps import split_sentences
+        from tta_bench.metrics.base import METRICS, PRIMARY
+        from tta_bench.report.audit import audited
+        from tta_bench.report.sweep import summary, tables
+        from tta_bench.report.write import write_report
 
     file = _attributes(parsed)
     found = asked(parsed, "reported")

@@ -9,13 +9,15 @@ from rich.console import Console
 from tta_bench.cli._table import add_table as add_arguments
 from tta_bench.cli._table import planned, searched
 from tta_bench.errors import shown
+from tta_bench.runtime.imports import for_good
 
 __all__ = ["add_arguments", "run"]
 
 
 def run(parsed: argparse.Namespace) -> None:
     """Print the counts, and why cells have failed."""
-    from tta_bench.report.write import failures, states, status_table
+    with for_good():
+        from tta_bench.report.write import failures, states, status_table
 
     plan = planned(parsed)
     if (table := searched(plan)) is not None:

@@ -27,6 +27,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from tta_bench.errors import UserError, nearest_key
 from tta_bench.launch.catalogue import PLUGIN_GROUPS, plugin_configs
 from tta_bench.launch.experiment_files import ROW_GROUPS, Experiment, read_experiments
+from tta_bench.runtime.composed import composed_file
 from tta_bench.runtime.paths import CONFIG_DIR
 
 _PLUS = {"method": "+", "adapt": ""}
@@ -170,19 +171,36 @@ def _compose(groups: tuple[str, ...]) -> bytes:
     return pickle.dumps(compose("config", list(groups)))
 
 
-_compose_shipped = cache(_compose)
-"""Of shipped files alone, which are the same as long as a process lives."""
+@cache
+def _compose_shipped(groups: tuple[str, ...]) -> bytes:
+    """Of shipped files alone, which are the same as long as a process lives.
+
+    Those of methods and systems set nothing beside their own section: all else is composed once for all of them.
+    """
+    own = [(group, name) for group, name in map(_choice, groups) if group in ROW_GROUPS]
+    if not own:
+        return _compose(groups)
+    config = pickle.loads(_compose_shipped(tuple(text for text in groups if _choice(text) not in own)))
+    for group, name in own:
+        OmegaConf.update(config, group, composed_file(group, name), merge=False, force_add=True)
+    return pickle.dumps(config)
 
 
 @cache
 def _is_shipped(choice: str) -> bool:
-    group, _, name = choice.lstrip("+").partition("=")
+    group, name = _choice(choice)
     return (CONFIG_DIR / group / f"{name}.yaml").is_file()
+
+
+def _choice(text: str) -> tuple[str, str]:
+    """The group and what is chosen of it."""
+    group, _, name = text.lstrip("+").partition("=")
+    return group, name
 
 
 def _says_only_what_to_sweep_over(choice: str) -> bool:
     """Whether it is an experiment of rows, which sets nothing but keys of Hydra; one of Hydra's own sets any key."""
-    group, _, name = choice.lstrip("+").partition("=")
+    group, name = _choice(choice)
     return group == "experiment" and name in read_experiments()
 
 

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import fields
 from functools import cache
 from typing import Any, get_type_hints
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import SchemaValidator
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.methods.base import METHODS, MethodOptions
-from tta_bench.runtime.paths import CONFIG_DIR, package_folder
+from tta_bench.runtime.composed import composed_file
 from tta_bench.runtime.ranges import strict_numbers
 from tta_bench.schema import fault_sentence
 
@@ -48,12 +43,19 @@ def default_options(name: str, **changes: Any) -> MethodOptions:
     Raises:
         UserError: unknown method or option, wrong types or values out of range.
     """
-    composed = OmegaConf.merge(_of_method(name), {key: changes[key] for key in ("preset",) if key in changes})
-    values: Any = OmegaConf.to_container(composed, resolve=True)
+    values = dict(_defaults(name, str(changes["preset"]) if "preset" in changes else None))
     for key, change in changes.items():
         is_part = isinstance(change, Mapping) and isinstance(values.get(key), Mapping)
         values[key] = values[key] | change if is_part else change
     return method_options(values | {"name": name})
+
+
+@cache
+def _defaults(name: str, preset: str | None) -> dict[str, Any]:
+    """What the YAML of a method says, by its own preset if none is given."""
+    composed = OmegaConf.merge(_of_method(name), {} if preset is None else {"preset": preset})
+    values: Any = OmegaConf.to_container(composed, resolve=True)
+    return dict(values)
 
 
 def method_options(method: Mapping[str, Any]) -> MethodOptions:
@@ -100,35 +102,6 @@ def has_presets(name: str) -> bool:
 
 def _of_method(name: str) -> DictConfig:
     return composed_file("method", name, METHODS.get(name).__module__)
-
-
-@cache
-def composed_file(group: str, name: str, module: str) -> DictConfig:
-    """The content of a choice's YAML with what it shares with others; empty where there is none.
-
-    Args:
-        group: of the configuration.
-        name: of the choice.
-        module: that registers it: a package of the user's brings the file itself.
-    """
-    if module.partition(".")[0] != __name__.partition(".")[0]:
-        with suppress(ModuleNotFoundError, ValueError):  # the latter of a notebook
-            path = package_folder(module) / f"conf/{group}/{name}.yaml"
-            if path.exists():
-                ConfigStore.instance().store(group=group, name=name, node=OmegaConf.load(path), package=group)
-    outer = GlobalHydra.instance().hydra  # of a program that is configured by Hydra itself
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            section: DictConfig = compose(f"{group}/{name}")[group]
-    except MissingConfigException as error:
-        if error.missing_cfg_file != f"{group}/{name}":
-            raise
-        section = DictConfig({})
-    finally:
-        GlobalHydra.instance().hydra = outer
-    OmegaConf.set_struct(section, False)
-    return section
 
 
 @cache

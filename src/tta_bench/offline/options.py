@@ -8,9 +8,10 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tta_bench.errors import UserError
-from tta_bench.methods.options import composed_file, typed_options
+from tta_bench.methods.options import typed_options
 from tta_bench.offline.base import SYSTEMS, SystemOptions
 from tta_bench.offline.card import SystemCard
+from tta_bench.runtime.composed import composed_file
 
 
 def system_options(section: Mapping[str, Any]) -> SystemOptions:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from hydra.errors import HydraException
@@ -72,7 +72,7 @@ class Usual:
         found = flat({key: value for key, value in record_of(cell).items() if key not in ("method", "adapt")})
         rest = [(training, self._different(found, self._of(data, model, training))) for training in self._trainings]
         training, keys = min(rest, key=lambda each: len(each[1]))
-        first = self._of(*self._default())
+        first = self._of(*self._default)
         chosen = {"data": data, "model": model, "training": training, "checkpoint": config.checkpoint}
         words = [f"{key}={typed(str(value))}" for key, value in chosen.items() if str(value) != str(first.get(key))]
         words += [f"{key.removesuffix('.name')}={typed(found[key])}" for key in keys if key != "checkpoint"]
@@ -88,6 +88,7 @@ class Usual:
         own = flat(method)
         return [f"{key}={typed(value)}" for key, value in own.items() if _plain(default.get(key)) != _plain(value)]
 
+    @cached_property
     def _default(self) -> tuple[str, str, str]:
         config: Any = OmegaConf.to_container(self.hydra.compose([f"+method={REFERENCE}"]), resolve=True)
         return config["data"]["name"], config["model"]["name"], config["training"]["name"]

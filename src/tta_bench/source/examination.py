@@ -23,7 +23,7 @@ from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
 from tta_bench.metrics.dice import dice_score
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.checkpoint import Description, SourceModel, file_sha256, read_description
+from tta_bench.models.checkpoint import Description, SourceModel, file_sha256, file_state, read_description
 from tta_bench.models.normalisation import BatchStatistics, SourceStatistics
 from tta_bench.models.placement import copied_to, place
 from tta_bench.offline.stage import Home
@@ -96,8 +96,7 @@ def known_source(path: Path, domain: Domain) -> Known | None:
         domain: that it was trained on.
     """
     try:
-        stat = path.stat()
-        description, sha256 = _read(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+        description, sha256 = read_description(path), _sha256(path, file_state(path))
     except (OSError, UserError):
         return None
     examination = _stored(side_file(path), sha256, domain)
@@ -105,9 +104,9 @@ def known_source(path: Path, domain: Domain) -> Known | None:
 
 
 @lru_cache(maxsize=16)
-def _read(path: Path, state: tuple[int, ...]) -> tuple[Description, str]:
-    """Description and SHA-256 of a file, which cells of a sweep share: read once while it stays in a ``state``."""
-    return read_description(path), file_sha256(path)
+def _sha256(path: Path, state: tuple[int, ...]) -> str:
+    """Of a file that cells of a sweep share: read once while it stays in a ``state``."""
+    return file_sha256(path)
 
 
 def announce(config: RunConfig, source: SourceModel | Description, examination: Examination | None) -> None:

@@ -5,7 +5,7 @@ All are read with ``weights_only=True``: a file that would execute code is refus
 
 from tta_bench.models.checkpoint.content import Checkpoint, Description, SourceModel, mean_dice
 from tta_bench.models.checkpoint.foreign import Fitted, fit, read_foreign
-from tta_bench.models.checkpoint.load import file_sha256, load_checkpoint, read_checkpoint, read_description
+from tta_bench.models.checkpoint.load import file_sha256, file_state, load_checkpoint, read_checkpoint, read_description
 from tta_bench.models.checkpoint.official import OFFICIAL, OFFICIAL_IMAGE_SIZE, from_official, to_official
 from tta_bench.models.checkpoint.own import save_checkpoint
 
@@ -17,6 +17,7 @@ __all__ = [
     "Fitted",
     "SourceModel",
     "file_sha256",
+    "file_state",
     "fit",
     "from_official",
     "load_checkpoint",

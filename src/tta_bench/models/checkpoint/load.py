@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +50,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def read_description(path: Path) -> Description:
     """What a checkpoint of either format says of itself; its weights are neither read nor checked.
 
+    Cells of a sweep share it, and the report of them: it is read once while the file stays as it is.
+
     Raises:
         UserError: no such file, not PyTorch's, would execute code, or a description of ours that cannot be.
     """
+    return _description(path, file_state(path))
+
+
+@lru_cache(maxsize=64)
+def _description(path: Path, state: tuple[int, ...]) -> Description:
     content = _content(path, tensors=False)
     return own.describe(path, content) if _is_own(content) else official.describe(path, content)
 
@@ -117,6 +125,15 @@ def _content(path: Path, tensors: bool = True) -> Any:
 
 def _is_own(content: Any) -> bool:
     return isinstance(content, dict) and content.get("format") == own.FORMAT
+
+
+def file_state(path: Path) -> tuple[int, ...]:
+    """What changes whenever a file is written; nothing of one that is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def file_sha256(path: Path) -> str:
