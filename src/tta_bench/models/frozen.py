@@ -125,7 +125,8 @@ class _Frozen(nn.Module):
         ):
             return None
         by_kernels = placement(x.device, weight.dtype).one_kernel
-        version = weight.data_ptr(), weight._version, weight.dtype, by_kernels
+        values = [value for value in (weight, self.bias) if value is not None]
+        version = weight.dtype, by_kernels, *((value.data_ptr(), value._version) for value in values)
         if self._laid_out is None or self._laid_out[0] != version:
             self._laid_out = version, self.convolution(by_kernels)
         return self._laid_out[1]
