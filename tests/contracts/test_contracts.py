@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import pickle
 from dataclasses import dataclass, field
 
 import pytest
@@ -398,4 +399,5 @@ def test_what_a_step_reports_is_of_its_own_image_whenever_it_is_read(networks, s
     method = Counting(networks("no_adapt"))
     method.start(1)
     results = [method.step(streams["B"][k : k + 1], keys_of(["B"], k)) for k in range(3)]
-    assert [result.diagnostics["count"] for result in results] == [[1], [2], [3]]
+    for again in (results, copy.deepcopy(results), pickle.loads(pickle.dumps(results))):
+        assert [result.diagnostics["count"] for result in again] == [[1], [2], [3]]
