@@ -44,7 +44,7 @@ _KINDS: Mapping[str, str] = {
     "float": "a number",
     "string": "a name",
     "path": "a path",
-    "tuple": "a list, for example [A,B]",
+    "tuple": "a list, for example [A,B] or [1,2]",
     **dict.fromkeys(("dict", "mapping", "model", "dataclass"), "keys with their values, {KEY: VALUE}"),
 }
 """What a value should have been where it is of another type, by pydantic's name of the fault."""

@@ -2,13 +2,14 @@
 
 import copy
 import functools
+import pickle
 from dataclasses import dataclass, field
 
 import pytest
 import torch
 from settings import SETTINGS, options_of, setting_of, varied
 
-from tta_bench.methods.base import METHODS, GradientMethod, Method, Protocol
+from tta_bench.methods.base import METHODS, Card, GradientMethod, Method, Protocol
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.draws import Draws, ImageKey
 
@@ -378,3 +379,25 @@ def test_inference_mode_is_refused(networks, streams, name):
 def test_diagnostics_are_plain_numbers_one_per_stream(usual, name):
     for diagnostics in usual(name).diagnostics.values():
         assert all(isinstance(value, float | int) for value in diagnostics.values())
+
+
+class Counting(Method):
+    """Reports its own state, to which it writes at every image."""
+
+    card = Card("nothing", "test image", False, 1, 0, "a test", "-")
+
+    def start(self, streams):
+        super().start(streams)
+        self.count = torch.zeros(streams)
+
+    def adapt(self, images, draws):
+        self.count += 1
+        return {"count": self.count[: len(images)]}
+
+
+def test_what_a_step_reports_is_of_its_own_image_whenever_it_is_read(networks, streams):
+    method = Counting(networks("no_adapt"))
+    method.start(1)
+    results = [method.step(streams["B"][k : k + 1], keys_of(["B"], k)) for k in range(3)]
+    for again in (results, copy.deepcopy(results), pickle.loads(pickle.dumps(results))):
+        assert [result.diagnostics["count"] for result in again] == [[1], [2], [3]]

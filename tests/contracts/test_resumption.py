@@ -137,8 +137,12 @@ def test_skipped_updates_are_counted_on(small_net, streams):
     first.start(2)
     steps(first, broken, range(2))
     resumed.start(2)
-    resumed.load_state_dict(through_a_file(first.state_dict()))
+    state = through_a_file(first.state_dict())
+    resumed.load_state_dict(state)
     assert resumed.skipped == 1
+    steps(first, broken, [1, 1])  # nobody has asked for their numbers yet
+    first.load_state_dict(state)
+    assert first.skipped == 1
 
 
 class Plugin(Method):

@@ -170,6 +170,7 @@ def test_the_present_weights_count(network, few, unfolded):
     network(few, theta, SOURCE)
     for parameter in network.model.down.parameters():
         parameter.mul_(1.5)
+    network.model.down[0][0].bias = nn.Parameter(network.model.down[0][0].bias + 1, requires_grad=False)
     made = [each(few, theta, SOURCE) for each in (network, copy.deepcopy(network), pickle.loads(pickle.dumps(network)))]
     unfolded()
     expected = network(few, theta, SOURCE)

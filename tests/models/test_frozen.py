@@ -76,6 +76,9 @@ def test_the_present_weights_count(layer):
     plain.weight.mul_(2)
     for each in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
         torch.testing.assert_close(each(x), plain(x))
+    for each in (made, plain):
+        each.bias = nn.Parameter(each.bias - 1, requires_grad=False)
+    torch.testing.assert_close(made(x), plain(x))
     torch.testing.assert_close(made.double()(x.double()), plain.double()(x.double()))
     stand_in = torch.rand_like(made.float().weight).requires_grad_()
     made._parameters["weight"] = stand_in

@@ -94,6 +94,10 @@ class StepResult:
         self.logits = logits
         self.fetch = cache(fetch)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled with its numbers."""
+        return _known, (self.logits, self.fetch())
+
     @property
     def diagnostics(self) -> dict[str, list[float]]:
         """Name -> one value per stream; of the last update."""
@@ -108,6 +112,10 @@ class StepResult:
     def skipped(self) -> tuple[int, ...]:
         """How many updates of each stream were none; empty of a method that makes none."""
         return self.fetch().skipped
+
+
+def _known(logits: Tensor, told: Told) -> StepResult:
+    return StepResult(logits, lambda: told)
 
 
 class Method(State, PerStream, ABC):
@@ -125,7 +133,7 @@ class Method(State, PerStream, ABC):
     card: ClassVar[Card]
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     statistics: Statistics = BatchStatistics()
-    transient = frozenset({"network", "options", "protocol", "statistics", "_under_way"})
+    transient = frozenset({"network", "options", "protocol", "statistics", "_skipped", "_under_way"})
     streams = 0
     """How many there have been since :meth:`start`."""
 
@@ -319,9 +327,8 @@ class Method(State, PerStream, ABC):
             self._skipped += sum(self._under_way.popleft()().skipped)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """See the base class."""
-        self._count_skipped(0)
-        return super().get_extra_state()
+        """See the base class; the count by its public name, so that steps under way are no part of one that is set."""
+        return {**super().get_extra_state(), "skipped": self.skipped}
 
     def __getstate__(self) -> Any:
         """What a copy begins with."""
@@ -440,12 +447,16 @@ def _default_options(kind: type[Method]) -> MethodOptions:
 
 
 def _on_host(values: Sequence[Tensor]) -> Callable[[], list[list[float]]]:
-    """Begin to fetch values ``[A]`` of any types, those of a device in one transfer; wait for them as numbers."""
+    """Begin to fetch values ``[A]`` of any types, those of a device in one transfer; wait for them as numbers.
+
+    They are those of now, whatever is written to the tensors, such as a view of a method's state, before it is asked.
+    """
     on_device = [each for each in values if each.device != HOST]
     fetch = fetched(torch.stack(on_device).double()) if on_device else None
+    here = [each.double().tolist() if each.device == HOST else None for each in values]
 
     def numbers() -> list[list[float]]:
         transferred = iter(fetch().tolist() if fetch else [])
-        return [each.double().tolist() if each.device == HOST else next(transferred) for each in values]
+        return [next(transferred) if each is None else each for each in here]
 
     return numbers

@@ -45,7 +45,7 @@ def folds(layer: NormalisationLayer, x: Tensor) -> bool:
 
 def _of(convolution: FrozenConv2d, plain: LaidOut, layer: NormalisationLayer) -> LaidOut:
     """The convolution of both, made once for the present weights; what the layer holds of the source never changes."""
-    present = plain, layer, None if plain.bias is None else plain.bias._version
+    present = plain, layer
     if convolution.folded is None or convolution.folded[0] != present:
         source = layer.source_mean, layer.source_variance, layer.source_weight, layer.source_bias
         weight, bias = folded(plain.weight, plain.bias, *source, layer.eps)

@@ -112,6 +112,7 @@ class _Frozen(nn.Module):
     def laid_out(self, x: Tensor) -> LaidOut | None:
         """The convolution of the present weights; None where they are stand-ins, or not of a kind that is laid out."""
         weight: Any = self.weight
+        bias: Any = self.bias
         kinds = (torch.float32, torch.bfloat16)
         if (
             x.dim() != 4
@@ -125,7 +126,7 @@ class _Frozen(nn.Module):
         ):
             return None
         by_kernels = placement(x.device, weight.dtype).one_kernel
-        version = weight.data_ptr(), weight._version, weight.dtype, by_kernels
+        version = weight.dtype, by_kernels, *_contents(weight), *(() if bias is None else _contents(bias))
         if self._laid_out is None or self._laid_out[0] != version:
             self._laid_out = version, self.convolution(by_kernels)
         return self._laid_out[1]
@@ -133,6 +134,11 @@ class _Frozen(nn.Module):
     @abstractmethod
     def convolution(self, by_kernels: bool) -> LaidOut:
         """That of the weights, as kernels of our own take it or as those of torch do."""
+
+
+def _contents(tensor: Tensor) -> tuple[int, int]:
+    """What tells that other numbers are in a tensor, or another one in its place."""
+    return tensor.data_ptr(), tensor._version
 
 
 class FrozenConv2d(_Frozen, nn.Conv2d):
