@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from tta_bench.adapter import Adapter
 from tta_bench.errors import UserError, nearest
-from tta_bench.methods.base import Method, StepResult
+from tta_bench.methods.base import Method
+from tta_bench.methods.step_result import StepResult
 from tta_bench.ops.draws import ImageKey
 
 

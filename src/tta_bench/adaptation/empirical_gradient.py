@@ -16,7 +16,8 @@ from torch import Tensor
 from tta_bench.adaptation.counters import Counters
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch
-from tta_bench.methods.base import Method, StepResult
+from tta_bench.methods.base import Method
+from tta_bench.methods.step_result import StepResult
 from tta_bench.ops.gradients import gradient_cosine
 from tta_bench.ops.probabilities import cross_entropies, targets
 from tta_bench.runtime.transfer import sent

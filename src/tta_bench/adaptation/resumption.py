@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 from tta_bench.adaptation.counters import Counters
 from tta_bench.adaptation.scoring import Scoring
 from tta_bench.data.streams import ImageBatch, LockstepGroups
-from tta_bench.methods.base import Method, StepResult
+from tta_bench.methods.base import Method
+from tta_bench.methods.step_result import StepResult
 from tta_bench.records.snapshots import Snapshot, SnapshotFile
 
 

@@ -17,7 +17,8 @@ from tta_bench.adaptation.callback import TTACallback
 from tta_bench.adaptation.counters import Counters
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import Ahead, ImageBatch, LockstepDataset, LockstepGroups, StreamImages
-from tta_bench.methods.base import Method, MethodOptions, StepResult
+from tta_bench.methods.base import Method, MethodOptions
+from tta_bench.methods.step_result import StepResult
 from tta_bench.runtime.lightning import one_device_trainer, quiet_lightning
 from tta_bench.runtime.memory import is_out_of_memory, release_memory
 from tta_bench.runtime.numerics import is_gpu, numerics

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import ImageBatch
-from tta_bench.methods.base import StepResult
+from tta_bench.methods.step_result import StepResult
 from tta_bench.metrics.base import METRICS, EmptyRule, Sample
 from tta_bench.ops.masks import Finish
 from tta_bench.ops.probabilities import probabilities

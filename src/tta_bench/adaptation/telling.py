@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 
 from tta_bench.adaptation.scoring import Scoring
 from tta_bench.data.streams import ImageBatch, StreamImage
-from tta_bench.methods.base import StepResult
+from tta_bench.methods.step_result import StepResult
 from tta_bench.records.scores import ImageRecord
 
 

@@ -11,8 +11,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,15 +24,15 @@ from tta_bench.methods.per_stream import PerStream
 from tta_bench.methods.protocol import Protocol
 from tta_bench.methods.space import Tuned
 from tta_bench.methods.state import AdaptedParameters, State
+from tta_bench.methods.step_result import StepResult, Told, told
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import BatchStatistics, Statistics
 from tta_bench.objectives.base import BoundNetwork
 from tta_bench.objectives.entropy import check_form
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.registry import Registry
-from tta_bench.runtime.numerics import HOST, stopwatch
+from tta_bench.runtime.numerics import stopwatch
 from tta_bench.runtime.ranges import Decay, NonNegative, check_ranges
-from tta_bench.runtime.transfer import fetched
 
 UNDER_WAY = 4
 """Steps whose skipped updates are not counted yet: a device is done with earlier ones."""
@@ -72,50 +71,6 @@ class MethodOptions:
         """The options that are no part of what identifies a cell: those that came :func:`later` and change nothing."""
         added = (each for each in fields(self) if "later" in each.metadata)
         return {each.name for each in added if getattr(self, each.name) == each.default}
-
-
-class Told(NamedTuple):
-    """The numbers of a :class:`StepResult`."""
-
-    diagnostics: dict[str, list[float]]
-    seconds: float
-    skipped: tuple[int, ...]
-
-
-class StepResult:
-    """What happened at one image of each of ``A`` streams; who asks for its numbers waits until the device has them.
-
-    Args:
-        logits: ``[A, classes, H, W]``; of batches ``[A, batch, classes, H, W]``.
-        fetch: waits, in whichever thread, and returns the numbers.
-    """
-
-    def __init__(self, logits: Tensor, fetch: Callable[[], Told]) -> None:
-        self.logits = logits
-        self.fetch = cache(fetch)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copied and pickled with its numbers."""
-        return _known, (self.logits, self.fetch())
-
-    @property
-    def diagnostics(self) -> dict[str, list[float]]:
-        """Name -> one value per stream; of the last update."""
-        return self.fetch().diagnostics
-
-    @property
-    def seconds(self) -> float:
-        """Time that the step took, per image: of a GPU its own, from the first of its work to the last."""
-        return self.fetch().seconds
-
-    @property
-    def skipped(self) -> tuple[int, ...]:
-        """How many updates of each stream were none; empty of a method that makes none."""
-        return self.fetch().skipped
-
-
-def _known(logits: Tensor, told: Told) -> StepResult:
-    return StepResult(logits, lambda: told)
 
 
 class Method(State, PerStream, ABC):
@@ -296,14 +251,7 @@ class Method(State, PerStream, ABC):
                 skipped.append(diagnostics["skipped"])
         if logits is None:
             logits = self.predict(images)
-        seconds, rows, count = ended(), _on_host([*diagnostics.values(), *skipped]), images.shape[:-3].numel()
-
-        def told() -> Told:
-            found = rows()
-            of_streams = tuple(int(sum(updates)) for updates in zip(*found[len(diagnostics) :], strict=True))
-            return Told(dict(zip(diagnostics, found, strict=False)), seconds() / count, of_streams)
-
-        result = StepResult(logits, told)
+        result = StepResult(logits, told(diagnostics, skipped, ended(), images.shape[:-3].numel()))
         if skipped:
             self._under_way.append(result.fetch)
             self._count_skipped(UNDER_WAY)
@@ -444,19 +392,3 @@ def _default_options(kind: type[Method]) -> MethodOptions:
 
     name = METHODS.name_of(kind)
     return kind.Options() if name is None else default_options(name)
-
-
-def _on_host(values: Sequence[Tensor]) -> Callable[[], list[list[float]]]:
-    """Begin to fetch values ``[A]`` of any types, those of a device in one transfer; wait for them as numbers.
-
-    They are those of now, whatever is written to the tensors, such as a view of a method's state, before it is asked.
-    """
-    on_device = [each for each in values if each.device != HOST]
-    fetch = fetched(torch.stack(on_device).double()) if on_device else None
-    here = [each.double().tolist() if each.device == HOST else None for each in values]
-
-    def numbers() -> list[list[float]]:
-        transferred = iter(fetch().tolist() if fetch else [])
-        return [next(transferred) if each is None else each for each in here]
-
-    return numbers

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tta_bench.errors import UserError
-from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, StepResult, register_method
+from tta_bench.methods.base import Card, Diagnostics, Method, MethodOptions, Protocol, register_method
 from tta_bench.methods.space import Tuned
+from tta_bench.methods.step_result import StepResult
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.normalisation import MixedStatistics, Statistics
 from tta_bench.ops.draws import Draws, ImageKey

@@ -16,7 +16,8 @@ from tta_bench.adaptation.scoring import Scoring
 from tta_bench.adaptation.setup import method_of
 from tta_bench.data.domain import Domain
 from tta_bench.data.streams import LockstepGroups, passes
-from tta_bench.methods.base import MethodOptions, StepResult
+from tta_bench.methods.base import MethodOptions
+from tta_bench.methods.step_result import StepResult
 from tta_bench.metrics.base import PRIMARY
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.ops.masks import Finish
