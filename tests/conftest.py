@@ -30,6 +30,13 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop():
+    """Where tests start programs in forks of this process, they find it as it is before the first test."""
+    if "forked" in sys.modules:
+        sys.modules["forked"].prepare()
+
+
 @pytest.fixture(scope="session")
 def unet():
     """A library U-Net, float64, without branches. Shared: tests copy it before they change it."""

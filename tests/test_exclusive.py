@@ -20,6 +20,7 @@ TINY = (
     "data.image_size=64",
     "data.limit=2",
     "training.epochs=1",
+    "training.min_steps=0",
     "training.holdout=0",
     "model.decoder_channels=[16,16,8,8,8]",
     "model.branches=[denoising]",

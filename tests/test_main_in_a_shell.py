@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import forked
 from test_main import TINY
 from tta_bench.methods.base import METHODS
 
@@ -49,7 +50,7 @@ def test_a_tiny_run_prints_its_table_and_writes_into_the_results_folder_alone(tm
 
 
 def test_without_a_method_one_sentence_lists_them(tmp_path):
-    done = type_in_shell(tmp_path)
+    done = forked.run("-m", "tta_bench", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: no method is chosen: add +method=NAME, choose one of: ")
     assert done.stderr.count("\n") == 1

@@ -4,13 +4,12 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import forked
 import tta_bench.adaptation.part as part
 import tta_bench.records.snapshots as snapshots
 from tiny_cells import configure, execute, folder, interrupted, numbers, status, summary
@@ -21,8 +20,7 @@ from tta_bench.records.scores import ImageRecord
 from tta_bench.records.snapshots import Snapshot, SnapshotFile, code_digest
 
 RUN = """
-import os, signal, sys
-sys.path[:0] = {path!r}
+import os, signal
 import tiny_cells
 import tta_bench.records.snapshots as snapshots
 from tta_bench.records.snapshots import SnapshotFile
@@ -41,14 +39,7 @@ tiny_cells.execute(tiny_cells.configure({root!r}, *{words!r}))
 
 def killed(root, kill_after, *words):
     """Run a cell in a process of its own, which kills itself right after a snapshot."""
-    tests = Path(__file__).parent
-    script = RUN.format(
-        path=[str(tests), str(tests / "adaptation")], root=str(root), kill_after=kill_after, words=words
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120
-    )
+    process = forked.run("-c", RUN.format(root=str(root), kill_after=kill_after, words=words))
     assert process.returncode == -signal.SIGKILL, process.stderr
 
 

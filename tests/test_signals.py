@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import forked
 from tta_bench.models.checkpoint import to_official
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.runtime import signals
@@ -202,17 +203,15 @@ ADAPTATION = "call tta_bench.methods.tent:Tent.adapt"
 ENDLESS = {TRAINING: ("training.epochs=100000",), ADAPTATION: ("protocol.steps=100000",)}
 
 
-def struck(folder, *strikes, words=TINY, module="tta_bench", **more):
+def fresh(*command, **options):
+    """A program in a Python of its own."""
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300, **options)
+
+
+def struck(folder, *strikes, words=TINY, module="tta_bench", run=fresh, **more):
     """A command that gets signals, each as ``(point, name, whole group)``; see ``struck.py``."""
-    return subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("struck.py")), json.dumps(strikes), module, *words],
-        cwd=folder,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        start_new_session=True,
-    )
+    command = (Path(__file__).with_name("struck.py"), json.dumps(strikes), module, *words)
+    return run(*command, cwd=folder, env=environment(**more), start_new_session=True)
 
 
 def statuses(folder):
@@ -238,7 +237,7 @@ def test_while_torch_is_imported(tmp_path, module):
 
 def test_in_training_with_workers_all_of_which_are_signalled(tmp_path):
     words = (*TINY, *ENDLESS[TRAINING], "training.workers=1")
-    assert_stopped(struck(tmp_path, (TRAINING, "SIGTERM", True), words=words), "SIGTERM")
+    assert_stopped(struck(tmp_path, (TRAINING, "SIGTERM", True), words=words, run=forked.run), "SIGTERM")
     assert_tidy(tmp_path)
     assert statuses(tmp_path) == []
 

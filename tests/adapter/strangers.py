@@ -64,6 +64,7 @@ NETWORKS = {
     "smp_unet": unet,
     "smp_grey": lambda: unet(in_channels=1, classes=1),
     "smp_auxiliary": lambda: unet(aux_params={"classes": 4, "dropout": 0.5}),
+    "smp_mobile": lambda: unet(encoder_name="mobilenet_v2"),
     "smp_fpn": lambda: smp.FPN("resnet18", **SMP),
     "smp_deeplab": lambda: smp.DeepLabV3Plus("resnet18", **SMP),
     "smp_transformer": lambda: smp.Unet("mit_b0", decoder_channels=(16, 16, 8, 8, 8), **SMP),

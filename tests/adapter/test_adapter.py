@@ -68,8 +68,8 @@ def network():
 def own():
     """A network of this package, and the same weights in one of the library."""
     settings = {"decoder_channels": (16, 16, 8, 8, 8)}
-    model = build(lambda: UNet("mobilenet_v2", 2, branches=["denoising"], **settings)).float()
-    theirs = unet(encoder_name="mobilenet_v2", **settings)
+    model = build(lambda: UNet("tu-test_resnet", 2, branches=["denoising"], **settings)).float()
+    theirs = unet(encoder_name="tu-test_resnet", **settings)
     state = {key.replace("head.", "segmentation_head.", 1): value for key, value in model.state_dict().items()}
     theirs.load_state_dict({key: value for key, value in state.items() if not key.startswith("branches.")})
     return model, theirs
@@ -366,7 +366,7 @@ def test_a_state_belongs_to_the_weights_and_the_preprocessing(network, images):
     ids=["parallel", "compiled", "as it is"],
 )
 def test_a_wrapped_network_a_memory_format_and_an_autocast_change_nothing(images, wrap):
-    network = build(unet)
+    network = build(unet, encoder_name="tu-test_resnet")
     expected = Adapter(network, "diga")(images)  # finds the feature maps inside
     adapter = Adapter(wrap(network), "diga")
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -5,14 +5,13 @@ import multiprocessing
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+import forked
 import tta_bench.cell as cell_module
 from tiny_cells import configure, execute, folder, status
 from tta_bench.cell import Cell
@@ -58,8 +57,7 @@ def test_a_cell_that_never_finished_has_no_results(root, monkeypatch):
 
 
 KILLED = """
-import os, signal, sys
-sys.path[:0] = {path!r}
+import os, signal
 import tiny_cells
 from tta_bench.methods.base import METHODS
 tent = METHODS.get("tent")
@@ -75,8 +73,7 @@ tiny_cells.execute(tiny_cells.configure({root!r}, "+method=tent"))
 
 
 def test_a_killed_run_leaves_running_and_the_next_one_computes_it(root, computed):
-    script = KILLED.format(path=[str(Path(__file__).parents[1])], root=str(root))
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    killed = forked.run("-c", KILLED.format(root=str(root)))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     config = configure(root, "+method=tent")
     assert status(config)["status"] == "running"

@@ -1,6 +1,5 @@
 """Command lines: what the check accepts, and what ``main`` does with it where no run is started."""
 
-import subprocess
 import sys
 
 import pytest
@@ -8,6 +7,7 @@ from damage import NUMBERS, TEXTS, cases, outcome
 from hypothesis import given
 from hypothesis import strategies as st
 
+import forked
 import tta_bench.__main__ as program
 from tta_bench import cell
 from tta_bench.launch.check import check
@@ -77,8 +77,7 @@ def test_main_ends_with_0_or_2_where_no_run_is_computed(words, flags, tmp_path, 
     "words", [["seed=range(0,1e12)", "-m"], ["method.learning_rate=nan", "training.augmentation.scale=[nan,nan]"]]
 )
 def test_a_process_ends_with_2_and_a_sentence(words, tmp_path):
-    command = [sys.executable, "-m", "tta_bench", "+method=tent", *words]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    ended = forked.run("-m", "tta_bench", "+method=tent", *words, cwd=tmp_path)
     assert ended.returncode == 2, ended.stderr
     assert ended.stderr.startswith("error: ")
     assert "Traceback" not in ended.stderr

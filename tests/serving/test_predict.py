@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+import forked
 import tta_bench.records.snapshots as snapshots
 from tta_bench.cell import Cell, run
 from tta_bench.cli import main
@@ -44,7 +45,7 @@ def world(tmp_path_factory):
             image, mask = render(name, k, size=64)
             Image.fromarray(image).save(root / f"data/{name}/image/{name}{k}.png")
             Image.fromarray(mask).save(root / f"data/{name}/mask/{name}{k}.png")
-    classes = ("data.classes={disc: [1,2], cup: [2]}", "training.epochs=12")
+    classes = ("data.classes={disc: [1,2], cup: [2]}", "training.epochs=12", "training.min_steps=0")
     config, checkpoint = finished(root, root / "results", "+method=grata", *classes)
     return {"config": config, "images": root / "data/A/image", "data": root / "data", "checkpoint": checkpoint}
 
@@ -144,6 +145,7 @@ def test_the_masks_are_the_predictions_of_the_cell_bit_for_bit(world, predict, t
 
 def test_classes_that_exclude_each_other_are_those_of_the_cell(world, tmp_path):
     words = ("+method=tent", "data.classes={rim: [1], cup: [2]}", "data.exclusive=true", "training.epochs=4")
+    words += ("training.min_steps=0",)
     words += ("preprocessing=percentile",)
     config, checkpoint = finished(world["data"].parent, tmp_path / "results", *words)
     there = read_predictions(Cell.all_of(config)[0].folder().predictions, "A", [(2, 64, 64)] * N)
@@ -361,14 +363,8 @@ def test_a_stopped_prediction_goes_on_to_the_same_bits(world, predict, stepped, 
     """From the first image on, however far apart snapshots are."""
     more = ["--state", "s", "--compare", "seed=3"]
     words = ["predict", str(world["images"]), "out", f"checkpoint={world['checkpoint']}", "+method=grata", *more]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED.format(signal=name, seconds=seconds, images=images, words=words)],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    program = KILLED.format(signal=name, seconds=seconds, images=images, words=words)
+    done = forked.run("-c", program, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert not (tmp_path / "out/predictions.csv").exists()
     assert not (tmp_path / "s").exists()
