@@ -98,8 +98,8 @@ def _become(streams, asked):
     for number, stream in enumerate(streams, 1):
         os.dup2(stream, number)
         os.close(stream)
-    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", 1, "utf-8", "backslashreplace", closefd=False)
     resource.setrlimit(resource.RLIMIT_AS, asked["address_space"])
     os.chdir(asked["folder"])
     os.environ.clear()

@@ -58,9 +58,8 @@ def learned(make_config, make_domain, tmp_path_factory, worker_id):
     ours = tmp_path_factory.getbasetemp()
     root = (ours if worker_id == "master" else ours.parent) / "learned"
     config = make_config(
-        model={"encoder": "resnet18"},
-        epochs=25,
-        learning_rate=3e-3,
+        epochs=40,
+        learning_rate=1e-2,
         batch_size=8,
         augmentation={"elastic": 0.0, "affine": 0.0},
     ).model_copy(update={"results_root": root})
