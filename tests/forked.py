@@ -25,7 +25,9 @@ _requests: list[socket.socket] = []
 
 
 def prepare():
-    """Fork the process that the programs are forked from; it ends with this one."""
+    """Fork the process that the programs are forked from; it ends with this one. Elsewhere than on Linux do nothing."""
+    if sys.platform != "linux":
+        return
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork() == 0:
         ours.close()
@@ -43,6 +45,9 @@ def run(*command, cwd=None, env=None, timeout=300, start_new_session=False):
     Args:
         command: ``-c CODE``, ``-m MODULE`` or the path of a script, and its words.
     """
+    if not _requests:
+        how = {"cwd": cwd, "env": env, "timeout": timeout, "start_new_session": start_new_session}
+        return subprocess.run([sys.executable, *command], capture_output=True, text=True, **how)
     pipes = [os.pipe() for _ in range(2)]
     request = {
         "command": list(map(str, command)),
