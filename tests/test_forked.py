@@ -17,6 +17,12 @@ print("said", file=sys.stderr)
 """
 
 
+def as_in_a_terminal():
+    """Tests that run in the background ignore signals, and so would what they start."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("end", "code"), [("sys.exit(3)", 3), ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL), ("", 0)]
 )
@@ -25,7 +31,8 @@ def test_a_fork_is_to_a_program_what_a_python_of_its_own_is(tmp_path, monkeypatc
     environment = {"PATH": "/usr/bin", "MINE": "1", "LC_ALL": "C.UTF-8"}
     options = {"cwd": tmp_path, "env": environment, "timeout": 60, "start_new_session": True}
     command = ("-c", f"{PROGRAM}sys.stdout.flush()\n{end}", "word", "another")
-    usual = subprocess.run([sys.executable, *command], capture_output=True, text=True, **options)
+    python = [sys.executable, *command]
+    usual = subprocess.run(python, capture_output=True, text=True, preexec_fn=as_in_a_terminal, **options)
     ended = forked.run(*command, **options)
     assert (ended.returncode, ended.stdout, ended.stderr) == (usual.returncode, usual.stdout, usual.stderr)
     assert (ended.returncode, ended.stderr) == (code, "said\n")
