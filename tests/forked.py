@@ -80,6 +80,7 @@ def _text(end):
 def _serve(requests):
     """Fork one program after the other, until nobody asks any more."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.disable()
     logging.root.handlers.clear()
     threading.excepthook, sys.unraisablehook = threading.__excepthook__, sys.__unraisablehook__
