@@ -369,9 +369,9 @@ def test_views_beyond_a_pass_are_computed_again_and_not_kept(small_net, images):
             torch.testing.assert_close(number, expected, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize(("size", "passes"), [(128, 1), (256, 1), (512, 12)])
+@pytest.mark.parametrize(("size", "passes"), [(128, 1), (256, 1), (512, 10), (768, 12)])
 def test_views_pass_twice_where_their_activations_would_not_fit(small_net, size, passes, monkeypatch):
-    """Six of 256 pixels are kept; of 512 each passes alone, and again for its gradient."""
+    """Six of 256 pixels are kept, of 512 the last two; of the others each passes alone, and again for its gradient."""
     network = place(AdaptableNetwork(small_net).float(), torch.device("cpu"), size)
     calls = []
     monkeypatch.setattr(network.model, "forward", lambda x, of=network.model.forward: calls.append(len(x)) or of(x))

@@ -213,15 +213,14 @@ class AdaptableNetwork(nn.Module):
         """
         statistics = statistics or BatchStatistics()
         views, limit = len(images) // len(theta), max(1, (self.images_per_pass or len(images)) // self.tiles(images))
-        kept = max(limit, self.images_with_graph // self.tiles(images))
-        if torch.is_grad_enabled() and statistics.per_image and views > kept:
-            return self._recomputed(images, theta, statistics, limit)
+        kept = self.images_with_graph // self.tiles(images)
+        if torch.is_grad_enabled() and statistics.per_image and views > max(limit, kept):
+            return self._recomputed(images, theta, statistics, limit, kept // limit)
         if theta.shape[1] > self.source_theta.numel():
             return self._with_all_parameters(images, theta, statistics)
         if torch.is_grad_enabled() or not statistics.per_image:
             return self._logits(images, theta, statistics)
-        # Without a graph to keep, a few images at a time need less memory and, on a CPU, less time. One row per image
-        # spares each layer to make its own.
+        # Without a graph a few images at a time take less memory and time; a row of each spares the layers to make it.
         if views > 1:
             theta = theta[:1].expand(len(images), -1) if is_one_row(theta) else theta.repeat_interleave(views, dim=0)
         before = self.forwards
@@ -229,11 +228,10 @@ class AdaptableNetwork(nn.Module):
         self.forwards = before + views
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _recomputed(self, images: Tensor, theta: Tensor, statistics: Statistics, limit: int) -> Tensor:
-        """As :meth:`forward` with a graph that keeps the logits of the views alone.
+    def _recomputed(self, images: Tensor, theta: Tensor, statistics: Statistics, limit: int, kept: int) -> Tensor:
+        """As :meth:`forward`, ``limit`` views of a stream at a time; the last ``kept`` parts keep their activations.
 
-        ``limit`` views of each stream pass at a time, and pass again when their gradient is asked for, so that the
-        activations of all are never in memory together.
+        The others pass again when their gradient is asked for, which is after that of the last.
         """
 
         def logits_of(part: Tensor, rows: Tensor) -> Tensor:
@@ -244,7 +242,9 @@ class AdaptableNetwork(nn.Module):
                 self.forwards = before
 
         parts = images.unflatten(0, (len(theta), -1)).split(limit, dim=1)
-        logits = [checkpoint(logits_of, part, theta, use_reentrant=False, preserve_rng_state=False) for part in parts]
+        again, once = parts[: len(parts) - kept], parts[len(parts) - kept :]
+        logits = [checkpoint(logits_of, part, theta, use_reentrant=False, preserve_rng_state=False) for part in again]
+        logits += [logits_of(part, theta) for part in once]
         self.forwards += len(images) // len(theta)
         return torch.cat(logits, dim=1).flatten(0, 1)
 

@@ -53,8 +53,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
 
 
-KEPT_PIXELS = 6 * 256**2
-"""Of views whose activations a CPU keeps together for a gradient; a ResUNet-34 takes a GB for them. Views of more pass
+KEPT_PIXELS = 2 * 512**2
+"""Of views whose activations a CPU keeps together for a gradient; a ResUNet-34 takes a GB for them. Further views pass
 twice, a few at a time."""
 
 BYTES_PER_PIXEL = {True: 768, False: 256}
