@@ -32,17 +32,48 @@ def _places(
 
 
 @triton.jit
-def _numbers(
-    x, beside, added, at, here, at_beside, there,
-    DOUBLED: tl.constexpr, SHIFTED: tl.constexpr,
+def _tile(
+    x, beside, added, image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
+    own, width, per_place, per_quarter, DOUBLED: tl.constexpr, SHIFTED: tl.constexpr,
 ):  # fmt: skip
-    """A tile, as shifted, in 32 bits."""
+    """A tile, as shifted, in 32 bits, and its :func:`_places`."""
+    at, here, at_beside, there = _places(
+        image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
+        own, width, per_place, per_quarter, DOUBLED,
+    )  # fmt: skip
     tile = tl.load(x + at, mask=here, other=0).to(tl.float32)
     if DOUBLED:
         tile += tl.load(beside + at_beside, mask=there, other=0).to(tl.float32)
     if SHIFTED:
         tile += added[None, :]
-    return tile
+    return tile, at, here, at_beside, there
+
+
+@triton.jit
+def _added(shift, channel, channels, SHIFTED: tl.constexpr, BLOCK_CHANNELS: tl.constexpr):
+    """What is added to each channel; zeros for nothing."""
+    added = tl.zeros([BLOCK_CHANNELS], tl.float32)
+    if SHIFTED:
+        added += tl.load(shift + channel, mask=channel < channels, other=0).to(tl.float32)
+    return added
+
+
+@triton.jit
+def _of_parts(parts, image, channel, channels, PARTS: tl.constexpr):
+    """Where the first numbers of all parts are, ``[PARTS, BLOCK_CHANNELS]``; the parts, and which of them there are."""
+    each = tl.arange(0, PARTS)
+    real = (each < tl.num_programs(2))[:, None] & (channel < channels)[None, :]
+    at = parts + ((image * tl.num_programs(2) + each) * 2)[:, None] * channels + channel[None, :]
+    return at, each, real
+
+
+@triton.jit
+def _applied(found, weight, bias, image, channel, channels):
+    """Of each channel what :func:`apply` went by: mean, one by the deviation, scale and shift."""
+    known, row = channel < channels, image * channels + channel
+    mean = tl.load(found + (image * 2) * channels + channel, mask=known, other=0)
+    scale = tl.load(found + (image * 2 + 1) * channels + channel, mask=known, other=0)
+    return mean, scale, tl.load(weight + row, mask=known, other=0), tl.load(bias + row, mask=known, other=0)
 
 
 @triton.jit
@@ -60,20 +91,17 @@ def measure(
     image, channel = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     begin = tl.program_id(2) * part
     end = tl.minimum(begin + part, pixels)
-    added = tl.zeros([BLOCK_CHANNELS], tl.float32)
-    if SHIFTED:
-        added += tl.load(shift + channel, mask=channel < channels, other=0).to(tl.float32)
+    added = _added(shift, channel, channels, SHIFTED, BLOCK_CHANNELS)
     mean = tl.zeros([BLOCK_PIXELS, BLOCK_CHANNELS], tl.float32)
     squares = tl.zeros([BLOCK_PIXELS, BLOCK_CHANNELS], tl.float32)
     seen = 0.0
     for first in range(begin, end, BLOCK_PIXELS):
         pixel = first + tl.arange(0, BLOCK_PIXELS)
         inside = (pixel < end)[:, None] & (channel < channels)[None, :]
-        at, here, at_beside, there = _places(
-            image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
-            own, width, per_place, per_quarter, DOUBLED,
+        tile, _, _, _, _ = _tile(
+            x, beside, added, image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
+            own, width, per_place, per_quarter, DOUBLED, SHIFTED,
         )  # fmt: skip
-        tile = _numbers(x, beside, added, at, here, at_beside, there, DOUBLED, SHIFTED)
         if BEFORE:
             tile = tl.maximum(tile, 0)
         seen += 1
@@ -99,9 +127,7 @@ def apply(
     """Statistics of all parts together, kept in ``found``, and what they make of one part."""
     image, channel = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     known = channel < channels
-    each = tl.arange(0, PARTS)
-    real = (each < tl.num_programs(2))[:, None] & known[None, :]
-    first_of = parts + ((image * tl.num_programs(2) + each) * 2)[:, None] * channels + channel[None, :]
+    first_of, each, real = _of_parts(parts, image, channel, channels, PARTS)
     means, squares = tl.load(first_of, mask=real, other=0), tl.load(first_of + channels, mask=real, other=0)
     counts = tl.where(real, tl.minimum(pixels - each * part, part)[:, None].to(tl.float32), 0)
     mean = tl.sum(means * counts, 0) / pixels
@@ -114,20 +140,17 @@ def apply(
         tl.store(found + row + (image + 1) * channels, scale, mask=known)
     factor = scale * tl.load(weight + row, mask=known, other=0)
     offset = tl.load(bias + row, mask=known, other=0)
-    added = tl.zeros([BLOCK_CHANNELS], tl.float32)
-    if SHIFTED:
-        added += tl.load(shift + channel, mask=channel < channels, other=0).to(tl.float32)
+    added = _added(shift, channel, channels, SHIFTED, BLOCK_CHANNELS)
     begin = tl.program_id(2) * part
     end = tl.minimum(begin + part, pixels)
     for first in range(begin, end, BLOCK_PIXELS):
         pixel = first + tl.arange(0, BLOCK_PIXELS)
         inside = (pixel < end)[:, None] & known[None, :]
         at = image * per_image + pixel[:, None] * per_pixel + channel[None, :] * per_channel
-        places = _places(
-            image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
-            own, width, per_place, per_quarter, DOUBLED,
+        tile, _, _, _, _ = _tile(
+            x, beside, added, image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
+            own, width, per_place, per_quarter, DOUBLED, SHIFTED,
         )  # fmt: skip
-        tile = _numbers(x, beside, added, places[0], places[1], places[2], places[3], DOUBLED, SHIFTED)
         if BEFORE:
             tile = tl.maximum(tile, 0)
         made = (tile - mean[None, :]) * factor[None, :] + offset[None, :]
@@ -164,13 +187,8 @@ def measure_gradient(
     """Sums over each part of the gradient, and of the gradient times the normalised values."""
     image, channel = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     known = channel < channels
-    row = image * channels + channel
-    mean = tl.load(found + (image * 2) * channels + channel, mask=known, other=0)
-    scale = tl.load(found + (image * 2 + 1) * channels + channel, mask=known, other=0)
-    factor, offset = tl.load(weight + row, mask=known, other=0), tl.load(bias + row, mask=known, other=0)
-    added = tl.zeros([BLOCK_CHANNELS], tl.float32)
-    if SHIFTED:
-        added += tl.load(shift + channel, mask=channel < channels, other=0).to(tl.float32)
+    mean, scale, factor, offset = _applied(found, weight, bias, image, channel, channels)
+    added = _added(shift, channel, channels, SHIFTED, BLOCK_CHANNELS)
     begin = tl.program_id(2) * part
     end = tl.minimum(begin + part, pixels)
     alone = tl.zeros([BLOCK_PIXELS, BLOCK_CHANNELS], tl.float32)
@@ -179,11 +197,10 @@ def measure_gradient(
         pixel = first + tl.arange(0, BLOCK_PIXELS)
         inside = (pixel < end)[:, None] & known[None, :]
         at = image * per_image + pixel[:, None] * per_pixel + channel[None, :] * per_channel
-        places = _places(
-            image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
-            own, width, per_place, per_quarter, DOUBLED,
+        tile, _, _, _, _ = _tile(
+            x, beside, added, image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
+            own, width, per_place, per_quarter, DOUBLED, SHIFTED,
         )  # fmt: skip
-        tile = _numbers(x, beside, added, places[0], places[1], places[2], places[3], DOUBLED, SHIFTED)
         normal, slope = _normal_and_slope(
             tile, gradient, residual, at, inside, mean, scale, factor, offset, BEFORE, RESIDUAL, AFTER
         )
@@ -206,31 +223,24 @@ def apply_gradient(
     image, channel = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     known = channel < channels
     row = image * channels + channel
-    each = tl.arange(0, PARTS)
-    real = (each < tl.num_programs(2))[:, None] & known[None, :]
-    first_of = parts + ((image * tl.num_programs(2) + each) * 2)[:, None] * channels + channel[None, :]
+    first_of, _, real = _of_parts(parts, image, channel, channels, PARTS)
     alone = tl.sum(tl.load(first_of, mask=real, other=0), 0)
     times = tl.sum(tl.load(first_of + channels, mask=real, other=0), 0)
     if tl.program_id(2) == 0:
         tl.store(of_bias + row, alone, mask=known)
         tl.store(of_weight + row, times, mask=known)
-    mean = tl.load(found + (image * 2) * channels + channel, mask=known, other=0)
-    scale = tl.load(found + (image * 2 + 1) * channels + channel, mask=known, other=0)
-    factor, offset = tl.load(weight + row, mask=known, other=0), tl.load(bias + row, mask=known, other=0)
-    added = tl.zeros([BLOCK_CHANNELS], tl.float32)
-    if SHIFTED:
-        added += tl.load(shift + channel, mask=channel < channels, other=0).to(tl.float32)
+    mean, scale, factor, offset = _applied(found, weight, bias, image, channel, channels)
+    added = _added(shift, channel, channels, SHIFTED, BLOCK_CHANNELS)
     begin = tl.program_id(2) * part
     end = tl.minimum(begin + part, pixels)
     for first in range(begin, end, BLOCK_PIXELS):
         pixel = first + tl.arange(0, BLOCK_PIXELS)
         inside = (pixel < end)[:, None] & known[None, :]
         at = image * per_image + pixel[:, None] * per_pixel + channel[None, :] * per_channel
-        places = _places(
-            image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
-            own, width, per_place, per_quarter, DOUBLED,
+        tile, at_x, here, at_beside, there = _tile(
+            x, beside, added, image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
+            own, width, per_place, per_quarter, DOUBLED, SHIFTED,
         )  # fmt: skip
-        tile = _numbers(x, beside, added, places[0], places[1], places[2], places[3], DOUBLED, SHIFTED)
         normal, slope = _normal_and_slope(
             tile, gradient, residual, at, inside, mean, scale, factor, offset, BEFORE, RESIDUAL, AFTER
         )
@@ -239,6 +249,6 @@ def apply_gradient(
         made = (slope - (alone[None, :] + normal * times[None, :]) / pixels) * (scale * factor)[None, :]
         if BEFORE:
             made = tl.where(tile > 0, made, 0)
-        tl.store(of_input + places[0], made.to(of_input.dtype.element_ty), mask=places[1])
+        tl.store(of_input + at_x, made.to(of_input.dtype.element_ty), mask=here)
         if DOUBLED:
-            tl.store(of_beside + places[2], made.to(of_beside.dtype.element_ty), mask=places[3])
+            tl.store(of_beside + at_beside, made.to(of_beside.dtype.element_ty), mask=there)
