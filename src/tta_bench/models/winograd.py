@@ -63,6 +63,7 @@ def combined_rows(x: Tensor, padding: int) -> Tensor:
         even, odd = torch.sub(rows[4], rows[2], alpha=other), torch.sub(rows[3], rows[1], alpha=other)
         torch.add(even, odd, alpha=point, out=at[plus])
         torch.sub(even, odd, alpha=point, out=at[minus])
+    # At 0 and infinity: with what was made for the points that are far.
     torch.sub(even, torch.sub(rows[2], rows[0], alpha=_NEAR2), alpha=_FAR2, out=at[0])
     torch.sub(torch.sub(rows[5], rows[3], alpha=_NEAR2), odd, alpha=_FAR2, out=at[5])
     return made.flatten(3).permute(0, 3, 1, 2)
