@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
 from segmentation_models_pytorch.encoders.resnet import ResNetEncoder
 from timm.layers import BatchNormAct2d
 from torch import nn
@@ -50,6 +51,24 @@ def encoder(depth, relu=nn.ReLU):
     for stage in range(depth, 5):
         delattr(made, f"layer{stage}")
     return made
+
+
+def upsampling(**options):
+    return nn.Sequential(nn.Conv2d(C, C, 1), nn.BatchNorm2d(C), nn.Upsample(**options), nn.Conv2d(C, C, 1))
+
+
+def decoder(**options):
+    return UnetDecoderBlock(C, C, C, **options)
+
+
+def decoded(factor):
+    """By a block that is given a skip connection of ``factor`` times the size."""
+
+    def run(net, x):
+        height, width = (int(factor * side) for side in x.shape[2:])
+        return net.parts[0](x, height, width, F.interpolate(x, (height, width), mode="bilinear"))
+
+    return run
 
 
 def all_features(net, x):
@@ -164,6 +183,14 @@ CASES = {
     "encoder": (lambda: encoder(3), all_features),
     "encoder with a hooked ReLU": (lambda: encoder(1, hooked), all_features),
     "layers of a block": (block, inside_out),
+    "upsampling": (lambda: upsampling(scale_factor=2), in_turn),
+    "upsampling of rows alone": (lambda: upsampling(scale_factor=(3, 1)), in_turn),
+    "upsampling by one and a half": (lambda: upsampling(scale_factor=1.5), in_turn),
+    "upsampling to a size": (lambda: upsampling(size=(20, 24)), in_turn),
+    "smooth upsampling": (lambda: upsampling(scale_factor=2, mode="bilinear"), in_turn),
+    "decoder": (decoder, decoded(2)),
+    "decoder of an odd size": (decoder, decoded(1.5)),
+    "smooth decoder": (lambda: decoder(interpolation_mode="bilinear"), decoded(2)),
 }
 
 
@@ -256,3 +283,14 @@ def test_a_layer_computes_what_follows_it_where_nobody_looks(net, images, case, 
     network = AdaptableNetwork(ForeignNetwork(net))
     monkeypatch.setattr(nn.ReLU, "forward", None)
     network(images[:1].float(), network.source_theta[None], SourceStatistics())
+
+
+@pytest.mark.parametrize("kernels_of", ["gpu"], indirect=True)
+@pytest.mark.parametrize("case", ["upsampling", "upsampling of rows alone", "decoder"])
+def test_pixels_are_repeated_where_the_device_has_no_quick_gradient_of_its_own(net, images, case, monkeypatch):
+    network = AdaptableNetwork(ForeignNetwork(net))
+    monkeypatch.setattr("torch._C._nn.upsample_nearest2d", None)
+    images = images[:1].float().contiguous(memory_format=torch.channels_last)
+    found = network(images, network.source_theta[None], SourceStatistics())
+    by_plane = network(images.contiguous(), network.source_theta[None], SourceStatistics())
+    torch.testing.assert_close(found, by_plane, rtol=1e-5, atol=1e-5)

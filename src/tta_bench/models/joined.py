@@ -1,6 +1,7 @@
-"""What is next to a normalisation layer in a known module, and is computed with it where that is faster.
+"""Known modules that compute the same in another way where that is faster.
 
-The ReLU and the shortcut behind it where kernels do all at once; the convolution before it where both are folded.
+What is next to a normalisation layer is computed with it: the ReLU and the shortcut behind it where kernels do all at
+once; the convolution before it where both are folded. Upsampling to the nearest pixel repeats pixels.
 
 Only the forward pass of the module that holds both is another one, and only in such places. All layers
 stay where and what they are, so that whoever calls them one by one, looks at what they give or has them in two places
@@ -14,26 +15,31 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tta_bench.models.folded import convolved, folds
 from tta_bench.models.normalisation_layer import NormalisationLayer, is_observed, joins, normalised
+from tta_bench.models.upsampled import repeated
 from tta_bench.runtime.numerics import placement
 
 
 def join(model: nn.Module) -> None:
-    """Do so in a whole network, in place: stem and blocks of a ResNet, and sequences with a layer and its neighbour."""
+    """Do so in a whole network, in place: stem and blocks of a ResNet, sequences with neighbours, and upsampling."""
     # Where it is not imported there is no such module, and it takes a second to import.
-    block = getattr(sys.modules.get("torchvision.models.resnet"), "BasicBlock", None)
-    encoder = getattr(sys.modules.get("segmentation_models_pytorch.encoders.resnet"), "ResNetEncoder", None)
+    library = "segmentation_models_pytorch"
+    known = {
+        getattr(sys.modules.get("torchvision.models.resnet"), "BasicBlock", None): _Block,
+        getattr(sys.modules.get(f"{library}.encoders.resnet"), "ResNetEncoder", None): _Encoder,
+        getattr(sys.modules.get(f"{library}.decoders.unet.decoder"), "UnetDecoderBlock", None): _Decoder,
+        nn.Upsample: _Upsample,
+    }
     for parent in model.modules():
         if "forward" in vars(parent):
             continue
         # The class alone changes: whoever refers to the module, by whatever name, has the joined one.
-        if type(parent) is block:
-            parent.__class__ = _joined(_Block, type(parent))
-        elif type(parent) is encoder:
-            parent.__class__ = _joined(_Encoder, type(parent))
+        if type(parent) in known:
+            parent.__class__ = _joined(known[type(parent)], type(parent))
         elif type(parent).forward is nn.Sequential.forward and any(map(_are_neighbours, pairwise(_layers(parent)))):
             parent.__class__ = _joined(_Sequence, type(parent))
 
@@ -78,6 +84,33 @@ class _Encoder(_Joined):
         return features
 
 
+class _Decoder(_Joined):
+    """A block of the U-Net of segmentation-models-pytorch that upsamples by repeating pixels."""
+
+    def forward(self, feature_map: Tensor, height: int, width: int, skip_connection: Tensor | None = None) -> Tensor:
+        """See ``segmentation_models_pytorch.decoders.unet.decoder.UnetDecoderBlock``."""
+        parts: Any = self
+        rows, columns = height / feature_map.shape[2], width / feature_map.shape[3]
+        if not _is_repetition(parts.interpolation_mode, rows, columns, feature_map):
+            return super().forward(feature_map, height, width, skip_connection)
+        x = repeated(feature_map, int(rows), int(columns))
+        if skip_connection is not None:
+            x = parts.attention1(torch.cat([x, skip_connection], dim=1))
+        return parts.attention2(parts.conv2(parts.conv1(x)))
+
+
+class _Upsample(_Joined):
+    """An upsampling that repeats pixels."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """See :class:`torch.nn.Upsample`."""
+        parts: Any = self
+        factors = parts.scale_factor if isinstance(parts.scale_factor, tuple) else 2 * (parts.scale_factor,)
+        if parts.scale_factor is None or len(factors) != 2 or not _is_repetition(parts.mode, *factors, input):
+            return super().forward(input)
+        return repeated(input, *map(int, factors))
+
+
 class _Sequence(_Joined):
     """A sequence whose normalisation layers are computed with the convolutions before or the ReLUs behind them."""
 
@@ -111,6 +144,12 @@ _CLASSES: dict[tuple[type[_Joined], type[nn.Module]], type[nn.Module]] = {}
 def _new(how: type[_Joined], kind: type[nn.Module]) -> nn.Module:
     made = _joined(how, kind)
     return made.__new__(made)
+
+
+def _is_repetition(mode: str, rows: float, columns: float, x: Tensor) -> bool:
+    """Whether maps are upsampled by repeating every pixel so many times, on a device where that is the faster way."""
+    whole = rows == int(rows) and columns == int(columns)
+    return mode == "nearest" and whole and x.dim() == 4 and placement(x.device, x.dtype).repeats
 
 
 def _layers(sequence: nn.Module) -> list[Any]:

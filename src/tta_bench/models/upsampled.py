@@ -1,4 +1,4 @@
-"""A map of twice the size that is not laid out yet: kernels of a GPU read it as the convolutions before left it."""
+"""Maps of a larger size: one that is not laid out yet, as convolutions left it, and one of repeated pixels."""
 
 from __future__ import annotations
 
@@ -57,3 +57,25 @@ class Upsampled:
         else:
             made = apart.permute(0, 3, 4, 1, 5, 2).reshape(images, self.own, 2 * height, 2 * width)
         return made if self.beside is None else torch.cat([made, self.beside], dim=1)
+
+
+def repeated(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Maps whose every pixel is repeated: upsampling to the nearest pixel, with a gradient that is added in one order.
+
+    A GPU's own kernel adds that gradient in the order in which its threads arrive. Where torch has to give the same
+    bits every time, it gathers pixels by their indices instead, and adds the gradient index by index, which is slow.
+
+    Args:
+        x: ``[N, C, H, W]``.
+        rows: how often each row is repeated.
+        columns: how often each column is.
+
+    Returns:
+        ``[N, C, rows * H, columns * W]``, in the order in memory of ``x``.
+    """
+    images, channels, height, width = x.shape
+    if x.is_contiguous(memory_format=torch.channels_last):
+        apart = x.permute(0, 2, 3, 1)[:, :, None, :, None].expand(-1, -1, rows, -1, columns, -1)
+        return apart.reshape(images, rows * height, columns * width, channels).permute(0, 3, 1, 2)
+    apart = x[:, :, :, None, :, None].expand(-1, -1, -1, rows, -1, columns)
+    return apart.reshape(images, channels, rows * height, columns * width)

@@ -216,6 +216,7 @@ class Placement:
             :mod:`tta_bench.models.winograd`; None for never.
         one_kernel: normalises each image by its own statistics in kernels of our own.
         folded: predicts with the source model by convolutions that its normalisation is folded into.
+        repeats: upsamples to the nearest pixel by repeating pixels.
     """
 
     channels_as_groups: bool
@@ -229,6 +230,7 @@ class Placement:
     halved_from: int | None = None
     one_kernel: bool = False
     folded: bool = False
+    repeats: bool = False
 
     def images_per_pass(self, pixels: int) -> int | None:
         """How many images of so many pixels share a pass without gradients; None for all."""
@@ -251,7 +253,7 @@ _CPU = Placement(
 _ELSEWHERE = Placement(
     channels_as_groups=False, composed=False, image_by_image=False, images_at_128=None, side_by_side=True
 )
-_GPU = replace(_ELSEWHERE, laid_out=True, one_kernel=find_spec("triton") is not None)
+_GPU = replace(_ELSEWHERE, laid_out=True, one_kernel=find_spec("triton") is not None, repeats=True)
 _PLACEMENTS: dict[tuple[str, Precision], Placement] = {
     # The measurements are in benchmarks/README.md. Small images share a pass, which spares calls; the feature maps of
     # large ones do not fit the cache. Plane by plane the kernel of group norm is several times faster.
