@@ -36,12 +36,21 @@ def consistency(
     target = pseudo_label(network, images, views)
     back_in_range = network.network.preprocessing.back_in_range
     strong = strong_views(images, draws.generators("strong view"), strong_augmentation, back_in_range)
-    return cross_entropies(network(strong), target, network.activation).flatten(1).mean(1)
+    (losses,) = network.replayable(_disagreement, strong, target)
+    return losses
+
+
+def _disagreement(network: BoundNetwork, strong: Tensor, target: Tensor) -> tuple[Tensor]:
+    return (cross_entropies(network(strong), target, network.activation).flatten(1).mean(1),)
 
 
 @torch.no_grad()
 def pseudo_label(network: BoundNetwork, images: Tensor, views: Sequence[str] = tuple(WEAK_VIEWS)) -> Tensor:
     """Mean of the probabilities over weak views, mapped back: ``[S, classes, H, W]`` in [0, 1]."""
-    views = fitting_views(images, views)
+    (target,) = network.replayable(_mean_of_views, images, views=fitting_views(images, views))
+    return target
+
+
+def _mean_of_views(network: BoundNetwork, images: Tensor, *, views: Sequence[str]) -> tuple[Tensor]:
     of_views = probabilities(network(weak_views(images, views)), network.activation)
-    return undo_weak_views(of_views, views).mean(dim=1)
+    return (undo_weak_views(of_views, views).mean(dim=1),)
