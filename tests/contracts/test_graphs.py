@@ -92,6 +92,23 @@ def test_a_pass_whose_gradient_is_open_is_not_overwritten(network, images, playe
     assert forwards == 2, "the second of two open passes was played"
 
 
+def test_nothing_is_played_in_the_memory_of_a_pass_whose_gradient_is_open(network, images, played):
+    theta = network.source_theta[None]
+    for _ in range(3):
+        passes(network, images[:1], theta).sum().backward()
+        with torch.no_grad():
+            expected = network(images[:1], theta)
+    before = [list(count) for count in played]
+    opened = passes(network, images[1:2], theta)
+    with torch.no_grad():
+        assert torch.equal(network(images[:1], theta), expected)
+    assert [forwards for forwards, _ in played] == [before[0][0] + 1, before[1][0]]
+    opened.sum().backward()
+    with torch.no_grad():
+        network(images[:1], theta)
+    assert played[1][0] == before[1][0] + 1
+
+
 def test_what_cannot_be_recorded_is_computed(network, images, monkeypatch):
     monkeypatch.setattr(graphs_module._Recording, "make", _refuse)
     theta = network.source_theta[None]

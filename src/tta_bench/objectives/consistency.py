@@ -10,7 +10,15 @@ from torch import Tensor
 from tta_bench.objectives.base import BoundNetwork, register_objective
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.probabilities import cross_entropies, probabilities
-from tta_bench.ops.views import WEAK_VIEWS, StrongAugmentation, fitting_views, strong_views, undo_weak_views, weak_views
+from tta_bench.ops.views import (
+    WEAK_VIEWS,
+    StrongAugmentation,
+    fitting_views,
+    operated,
+    strong_draws,
+    undo_weak_views,
+    weak_views,
+)
 
 
 @register_objective("consistency", stochastic=lambda strong_augmentation: strong_augmentation.is_random)
@@ -34,13 +42,21 @@ def consistency(
         views: weak views averaged in the pseudo-label, those of them that fit the images.
     """
     target = pseudo_label(network, images, views)
-    back_in_range = network.network.preprocessing.back_in_range
-    strong = strong_views(images, draws.generators("strong view"), strong_augmentation, back_in_range)
-    (losses,) = network.replayable(_disagreement, strong, target)
+    numbers, noise = strong_draws(images, draws.generators("strong view"), strong_augmentation)
+    (losses,) = network.replayable(_disagreement, images, target, numbers, noise, settings=strong_augmentation)
     return losses
 
 
-def _disagreement(network: BoundNetwork, strong: Tensor, target: Tensor) -> tuple[Tensor]:
+def _disagreement(
+    network: BoundNetwork,
+    images: Tensor,
+    target: Tensor,
+    numbers: Tensor,
+    noise: Tensor,
+    *,
+    settings: StrongAugmentation,
+) -> tuple[Tensor]:
+    strong = network.network.preprocessing.back_in_range(operated(images, numbers, noise, settings))
     return (cross_entropies(network(strong), target, network.activation).flatten(1).mean(1),)
 
 
