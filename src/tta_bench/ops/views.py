@@ -18,7 +18,7 @@ from tta_bench.ops.draws import drawn
 from tta_bench.ops.preprocessing import min_max
 from tta_bench.runtime.numerics import placement
 from tta_bench.runtime.ranges import Fraction, Range, check_ranges
-from tta_bench.runtime.transfer import sent
+from tta_bench.runtime.transfer import host_zeros, sent
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -200,7 +200,7 @@ def _of_all(views: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor | None]:
     noisy = [view["noise"] for view in views if "noise" in view]
     if not noisy:
         return numbers, None
-    noise = noisy[0].new_zeros(len(views), *noisy[0].shape)
+    noise = host_zeros(len(views), *noisy[0].shape, dtype=noisy[0].dtype)
     for place, view in zip(noise, views, strict=True):
         if "noise" in view:
             place.copy_(view["noise"])

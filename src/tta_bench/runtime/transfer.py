@@ -16,6 +16,11 @@ def pinned(tensor: Tensor) -> Tensor:
     return tensor.pin_memory() if torch.cuda.is_initialized() else tensor
 
 
+def host_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+    """Zeros to be written over and sent: in memory as that of :func:`pinned`."""
+    return torch.zeros(shape, dtype=dtype, pin_memory=torch.cuda.is_initialized())
+
+
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on a device, by a copy that the host does not wait for; on the host the tensor itself.
 
