@@ -87,7 +87,7 @@ BESIDE = {
     "bn_only": 4,
 }
 """Kernels of a step of four streams beside recorded passes: the host submits each of them by itself."""
-LARGE = {"grata": (1010, 19e9), "tent": (500, 5.6e9), "cagrad": (1070, 19e9)}
+LARGE = {"grata": (1025, 19e9), "tent": (500, 5.6e9), "cagrad": (1080, 19e9)}
 """Kernels and bytes per image on the network of the paper at 512 pixels."""
 
 

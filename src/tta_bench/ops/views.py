@@ -303,8 +303,8 @@ def _kernels(sigmas: Tensor, radius: int) -> Tensor:
     """Gaussians of float64 ``[N, 2 * radius + 1]`` that sum to 1 within their reach, with zeros up to ``radius``."""
     offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=sigmas.device)
     wide = sigmas.double()[:, None]
-    within = offsets.abs() <= (4 * wide + 0.5).floor()
-    kernels = torch.where(within, torch.exp(-0.5 * (offsets / wide.where(wide > 0, 1)) ** 2), 0)
+    beyond = offsets.abs() > (4 * wide + 0.5).floor()
+    kernels = torch.exp(-0.5 * (offsets / wide.masked_fill(wide == 0, 1)) ** 2).masked_fill(beyond, 0)
     return kernels / kernels.sum(dim=1, keepdim=True)
 
 
