@@ -387,7 +387,9 @@ class AdaptableNetwork(nn.Module):
     def _given_back(self, made: Tensor, tiles: int) -> Tensor:
         """What the network made, as its caller computes with it."""
         whole = stacked(made, tiles)
-        return (whole if self.dtype == torch.float32 else whole.float()).contiguous()
+        if self.dtype != torch.float32:
+            whole = whole.to(torch.float32, memory_format=torch.contiguous_format)  # both in one copy
+        return whole.contiguous()
 
 
 def listed(left: dict[str, tuple[str, str]]) -> str:
