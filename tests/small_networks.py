@@ -59,13 +59,17 @@ def make_known(monkeypatch):
 
 def independent(function):
     """A function of images as a network whose classes are on their own."""
-    function.activation = "sigmoid"
-    return function
+    return _bound(function, "sigmoid")
 
 
 def exclusive(function):
     """A function of images as a network whose classes exclude each other."""
-    function.activation = "softmax"
+    return _bound(function, "softmax")
+
+
+def _bound(function, activation):
+    function.activation = activation
+    function.replayable = lambda work, *inputs, **settings: work(function, *inputs, **settings)
     return function
 
 

@@ -22,26 +22,31 @@ def played(monkeypatch):
     """How often each recording has been played: forwards, backwards."""
     counts = []
 
-    def make(recording, compute, images, theta):
+    def make(recording, work, theta, inputs, queue, pool):
         count = [0, 0]
         counts.append(count)
-        recording.images, recording.theta = images.clone(), theta.detach().clone().requires_grad_(theta.requires_grad)
-        recording.made = tuple(torch.empty_like(each) for each in compute(recording.images, recording.theta))
-        recording.slopes = [torch.empty_like(each) for each in recording.made]
+        recording.inputs = [each.clone() for each in (theta.detach(), *inputs)]
+        rows = recording.inputs[0].detach().requires_grad_(theta.requires_grad)
+        made, recording.forwards = work(rows, *recording.inputs[1:])
+        recording.made = [torch.empty_like(each, requires_grad=False) for each in made]
+        recording.is_followed = [each.requires_grad for each in made]
+        recording.slopes = [torch.empty_like(each) for each in made if each.requires_grad]
         recording.gradient = torch.empty_like(theta)
 
-        def forwards():
+        def forth():
             count[0] += 1
             with torch.set_grad_enabled(theta.requires_grad):
-                recording.kept = compute(recording.images, recording.theta)
+                recording.kept, _ = work(rows, *recording.inputs[1:])
             for place, each in zip(recording.made, recording.kept, strict=True):
-                place.detach().copy_(each.detach())
+                place.copy_(each.detach())
 
-        def backwards():
+        def back():
             count[1] += 1
-            recording.gradient.copy_(torch.autograd.grad(recording.kept, recording.theta, recording.slopes)[0])
+            followed = [each for each in recording.kept if each.requires_grad]
+            recording.gradient.copy_(torch.autograd.grad(followed, rows, recording.slopes)[0])
 
-        recording.forwards, recording.backwards = SimpleNamespace(replay=forwards), SimpleNamespace(replay=backwards)
+        recording.forth = SimpleNamespace(replay=forth, pool=lambda: None)
+        recording.back = SimpleNamespace(replay=back)
         recording.is_made = True
 
     monkeypatch.setattr(graphs_module._Recording, "make", make)
@@ -87,6 +92,23 @@ def test_a_pass_whose_gradient_is_open_is_not_overwritten(network, images, playe
     assert forwards == 2, "the second of two open passes was played"
 
 
+def test_nothing_is_played_in_the_memory_of_a_pass_whose_gradient_is_open(network, images, played):
+    theta = network.source_theta[None]
+    for _ in range(3):
+        passes(network, images[:1], theta).sum().backward()
+        with torch.no_grad():
+            expected = network(images[:1], theta)
+    before = [list(count) for count in played]
+    opened = passes(network, images[1:2], theta)
+    with torch.no_grad():
+        assert torch.equal(network(images[:1], theta), expected)
+    assert [forwards for forwards, _ in played] == [before[0][0] + 1, before[1][0]]
+    opened.sum().backward()
+    with torch.no_grad():
+        network(images[:1], theta)
+    assert played[1][0] == before[1][0] + 1
+
+
 def test_what_cannot_be_recorded_is_computed(network, images, monkeypatch):
     monkeypatch.setattr(graphs_module._Recording, "make", _refuse)
     theta = network.source_theta[None]
@@ -101,7 +123,7 @@ def test_a_recording_that_is_not_played_any_more_is_given_up(network, images, pl
     for _ in range(2 * graphs_module.STALE):
         passes(network, images[:1], theta)
     assert len(played) == 2
-    assert [key[1] for key in network.graphs._seen] == [images[:1].shape]
+    assert [key[1][0][0] for key in network.graphs._seen] == [images[:1].shape]
 
 
 def _refuse(*arguments):

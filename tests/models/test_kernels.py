@@ -56,10 +56,17 @@ def kernels():
     sys.modules.update(before)
 
 
+@pytest.fixture(params=[True, False], ids=["whole", "in parts"])
+def whole(request, kernels, monkeypatch):
+    """Maps are read once, and twice in parts."""
+    if not request.param:
+        monkeypatch.setattr(kernels, "WHOLE", 0)
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 3e-6), (torch.bfloat16, 1e-2)], ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("what", SOME, ids=str)
-def test_a_kernel_and_its_gradients_are_the_formula(kernels, what, layout, dtype, bound):
+def test_a_kernel_and_its_gradients_are_the_formula(kernels, whole, what, layout, dtype, bound):
     shifted, added, before, after = what
     random, (order, shape) = torch.Generator().manual_seed(0), LAYOUTS[layout]
     x, residual, slope = (torch.randn(shape, generator=random).to(dtype) for _ in range(3))
@@ -93,7 +100,7 @@ def test_a_kernel_and_its_gradients_are_the_formula(kernels, what, layout, dtype
     ],
     ids=["planes", "planes and others", "pixels", "pixels and others"],
 )
-def test_an_upsampled_map_is_read_where_its_parts_lie_and_so_is_its_gradient_written(kernels, order, others):
+def test_an_upsampled_map_is_read_where_its_parts_lie_and_so_is_its_gradient_written(kernels, whole, order, others):
     random = torch.Generator().manual_seed(0)
     quarters = torch.randn(2, 4 * 6, 9, 5, generator=random)
     parts = [quarters] if others is None else [quarters, torch.randn(2, others, 18, 10, generator=random)]
@@ -117,7 +124,7 @@ def test_an_upsampled_map_is_read_where_its_parts_lie_and_so_is_its_gradient_wri
 
 
 @pytest.mark.parametrize("strides", [(21, 7, 1, 999), (21, 1, 3, 999)], ids=["planes", "pixels"])
-def test_a_side_of_one_pixel_may_have_any_stride(kernels, strides):
+def test_a_side_of_one_pixel_may_have_any_stride(kernels, whole, strides):
     x = torch.randn(21, generator=torch.Generator().manual_seed(0)).as_strided((1, 3, 7, 1), strides)
     weight = torch.ones(1, 3)
     expected = torch.nn.functional.batch_norm(x.clone(), None, None, training=True)
@@ -157,9 +164,11 @@ def test_the_network_of_the_paper_gives_the_same_by_the_kernels(kernels, on_the_
     exact = outcome(copy.deepcopy(network).double(), images.double())
     rounded = outcome(network, images)
     on_the_cpu()
+    monkeypatch.setattr(kernels, "WHOLE", 4096)  # up to 16 x 16 pixels; larger maps in parts
     launches = []
-    apart, applied = kernels.apply.run, kernels.apply
-    monkeypatch.setattr(applied, "run", lambda *args, **kwargs: launches.append(kwargs) or apart(*args, **kwargs))
+    for kernel in (kernels.apply, kernels.normalise):
+        run = kernel.run
+        monkeypatch.setattr(kernel, "run", lambda *args, run=run, **kw: launches.append(kw) or run(*args, **kw))
     for each, other, right in zip(outcome(network, images), rounded, exact, strict=True):
         assert (each - right).norm() < 3 * (other - right).norm()
     flags = ("DOUBLED", "SHIFTED", "BEFORE", "RESIDUAL", "AFTER")
@@ -183,7 +192,10 @@ from tta_bench.models import kernels, triton_kernels
 MAPS = ("x", "beside", "out", "residual", "gradient", "of_input", "of_beside", "of_residual")
 ROWS = ("shift", "parts", "weight", "bias", "found", "of_weight", "of_bias")
 NAMES = ("measure", "apply", "measure_gradient", "apply_gradient")
-for name, (pixels, channels), doubled in itertools.product(NAMES, ((64, 64), (1024, 1)), (False, True)):
+WHOLE = ("normalise", "normalise_gradient")
+parted = itertools.product(NAMES, ((64, 64), (1024, 1)), (False, True))
+whole = itertools.product(WHOLE, ((kernels.WHOLE // 32, 16), (kernels.WHOLE // 2, 1)), (False, True))
+for name, (pixels, channels), doubled in (*parted, *whole):
     kernel = getattr(triton_kernels, name)
     constants = dict.fromkeys(("SHIFTED", "BEFORE", "RESIDUAL", "AFTER"), True) | {"DOUBLED": doubled}
     constants |= {"PARTS": kernels.PARTS, "BLOCK_PIXELS": pixels, "BLOCK_CHANNELS": channels}
@@ -191,8 +203,9 @@ for name, (pixels, channels), doubled in itertools.product(NAMES, ((64, 64), (10
     types |= dict.fromkeys(constants, "constexpr")
     signature = {name: types.get(name, "i32") for name in kernel.arg_names}
     known = {(place,): constants[name] for place, name in enumerate(kernel.arg_names) if name in constants}
-    assert compile(ASTSource(kernel, signature, known), target=GPUTarget("cuda", 90, 32)).asm["cubin"]
-    print(name)
+    source, target = ASTSource(kernel, signature, known), GPUTarget("cuda", 90, 32)
+    made = compile(source, target=target, options={"num_warps": 8 if name in WHOLE else 4})
+    print(name, made.asm["cubin"] != b"")
 """
 
 
@@ -202,4 +215,4 @@ def test_the_kernels_compile_for_a_gpu():
         [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=300, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert len(done.stdout.split()) == 16
+    assert done.stdout.split().count("True") == 24

@@ -35,6 +35,9 @@ class FixedNetwork:
         self.shown.append((name, images))
         return self.logits
 
+    def replayable(self, function, *inputs, **settings):
+        return function(self, *inputs, **settings)
+
 
 def draws_of(count, seed=0, update=0):
     return Draws([ImageKey(seed, "B", f"image{index}") for index in range(count)], update)

@@ -1,7 +1,9 @@
+import threading
+
 import pytest
 import torch
 
-from tta_bench.ops.draws import Draws, ImageKey, seed_of
+from tta_bench.ops.draws import Draws, ImageKey, drawn, seed_of
 
 KEYS = [ImageKey(0, "A", "one"), ImageKey(0, "A", "two"), ImageKey(0, "B", "one")]
 
@@ -45,3 +47,19 @@ def test_an_image_s_draws_depend_on_no_neighbour_order_or_global_state():
     torch.manual_seed(5)
     for keys in ([KEYS[2]], KEYS[::-1], [KEYS[1], KEYS[1]]):
         assert numbers(Draws(keys).generators("noise")) == [expected[key] for key in keys]
+
+
+def test_beside_a_gpu_threads_draw_the_same(monkeypatch):
+    def draw(generator, count):
+        return torch.randn(count, generator=generator), threading.current_thread().name
+
+    def found():
+        return drawn(
+            Draws([ImageKey(0, "B", f"image{k}") for k in range(5)]).generators("noise"), draw, 64, joined=list
+        )
+
+    alone = found()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    for (expected, here), (values, there) in zip(alone, found(), strict=True):
+        assert torch.equal(values, expected)
+        assert there != here

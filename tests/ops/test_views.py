@@ -13,10 +13,12 @@ from tta_bench.ops.views import (
     WEAK_VIEWS,
     Operation,
     StrongAugmentation,
-    _operated,
     contrast,
     gamma_of_inverted,
     gaussian_blur,
+    operated,
+    reach,
+    strong_draws,
     strong_views,
     undo_weak_views,
     weak_views,
@@ -43,8 +45,15 @@ def random_image(*shape, seed=0):
 
 def many(image, settings, count=DRAWS):
     """The operations on one image before min-max, drawn many times."""
-    source = generator(1)
-    return _operated(image.expand(count, *image.shape), [source] * count, settings)
+    return before_range(image.expand(count, *image.shape), [generator(1)] * count, settings)
+
+
+def before_range(images, generators, settings):
+    return operated(images, *strong_draws(images, generators, settings), settings)
+
+
+def blurred(channel, sigma):
+    return gaussian_blur(channel[None], torch.tensor([sigma], dtype=torch.float64), reach(sigma))[0]
 
 
 def assert_uniform(values, low, high):
@@ -117,21 +126,19 @@ def test_gamma_acts_on_the_inverted_image_and_keeps_its_range():
 def test_blur_is_scipy_s_gaussian_filter(sigma):
     channel = random_image(64, 70)
     expected = scipy.ndimage.gaussian_filter(channel.numpy(), sigma)
-    np.testing.assert_allclose(gaussian_blur(channel[None], [sigma])[0].numpy(), expected, rtol=0, atol=1e-12)
-    single = gaussian_blur(channel.float()[None], [sigma])[0]
+    np.testing.assert_allclose(blurred(channel, sigma).numpy(), expected, rtol=0, atol=1e-12)
+    single = blurred(channel.float(), sigma)
     np.testing.assert_allclose(single.numpy(), expected, rtol=0, atol=1e-6)
 
 
 def test_blur_wider_than_the_image_still_mirrors_it_as_scipy_does():
     channel = random_image(5, 7)
-    np.testing.assert_allclose(
-        gaussian_blur(channel[None], [4.0])[0], scipy.ndimage.gaussian_filter(channel.numpy(), 4.0), atol=1e-12
-    )
+    np.testing.assert_allclose(blurred(channel, 4.0), scipy.ndimage.gaussian_filter(channel.numpy(), 4.0), atol=1e-12)
 
 
 def test_blur_of_sigma_0_changes_nothing():
     channel = random_image(64, 64)
-    assert torch.equal(gaussian_blur(channel[None], [0.0])[0], channel)
+    assert torch.equal(blurred(channel, 0.0), channel)
 
 
 def test_operations_follow_each_other_in_the_official_order():
@@ -151,7 +158,7 @@ def test_operations_follow_each_other_in_the_official_order():
         changed = -(((-changed - low) / span) ** 1.7 * span + low)
         expected.append(scipy.ndimage.gaussian_filter(changed, 1.1))
     expected = np.stack(expected)
-    out = _operated(image[None], [generator()], fixed)[0]
+    out = before_range(image[None], [generator()], fixed)[0]
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-10)
     expected = (expected - expected.min()) / (expected.max() - expected.min())
     np.testing.assert_allclose(strong_views(image[None], [generator()], fixed)[0], expected, rtol=0, atol=1e-10)

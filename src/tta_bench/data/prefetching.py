@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
 
 from torch import Tensor
 
-from tta_bench.ops.draws import Draw, ImageKey, PrefetchedKeys
-from tta_bench.runtime.threads import available_cores
+from tta_bench.ops.draws import Draw, ImageKey, PrefetchedKeys, drawing_threads
 from tta_bench.runtime.transfer import pinned
-
-MOST_THREADS = 4
-"""That draw; a thread of a recent CPU draws the noise of an image of 512 pixels in less than 10 ms."""
 
 
 class Prefetcher:
@@ -25,7 +21,7 @@ class Prefetcher:
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(max(1, min(MOST_THREADS, available_cores() // 4)), "draws")
+        self._pool = drawing_threads()
         self._asked: list[Draw] = []
         self._before: list[Draw] = []
         self._by: Prefetched | None = None

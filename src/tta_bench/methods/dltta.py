@@ -123,9 +123,8 @@ class DLTTA(GradientMethod):
 
         def objective(network: BoundNetwork) -> Tensor:
             nonlocal keys, logits
-            activations = self.network.activations(images, network.theta, network.statistics)
-            keys, logits = activations.bottleneck.detach().mean(dim=(2, 3)), activations.logits.detach()
-            return mean_entropy(activations.logits, self.options.entropy_form, network.activation)
+            losses, keys, logits = network.replayable(_evaluated, images, entropy_form=self.options.entropy_form)
+            return losses
 
         losses, gradient = self.gradient(objective, self.theta(len(images)))
         of_source = self.options.compared_network == "source"
@@ -168,6 +167,13 @@ class DLTTA(GradientMethod):
         # Usually it has been predicted; with protocol.predict=before, or none asked for, it has not.
         logits = super().predict(latest.images) if latest.logits is None else latest.logits
         self.memory.push(latest.keys, logits, latest.accepted)
+
+
+def _evaluated(network: BoundNetwork, images: Tensor, *, entropy_form: EntropyForm) -> tuple[Tensor, Tensor, Tensor]:
+    """The entropies ``[A]``, with a gradient; keys ``[A, channels]`` and logits, without."""
+    activations = network.network.activations(images, network.theta, network.statistics)
+    losses = mean_entropy(activations.logits, entropy_form, network.activation)
+    return losses, activations.bottleneck.detach().mean(dim=(2, 3)), activations.logits.detach()
 
 
 def discrepancy(logits: Tensor, past: Tensor, activation: Activation = "sigmoid") -> Tensor:

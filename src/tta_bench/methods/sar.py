@@ -92,24 +92,21 @@ class SAR(GradientMethod):
 
     def adapt(self, images: Tensor, draws: Draws) -> Diagnostics:
         """One sharpness-aware step on the reliable entropies, then the recovery."""
-        reliable = torch.ones((), dtype=torch.bool, device=images.device)
+        theta, reliable = self.theta(len(images)), torch.ones((), dtype=torch.bool, device=images.device)
+        margin: float | Tensor = self.option("margin", theta)
+        of_each = (margin,) if isinstance(margin, Tensor) else ()
 
         def objective(network: BoundNetwork) -> Tensor:
             # The second pass chooses among the units that the first one found reliable.
             nonlocal reliable
-            logits = network(images)
-            units = entropies(logits, network.activation).flatten(1)
-            if self.options.unit == "image":
-                units = units.mean(1, keepdim=True)
-            limit = self.option("margin", units) * most_entropy(logits.shape[CLASSES], network.activation)
-            reliable = reliable & (units.detach() < limit)
-            return masked_mean(units, reliable)
+            settings = {"unit": self.options.unit, "margin": None if of_each else margin}
+            losses, reliable = network.replayable(_reliable_entropies, images, reliable, *of_each, **settings)
+            return losses
 
         def gradient_at(theta: Tensor) -> tuple[Tensor, Tensor]:
             losses, gradient = self.gradient(objective, theta)
             return losses, gradient * self._adapted
 
-        theta = self.theta(len(images))
         first, losses, gradient = sharpness_aware_gradient(gradient_at, theta, self.option("rho", theta))
         rate = self.each("learning_rate", losses)
         # Without a reliable unit there is nothing to learn from: moments and momentum must not move either.
@@ -145,6 +142,28 @@ class SAR(GradientMethod):
         self.state.reset(low, self.network.source_theta)
         self.average[:count].masked_fill_(low, math.nan)
         return low
+
+
+def _reliable_entropies(
+    network: BoundNetwork, images: Tensor, reliable: Tensor, *of_each: Tensor, unit: str, margin: float | None
+) -> tuple[Tensor, Tensor]:
+    """Mean entropies of the reliable units, ``[A]``; which these are, bool ``[A, units]``.
+
+    Args:
+        network: with its state.
+        images: ``[A, 3, H, W]``.
+        reliable: those that may be.
+        of_each: the margin of every stream, ``[A, 1]``, if they differ.
+        unit: ``pixel`` or ``image``.
+        margin: of all streams if they do not.
+    """
+    logits = network(images)
+    units = entropies(logits, network.activation).flatten(1)
+    if unit == "image":
+        units = units.mean(1, keepdim=True)
+    limit = (of_each[0] if margin is None else margin) * most_entropy(logits.shape[CLASSES], network.activation)
+    reliable = reliable & (units.detach() < limit)
+    return masked_mean(units, reliable), reliable
 
 
 def sharpness_aware_gradient(

@@ -24,7 +24,7 @@ from tta_bench.errors import UserError
 from tta_bench.models.bank import Bank
 from tta_bench.models.folded import is_one_row
 from tta_bench.models.frozen import freeze
-from tta_bench.models.graphs import Graphs
+from tta_bench.models.graphs import Graphs, replayable
 from tta_bench.models.joined import join
 from tta_bench.models.late_map import late_map
 from tta_bench.models.normalisation import BatchStatistics, SourceStatistics, Statistics
@@ -296,18 +296,14 @@ class AdaptableNetwork(nn.Module):
     ) -> tuple[Tensor, ...]:
         """What ``run`` makes of the network's input, the policy and the rows in force; ``key`` names it."""
 
-        def compute(images: Tensor, theta: Tensor) -> tuple[Tensor, ...]:
+        def compute(theta: Tensor, images: Tensor) -> tuple[Tensor, ...]:
             with self._in_force(images, theta, statistics) as tiles:
                 made = run(self._taken(images, tiles))
             return tuple(self._given_back(each, tiles) for each in made)
 
-        settings = statistics.settings()
-        if self.graphs is None or settings is None or not self._frozen or images.requires_grad:
-            return compute(images, theta)
-        before = self.forwards
-        made = self.graphs((key, type(statistics), settings), compute, images, theta)
-        self.forwards = before + len(images) // len(theta)
-        return made
+        if not self._frozen:
+            return compute(theta, images)
+        return replayable(self, key, compute, statistics, theta, images)
 
     def tiles(self, images: Tensor) -> int:
         """How many tiles each of the images ``[N, C, H, W]`` is made of."""
@@ -391,7 +387,9 @@ class AdaptableNetwork(nn.Module):
     def _given_back(self, made: Tensor, tiles: int) -> Tensor:
         """What the network made, as its caller computes with it."""
         whole = stacked(made, tiles)
-        return (whole if self.dtype == torch.float32 else whole.float()).contiguous()
+        if self.dtype != torch.float32:
+            whole = whole.to(torch.float32, memory_format=torch.contiguous_format)  # both in one copy
+        return whole.contiguous()
 
 
 def listed(left: dict[str, tuple[str, str]]) -> str:

@@ -1,8 +1,9 @@
 """A normalisation by each image's own statistics on a GPU, in whatever order its numbers lie in memory.
 
-Two launches forwards and two backwards. The first of each measures parts of an image, the second adds them up and
-applies them, both in 32 bits and always in the same order, so that results do not change from run to run. Torch's own
-kernels take one block of a GPU for each channel of an image, and copy maps that lie pixel by pixel.
+One launch forwards and one backwards where a channel's pixels fit into the registers of a block, which reads them once.
+Elsewhere two of each: the first measures parts of an image, the second adds them up and applies them. All is in 32 bits
+and always in the same order, so that results do not change from run to run. Torch's own kernels take one block of a GPU
+for each channel of an image, and copy maps that lie pixel by pixel.
 """
 
 from __future__ import annotations
@@ -15,7 +16,14 @@ import torch
 import triton
 from torch import Tensor
 
-from tta_bench.models.triton_kernels import apply, apply_gradient, measure, measure_gradient
+from tta_bench.models.triton_kernels import (
+    apply,
+    apply_gradient,
+    measure,
+    measure_gradient,
+    normalise,
+    normalise_gradient,
+)
 from tta_bench.models.upsampled import Upsampled
 from tta_bench.runtime.files import warn_once
 
@@ -25,6 +33,10 @@ NUMBERS_PER_TILE = 4096
 CHANNELS_PER_TILE = 64
 BLOCKS = 1024
 """That a launch should have for a GPU to be busy."""
+
+WHOLE, CHANNELS_OF_WHOLE = 16384, 16
+"""Numbers of a tile that may have all pixels of its channels, half as many of an upsampled map, whose places take
+registers too; and these channels where they lie side by side."""
 
 PARTS = 64
 """At most; one number for all shapes, as those above, because every other is compiled anew."""
@@ -99,8 +111,14 @@ class _Shape:
         if isinstance(made, Upsampled):
             # Its own channels, its width; and of a pixel and a channel among the quarters.
             self.apart = made.own, made.shape[3], *((4 * made.own, 1) if pixel_by_pixel else (1, self.pixels // 4))
-        self.block_channels = min(CHANNELS_PER_TILE, triton.next_power_of_2(self.channels)) if pixel_by_pixel else 1
-        self.block_pixels = (NUMBERS_PER_TILE if pixel_by_pixel else NUMBERS_PER_TILE // 4) // self.block_channels
+        channels = triton.next_power_of_2(self.channels) if pixel_by_pixel else 1
+        self.block_channels = min(CHANNELS_OF_WHOLE, channels)
+        # Few sizes, because every one is compiled.
+        self.block_pixels = max(256 if pixel_by_pixel else 1024, triton.next_power_of_2(self.pixels))
+        self.is_whole = self.block_channels * self.block_pixels <= (WHOLE // 2 if doubled else WHOLE)
+        if not self.is_whole:
+            self.block_channels = min(CHANNELS_PER_TILE, channels)
+            self.block_pixels = (NUMBERS_PER_TILE if pixel_by_pixel else NUMBERS_PER_TILE // 4) // self.block_channels
         self.groups = triton.cdiv(self.channels, self.block_channels)
         wanted = triton.cdiv(BLOCKS, self.images * self.groups)
         tiles = triton.cdiv(self.pixels, self.block_pixels)
@@ -121,16 +139,16 @@ class _Shape:
         return tensor.contiguous(memory_format=self.order)
 
     def arguments(self) -> tuple[int, ...]:
-        """What every kernel is told of the shape."""
-        return self.pixels, self.channels, self.part, *self.strides, *self.apart
+        """What every kernel is told of the shape; before it the size of a part, where there are such."""
+        return self.pixels, self.channels, *self.strides, *self.apart
 
     def constants(self) -> dict[str, int]:
         """What is compiled into a kernel."""
-        return {
-            "PARTS": PARTS,
-            "BLOCK_PIXELS": self.block_pixels,
-            "BLOCK_CHANNELS": self.block_channels,
-        }
+        tile = {"BLOCK_PIXELS": self.block_pixels, "BLOCK_CHANNELS": self.block_channels}
+        if not self.is_whole:
+            return {"PARTS": PARTS, **tile}
+        # 32 numbers of the map in the registers of a thread.
+        return {**tile, "num_warps": min(16, max(4, self.block_channels * self.block_pixels // 1024))}
 
 
 class _Standardised(torch.autograd.Function):
@@ -160,13 +178,16 @@ class _Standardised(torch.autograd.Function):
         x, out = shape.in_order(x), shape.empty(x)
         beside = x if beside is None else shape.in_order(beside)
         added, shift = x if residual is None else shape.in_order(residual), bias if shift is None else shift
-        parts = weight.new_empty(shape.images, shape.parts, 2, shape.channels)
         found = weight.new_empty(shape.images, 2, shape.channels)
+        of_map, made, flags = (x, beside, shift), (weight, bias, added, found, out), ctx.flags | shape.constants()
         with torch.cuda.device_of(x):
-            first = {name: ctx.flags[name] for name in ("DOUBLED", "SHIFTED", "BEFORE")}
-            measure[shape.grid](x, beside, shift, parts, *shape.arguments(), **first, **shape.constants())
-            tensors = x, beside, shift, parts, weight, bias, added, found, out
-            apply[shape.grid](*tensors, *shape.arguments(), eps, **ctx.flags, **shape.constants())
+            if shape.is_whole:
+                normalise[shape.grid](*of_map, *made, *shape.arguments(), eps, **flags)
+            else:
+                parts = weight.new_empty(shape.images, shape.parts, 2, shape.channels)
+                first = {name: value for name, value in flags.items() if name not in ("RESIDUAL", "AFTER")}
+                measure[shape.grid](*of_map, parts, shape.part, *shape.arguments(), **first)
+                apply[shape.grid](*of_map, parts, *made, shape.part, *shape.arguments(), eps, **flags)
         ctx.save_for_backward(x, beside, shift, weight, bias, added if after else x, found)
         return out
 
@@ -180,13 +201,16 @@ class _Standardised(torch.autograd.Function):
         of_residual = shape.empty(x) if masked else of_output
         of_input = torch.empty_like(x)
         of_beside = of_input if alone else torch.empty_like(beside)
-        parts = weight.new_empty(shape.images, shape.parts, 2, shape.channels)
         of_weight, of_bias = torch.empty_like(weight), torch.empty_like(bias)
-        tensors = x, beside, shift, of_output, weight, bias, added, found, parts
+        tensors = x, beside, shift, of_output, weight, bias, added, found
         made = of_input, of_beside, of_residual, of_weight, of_bias
         how = ctx.flags | shape.constants()
         with torch.cuda.device_of(x):
-            measure_gradient[shape.grid](*tensors, *shape.arguments(), **how)
-            apply_gradient[shape.grid](*tensors, *made, *shape.arguments(), **how)
+            if shape.is_whole:
+                normalise_gradient[shape.grid](*tensors, *made, *shape.arguments(), **how)
+            else:
+                parts = weight.new_empty(shape.images, shape.parts, 2, shape.channels)
+                measure_gradient[shape.grid](*tensors, parts, shape.part, *shape.arguments(), **how)
+                apply_gradient[shape.grid](*tensors, parts, *made, shape.part, *shape.arguments(), **how)
         of_residual_or_none = of_residual if ctx.flags["RESIDUAL"] else None
         return of_input, None if alone else of_beside, of_weight, of_bias, None, of_residual_or_none, None

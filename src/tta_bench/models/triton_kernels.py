@@ -78,7 +78,7 @@ def _applied(found, weight, bias, image, channel, channels):
 
 @triton.jit
 def measure(
-    x, beside, shift, parts, pixels, channels, part, per_image, per_pixel, per_channel,
+    x, beside, shift, parts, part, pixels, channels, per_image, per_pixel, per_channel,
     own, width, per_place, per_quarter,
     DOUBLED: tl.constexpr, SHIFTED: tl.constexpr, BEFORE: tl.constexpr,
     PARTS: tl.constexpr, BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
@@ -120,7 +120,7 @@ def measure(
 @triton.jit
 def apply(
     x, beside, shift, parts, weight, bias, residual, found, out,
-    pixels, channels, part, per_image, per_pixel, per_channel, own, width, per_place, per_quarter, eps,
+    part, pixels, channels, per_image, per_pixel, per_channel, own, width, per_place, per_quarter, eps,
     DOUBLED: tl.constexpr, SHIFTED: tl.constexpr, BEFORE: tl.constexpr, RESIDUAL: tl.constexpr, AFTER: tl.constexpr,
     PARTS: tl.constexpr, BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -180,7 +180,7 @@ def _normal_and_slope(
 @triton.jit
 def measure_gradient(
     x, beside, shift, gradient, weight, bias, residual, found, parts,
-    pixels, channels, part, per_image, per_pixel, per_channel, own, width, per_place, per_quarter,
+    part, pixels, channels, per_image, per_pixel, per_channel, own, width, per_place, per_quarter,
     DOUBLED: tl.constexpr, SHIFTED: tl.constexpr, BEFORE: tl.constexpr, RESIDUAL: tl.constexpr, AFTER: tl.constexpr,
     PARTS: tl.constexpr, BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -215,7 +215,7 @@ def measure_gradient(
 def apply_gradient(
     x, beside, shift, gradient, weight, bias, residual, found, parts,
     of_input, of_beside, of_residual, of_weight, of_bias,
-    pixels, channels, part, per_image, per_pixel, per_channel, own, width, per_place, per_quarter,
+    part, pixels, channels, per_image, per_pixel, per_channel, own, width, per_place, per_quarter,
     DOUBLED: tl.constexpr, SHIFTED: tl.constexpr, BEFORE: tl.constexpr, RESIDUAL: tl.constexpr, AFTER: tl.constexpr,
     PARTS: tl.constexpr, BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -252,3 +252,73 @@ def apply_gradient(
         tl.store(of_input + at_x, made.to(of_input.dtype.element_ty), mask=here)
         if DOUBLED:
             tl.store(of_beside + at_beside, made.to(of_beside.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def normalise(
+    x, beside, shift, weight, bias, residual, found, out,
+    pixels, channels, per_image, per_pixel, per_channel, own, width, per_place, per_quarter, eps,
+    DOUBLED: tl.constexpr, SHIFTED: tl.constexpr, BEFORE: tl.constexpr, RESIDUAL: tl.constexpr, AFTER: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """As :func:`measure` and :func:`apply`, of channels whose pixels are all in one tile."""
+    image, channel = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    known, pixel = channel < channels, tl.arange(0, BLOCK_PIXELS)
+    inside = (pixel < pixels)[:, None] & known[None, :]
+    at = image * per_image + pixel[:, None] * per_pixel + channel[None, :] * per_channel
+    added = _added(shift, channel, channels, SHIFTED, BLOCK_CHANNELS)
+    tile, _, _, _, _ = _tile(
+        x, beside, added, image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
+        own, width, per_place, per_quarter, DOUBLED, SHIFTED,
+    )  # fmt: skip
+    if BEFORE:
+        tile = tl.maximum(tile, 0)
+    mean = tl.sum(tl.where(inside, tile, 0), 0) / pixels
+    away = tl.where(inside, tile - mean[None, :], 0)
+    scale = 1 / tl.sqrt(tl.sum(away * away, 0) / pixels + eps)
+    row = image * channels + channel
+    tl.store(found + row + image * channels, mean, mask=known)
+    tl.store(found + row + (image + 1) * channels, scale, mask=known)
+    factor = scale * tl.load(weight + row, mask=known, other=0)
+    made = away * factor[None, :] + tl.load(bias + row, mask=known, other=0)[None, :]
+    if RESIDUAL:
+        made += tl.load(residual + at, mask=inside, other=0).to(tl.float32)
+    if AFTER:
+        made = tl.maximum(made, 0)
+    tl.store(out + at, made.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def normalise_gradient(
+    x, beside, shift, gradient, weight, bias, residual, found,
+    of_input, of_beside, of_residual, of_weight, of_bias,
+    pixels, channels, per_image, per_pixel, per_channel, own, width, per_place, per_quarter,
+    DOUBLED: tl.constexpr, SHIFTED: tl.constexpr, BEFORE: tl.constexpr, RESIDUAL: tl.constexpr, AFTER: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """As :func:`measure_gradient` and :func:`apply_gradient`, likewise."""
+    image, channel = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    known, pixel = channel < channels, tl.arange(0, BLOCK_PIXELS)
+    inside = (pixel < pixels)[:, None] & known[None, :]
+    at = image * per_image + pixel[:, None] * per_pixel + channel[None, :] * per_channel
+    mean, scale, factor, offset = _applied(found, weight, bias, image, channel, channels)
+    added = _added(shift, channel, channels, SHIFTED, BLOCK_CHANNELS)
+    tile, at_x, here, at_beside, there = _tile(
+        x, beside, added, image, pixel, channel, inside, pixels, channels, per_image, per_pixel, per_channel,
+        own, width, per_place, per_quarter, DOUBLED, SHIFTED,
+    )  # fmt: skip
+    normal, slope = _normal_and_slope(
+        tile, gradient, residual, at, inside, mean, scale, factor, offset, BEFORE, RESIDUAL, AFTER
+    )
+    alone, times = tl.sum(slope, 0), tl.sum(tl.where(inside, slope * normal, 0), 0)
+    row = image * channels + channel
+    tl.store(of_bias + row, alone, mask=known)
+    tl.store(of_weight + row, times, mask=known)
+    if AFTER and RESIDUAL:
+        tl.store(of_residual + at, slope.to(of_residual.dtype.element_ty), mask=inside)
+    made = (slope - (alone[None, :] + normal * times[None, :]) / pixels) * (scale * factor)[None, :]
+    if BEFORE:
+        made = tl.where(tile > 0, made, 0)
+    tl.store(of_input + at_x, made.to(of_input.dtype.element_ty), mask=here)
+    if DOUBLED:
+        tl.store(of_beside + at_beside, made.to(of_beside.dtype.element_ty), mask=there)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from tta_bench.models.adaptable import AdaptableNetwork
+from tta_bench.models.graphs import replayable
 from tta_bench.models.normalisation import Statistics
 from tta_bench.models.pretext import PRETEXT_TASKS, PretextTask
 from tta_bench.ops.probabilities import Activation
@@ -102,6 +103,26 @@ class BoundNetwork:
     def branch(self, name: str, images: Tensor) -> Tensor:
         """Output of an auxiliary branch."""
         return self.network.branch(name, images, self.theta, self.statistics)
+
+    def replayable(
+        self, function: Callable[..., tuple[Tensor, ...]], *inputs: Tensor, **settings: Hashable
+    ) -> tuple[Tensor, ...]:
+        """``function(self, *inputs, **settings)``, which a GPU may be given at once, its passes and what follows them.
+
+        Args:
+            function: of a module; it draws nothing at random, sends nothing to the device and asks it for nothing.
+            inputs: all tensors that it depends on, the state of the network aside.
+            settings: plain values.
+
+        Returns:
+            New tensors; gradients flow to theta from those that depend on it.
+        """
+
+        def compute(theta: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+            return function(replace(self, theta=theta), *inputs, **settings)
+
+        key = function, tuple(sorted(settings.items()))
+        return replayable(self.network, key, compute, self.statistics, self.theta, *inputs)
 
 
 def bind_objective(name: str, **options: object) -> Objective:

@@ -10,7 +10,15 @@ from torch import Tensor
 from tta_bench.objectives.base import BoundNetwork, register_objective
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.probabilities import cross_entropies, probabilities
-from tta_bench.ops.views import WEAK_VIEWS, StrongAugmentation, fitting_views, strong_views, undo_weak_views, weak_views
+from tta_bench.ops.views import (
+    WEAK_VIEWS,
+    StrongAugmentation,
+    fitting_views,
+    operated,
+    strong_draws,
+    undo_weak_views,
+    weak_views,
+)
 
 
 @register_objective("consistency", stochastic=lambda strong_augmentation: strong_augmentation.is_random)
@@ -34,14 +42,31 @@ def consistency(
         views: weak views averaged in the pseudo-label, those of them that fit the images.
     """
     target = pseudo_label(network, images, views)
-    back_in_range = network.network.preprocessing.back_in_range
-    strong = strong_views(images, draws.generators("strong view"), strong_augmentation, back_in_range)
-    return cross_entropies(network(strong), target, network.activation).flatten(1).mean(1)
+    numbers, noise = strong_draws(images, draws.generators("strong view"), strong_augmentation)
+    (losses,) = network.replayable(_disagreement, images, target, numbers, noise, settings=strong_augmentation)
+    return losses
+
+
+def _disagreement(
+    network: BoundNetwork,
+    images: Tensor,
+    target: Tensor,
+    numbers: Tensor,
+    noise: Tensor,
+    *,
+    settings: StrongAugmentation,
+) -> tuple[Tensor]:
+    strong = network.network.preprocessing.back_in_range(operated(images, numbers, noise, settings))
+    return (cross_entropies(network(strong), target, network.activation).flatten(1).mean(1),)
 
 
 @torch.no_grad()
 def pseudo_label(network: BoundNetwork, images: Tensor, views: Sequence[str] = tuple(WEAK_VIEWS)) -> Tensor:
     """Mean of the probabilities over weak views, mapped back: ``[S, classes, H, W]`` in [0, 1]."""
-    views = fitting_views(images, views)
+    (target,) = network.replayable(_mean_of_views, images, views=fitting_views(images, views))
+    return target
+
+
+def _mean_of_views(network: BoundNetwork, images: Tensor, *, views: Sequence[str]) -> tuple[Tensor]:
     of_views = probabilities(network(weak_views(images, views)), network.activation)
-    return undo_weak_views(of_views, views).mean(dim=1)
+    return (undo_weak_views(of_views, views).mean(dim=1),)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tta_bench.models.branches import ImageBranch
 from tta_bench.objectives.base import BoundNetwork, register_pretext_task
-from tta_bench.objectives.reconstruction import rebuilding_error
+from tta_bench.objectives.reconstruction import error_of_branch, rebuilding_error
 from tta_bench.ops.draws import Draws, drawn
 from tta_bench.runtime.transfer import sent
 
@@ -36,7 +36,7 @@ def denoising(network: BoundNetwork, images: Tensor, draws: Draws, *, noise_std:
     """
     noise = drawn(draws.generators("noise"), _noise, tuple(images.shape[1:]))
     noise = sent(noise, images.device).to(images.dtype)
-    return rebuilding_error(network.branch("denoising", images + noise_std * noise), images)
+    return error_of_branch(network, "denoising", images + noise_std * noise, images)
 
 
 def _noise(generator: torch.Generator, shape: Sequence[int]) -> Tensor:

@@ -25,7 +25,12 @@ def entropy(network: BoundNetwork, images: Tensor, draws: Draws, *, entropy_form
         draws: not used; part of every objective's signature.
         entropy_form: see :func:`mean_entropy`.
     """
-    return mean_entropy(network(images), entropy_form, network.activation)
+    (losses,) = network.replayable(_of_prediction, images, entropy_form=entropy_form)
+    return losses
+
+
+def _of_prediction(network: BoundNetwork, images: Tensor, *, entropy_form: EntropyForm) -> tuple[Tensor]:
+    return (mean_entropy(network(images), entropy_form, network.activation),)
 
 
 def mean_entropy(logits: Tensor, entropy_form: EntropyForm, activation: Activation) -> Tensor:

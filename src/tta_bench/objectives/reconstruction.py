@@ -26,7 +26,17 @@ def reconstruction(network: BoundNetwork, images: Tensor, draws: Draws) -> Tenso
         images: ``[S, 3, H, W]`` in [0, 1].
         draws: not used; part of every objective's signature.
     """
-    return rebuilding_error(network.branch("reconstruction", images), images)
+    return error_of_branch(network, "reconstruction", images, images)
+
+
+def error_of_branch(network: BoundNetwork, name: str, shown: Tensor, images: Tensor) -> Tensor:
+    """:func:`rebuilding_error` of what a branch makes of what it is shown: ``[S]``."""
+    (errors,) = network.replayable(_error_of_branch, shown, images, name=name)
+    return errors
+
+
+def _error_of_branch(network: BoundNetwork, shown: Tensor, images: Tensor, *, name: str) -> tuple[Tensor]:
+    return (rebuilding_error(network.branch(name, shown), images),)
 
 
 def rebuilding_error(logits: Tensor, images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tta_bench.models.branches import ImageBranch
 from tta_bench.objectives.base import BoundNetwork, register_pretext_task
-from tta_bench.objectives.reconstruction import rebuilding_error
+from tta_bench.objectives.reconstruction import error_of_branch, rebuilding_error
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.stain import DRAWS, recoloured
 
@@ -29,4 +29,4 @@ def regeneration(network: BoundNetwork, images: Tensor, draws: Draws) -> Tensor:
         draws: the colours.
     """
     uniform = torch.stack([torch.rand(DRAWS, generator=generator) for generator in draws.generators("colours")])
-    return rebuilding_error(network.branch("regeneration", recoloured(images, uniform)), images)
+    return error_of_branch(network, "regeneration", recoloured(images, uniform), images)

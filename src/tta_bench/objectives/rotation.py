@@ -50,8 +50,12 @@ def rotation(network: BoundNetwork, images: Tensor, draws: Draws) -> Tensor:
     generators = draws.generators("rotation")
     fitting = torch.tensor([ROTATION_CLASSES.index(name) for name in fitting_views(images, ROTATION_CLASSES)])
     labels = torch.cat([fitting[torch.randint(len(fitting), (1,), generator=generator)] for generator in generators])
-    logits = network.branch("rotation", rotated(images, labels))
-    return F.cross_entropy(logits, sent(labels, images.device), reduction="none")
+    (losses,) = network.replayable(_mistaken, rotated(images, labels), sent(labels, images.device))
+    return losses
+
+
+def _mistaken(network: BoundNetwork, turned: Tensor, labels: Tensor) -> tuple[Tensor]:
+    return (F.cross_entropy(network.branch("rotation", turned), labels, reduction="none"),)
 
 
 def rotated(images: Tensor, labels: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tta_bench.models.branches import TRUNK_CHANNELS, ImageBranch
 from tta_bench.objectives.base import BoundNetwork, register_pretext_task
-from tta_bench.objectives.reconstruction import rebuilding_error
+from tta_bench.objectives.reconstruction import error_of_branch, rebuilding_error
 from tta_bench.ops.draws import Draws
 
 
@@ -41,7 +41,7 @@ def super_resolution(network: BoundNetwork, images: Tensor, draws: Draws, *, sup
         draws: not used; part of every objective's signature.
         super_resolution_factor: see :func:`shrink`.
     """
-    return rebuilding_error(network.branch("super_resolution", shrink(images, super_resolution_factor)), images)
+    return error_of_branch(network, "super_resolution", shrink(images, super_resolution_factor), images)
 
 
 def shrink(images: Tensor, factor: int) -> Tensor:

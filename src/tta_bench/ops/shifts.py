@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tta_bench.ops.views import gaussian_blur
+from tta_bench.ops.views import gaussian_blur, reach
 from tta_bench.runtime.ranges import Range
 
 
@@ -61,7 +61,8 @@ def _contrast(image: Tensor, strength: float, generator: torch.Generator) -> Ten
 
 def _blur(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Out of focus: a Gaussian whose standard deviation is so many percent of the image's height."""
-    return gaussian_blur(image, [strength / 100 * image.shape[-2]] * len(image))
+    sigma = strength / 100 * image.shape[-2]
+    return gaussian_blur(image, image.new_full((len(image),), sigma, dtype=torch.float64), reach(sigma))
 
 
 def _noise(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:

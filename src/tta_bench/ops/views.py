@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from tta_bench.ops.draws import drawn
 from tta_bench.ops.preprocessing import min_max
 from tta_bench.runtime.numerics import placement
 from tta_bench.runtime.ranges import Fraction, Range, check_ranges
-from tta_bench.runtime.transfer import sent
+from tta_bench.runtime.transfer import host_zeros, sent
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -46,7 +46,7 @@ WEAK_VIEWS: dict[str, tuple[Transform, Transform]] = {
 def fitting_views(images: Tensor, names: Sequence[str] = tuple(WEAK_VIEWS)) -> tuple[str, ...]:
     """Those of the weak views that keep the shape of images ``[..., H, W]``: of oblong ones no quarter turns."""
     shape = images.shape[-2:]
-    probe = images.new_empty(shape)
+    probe = torch.empty(shape, device="meta")
     return tuple(name for name in names if WEAK_VIEWS[name][0](probe).shape == shape)
 
 
@@ -151,38 +151,70 @@ def strong_views(
     Returns:
         ``[S, 3, H, W]`` in [0, 1].
     """
-    return back_in_range(_operated(images, generators, settings))
+    numbers, noise = strong_draws(images, generators, settings)
+    return back_in_range(operated(images, numbers, noise, settings))
 
 
-def _operated(images: Tensor, generators: Sequence[torch.Generator], settings: StrongAugmentation) -> Tensor:
-    """The operations on images ``[S, 3, H, W]``, before they are back in range.
-
-    What is applied to which image is known to the host, which draws it; each operation then runs on all images at
-    once, so that their number costs no kernels.
-    """
-    view = drawn(generators, _draw, tuple(images.shape[1:]), images.dtype, settings, joined=_of_all)
-    for name, operation in _OPERATIONS.items():
-        if name in view:
-            fires, parameters = (sent(each, images.device) for each in view[name])
-            images = torch.where(fires, operation(images, parameters), images)
-    return gaussian_blur(images.flatten(0, 1), view["blur"].tolist()).view_as(images)
-
-
-def _of_all(views: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
-    """What :func:`_draw` drew for ``S`` images.
+def strong_draws(
+    images: Tensor, generators: Sequence[torch.Generator], settings: StrongAugmentation
+) -> tuple[Tensor, Tensor]:
+    """What is drawn for the strong views of images ``[S, C, H, W]``, on their device.
 
     Returns:
-        Name of each operation that fires anywhere -> where, ``[S, 1, 1, 1]``, and the parameters of all; of blur the
-        sigmas ``[S * C]``.
+        ``[S, C, columns]``: of every operation before the blur whether it fires and its parameter, then the blur's
+        sigma, 0 for none; and what is added as noise, ``[S, C, H, W]``, of no numbers where there never is any.
     """
-    joined: dict[str, Any] = {"blur": torch.cat([view["blur"].flatten() for view in views])}
+    numbers, noise = drawn(generators, _draw, tuple(images.shape[1:]), images.dtype, settings, joined=_of_all)
+    if noise is not None:
+        noise = sent(noise, images.device)
+    else:
+        noise = images.new_zeros(images.shape if settings.noise.p else (0,))
+    return sent(numbers, images.device), noise
+
+
+def operated(images: Tensor, numbers: Tensor, noise: Tensor, settings: StrongAugmentation) -> Tensor:
+    """The operations on images ``[S, C, H, W]``, before they are back in range.
+
+    Each runs on all images at once, so that their number costs no kernels. What fires nowhere is computed all the same
+    where the host does not know the numbers: what a device is given does not depend on them.
+
+    Args:
+        images: in [0, 1].
+        numbers: from :func:`strong_draws`, as the next one.
+        noise: likewise.
+        settings: of the draws.
+    """
+    is_known = placement(images.device).image_by_image
+    for place, (name, operation) in enumerate(_OPERATIONS.items()):
+        fires = numbers[:, :1, 2 * place, None, None] != 0
+        if bool(fires.any()) if is_known else getattr(settings, name).p:
+            parameters = noise if name == "noise" else numbers[:, :, 2 * place + 1, None, None]
+            images = torch.where(fires, operation(images, parameters), images)
+    blur, sigmas = settings.blur, numbers[:, :, -1].flatten()
+    return gaussian_blur(images.flatten(0, 1), sigmas, reach(blur.range[1]) if blur.p else 0).view_as(images)
+
+
+def _of_all(views: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor | None]:
+    """What :func:`_draw` drew for ``S`` images, as :func:`strong_draws` gives it; None where there is no noise."""
+    numbers = torch.stack([_columns(view) for view in views])
+    noisy = [view["noise"] for view in views if "noise" in view]
+    if not noisy:
+        return numbers, None
+    noise = host_zeros(len(views), *noisy[0].shape, dtype=noisy[0].dtype)
+    for place, view in zip(noise, views, strict=True):
+        if "noise" in view:
+            place.copy_(view["noise"])
+    return numbers, noise
+
+
+def _columns(view: dict[str, Tensor]) -> Tensor:
+    """The numbers of one image, ``[C, columns]``."""
+    sigmas = view["blur"].flatten()
+    columns = []
     for name in _OPERATIONS:
-        values = [view.get(name) for view in views]
-        likes = [torch.zeros_like(value) for value in values if value is not None]
-        if likes:
-            fires = torch.tensor([value is not None for value in values])[:, None, None, None]
-            joined[name] = fires, torch.stack([likes[0] if value is None else value for value in values])
-    return joined
+        fires = torch.full_like(sigmas, name in view)
+        columns += [fires, view[name].flatten() if name in view and name != "noise" else torch.zeros_like(sigmas)]
+    return torch.stack([*columns, sigmas], dim=1)
 
 
 def _draw(
@@ -208,7 +240,7 @@ def _draw(
     def fires(operation: Operation) -> bool:
         return float(torch.rand((), generator=generator)) < operation.p
 
-    drawn = {"blur": torch.zeros(channels)}
+    drawn = {"blur": torch.zeros(channels, dtype=dtype)}
     if fires(settings.brightness):
         drawn["brightness"] = uniform(*settings.brightness.range, channels)
     if fires(settings.contrast):
@@ -240,38 +272,48 @@ def gamma_of_inverted(images: Tensor, exponent: Tensor) -> Tensor:
     return -(((inverted - low) / span) ** exponent * span + low)
 
 
-def gaussian_blur(channels: Tensor, sigmas: Sequence[float]) -> Tensor:
+def reach(sigma: float) -> int:
+    """Pixels at which a Gaussian is cut: four sigma."""
+    return int(4 * sigma + 0.5)
+
+
+def gaussian_blur(channels: Tensor, sigmas: Tensor, radius: int) -> Tensor:
     """Blur each of ``[N, H, W]`` by its own sigma, 0 for none.
 
     Kernels are cut at four sigma, edges are mirrored (``scipy.ndimage.gaussian_filter``'s defaults).
+
+    Args:
+        channels: of images.
+        sigmas: ``[N]`` on their device.
+        radius: the :func:`reach` of the largest sigma, or more.
     """
-    if placement(channels.device).image_by_image and len(channels) > 1:
+    if placement(channels.device).image_by_image and (len(channels) > 1 or reach(float(sigmas[0])) < radius):
         # An image's view must not depend on its neighbours.
-        return torch.cat([gaussian_blur(x[None], [sigma]) for x, sigma in zip(channels, sigmas, strict=True)])
-    radii = [int(4 * sigma + 0.5) for sigma in sigmas]
-    if not any(sigmas):
+        each = zip(channels.split(1), sigmas.split(1), strict=True)
+        return torch.cat([gaussian_blur(x, sigma, reach(float(sigma))) for x, sigma in each])
+    if not radius:
         return channels
-    radius = max(radii)
-    kernels = torch.stack([_kernel(sigma, reach, radius) for sigma, reach in zip(sigmas, radii, strict=True)])
-    kernels = sent(kernels.to(channels.dtype), channels.device)
+    kernels = _kernels(sigmas, radius).to(channels.dtype)
     padded, groups = _mirrored(channels, radius)[None], len(channels)
     columns, rows = kernels[:, None, :, None], kernels[:, None, None, :]
     return F.conv2d(F.conv2d(padded, columns, groups=groups), rows, groups=groups)[0]
 
 
-def _kernel(sigma: float, reach: int, radius: int) -> Tensor:
-    """A Gaussian of float64 that sums to 1 within ``reach``, with zeros up to ``radius``."""
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2) if sigma else torch.ones(1, dtype=torch.float64)
-    return F.pad(kernel / kernel.sum(), (radius - reach, radius - reach))
+def _kernels(sigmas: Tensor, radius: int) -> Tensor:
+    """Gaussians of float64 ``[N, 2 * radius + 1]`` that sum to 1 within their reach, with zeros up to ``radius``."""
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64, device=sigmas.device)
+    wide = sigmas.double()[:, None]
+    beyond = offsets.abs() > (4 * wide + 0.5).floor()
+    kernels = torch.exp(-0.5 * (offsets / wide.masked_fill(wide == 0, 1)) ** 2).masked_fill(beyond, 0)
+    return kernels / kernels.sum(dim=1, keepdim=True)
 
 
 def _mirrored(channels: Tensor, width: int) -> Tensor:
     """Pad ``[N, H, W]`` by mirror images that repeat the edge pixel (scipy's ``reflect``; torch's does not)."""
 
     def places(size: int) -> Tensor:
-        position = torch.arange(-width, size + width) % (2 * size)
-        return sent(torch.minimum(position, 2 * size - 1 - position), channels.device)
+        position = torch.arange(-width, size + width, device=channels.device) % (2 * size)
+        return torch.minimum(position, 2 * size - 1 - position)
 
     height, size = channels.shape[1:]
     columns = places(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,14 +16,31 @@ def pinned(tensor: Tensor) -> Tensor:
     return tensor.pin_memory() if torch.cuda.is_initialized() else tensor
 
 
+def host_zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+    """Zeros to be written over and sent: in memory as that of :func:`pinned`."""
+    return torch.zeros(shape, dtype=dtype, pin_memory=torch.cuda.is_initialized())
+
+
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host on a device, by a copy that the host does not wait for; on the host the tensor itself.
 
-    Nobody has to keep what is sent: torch frees pinned memory once the copy is done.
+    A GPU copies while it works on what it was given before; what it is given from now on waits for the copy. Nobody has
+    to keep what is sent: torch frees pinned memory once the copy is done.
     """
-    if is_gpu(device):
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    if not is_gpu(device):
+        return tensor.to(device, non_blocking=True)
+    present = torch.cuda.current_stream(device)
+    queue = _queue_of_copies(present.device)
+    with torch.cuda.stream(queue):
+        copy = tensor.pin_memory().to(device, non_blocking=True)
+    present.wait_stream(queue)
+    copy.record_stream(present)
+    return copy
+
+
+@cache
+def _queue_of_copies(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def fetched(tensor: Tensor) -> Callable[[], Tensor]:
