@@ -18,6 +18,7 @@ from tta_bench.ops.draws import ImageKey
 SMALL = [
     *("source=B", "target=C,E", "data.limit=4", "data.image_size=64"),
     *("training.epochs=1", "training.min_steps=0", "model.encoder=tu-test_resnet"),
+    "model.decoder_channels=[16,16,8,8,8]",
 ]
 
 

@@ -18,6 +18,7 @@ PASSES = [tuple(StreamImage(name, index, index) for index in range(count)) for n
 SMALL = [
     *("source=B", "target=C,E", "data.limit=5", "data.image_size=64"),
     *("training.epochs=1", "training.min_steps=0", "model.encoder=tu-test_resnet"),
+    "model.decoder_channels=[16,16,8,8,8]",
 ]
 
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-import tiny_cells
-from tiny_cells import execute, numbers, status, summary
+from tiny_cells import configure, execute, numbers, status, summary
 from tta_bench.cell import Cell
 from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
@@ -20,65 +19,61 @@ from tta_bench.offline.routing import nearest, routes_of
 from tta_bench.records.merging import models_of
 from tta_bench.source.train import source_model
 
-ROUTED = ("source=A", "route=B", "target=D,E")
-ALONE = ("source=A", "target=D,E")
-
-
-def configure(root, *overrides):
-    """Of a network whose first features tell two centres apart, as those of the smallest do not."""
-    return tiny_cells.configure(root, "model.encoder=resnet18", *overrides)
+ROUTED = ("source=D", "route=E", "target=B,C")
+"""Of the images of B some look more like those of D and some more like those of E."""
+ALONE = ("source=D", "target=B,C")
 
 
 @pytest.fixture(scope="session")
 def pool(tmp_path_factory):
     """A results folder with a routed cell of GraTa, image by image, its reference, and the same of each source."""
     root = tmp_path_factory.mktemp("pool")
-    for words in (ROUTED, ALONE, ("source=B", "target=D,E")):
+    for words in (ROUTED, ALONE, ("source=E", "target=B,C")):
         execute(configure(root, "+method=grata", "protocol.reset=image", *words))
     return root
 
 
 @pytest.mark.parametrize("method", ["no_adapt", "grata"])
 def test_every_image_has_the_numbers_of_the_source_that_it_is_routed_to(pool, method):
-    words = (f"+method={method}", "protocol.reset=image", "target=D,E")
-    routed = numbers(configure(pool, "source=A", "route=B", *words))
-    alone = {name: numbers(configure(pool, f"source={name}", *words)) for name in "AB"}
-    assert {row["source"] for row in routed} == {"A", "B"}, "the images tell the centres apart"
+    words = (f"+method={method}", "protocol.reset=image", "target=B,C")
+    routed = numbers(configure(pool, "source=D", "route=E", *words))
+    alone = {name: numbers(configure(pool, f"source={name}", *words)) for name in "DE"}
+    assert {row["source"] for row in routed} == {"D", "E"}, "the images tell the centres apart"
     for k, row in enumerate(routed):
         expected = {**alone[row["source"]][k], "method": row["method"]}
         assert {key: value for key, value in row.items() if key != "distance"} == expected
         assert float(row["distance"]) > 0
-    told = summary(configure(pool, "source=A", "route=B", *words))
+    told = summary(configure(pool, "source=D", "route=E", *words))
     assert [routed[0]["method"], told["method"]] == [{"no_adapt": "routed", "grata": "routed + grata"}[method]] * 2
     counts = {name: sum(each["images"].values()) for name, each in told["routes"].items()}
-    assert counts == {name: sum(row["source"] == name for row in routed) for name in "AB"}
+    assert counts == {name: sum(row["source"] == name for row in routed) for name in "DE"}
 
 
 def test_images_of_a_centre_are_routed_to_it_and_no_label_is_read(pool, monkeypatch):
     config = configure(pool, *ROUTED)
-    domains = prepared(config, tuple("ABDE"))
+    domains = prepared(config, tuple("BCDE"))
     models = {
-        name: source_model(each, domains[name], pool) for name, each in zip("AB", config.of_each_source(), strict=True)
+        name: source_model(each, domains[name], pool) for name, each in zip("DE", config.of_each_source(), strict=True)
     }
-    monkeypatch.setattr(type(domains["A"]), "mask", lambda *_: pytest.fail("a label was read"))
-    home = config.model_copy(update={"target": ("A", "B")})
+    monkeypatch.setattr(type(domains["D"]), "mask", lambda *_: pytest.fail("a label was read"))
+    home = config.model_copy(update={"target": ("D", "E")})
     routes = routes_of(home, models, domains, torch.device("cpu"))
-    assert [routes.taken[name, k][0] for name in "AB" for k in range(4)] == [*"AAAABBBB"]
+    assert [routes.taken[name, k][0] for name in "DE" for k in range(4)] == [*"DDDDEEEE"]
     assert min(distance for _, distance in routes.taken.values()) < 1
-    only = routes_of(config, {"B": models["B"]}, domains, torch.device("cpu"))
-    assert {centre for centre, _ in only.taken.values()} == {"B"}
+    only = routes_of(config, {"E": models["E"]}, domains, torch.device("cpu"))
+    assert {centre for centre, _ in only.taken.values()} == {"E"}
     assert nearest(torch.tensor([[2.0, 1.0], [3.0, 3.0]])) == [1, 0]
 
 
 def test_routes_do_not_depend_on_other_images_or_on_their_order(pool):
     config = configure(pool, *ROUTED, "protocol.order=1")
-    domains = prepared(config, tuple("ABDE"))
+    domains = prepared(config, tuple("BCDE"))
     models = {
-        name: source_model(each, domains[name], pool) for name, each in zip("AB", config.of_each_source(), strict=True)
+        name: source_model(each, domains[name], pool) for name, each in zip("DE", config.of_each_source(), strict=True)
     }
     both = routes_of(config, models, domains, torch.device("cpu")).taken
-    alone = routes_of(config.model_copy(update={"target": ("E",)}), models, domains, torch.device("cpu")).taken
-    assert alone == {place: route for place, route in both.items() if place[0] == "E"}
+    alone = routes_of(config.model_copy(update={"target": ("B",)}), models, domains, torch.device("cpu")).taken
+    assert alone == {place: route for place, route in both.items() if place[0] == "B"}
 
 
 def test_a_stopped_cell_goes_on_to_the_same_numbers(pool, monkeypatch):
@@ -114,15 +109,15 @@ def test_what_is_stored_of_it_is_known(pool):
     assert not [item for item in unneeded(pool, lambda: []) if item.path.parent.name == "source_models"]
     assert to_train([config]) == []
     forced = configure(pool, *ROUTED, "force=true")
-    assert [(each.source, each.route) for each in to_train([forced])] == [("A", None), ("B", None)]
+    assert [(each.source, each.route) for each in to_train([forced])] == [("D", None), ("E", None)]
 
 
 def test_a_table_has_a_routed_row_beside_one_of_each_source(pool, tmp_path):
     path = tmp_path / "routed.yaml"
-    path.write_text("# Which source?\nrows:\n  one: {method: tent}\n  nearest: {method: tent, route: [B]}\n")
-    planned = plan(str(path), ["source=A", "target=D,E", f"results_root={pool}"]).cells
+    path.write_text("# Which source?\nrows:\n  one: {method: tent}\n  nearest: {method: tent, route: [E]}\n")
+    planned = plan(str(path), ["source=D", "target=B,C", f"results_root={pool}"]).cells
     found = {each.row: (each.cell.config.source, each.cell.config.route) for each in planned}
-    assert (found["one"], found["nearest"]) == (("A", None), ("A", ("B",)))
+    assert (found["one"], found["nearest"]) == (("D", None), ("D", ("E",)))
 
 
 def test_a_method_with_a_bank_has_that_of_every_source(pool, monkeypatch):

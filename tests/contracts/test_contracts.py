@@ -1,110 +1,30 @@
 """Laws that every registered method obeys; ids C1-C7 are those of the methods' common contract."""
 
 import copy
-import functools
 import pickle
-from dataclasses import dataclass, field
 
 import pytest
 import torch
+from runs import (
+    LENGTHS,
+    NAMES,
+    assert_equal,
+    branches_of,
+    every_method,
+    gradient_methods,
+    keys_of,
+    largest_difference,
+    make,
+    one,
+    run,
+)
 from settings import SETTINGS, options_of, setting_of, varied
 
 from tta_bench.methods.base import METHODS, Card, GradientMethod, Method, Protocol
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.draws import Draws
 
-NAMES = METHODS.names()
-GRADIENT_NAMES = [name for name in NAMES if METHODS.get(name).card.needs_gradients]
-LENGTHS = {"B": 5, "C": 4, "D": 2}
 EXACT = {"rtol": 0, "atol": 0}
-
-every_method = pytest.mark.parametrize("name", NAMES)
-gradient_methods = pytest.mark.parametrize("name", GRADIENT_NAMES)
-
-
-def branches_of(name):
-    """The branches that a method needs with its canonical options."""
-    return METHODS.get(name).branches(options_of(name))
-
-
-@pytest.fixture(scope="module")
-def networks(small_net):
-    """Networks by the branches they adapt; shared by all tests, which is part of what they show."""
-    made: dict[tuple[str, ...], AdaptableNetwork] = {}
-
-    def network(name):
-        branches = branches_of(name)
-        if branches not in made:
-            made[branches] = AdaptableNetwork(small_net, branches)
-        return made[branches]
-
-    return network
-
-
-@pytest.fixture(scope="module")
-def streams(images):
-    """Three streams of 5, 4 and 2 images."""
-    parts = images[: sum(LENGTHS.values())].split(tuple(LENGTHS.values()))
-    return dict(zip(LENGTHS, parts, strict=True))
-
-
-def make(name, network, protocol=None, **overrides) -> Method:
-    """A method with its canonical options."""
-    options = options_of(name, **overrides)
-    return METHODS.get(name)(network, options, protocol or Protocol())
-
-
-@dataclass
-class Run:
-    """What came out of a run: per stream and place."""
-
-    logits: dict[tuple[str, int], torch.Tensor] = field(default_factory=dict)
-    diagnostics: dict[tuple[str, int], dict] = field(default_factory=dict)
-
-
-def run(method, streams, seed=0, after_step=lambda k: None) -> Run:
-    """Run along streams side by side, longest first."""
-    result = Run()
-    method.start(len(streams))
-    for k in range(max(map(len, streams.values()))):
-        active = [domain for domain, images in streams.items() if k < len(images)]
-        batch = torch.stack([streams[domain][k] for domain in active])
-        step = method.step(batch, keys_of(active, k, seed))
-        assert step.logits.shape == (len(active), 2, 64, 64)
-        for row, domain in enumerate(active):
-            result.logits[domain, k] = step.logits[row]
-            result.diagnostics[domain, k] = {key: values[row] for key, values in step.diagnostics.items()}
-        after_step(k)
-    return result
-
-
-def keys_of(domains, k, seed=0):
-    return [ImageKey(seed, domain, f"image{k}") for domain in domains]
-
-
-def assert_equal(first: Run, second: Run, atol=0.0):
-    assert first.logits.keys() == second.logits.keys()
-    for place, logits in first.logits.items():
-        torch.testing.assert_close(second.logits[place], logits, rtol=0, atol=atol, msg=lambda m, p=place: f"{p}: {m}")
-
-
-def largest_difference(first: Run, second: Run) -> float:
-    return max((second.logits[place] - logits).abs().max().item() for place, logits in first.logits.items())
-
-
-def one(streams, domain="B"):
-    return {domain: streams[domain]}
-
-
-@pytest.fixture(scope="module")
-def usual(networks, streams):
-    """Runs of methods as they are, along all streams or one, each made once for all laws that compare with it."""
-
-    @functools.cache
-    def usual(name, domain=None):
-        return run(make(name, networks(name)), streams if domain is None else one(streams, domain))
-
-    return usual
 
 
 def optimizer_state(method):

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from runs import assert_equal, branches_of, every_method, make, run
 from settings import POLICIES
-from test_contracts import assert_equal, branches_of, every_method, make, run, streams  # noqa: F401  (a fixture)
 
 from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -36,9 +36,8 @@ def kernels_of_a_gpu(monkeypatch):
 
 
 @every_method
-def test_a_method_gives_the_same_by_the_kernels_of_a_gpu(small_net, streams, name, kernels_of_a_gpu):  # noqa: F811
-    network = AdaptableNetwork(small_net, branches_of(name))
-    expected = run(make(name, network), streams)
+def test_a_method_gives_the_same_by_the_kernels_of_a_gpu(small_net, streams, usual, name, kernels_of_a_gpu):
+    expected, network = usual(name), AdaptableNetwork(small_net, branches_of(name))
     kernels_of_a_gpu()
     assert_equal(expected, run(make(name, network), streams), atol=1e-8)
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from runs import largest_difference, one, run
 from settings import options_of
-from test_contracts import largest_difference, one, run
 
 from small_networks import BRANCHES, SmallNet, build, source_images
 from tta_bench.methods.base import METHODS, Protocol

@@ -5,7 +5,7 @@ from itertools import cycle
 
 import pytest
 import torch
-from test_contracts import branches_of, largest_difference, make, one, run
+from runs import branches_of, largest_difference, make, one, run
 from timm.layers import LayerNorm2d
 from torch import nn
 

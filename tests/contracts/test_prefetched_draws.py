@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_contracts import NAMES, assert_equal, keys_of, make, networks, run, streams  # noqa: F401
+from runs import NAMES, assert_equal, keys_of, make, run
 
 from tta_bench.data.prefetching import Prefetcher
 from tta_bench.methods.base import METHODS
@@ -24,8 +24,8 @@ def settled(prefetcher, keys):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if METHODS.get(name).card.stochastic])
-def test_a_method_cannot_tell_who_drew(networks, streams, name, monkeypatch):  # noqa: F811
-    expected, batches = run(make(name, networks(name)), streams), []
+def test_a_method_cannot_tell_who_drew(networks, streams, usual, name, monkeypatch):
+    expected, batches = usual(name), []
     with Prefetcher() as prefetcher:
 
         def ahead(*args):

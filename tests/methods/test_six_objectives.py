@@ -1,5 +1,6 @@
 """Table 5 of the GraTa paper: any two of six objectives, as pseudo and auxiliary one."""
 
+import functools
 from itertools import permutations
 
 import pytest
@@ -20,10 +21,16 @@ PAIRS = list(permutations(OBJECTIVE_NAMES, 2))
 ALL_BRANCHES = "model.branches=[reconstruction,denoising,super_resolution,rotation]"
 
 
-def make(small_net, pseudo, auxiliary, name="grata"):
+@pytest.fixture(scope="module")
+def networks(small_net):
+    """An adaptable network by its branches; methods leave it as it is."""
+    return functools.cache(lambda branches=(): AdaptableNetwork(small_net, branches))
+
+
+def make(networks, pseudo, auxiliary, name="grata"):
     options = default_options(name, pseudo=pseudo, auxiliary=auxiliary, learning_rate=1e-3)
     kind = METHODS.get(name)
-    return kind(AdaptableNetwork(small_net, kind.branches(options)), options)
+    return kind(networks(kind.branches(options)), options)
 
 
 def enlarged(images, *names):
@@ -49,16 +56,16 @@ def test_there_are_six_objectives_of_the_paper_and_thirty_pairs():
 
 
 @pytest.mark.parametrize(("pseudo", "auxiliary"), PAIRS)
-def test_any_pair_adapts_what_its_pseudo_objective_depends_on(small_net, images, pseudo, auxiliary):
-    method = make(small_net, pseudo, auxiliary)
+def test_any_pair_adapts_what_its_pseudo_objective_depends_on(networks, images, pseudo, auxiliary):
+    method = make(networks, pseudo, auxiliary)
     images = enlarged(images, pseudo, auxiliary)
     logits = walk(method, {"B": images[:2], "C": images[2:4]})
     assert logits.isfinite().all()
 
-    path = AdaptableNetwork(small_net).source_theta.numel()
+    path = networks().source_theta.numel()
     branches = [name for name in (pseudo, auxiliary) if name in BRANCHED]
     assert method.branches(method.options) == tuple(branches)
-    alone = [AdaptableNetwork(small_net, [name]).source_theta.numel() - path for name in branches]
+    alone = [networks((name,)).source_theta.numel() - path for name in branches]
     assert method.source_theta.numel() == path + sum(alone)
 
     moved = (method.theta(2) != method.source_theta).all(0)
@@ -70,20 +77,20 @@ def test_any_pair_adapts_what_its_pseudo_objective_depends_on(small_net, images,
 
 
 @pytest.mark.parametrize(("pseudo", "auxiliary"), [pair for pair in PAIRS if set(pair) & set(BRANCHED)])
-def test_streams_side_by_side_equal_one_by_one_with_branches(small_net, images, pseudo, auxiliary):
+def test_streams_side_by_side_equal_one_by_one_with_branches(networks, images, pseudo, auxiliary):
     images = enlarged(images, pseudo, auxiliary)
     streams = {"B": images[:2], "C": images[2:4], "D": images[4:6]}
-    together = make(small_net, pseudo, auxiliary)
+    together = make(networks, pseudo, auxiliary)
     logits = walk(together, streams)
     for row, name in enumerate(streams):
-        single = make(small_net, pseudo, auxiliary)
+        single = make(networks, pseudo, auxiliary)
         torch.testing.assert_close(walk(single, {name: streams[name]})[0], logits[row], rtol=0, atol=1e-9)
         torch.testing.assert_close(single.theta(1)[0], together.theta(3)[row], rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["pcgrad", "cagrad", "gsmorph"])
-def test_other_methods_with_two_objectives_take_branches_too(small_net, images, name):
-    method = make(small_net, "rotation", "denoising", name)
+def test_other_methods_with_two_objectives_take_branches_too(networks, images, name):
+    method = make(networks, "rotation", "denoising", name)
     walk(method, {"B": images[:2]})
     assert method.branches(method.options) == ("rotation", "denoising")
     assert (method.theta(1) != method.source_theta).any()

@@ -348,19 +348,19 @@ class AdaptableNetwork(nn.Module):
         count, tiles = len(images), self.tiles(images)
         if count % len(theta):
             raise ValueError(f"{count} images do not divide into {len(theta)} streams")
-        for layer in self._all_layers.values():
-            layer.statistics, layer.tiles = statistics, tiles
+        layers = [vars(layer) for layer in self._all_layers.values()]  # a module asks long what is assigned to it
+        for layer in layers:
+            layer.update(statistics=statistics, tiles=tiles)
         if not self._is_source(images, theta, statistics):
             tensors = self._by_layer(theta)
             for adapted, weight, bias in zip(self.layers.values(), tensors[::2], tensors[1::2], strict=True):
-                adapted.weight_rows, adapted.bias_rows = weight, bias
+                vars(adapted).update(weight_rows=weight, bias_rows=bias)
         try:
             with in_precision(images.device, self.dtype):
                 yield tiles
         finally:
-            for layer in self._all_layers.values():
-                layer.statistics, layer.tiles = SourceStatistics(), 1
-                layer.weight_rows = layer.bias_rows = None
+            for layer in layers:
+                layer.update(statistics=SourceStatistics(), tiles=1, weight_rows=None, bias_rows=None)
             self.forwards += count // len(theta)
 
     def _is_source(self, images: Tensor, theta: Tensor, statistics: Statistics) -> bool:

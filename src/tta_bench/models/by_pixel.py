@@ -45,6 +45,8 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of each channel, ``[C]``."""
     pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
     mean = pixels.sum(0) / len(pixels)
+    if pixels.numel() <= _AT_ONCE:
+        return mean, (pixels - mean).square_().sum(0) / len(pixels)
     parts = pixels.split(max(1, _AT_ONCE // x.shape[1]))
     return mean, torch.stack([(part - mean).square_().sum(0) for part in parts]).sum(0) / len(pixels)
 

@@ -17,8 +17,8 @@ from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.wrapping import calls_of, is_normalisation
 from tta_bench.ops.probabilities import Activation
 
-PROBE_SIZE = 64
-"""Side of the probe images, pixels, where the network takes them."""
+PROBE_SIZES = 32, 64
+"""Sides of the probe images, pixels, of which the first counts that the network takes: it is what every cell pays."""
 
 TOLERANCE, TOLERANCE_IN_LESS = 1e-5, 1e-3
 """Largest difference, relative to the largest output: in float64, and where there is no float64."""
@@ -56,10 +56,11 @@ def take_probe(model: SegmentationModel, image_size: int | None) -> Probe:
     has_float64 = len(dtypes) == 1 and device.type != "mps"
     precisions = list(dict.fromkeys((torch.float64, trained))) if has_float64 else [trained]
     fault: Exception | None = None
+    is_finite = True
     for dtype in precisions:
         if len(dtypes) == 1:
             model.to(dtype)
-        for size in dict.fromkeys((PROBE_SIZE, image_size or PROBE_SIZE)):
+        for size in dict.fromkeys((*PROBE_SIZES, image_size or PROBE_SIZES[-1])):
             images = probe_images(size, model.in_channels).to(device, dtype)
             try:
                 expected = _undisturbed(partial(model, images[:1]))
@@ -68,11 +69,14 @@ def take_probe(model: SegmentationModel, image_size: int | None) -> Probe:
             except Exception as error:  # of a user's network, of any kind
                 fault = error
                 continue
-            if not expected.isfinite().all():
-                raise UserError("the source model's output is not finite (NaN or infinity): train it again")
-            return Probe(images, expected, trained if dtype != trained else None)
+            if expected.isfinite().all():
+                return Probe(images, expected, trained if dtype != trained else None)
+            is_finite = False
+    if not is_finite:
+        raise UserError("the source model's output is not finite (NaN or infinity): train it again")
+    side = image_size or PROBE_SIZES[-1]
     raise UserError(
-        f"the network cannot take an image of {image_size or PROBE_SIZE} x {image_size or PROBE_SIZE} pixels "
+        f"the network cannot take an image of {side} x {side} pixels "
         f"({brief(fault)}): choose another network or data.image_size"
     )
 

@@ -72,6 +72,18 @@ def shapes_of(build: Callable[[], torch.nn.Module]) -> dict[str, Tensor]:
     return {key: value.to("meta") for key, value in network.state_dict().items()}
 
 
+class Unfilled(TorchFunctionMode):
+    """Leaves the parameters of layers that are built within as the memory is: a state dict will overwrite them all."""
+
+    _RANDOM = frozenset({"uniform_", "normal_", "kaiming_uniform_", "kaiming_normal_", "erfinv_"})
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        filled = args[0] if args else (kwargs or {}).get("tensor")
+        if func.__name__ in self._RANDOM and isinstance(filled, torch.nn.Parameter):
+            return filled
+        return func(*args, **(kwargs or {}))
+
+
 class _OnMeta(TorchFunctionMode):
     """Puts the parameters of layers on ``meta``; what some networks calculate on the way, as rates, stays real.
 

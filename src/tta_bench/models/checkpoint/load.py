@@ -16,7 +16,7 @@ from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import official, own
 from tta_bench.models.checkpoint.checks import misfits
 from tta_bench.models.checkpoint.content import Checkpoint, Description, SourceModel
-from tta_bench.models.weights import value_faults
+from tta_bench.models.weights import Unfilled, value_faults
 from tta_bench.runtime.torch_file import TorchFileError, read_torch_file
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def has_two_copies(path: Path | None) -> bool:
 def load_checkpoint(path: Path, config: RunConfig) -> SourceModel:
     """Load a source model of either format for a run.
 
-    Branches that the run does not ask for are left in the file.
+    Branches that the run does not ask for are left in the file. Cells of a sweep that follow each other share what is
+    read of it, while the file stays as it is.
 
     Args:
         path: the checkpoint.
@@ -84,11 +85,11 @@ def load_checkpoint(path: Path, config: RunConfig) -> SourceModel:
     Raises:
         UserError: all that does not fit, each with the file, the field, both values and the remedy.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = _checkpoint(path, file_state(path))
     faults = misfits(checkpoint, config)
     if faults:
         raise UserError([f"checkpoint {path}: {fault}" for fault in faults])
-    with torch.random.fork_rng(devices=[]):  # initial weights draw from the global random state
+    with torch.random.fork_rng(devices=[]), Unfilled():  # what is drawn all the same is of the global random state
         model = build_model(
             config.model,
             len(config.data.classes),
@@ -109,6 +110,11 @@ def load_checkpoint(path: Path, config: RunConfig) -> SourceModel:
         training=checkpoint.training,
         fingerprint=checkpoint.fingerprint,
     )
+
+
+@lru_cache(maxsize=1)  # a large one has hundreds of megabytes
+def _checkpoint(path: Path, state: tuple[int, ...]) -> Checkpoint:
+    return read_checkpoint(path)
 
 
 def without_branches(state: Mapping[str, Tensor], keep: Sequence[str]) -> dict[str, Tensor]:
