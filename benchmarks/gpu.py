@@ -37,7 +37,7 @@ from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.placement import place
 from tta_bench.ops.draws import ImageKey
-from tta_bench.runtime.numerics import HOST, has_bfloat16, numerics, resolve_device, wait_for
+from tta_bench.runtime.numerics import HOST, has_bfloat16, numerics, resolve_device
 from tta_bench.runtime.precision import Precision
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -172,6 +172,12 @@ def timed(
             batch = images_of(streams, size, device, index)
             seconds.append(method.step(batch, keys_of(streams, index)).seconds)
     return 1e3 * median(seconds[WARM_UP:]), method
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all that it was given; for ``--device cpu`` there is nothing to wait for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def timed_plain(device: torch.device, size: int, images: int) -> float:

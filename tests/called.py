@@ -5,7 +5,8 @@ from pathlib import Path
 
 import tta_bench
 from tta_bench.adaptation import provenance
-from tta_bench.adaptation.provenance import ACCOMPANIES, Definition, Sources, code_of
+from tta_bench.adaptation.linking import Definition, Sources
+from tta_bench.adaptation.provenance import ACCOMPANIES, code_of
 
 PACKAGE = Path(tta_bench.__file__).parent
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from types import MappingProxyType
 from typing import Any
@@ -124,7 +124,11 @@ class Cell:
 
     def folder(self) -> CellFolder:
         """Where its results lie."""
-        return CellFolder(self.config.results_root / "cells" / cell_hash(self.identity()))
+        return CellFolder(self.config.results_root / "cells" / self._hash)
+
+    @cached_property
+    def _hash(self) -> str:
+        return cell_hash(self.identity())
 
     def finished(self) -> Result | None:
         """Its summary and rows; None unless it is finished and has all metrics that are asked for, by present code."""
@@ -245,7 +249,8 @@ def _kept(config: RunConfig, domains: Mapping[str, Domain]) -> list[tuple[Cell, 
     """What a run yields where all of it was finished before; None where a network has to be read to go on."""
     pairs = [(cell, cell.reference()) for cell in Cell.all_of(config)]
     has_more = config.force or config.logger or config.checkpoint or config.adapt or config.route or config.stages
-    if has_more or needs_bank(config) or not all(each is None or each.finished() for pair in pairs for each in pair):
+    folders = [each.folder() for pair in pairs for each in pair if each is not None]
+    if has_more or needs_bank(config) or any(folder.status() != "done" for folder in folders):
         return None
     domain = domains[config.source]
     if (source := known_source(model_path(config, domain, config.results_root), domain)) is None:
@@ -261,7 +266,13 @@ def _kept(config: RunConfig, domains: Mapping[str, Domain]) -> list[tuple[Cell, 
                 return None
             results.append(result)
         kept.append((cell, results[-1], None if reference is None else results[0]))
+    for each in filter(None, chain.from_iterable(pairs)):
+        _tell_kept(each)
     return kept
+
+
+def _tell_kept(cell: Cell) -> None:
+    log.info("%s, seed %d: finished before, not computed again (force=true does that)", cell.config.called, cell.seed)
 
 
 def _as_before(
@@ -272,16 +283,15 @@ def _as_before(
     Returns:
         A clause where it has to be computed again, None where it is not finished.
     """
-    folder, method = cell.folder(), cell.config.called
+    folder = cell.folder()
     if (finished := folder.finished(thoroughly=True)) is None:
         return None
     lacking = unscored(finished[0], cell.config)
     if changed := changed_since(finished[0], cell.config, domains, inputs) or obstacle(lacking, folder):
         return changed
-    log.info("%s, seed %d: finished before, not computed again (force=true does that)", method, cell.seed)
     if lacking:
         finished = add_metrics(lacking, folder, finished, domains)
-        log.info("%s, seed %d: scored by %s, too", method, cell.seed, " and ".join(lacking))
+        log.info("%s, seed %d: now scored by %s, too", cell.config.called, cell.seed, " and ".join(lacking))
     finished = folder.annotate(finished, examination)
     folder.delete_leftovers()
     return finished
@@ -345,6 +355,7 @@ def finish(
             dashboard = Followed(cell.config, cell.seed, folder, cell.beside(), domains, examination)
             before = None if cell.config.force else _as_before(cell, domains, inputs, examination)
             if isinstance(before, tuple):
+                _tell_kept(cell)
                 dashboard.send()
                 results[folder.hash] = before
                 continue

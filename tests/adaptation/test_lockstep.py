@@ -30,8 +30,8 @@ COUNTS = {"A": 4, "B": 3, "C": 3, "D": 2, "E": 1}
 class Exact(Domain):
     """Images of 64 bits."""
 
-    def image(self, index, preprocessing):
-        return super().image(index, preprocessing).double()
+    def levels(self, index):
+        return super().levels(index).double()
 
 
 @pytest.fixture(scope="module")

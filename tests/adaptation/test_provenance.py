@@ -9,7 +9,8 @@ import pytest
 
 from called import PACKAGE, covered, ran
 from tta_bench.adaptation import provenance
-from tta_bench.adaptation.provenance import ACCOMPANIES, ROOTS, Definition, Sources, change_since, code_of
+from tta_bench.adaptation.linking import Definition, Sources
+from tta_bench.adaptation.provenance import ACCOMPANIES, ROOTS, change_since, code_of
 from tta_bench.launch.check import check
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options
@@ -35,7 +36,7 @@ def configure(words):
 @functools.cache
 def sources():
     """All files of the package, read and parsed once for all changes of one of them."""
-    package = Sources({"tta_bench": PACKAGE})
+    package = Sources({"tta_bench": PACKAGE}, ACCOMPANIES)
     for module in package._contents:
         package.statements(module)
     return package
@@ -195,7 +196,7 @@ def test_of_a_plugin_the_whole_package_counts_and_what_it_uses_of_this_one(tmp_p
     def digests(**changed):
         for name, text in (files | {f"{name}.py": text for name, text in changed.items()}).items():
             (plugin / name).write_text(text)
-        return Sources({"my_plugin": plugin, "tta_bench": PACKAGE}).digests(
+        return Sources({"my_plugin": plugin, "tta_bench": PACKAGE}, ACCOMPANIES).digests(
             [Definition("my_plugin.method", "Mine")], {}
         )
 

@@ -15,7 +15,8 @@ from PIL import Image
 import tta_bench.cell as cell_module
 from called import covered, ran
 from tiny_cells import TINY, configure, execute, folder, numbers, random_pairs, status, summary
-from tta_bench.adaptation.provenance import Definition, bank_code, system_code
+from tta_bench.adaptation.linking import Definition
+from tta_bench.adaptation.provenance import bank_code, system_code
 from tta_bench.launch.targets import with_targets
 
 

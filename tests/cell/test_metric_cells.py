@@ -63,7 +63,7 @@ def test_a_metric_of_one_file_is_in_all_results_of_a_cell_new_or_finished(root, 
     assert cell.finished() is None, "it lacks what is asked for"
     execute(config)
     assert computed == ["no_adapt", "bn_only"]
-    assert "scored by missed, too" in caplog.text
+    assert "now scored by missed, too" in caplog.text
     assert cell.finished() is not None
     added = rows(config)
     assert list(added[0])[6:13] == ["dice_disc", "dice_cup", "dice", *COLUMNS, "position"]

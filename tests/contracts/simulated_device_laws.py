@@ -28,6 +28,7 @@ from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.normalisation import BatchStatistics, Statistics
 from tta_bench.objectives.base import OBJECTIVES, BoundNetwork, bind_objective, branches_of
 from tta_bench.ops.draws import Draws, ImageKey
+from tta_bench.ops.geometry import Geometry
 from tta_bench.ops.views import Operation, StrongAugmentation
 
 USUAL = vars(default_options("grata"))
@@ -231,9 +232,9 @@ def test_kernels_and_bytes_on_the_network_of_the_paper_stay_within_their_budget(
 class Anything:
     """A domain of images that there are not."""
 
-    image_names = "x"
+    image_names, geometry = "x", Geometry(64)
 
-    def image(self, index, preprocessing):
+    def levels(self, index):
         return torch.empty(3, 64, 64)
 
 

@@ -1,11 +1,14 @@
 """A command line that cannot be is refused whole, before any work: every fault is a sentence with a remedy."""
 
 import pytest
+from omegaconf import OmegaConf
 from test_command_line import faults
 
 from tta_bench.errors import UserError
-from tta_bench.launch.check import check
-from tta_bench.launch.keys import compose_data
+from tta_bench.launch.check import OF_SOURCE, check, compose_source
+from tta_bench.launch.composition import composer
+from tta_bench.launch.keys import below, compose_data
+from tta_bench.runtime.values import flat
 
 
 @pytest.mark.parametrize(
@@ -231,12 +234,27 @@ def test_a_launcher_that_is_not_installed_is_named_with_its_extra():
         (["data=synthetic,folder"], "'data=synthetic,folder' has several values where one is expected"),
         (["data.image_size=32"], "data.image_size=32: input should be greater than or equal to 64"),
         (["nonsense"], "cannot read 'nonsense'"),
+        (["sed=3"], "unknown key 'sed': did you mean 'seed'?"),
     ],
 )
 def test_faults_of_the_data_section_are_sentences(words, start):
     with pytest.raises(UserError) as refused:
         compose_data(words)
     assert refused.value.faults[0].startswith(start)
+
+
+@pytest.mark.parametrize(("read", "taken"), [(compose_data, ("data", "results_root")), (compose_source, OF_SOURCE)])
+def test_no_key_of_a_run_is_ignored_without_a_word_where_there_is_no_run(read, taken):
+    """All that a run takes, keys and groups, is taken here too or refused by its name."""
+    with composer() as hydra:
+        groups = [group for group in hydra.loader.list_groups("") if hydra.options(group) and f"{group}=" not in taken]
+        keys = [*groups, *flat(OmegaConf.to_container(hydra.compose([])))]
+    assert {"training", "logger", "seed", "data.root", "protocol.reset"} < {*keys}
+    words = [f"{key}=x" for key in dict.fromkeys(keys) if key not in taken and not key.startswith("data.classes.")]
+    with pytest.raises(UserError) as refused:
+        read([*words, "nonsense=x"])
+    said = {fault.partition("'")[2].partition("'")[0] for fault in refused.value.faults if "' is for runs: " in fault}
+    assert said == {key for key in (word.partition("=")[0] for word in words) if not below(key, taken)}
 
 
 @pytest.mark.parametrize(

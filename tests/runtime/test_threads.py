@@ -54,6 +54,4 @@ def test_torch_computes_with_so_many_threads_within_and_with_as_many_as_before_a
     before = torch.get_num_threads()
     with computing_with(1), ThreadPoolExecutor(1) as pool:
         assert torch.get_num_threads() == pool.submit(torch.get_num_threads).result() == 1
-        with computing_with(None):
-            assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == before

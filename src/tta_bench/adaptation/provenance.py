@@ -1,21 +1,19 @@
 """Which code decides the numbers of a cell, and which of it has changed since a cell was computed.
 
-A small linker: from a few roots (the method, its objectives, the network, the loop over the images) the names that
-are used are followed through the modules, and the definitions reached are digested as syntax. Comments, docstrings,
-formatting and annotations do not count, nor does a function that stands beside those that are used.
+From a few roots (the method, its objectives, the network, the loop over the images) the names that are used are
+followed through the modules, and the definitions reached are digested: :mod:`tta_bench.adaptation.linking`.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from tta_bench.adaptation.linking import PACKAGE, Definition, Sources, digest
 from tta_bench.adaptation.scenarios.base import scenario_of
 from tta_bench.methods.base import METHODS, Method
 from tta_bench.methods.options import method_options
@@ -26,21 +24,6 @@ from tta_bench.models.segmentation import NETWORKS
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.offline.base import SYSTEMS
 from tta_bench.schema import RunConfig
-
-PACKAGE = "tta_bench"
-
-
-class Definition(NamedTuple):
-    """What a module calls by a name.
-
-    Attributes:
-        module: its dotted name.
-        name: at the top of the module; None for all that the module has.
-    """
-
-    module: str
-    name: str | None = None
-
 
 DOMAIN = Definition("tta_bench.data.domain", "Domain")  # the network's input and the truth, from the prepared images
 ROOTS = (
@@ -66,7 +49,7 @@ OF_TRAINING = Definition("tta_bench.source.examination", "training_images")
 BANK = Definition("tta_bench.offline.bank", "bank_of"), OF_TRAINING, DOMAIN
 
 ACCOMPANIES = {
-    Definition("tta_bench.adaptation.provenance"),
+    *(Definition(f"tta_bench.adaptation.{name}") for name in ("provenance", "linking")),
     Definition("tta_bench.schema"),  # the values are in the hash of the cell
     *(Definition(f"tta_bench.runtime.{name}_section") for name in ("files", "launch", "protocol", "training")),
     Definition("tta_bench.methods.options"),
@@ -92,13 +75,6 @@ ACCOMPANIES = {
 }
 """What a cell runs too, and what its numbers do not depend on."""
 
-SHOWN = ("card", "describe", "sentence")
-"""Members of classes that say what a method or a scenario is; whether it draws at random is in the hash of the cell."""
-
-_UNCOUNTED = {"annotation", "returns", "type_comment", "type_params", "type_ignores", "kind", "ctx", "simple"}
-_LOOKUPS = {"bind_objective", "get"}
-"""Functions that find an objective by its name, their first argument."""
-
 
 def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
     """Entries of ``summary.json``: ``code``, a digest of all that counts, and ``code_modules``, that of each module.
@@ -119,14 +95,14 @@ def code_of(config: RunConfig, *more: Definition) -> dict[str, Any]:
     classes = [_definition(each) for each in _own_classes(method)]
     objectives = [_definition(OBJECTIVES.get(name)) for name in sorted(named)]
     modules = _reached((*ROOTS, *classes, *others, *objectives))
-    return {"code": _digest(repr(modules)), "code_modules": modules}
+    return {"code": digest(repr(modules)), "code_modules": modules}
 
 
 def system_code(config: RunConfig) -> str:
     """Digest of all that decides the weights of a run's adapted models, which are made anew where it changes."""
     assert config.adapt is not None
     system, network = _definition(SYSTEMS.get(config.adapt["name"])), _definition(NETWORKS.get(config.model.name))
-    return _digest(repr(_reached((system, network, *STAGE, *_asked_for(config)))))
+    return digest(repr(_reached((system, network, *STAGE, *_asked_for(config)))))
 
 
 def _asked_for(config: RunConfig) -> list[Definition]:
@@ -136,7 +112,7 @@ def _asked_for(config: RunConfig) -> list[Definition]:
 
 def bank_code() -> str:
     """Digest of all that decides what is in a bank of source images."""
-    return _digest(repr(_reached(BANK)))
+    return digest(repr(_reached(BANK)))
 
 
 def change_since(summary: Mapping[str, Any], config: RunConfig) -> str | None:
@@ -173,7 +149,7 @@ def staleness(summary: Mapping[str, Any], config: RunConfig) -> str | None:
 def metric_code(name: str) -> str:
     """The digest of a metric's code."""
     root = _definition(METRICS.get(name).function)
-    return _digest(repr(_sources(frozenset({root.module.partition(".")[0], PACKAGE})).digests([root], {})))
+    return digest(repr(_sources(frozenset({root.module.partition(".")[0], PACKAGE})).digests([root], {})))
 
 
 @cache
@@ -190,7 +166,7 @@ def _own_classes(method: type[Method]) -> list[type]:
 
 @cache
 def _sources(tops: frozenset[str]) -> Sources:
-    return Sources({top: place for top in sorted(tops) if (place := _place(top)) is not None})
+    return Sources({top: place for top in sorted(tops) if (place := _place(top)) is not None}, ACCOMPANIES)
 
 
 def _place(top: str) -> Path | None:
@@ -215,184 +191,3 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for each in value:
             yield from _strings(each)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
-
-
-@dataclass
-class Statement:
-    """A statement at the top of a module, or one name of an import.
-
-    Attributes:
-        text: its syntax, without what does not count.
-        binds: names that it gives a meaning; none if it does anything else, and counts wherever its module does.
-        uses: names that it reads, its own locals among them.
-        imports: what it imports, at any depth.
-        looked_up: texts by which it may find an objective.
-    """
-
-    text: str = ""
-    binds: set[str] = field(default_factory=set)
-    uses: set[str] = field(default_factory=set)
-    imports: list[Definition] = field(default_factory=list)
-    looked_up: set[str] = field(default_factory=set)
-
-
-class Sources:
-    """The source files of some packages, read once: a file edited while a sweep runs is not what the sweep runs.
-
-    Args:
-        places: top-level name -> folder of the package, or file of a module that is no package.
-    """
-
-    def __init__(self, places: Mapping[str, Path]) -> None:
-        self._contents: dict[str, bytes] = {}
-        self._packages: set[str] = set()
-        for top, place in places.items():
-            for path in [place] if place.is_file() else sorted(place.rglob("*.py")):
-                below = () if place.is_file() else path.relative_to(place).with_suffix("").parts
-                package = below[-1:] == ("__init__",)
-                name = ".".join((top, *(below[:-1] if package else below)))
-                self._contents[name] = path.read_bytes()
-                self._packages |= {name} if package else set()
-        self._parsed: dict[str, list[Statement]] = {}
-
-    def digests(self, roots: Iterable[Definition], objectives: Mapping[str, Definition]) -> dict[str, str]:
-        """Module -> digest of what the roots reach in it, see :meth:`reach`; modules in alphabetical order."""
-        reached = self.reach(roots, objectives)
-        return {module: _digest("\n".join(each.text for each in reached[module])) for module in sorted(reached)}
-
-    def reach(self, roots: Iterable[Definition], objectives: Mapping[str, Definition]) -> dict[str, list[Statement]]:
-        """Follow names from the roots.
-
-        Args:
-            roots: where to begin; one in another package than this stands for all modules of that package.
-            objectives: name -> where it is defined.
-
-        Returns:
-            Module -> the statements reached in it, in the order of the file.
-        """
-        pending = [each for root in roots for each in self._whole_plugin(root)]
-        asked = {definition.module for definition in pending}
-        seen: set[Definition] = set()
-        reached: dict[str, set[int]] = {}
-        while pending:
-            wanted = pending.pop()
-            module, name = wanted
-            whole = Definition(module)
-            accompanies = module not in asked if whole in ACCOMPANIES else wanted in ACCOMPANIES
-            if wanted in seen or accompanies or module not in self._contents:
-                continue
-            seen.add(wanted)
-            for index, statement in enumerate(self.statements(module)):
-                if index in reached.get(module, ()):
-                    continue
-                if name is None or name in statement.binds or not statement.binds:
-                    reached.setdefault(module, set()).add(index)
-                    pending += [Definition(module, used) for used in statement.uses]
-                    pending += statement.imports
-                    pending += [objectives[text] for text in statement.looked_up & objectives.keys()]
-        return {module: [self.statements(module)[index] for index in sorted(reached[module])] for module in reached}
-
-    def _whole_plugin(self, root: Definition) -> list[Definition]:
-        top = root.module.partition(".")[0]
-        if top == PACKAGE:
-            return [root]
-        return [Definition(name) for name in self._contents if name == top or name.startswith(f"{top}.")]
-
-    def statements(self, module: str) -> list[Statement]:
-        """Those at the top of a module that count, in order."""
-        if module not in self._parsed:
-            try:
-                body = ast.parse(self._contents[module]).body
-            except (SyntaxError, ValueError):  # nobody imports it, but it may be read
-                self._parsed[module] = [Statement(text=repr(self._contents[module]))]
-            else:
-                package = module if module in self._packages else module.rpartition(".")[0]
-                self._parsed[module] = [each for node in _counted(body) for each in self._read(node, package)]
-        return self._parsed[module]
-
-    def _read(self, node: ast.stmt, package: str) -> Iterator[Statement]:
-        """The statement; an import of several names as several."""
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for alias in node.names:
-                (definition,) = self._imported(node, alias, package)
-                name = alias.asname or alias.name.partition(".")[0]
-                # A star counts wherever its module does, with everything that it brings in.
-                yield Statement(repr((definition, name)), {name} - {"*"}, set(), [definition])
-        else:
-            statement = Statement(binds=set(_bound(node)))
-            statement.text = repr(self._syntax(node, statement, package))
-            yield statement
-
-    def _imported(self, node: ast.Import | ast.ImportFrom, alias: ast.alias, package: str) -> list[Definition]:
-        if isinstance(node, ast.Import):
-            return [Definition(alias.name)]
-        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-        module = ".".join([*above, *([node.module] if node.module else [])])
-        inner = f"{module}.{alias.name}"
-        if alias.name == "*" or inner in self._contents:
-            return [Definition(module if alias.name == "*" else inner)]
-        return [Definition(module, alias.name)]
-
-    def _syntax(self, node: Any, into: Statement, package: str) -> Any:
-        """Nested lists, the same in every version of Python; names are noted on the way."""
-        if isinstance(node, list):
-            return [self._syntax(each, into, package) for each in node]
-        if not isinstance(node, ast.AST):
-            return node
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            into.uses.add(node.id)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            into.imports += [each for alias in node.names for each in self._imported(node, alias, package)]
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            function = node.func
-            called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
-            if called in _LOOKUPS and isinstance(node.args[0].value, str):
-                into.looked_up.add(node.args[0].value)
-        values = []
-        for key, value in ast.iter_fields(node):
-            if key in ("body", "orelse", "finalbody") and isinstance(value, list):
-                value = list(_counted(value, node))
-            if key not in _UNCOUNTED and value is not None and value != []:
-                values.append((key, self._syntax(value, into, package)))
-        return (type(node).__name__, *values)
-
-
-def _counted(body: Iterable[ast.stmt], owner: ast.AST | None = None) -> Iterator[ast.stmt]:
-    """The statements of a body that can change a number, without their annotations."""
-    of_class = isinstance(owner, ast.ClassDef)
-    for node in body:
-        match node:
-            case ast.Pass() | ast.Expr(value=ast.Constant()) | ast.ImportFrom(module="__future__"):
-                continue
-            case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
-                yield from _counted(node.orelse, owner)
-            case ast.If(test=ast.Compare(left=ast.Name(id="__name__"))):
-                continue
-            case ast.FunctionDef(name=name) | ast.Assign(targets=[ast.Name(id=name)]) if of_class and name in SHOWN:
-                continue
-            case ast.AnnAssign(target=ast.Name(id=name)) if of_class and name in SHOWN:
-                continue
-            case ast.AnnAssign(value=None) if not of_class:
-                continue
-            case ast.AnnAssign(value=ast.expr() as value) if not getattr(owner, "decorator_list", None) or not of_class:
-                yield ast.Assign(targets=[node.target], value=value)
-            case _:  # an annotation makes a field of a dataclass
-                yield node
-
-
-def _bound(node: ast.AST) -> Iterator[str]:
-    """Names that a statement at the top of a module gives a meaning, and nothing else happens; else none."""
-    match node:
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-            yield name
-        case ast.Assign(targets=targets) | ast.Tuple(elts=targets) | ast.List(elts=targets):
-            for target in targets:
-                yield from _bound(target)
-        case ast.AnnAssign(target=ast.Name(id=name)) | ast.AugAssign(target=ast.Name(id=name)) | ast.Name(id=name):
-            yield name
-        case ast.Starred(value=value):
-            yield from _bound(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -79,8 +80,8 @@ def adapt_streams(
     """
     device, preprocessing = method.network.source_theta.device, method.network.preprocessing
     # Beside a GPU the host reads, draws and scores in several threads, each of which is one.
-    threads = 1 if is_gpu(device) else None
-    with quiet_lightning(), numerics(device, method.network.precision), computing_with(threads):
+    threads = computing_with(1) if is_gpu(device) else nullcontext()
+    with quiet_lightning(), numerics(device, method.network.precision), threads:
         for group in groups:
             counters = Counters.of(method)
             if options:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tta_bench.data.domain import Domain
+from tta_bench.data.domain import Domain, network_inputs
 from tta_bench.data.held_out import tested
 from tta_bench.data.prefetching import Prefetcher
 from tta_bench.ops.draws import ImageKey, seed_of
@@ -190,7 +190,7 @@ class LockstepDataset(Dataset[ImageBatch]):
         """The images of the active streams."""
         batches = self._batches(k)
         places = [place for batch in batches for place in batch]
-        images = torch.stack([self.domains[place.domain].image(place.index, self.preprocessing) for place in places])
+        images = network_inputs([(self.domains[place.domain], place.index) for place in places], self.preprocessing)
         return ImageBatch(
             images=images if self.batch == 1 else images.unflatten(0, (len(batches), -1)),
             keys=self.keys(k),

@@ -141,13 +141,20 @@ def find_jobs(
     return jobs
 
 
+OF_SOURCE = (
+    *("model", "preprocessing", "branches", "data="),
+    *("data.classes", "data.exclusive", "data.image_size", "data.fit"),
+)
+"""What a command line says of a source model alone."""
+
+
 def compose_source(overrides: Sequence[str]) -> tuple[ModelConfig, DataConfig]:
-    """The model section of such a command line, and the data section, whose images need not be there.
+    """The model section of a command line of :data:`OF_SOURCE`, and its data section, whose images need not be there.
 
     Raises:
         UserError: every fault found.
     """
-    container = composed(overrides, ("data", "model", "preprocessing"))
+    container = composed(overrides, OF_SOURCE)
     return validate_model(container["model"]), validate_section(DataConfig, container["data"], "data")
 
 

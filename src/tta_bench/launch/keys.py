@@ -32,19 +32,32 @@ LAUNCHERS = {"joblib": "joblib", "ray": "ray", "submitit_local": "submitit", "su
 """Launcher -> the extra that installs it."""
 
 
-def composed(overrides: Sequence[str], groups: Sequence[str]) -> Any:
-    """The composed configuration of a command line that has no method but may choose these groups."""
+def composed(overrides: Sequence[str], taken: Sequence[str]) -> Any:
+    """The composed configuration of a command line that has no method.
+
+    Args:
+        overrides: as for a run.
+        taken: keys, with all below them, and groups that the command has a use for; of ``GROUP=`` the choice alone.
+
+    Raises:
+        UserError: every fault found; a key that a run would take, and this command would not look at, is one.
+    """
+    groups = {each.removesuffix("=") for each in taken}
     overrides = quote_lists(overrides, multirun=False)
     with sentences(), composer() as hydra:
         parsed, faults = parse_overrides(overrides, hydra.loader)
         faults += hydra_faults(parsed, hydra)
         faults += sweep_faults(parsed, multirun=None)
-        chosen = [o for o in parsed if o.key_or_group in groups]
+        chosen = [o for o in parsed if o.key_or_group in groups and hydra.options(o.key_or_group)]
         faults += [fault for o in chosen for fault in group_faults(o, hydra)]
         if not faults:
             valid = valid_keys(chosen, hydra)
-            keys = [o.key_or_group for o in parsed if o not in chosen and not o.key_or_group.startswith(FREE_FORM)]
-            faults += [key_fault(key, valid) for key in keys if key not in valid]
+            for key in (o.key_or_group for o in parsed if o not in chosen):
+                known = key in valid or key.startswith(FREE_FORM) or hydra.options(key)
+                if not known:
+                    faults.append(key_fault(key, valid))
+                elif not below(key, taken):
+                    faults.append(f"'{key}' is for runs: this takes {', '.join(taken)}, and would not look at it")
         if faults:
             raise UserError(faults)
         chosen = [o for o in parsed if hydra.options(o.key_or_group)]
@@ -54,13 +67,18 @@ def composed(overrides: Sequence[str], groups: Sequence[str]) -> Any:
         )
 
 
+def below(key: str, places: Sequence[str]) -> bool:
+    """Whether a key is one of some, or below one."""
+    return any(key == place or key.startswith(f"{place}.") for place in places)
+
+
 def compose_data(overrides: Sequence[str]) -> tuple[DataConfig, Path]:
     """The data section and the results root of a command line that has no method.
 
     Raises:
         UserError: every fault found.
     """
-    container = composed(overrides, ("data",))
+    container = composed(overrides, ("data", "results_root"))
     return validate_data(container["data"]), Path(container["results_root"])
 
 

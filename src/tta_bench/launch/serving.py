@@ -10,6 +10,7 @@ from typing import Any
 from tta_bench.errors import UserError
 from tta_bench.launch.check import find_jobs
 from tta_bench.launch.grammar import quote_lists
+from tta_bench.launch.keys import below
 from tta_bench.launch.validation import validate
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import TUNED, method_options
@@ -54,9 +55,9 @@ def compose_serving(overrides: Sequence[str]) -> RunConfig:
     faults = [
         f"'{key}' is for runs: predict takes {', '.join(TAKEN)} and what belongs to a method or a protocol"
         for key in keys
-        if not _below(key, (*TAKEN, *OF_THE_CHECKPOINT))
+        if not below(key, (*TAKEN, *OF_THE_CHECKPOINT))
     ]
-    sound = [word for word, key in zip(words, keys, strict=True) if _below(key, (*TAKEN, *OF_THE_CHECKPOINT))]
+    sound = [word for word, key in zip(words, keys, strict=True) if below(key, (*TAKEN, *OF_THE_CHECKPOINT))]
     if "checkpoint" not in keys:
         faults.append("no checkpoint is given: add checkpoint=FILE, which 'tta-bench checkpoint verify FILE' describes")
     try:
@@ -110,7 +111,7 @@ def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
     # Branches that the method does not need stay in the file.
     architecture = dict(described.architecture)
     architecture["branches"] = [branch for branch in architecture["branches"] if branch in needed]
-    faults = [f"'{key}' comes from the checkpoint: leave it out" for key in keys if _below(key, tuple(recorded))]
+    faults = [f"'{key}' comes from the checkpoint: leave it out" for key in keys if below(key, tuple(recorded))]
     known: Mapping[str, Any] = {
         "data": data,
         "model": {**section["model"], **architecture, "encoder_weights": None},
@@ -128,8 +129,3 @@ def _resolved(section: Mapping[str, Any], keys: Sequence[str]) -> RunConfig:
         raise UserError(faults)
     read = config.data.model_copy(update={"intensity": files.intensity, "axis": files.axis})
     return config.model_copy(update={"data": read})
-
-
-def _below(key: str, places: Sequence[str]) -> bool:
-    """Whether a key is one of some, or below one."""
-    return any(key == place or key.startswith(f"{place}.") for place in places)

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,13 @@ EmptyRule = Literal["one", "skip"]
 
 def pixels(mask: Tensor) -> int:
     """How many a bool mask has; NumPy counts ten times as fast as torch adds up."""
-    return int(np.count_nonzero(mask.cpu().numpy()))
+    return int(np.count_nonzero(mask.numpy(force=True)))
+
+
+def areas(prediction: Tensor, truth: Tensor) -> tuple[int, int, int]:
+    """Pixels of a predicted mask, of the true one, and of both at once."""
+    found, true = prediction.numpy(force=True), truth.numpy(force=True)
+    return int(np.count_nonzero(found)), int(np.count_nonzero(true)), int(np.count_nonzero(found & true))
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,14 @@ class Sample:
 
     def emptiness(self) -> tuple[str, ...]:
         """Of every class, which masks have no pixel: ``both``, ``truth``, ``prediction`` or none of them (empty)."""
-        empty = [(not pixels(p), not pixels(t)) for p, t in zip(self.prediction, self.truth, strict=True)]
-        return tuple("both" if p and t else "truth" if t else "prediction" if p else "" for p, t in empty)
+        masks = [mask.numpy(force=True) for mask in (self.prediction, self.truth)]
+        filled = zip(*(mask.any(axis=tuple(range(1, mask.ndim))).tolist() for mask in masks), strict=True)
+        return tuple("" if p and t else "truth" if p else "prediction" if t else "both" for p, t in filled)
+
+    @cached_property
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Of every class, what was predicted and what is true."""
+        return list(zip(self.prediction, self.truth, strict=True))
 
 
 @dataclass(frozen=True)
@@ -120,17 +133,16 @@ class Metric:
         Raises:
             ValueError: probabilities are needed and absent, or the function returns no number.
         """
-        masks = list(zip(sample.prediction, sample.truth, strict=True))
         if self.of == "probabilities":
             if sample.probabilities is None:
                 raise ValueError(f"{self.name} is of probabilities, which are not there")
             pairs = zip(sample.probabilities, sample.truth, strict=True)
             return [self._number(probability, truth) for probability, truth in pairs]
         if self.of == "classes":
-            named = [dict(zip(sample.classes, each, strict=True)) for each in zip(*masks, strict=True)]
+            named = [dict(zip(sample.classes, each, strict=True)) for each in zip(*sample.pairs, strict=True)]
             return [self._settled(self._number(*named), sample.prediction, sample.truth, sample.spacing, empty)]
         more = (sample.spacing,) if self.of == "surfaces" else ()
-        return [self._settled(self._number(*pair, *more), *pair, sample.spacing, empty) for pair in masks]
+        return [self._settled(self._number(*pair, *more), *pair, sample.spacing, empty) for pair in sample.pairs]
 
     def _number(self, *given: Any) -> float:
         value = self.function(*given)

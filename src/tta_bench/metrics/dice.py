@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_bench.metrics.base import pixels, register_metric
+from tta_bench.metrics.base import areas, register_metric
 
 
 @register_metric("dice", "%", direction="higher", range=(0, 100), title="Dice")
@@ -13,4 +13,5 @@ def dice_score(prediction: Tensor, truth: Tensor) -> float:
 
     Two empty masks score 100, one empty mask practically 0, as in the GraTa authors' evaluation.
     """
-    return 100 * (2 * pixels(prediction & truth) + 1e-6) / (pixels(prediction) + pixels(truth) + 1e-6)
+    predicted, true, both = areas(prediction, truth)
+    return 100 * (2 * both + 1e-6) / (predicted + true + 1e-6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tta_bench.metrics.base import pixels, register_metric
+from tta_bench.metrics.base import areas, register_metric
 
 
 @register_metric("iou", "%", direction="higher", range=(0, 100), title="IoU")
@@ -13,5 +13,5 @@ def iou_score(prediction: Tensor, truth: Tensor) -> float:
 
     Empty masks score as they do in Dice: two of them 100, one practically 0.
     """
-    intersection, union = pixels(prediction & truth), pixels(prediction | truth)
-    return 100 * (float(intersection) + 1e-6) / (float(union) + 1e-6)
+    predicted, true, both = areas(prediction, truth)
+    return 100 * (both + 1e-6) / (predicted + true - both + 1e-6)

@@ -6,11 +6,11 @@ import math
 
 from torch import Tensor
 
-from tta_bench.metrics.base import pixels, register_metric
+from tta_bench.metrics.base import areas, register_metric
 
 
 @register_metric("precision", "%", direction="higher", range=(0, 100), title="precision")
 def precision(prediction: Tensor, truth: Tensor) -> float:
     """Precision (positive predictive value) in percent: ``100 |P and G| / |P|``."""
-    predicted = pixels(prediction)
-    return 100 * pixels(prediction & truth) / predicted if predicted else math.nan
+    predicted, _, both = areas(prediction, truth)
+    return 100 * both / predicted if predicted else math.nan

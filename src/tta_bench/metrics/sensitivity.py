@@ -6,11 +6,11 @@ import math
 
 from torch import Tensor
 
-from tta_bench.metrics.base import pixels, register_metric
+from tta_bench.metrics.base import areas, register_metric
 
 
 @register_metric("sensitivity", "%", direction="higher", range=(0, 100), title="sensitivity")
 def sensitivity(prediction: Tensor, truth: Tensor) -> float:
     """Sensitivity (recall) in percent: ``100 |P and G| / |G|``."""
-    true = pixels(truth)
-    return 100 * pixels(prediction & truth) / true if true else math.nan
+    _, true, both = areas(prediction, truth)
+    return 100 * both / true if true else math.nan

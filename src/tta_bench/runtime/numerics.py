@@ -161,12 +161,6 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if is_gpu(device) else platform.machine()
 
 
-def wait_for(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
-    if is_gpu(device):
-        torch.cuda.synchronize(device)
-
-
 def stopwatch(device: torch.device) -> Callable[[], Callable[[], float]]:
     """Begin to time what the device is given from now on, without waiting for it.
 

@@ -59,12 +59,12 @@ def sleep_in_company(environment: MutableMapping[str, str]) -> None:
 
 
 @contextmanager
-def computing_with(count: int | None) -> Iterator[None]:
-    """Let every operation of torch on the host take so many threads, also in threads that begin within; None: as is."""
+def computing_with(count: int) -> Iterator[None]:
+    """Let every operation of torch on the host take so many threads, also in threads that begin within."""
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from tta_bench.adaptation.provenance import Definition, code_of
+from tta_bench.adaptation.linking import Definition
+from tta_bench.adaptation.provenance import code_of
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import method_options
 from tta_bench.methods.space import space_of

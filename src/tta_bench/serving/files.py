@@ -153,7 +153,7 @@ class ImageWriter:
         pictures = {f"{file_name(name)}/": 255 * mask for name, mask in zip(self.classes, found.byte(), strict=True)}
         if not self.outputs.per_class:
             values = mask_values(found, logits, self.finish.threshold, self.classes)
-            found, pictures = class_channels(values, self.classes), {"": values}
+            found, pictures = class_channels(values.numpy(), self.classes), {"": values}
         for name, picture in pictures.items() if folder else ():
             self._save(f"{folder}/{name}{image.stem}.png", Image.fromarray(picture.numpy()))
         return logits, found

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from tta_bench.adaptation.linking import Definition
 from tta_bench.adaptation.progress import progress_bar
-from tta_bench.adaptation.provenance import Definition, bank_code, code_of
+from tta_bench.adaptation.provenance import bank_code, code_of
 from tta_bench.adaptation.scenarios.base import Scenario, scenario_of
 from tta_bench.adaptation.setup import finish_of, method_on
 from tta_bench.data.decoding import Fitted, decode, fitted

@@ -42,7 +42,7 @@ class SourceImages(Dataset[tuple[Tensor, Tensor]]):
             seed=seed_of(self.seed, "augmentation", epoch, index),
         )
         scaled = self.preprocessing.unit_range(torch.from_numpy(image).permute(2, 0, 1).float())
-        return scaled, class_channels(torch.from_numpy(mask), self.domain.classes)
+        return scaled, class_channels(mask, self.domain.classes)
 
     def _square(self, epoch: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Image and mask values as the network sees them, before augmentation."""
