@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 
-from gpu import WARM_UP, built, images_of, keys_of
+from gpu import WARM_UP, built, images_of, keys_of, wait_for
 from tta_bench.data.prefetching import Prefetcher
 from tta_bench.methods.base import Method
 from tta_bench.ops.draws import ImageKey
-from tta_bench.runtime.numerics import numerics, resolve_device, wait_for
+from tta_bench.runtime.numerics import numerics, resolve_device
 from tta_bench.runtime.precision import Precision
 
 BOUNDS = (2, 10, 100)
