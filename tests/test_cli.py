@@ -198,6 +198,12 @@ def test_data_cache_fills_the_cache_of_the_results(capsys, images, tmp_path):
     assert "north" in capsys.readouterr().out
 
 
+def test_keys_beside_a_folder_that_is_asked_about_are_refused(capsys, tmp_path):
+    error = refuse(capsys, "data", "check", str(tmp_path), "data.limit=3")
+    assert "'data.limit=3' is of a recipe or a data set" in error
+    assert f"data check data=folder data.root={tmp_path} checks a data set" in error
+
+
 def test_data_preview_draws_the_asked_for_domains(capsys, images, tmp_path):
     words = ["data=folder", f"data.root={images}", "data.image_size=64", "--domains", "north,south"]
     main(["data", "preview", *words, "--per-domain", "2", "--out", "gallery.png"])
@@ -212,6 +218,8 @@ def test_data_preview_draws_the_asked_for_domains(capsys, images, tmp_path):
         (["data=foldr"], "error: unknown data=foldr: did you mean 'folder'?"),
         (["data.limt=3"], "error: unknown key 'data.limt': did you mean 'data.limit'?"),
         (["data=folder"], "error: data=folder needs the folder of the images: add data.root=DIR"),
+        (["data.root=/tmp"], "error: data.root is not for data=synthetic: leave it out, or use data=folder"),
+        (["data=folder", "data=fundus"], "error: data= is given 2 times: give it once"),
         (["data=folder", "data.root=/none"], "error: data.root=/none does not exist: give the folder of the images"),
         (["--domains", "A,Q"], "error: unknown domain 'Q' of data=synthetic: choose one of: A, B, C, D, E"),
         (["--domains", ","], "error: --domains is empty: name domains"),

@@ -16,6 +16,8 @@ import tta_bench.models.graphs as graphs_module
 from tta_bench.methods.base import METHODS
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.graphs import Graphs
+from tta_bench.models.normalisation import BatchStatistics
+from tta_bench.objectives.base import BoundNetwork
 
 
 @pytest.fixture
@@ -138,3 +140,32 @@ def test_a_copy_of_a_network_records_its_own(network, images, played):
     network.graphs.forget()
     passes(network, images[:1], theta)
     assert len(played) == 3
+
+
+def test_a_gradient_that_was_asked_for_is_not_made_of_what_is_overwritten(network, images, played):
+    """A graph plays the gradient once after each pass, and it has no second derivative."""
+    theta = network.source_theta[None]
+    for _ in range(2):
+        passes(network, images[:1], theta).sum().backward()
+    row = theta.clone().requires_grad_()
+    loss = network(images[:1], row).square().sum()
+    (gradient,) = torch.autograd.grad(loss, row, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
+    with pytest.raises(RuntimeError, match=r"second time.*runtime\.graphs=false"):
+        torch.autograd.grad(loss, row)
+    assert played == [[2, 2]]
+
+
+def weighted(network, images, *, weights):
+    return (torch.stack([weight * network(images).mean() for weight in weights]),)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 2.0), [1.0, 2.0]], ids=["tuple", "list"])
+def test_an_objective_with_a_setting_that_has_no_hash_is_recorded_by_its_passes(network, images, played, weights):
+    bound = BoundNetwork(network, network.source_theta[None].clone().requires_grad_(), BatchStatistics())
+    with torch.no_grad():
+        (first, *others) = [bound.replayable(weighted, images[:1], weights=weights)[0] for _ in range(4)]
+    assert all(torch.equal(each, first) for each in others)
+    assert len(played) == 1
+    assert network.forwards == 4 * 2

@@ -132,6 +132,12 @@ def configure(name, **changes):
     return data_config(name=name, **changes)
 
 
+def complete(name, folder, **changes):
+    """With all that a reader needs."""
+    values = {"root": folder, "domains": {"A": "a"}}
+    return configure(name, **{key: values[key] for key in READERS.get(name).needs} | changes)
+
+
 @pytest.mark.parametrize("name", READERS.names())
 class TestEveryReader:
     def test_is_chosen_by_its_own_file(self, name):
@@ -144,7 +150,7 @@ class TestEveryReader:
         sentences = section_faults(configure(name))
         assert len(sentences) == len(needs)
         assert all(sentence.startswith(f"data={name} needs ") for sentence in sentences)
-        assert section_faults(configure(name, root=tmp_path, domains={"A": "a"})) == []
+        assert section_faults(complete(name, tmp_path)) == []
         if needs:
             with pytest.raises(UserError) as caught:
                 open_reader(configure(name))
@@ -152,13 +158,19 @@ class TestEveryReader:
 
     def test_says_whether_shades_mean_something(self, name, tmp_path):
         shades = {"background": (0,), "cup": (1,)}
-        sentences = section_faults(configure(name, root=tmp_path, domains={"A": "a"}, shades=shades))
+        sentences = section_faults(complete(name, tmp_path, shades=shades))
         assert len(sentences) == (not READERS.get(name).decodes_shades)
+
+    @pytest.mark.parametrize(("key", "value"), [("root", "images"), ("domains", {"A": "a"})])
+    def test_refuses_what_it_would_not_look_at(self, name, key, value, tmp_path):
+        used = key in (*READERS.get(name).needs, *READERS.get(name).takes)
+        faults = section_faults(complete(name, tmp_path, **{key: value}))
+        assert [fault.partition(":")[0] for fault in faults] == [f"data.{key} is not for data={name}"] * (not used)
 
     def test_refuses_a_domain_that_is_not_there(self, name, tmp_path):
         (tmp_path / "A/image").mkdir(parents=True)
         (tmp_path / "a.csv").touch()
-        reader = open_reader(configure(name, root=tmp_path, domains={"A": "a"}))
+        reader = open_reader(complete(name, tmp_path))
         assert "A" in reader.domain_names()
         with pytest.raises(UserError, match="unknown domain 'nowhere'"):
             reader.records("nowhere")

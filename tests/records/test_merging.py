@@ -144,3 +144,6 @@ def test_the_command_counts_what_it_copies(two, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["merge", str(tmp_path / "nowhere"), str(tmp_path / "out")])
     assert "nowhere is no results folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["merge", str(two[0]), "results_root=out"])
+    assert "'results_root=out' is no folder: name it without results_root=" in capsys.readouterr().err

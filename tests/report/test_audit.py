@@ -96,3 +96,6 @@ def test_by_brightness_from_real_images_and_by_a_column_of_a_table(tmp_path, cap
     with pytest.raises(SystemExit):
         main(["report", "first_look", *words, "--by", "device"])
     assert "there is no attribute 'device'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["report", "first_look", *words, f"data.attributes={file}"])
+    assert f"data.attributes={file} has columns for --by: add --by COLUMN" in capsys.readouterr().err

@@ -58,6 +58,11 @@ def _release(words: Sequence[str], changes: Sequence[str]) -> str:
 
     root = Path(words[-1]).expanduser()
     if len(words) == 1:
+        if changes:
+            raise UserError(
+                f"'{changes[0]}' is of a recipe or a data set: data check SET {words[0]} {changes[0]} tries a recipe, "
+                f"data check data=folder data.root={words[0]} checks a data set"
+            )
         fits, sentence = release_sentence(root)
         if not fits:
             raise UserError(sentence)

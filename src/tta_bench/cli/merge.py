@@ -19,6 +19,9 @@ def run(parsed: argparse.Namespace) -> None:
     from tta_bench.records.merging import KINDS, merge, plan_merge
 
     *sources, into = parsed.folders
+    keys = [each for each in parsed.folders if str(each).startswith("results_root=") and not each.is_dir()]
+    if keys:
+        raise UserError([f"'{each}' is no folder: name it without results_root=" for each in keys])
     if not sources:
         raise UserError(f"merge FROM… {into}: name the folders to copy from, and last the one to copy into")
     planned = plan_merge(sources, into)

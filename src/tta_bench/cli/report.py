@@ -73,10 +73,18 @@ def run(parsed: argparse.Namespace) -> None:
 
 
 def _attributes(parsed: argparse.Namespace) -> Path | None:
-    """The file of ``data.attributes=FILE.csv``, which is taken out of the overrides: it is of no cell."""
+    """The file of ``data.attributes=FILE.csv``, which is taken out of the overrides: it is of no cell.
+
+    Raises:
+        UserError: it is given, and no attribute is asked for.
+    """
+    from tta_bench.errors import UserError
+
     key = "data.attributes="
     named = [word.removeprefix(key) for word in parsed.overrides if word.startswith(key)]
     parsed.overrides = [word for word in parsed.overrides if not word.startswith(key)]
+    if named and parsed.by is None:
+        raise UserError(f"{key}{named[-1]} has columns for --by: add --by COLUMN, or leave it out")
     return Path(named[-1]).expanduser() if named else None
 
 

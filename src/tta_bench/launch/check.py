@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from tta_bench.launch.keys import (
     key_fault,
     not_in_every_row,
     not_of_every_choice,
+    repeated_groups,
     valid_keys,
 )
 from tta_bench.launch.overrides import (
@@ -99,7 +99,7 @@ def find_jobs(
         experiments = [o for o in parsed if o.key_or_group == "experiment"]
         sweeps = multirun or any(_is_multirun(o, hydra) for o in experiments)
         faults += sweep_faults(parsed, sweeps if resolve is None else None)
-        faults += _repeated_groups(parsed, hydra)
+        faults += repeated_groups(parsed, hydra)
         swept, typed = _sweep_of(experiments, hydra), parsed
         refused = [*experiment_faults(experiments), *_overruled_rows(experiments, parsed)]
         if refused:
@@ -156,16 +156,6 @@ def compose_source(overrides: Sequence[str]) -> tuple[ModelConfig, DataConfig]:
     """
     container = composed(overrides, OF_SOURCE)
     return validate_model(container["model"]), validate_section(DataConfig, container["data"], "data")
-
-
-def _repeated_groups(overrides: Sequence[Override], hydra: Composer) -> list[str]:
-    """Groups that are chosen twice, where Hydra would complain or silently take the last."""
-    counts = Counter(o.get_key_element() for o in overrides if hydra.options(o.key_or_group))
-    return [
-        f"{key}= is given {count} times: give it once, or several values separated by commas with -m"
-        for key, count in counts.items()
-        if count > 1
-    ]
 
 
 def _is_multirun(experiment: Override, hydra: Composer) -> bool:

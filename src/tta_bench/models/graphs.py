@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tta_bench.runtime.memory import release_memory
 
@@ -143,7 +144,7 @@ def replayable(
 
     Args:
         network: which ``compute`` passes, and which counts that it does.
-        key: what else it depends on.
+        key: what else it depends on; what has no hash, as a list, is not recorded as a whole.
         compute: passes, and what is made of them; draws nothing, sends nothing to the device and asks it for nothing.
         statistics: the policy of the passes.
         theta: ``[S, scalars]``; rows of all parameters are not recorded.
@@ -151,6 +152,10 @@ def replayable(
     """
     settings, of_affine = statistics.settings(), theta.shape[1] == network.source_theta.numel()
     if network.graphs is None or settings is None or not of_affine or any(each.requires_grad for each in inputs):
+        return compute(theta, *inputs)
+    try:
+        hash(key)
+    except TypeError:
         return compute(theta, *inputs)
     before = network.forwards
 
@@ -237,7 +242,13 @@ class _Replay(torch.autograd.Function):
         return made
 
     @staticmethod
+    @once_differentiable  # the recorded gradient has none of its own
     def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
+        if ctx.use is None:
+            raise RuntimeError(
+                "the gradient of a recorded pass is asked for a second time, and what it was made of is overwritten: "
+                "ask for all at once, pass again, or switch recordings off with runtime.graphs=false"
+            )
         recording = ctx.recording
         for place, slope in zip(recording.slopes, _parted(slopes, recording.is_followed)[0], strict=True):
             place.zero_() if slope is None else place.copy_(slope)

@@ -84,7 +84,8 @@ class Reader(ABC):
     """Whether its masks are grey pictures, so that ``data.shades`` means something."""
 
     takes: ClassVar[tuple[str, ...]] = ()
-    """Keys of :class:`~tta_bench.runtime.files_section.FilesConfig` that mean something for it."""
+    """Further ones that mean something for it: ``root``, ``domains`` and those of
+    :class:`~tta_bench.runtime.files_section.FilesConfig`."""
 
     @classmethod
     @abstractmethod
@@ -140,8 +141,10 @@ def section_faults(config: DataConfig) -> list[str]:
     faults = [f"data={config.name} needs {remedies[key]}" for key in reader.needs if not getattr(config, key)]
     if config.shades is not None and not reader.decodes_shades:
         faults.append(f"data.shades is for data=fundus: data={config.name} has data.classes instead")
-    given = [key for key in FilesConfig.model_fields if getattr(config, key) is not None and key not in reader.takes]
-    faults += [f"data.{key} is not for data={config.name}: leave it out, or use data=folder" for key in given]
+    given = [key for key in ("root", "domains", *FilesConfig.model_fields) if getattr(config, key) is not None]
+    for key in (key for key in given if key not in (*reader.needs, *reader.takes)):
+        other = "fundus" if key == "domains" else "folder"
+        faults.append(f"data.{key} is not for data={config.name}: leave it out, or use data={other}")
     return faults
 
 
