@@ -1,3 +1,5 @@
+"""Checkpoints of our own: written, read, described, and refused where they do not fit or cannot be read."""
+
 import json
 import os
 import pickle
@@ -5,83 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import RESUNET, UNET, Payload, official_state, run_config, write
 
-import sections
 from tta_bench.cli.checkpoint_import import import_official
 from tta_bench.cli.checkpoint_verify import verify
 from tta_bench.errors import UserError
 from tta_bench.models.build import build_model
-from tta_bench.models.checkpoint import (
-    from_official,
-    load_checkpoint,
-    read_checkpoint,
-    read_description,
-    save_checkpoint,
-    to_official,
-)
-from tta_bench.models.checkpoint.official import OFFICIAL_BRANCHES, OFFICIAL_PREFIXES
-from tta_bench.models.networks.resunet34 import ResUNet
-from tta_bench.ops.preprocessing import PAPER
+from tta_bench.models.checkpoint import load_checkpoint, read_checkpoint, read_description
 from tta_bench.schema import RunConfig
-
-AUGMENTATION = {
-    "flip": 0.5,
-    "affine": 0,
-    "rotation_degrees": 0,
-    "scale": [1, 1],
-    "elastic": 0,
-    "brightness": 0,
-    "brightness_range": [1, 1],
-    "noise": 0,
-    "noise_range": [0, 0],
-}
-TRAINING = {
-    "name": "test",
-    "epochs": 2,
-    "batch_size": 2,
-    "optimizer": "adam",
-    "learning_rate": 1e-3,
-    "momentum": 0,
-    "nesterov": False,
-    "weight_decay": 0,
-    "schedule_power": 0.9,
-    "holdout": 0,
-    "seed": 0,
-    "workers": 0,
-    "legacy_unaligned_mask": False,
-    "branch_weights": {"reconstruction": 1.0, "denoising": 1.0, "super_resolution": 1.0, "rotation": 0.1},
-    "augmentation": AUGMENTATION,
-}
-UNET = {"name": "unet", "encoder": "tu-test_resnet", "decoder_channels": [16, 16, 8, 8, 8]}
-RESUNET = {"name": "resunet34", "encoder": "resnet34"}
-CLASSES = {"disc": [1, 2], "cup": [2]}
-
-
-def run_config(model=None, *, source="A", **data) -> RunConfig:
-    return sections.run_config(
-        source=source,
-        data=sections.data_section(**{"name": "synthetic", "classes": CLASSES, **data}),
-        model=model or UNET,
-        training=TRAINING,
-    )
-
-
-def write(path: Path, config: RunConfig, state=None, **changes) -> Path:
-    if state is None:
-        torch.manual_seed(0)
-        state = build_model(config.model, len(config.data.classes)).state_dict()
-    fields = {
-        "architecture": config.model.model_dump(mode="json"),
-        "preprocessing": PAPER,
-        "classes": config.data.classes,
-        "image_size": config.data.image_size,
-        "domain": config.source,
-        "fingerprint": "abc",
-        "training": config.training.model_dump(mode="json"),
-        "dice_in_domain_per_class": {"disc": 90.0, "cup": 80.0},
-    }
-    save_checkpoint(path, state, **(fields | changes))
-    return path
 
 
 def rewrite(path: Path, change) -> Path:
@@ -100,23 +33,6 @@ def config() -> RunConfig:
 @pytest.fixture
 def own(tmp_path, config) -> Path:
     return write(tmp_path / "own.ckpt", config)
-
-
-def official_state() -> dict[str, torch.Tensor]:
-    """The authors' state dict as our network in the inverse direction, and their unused classifier."""
-    torch.manual_seed(0)
-    state = ResUNet(2, branches=OFFICIAL_BRANCHES).state_dict()
-    return {to_official(key): value for key, value in state.items()} | {
-        "res.fc.weight": torch.zeros(1000, 512),
-        "res.fc.bias": torch.zeros(1000),
-    }
-
-
-@pytest.fixture(scope="module")
-def official(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("official") / "last-Res_Unet.pth"
-    torch.save(official_state(), path)
-    return path
 
 
 class TestOwnFormat:
@@ -221,16 +137,6 @@ class TestWhatDoesNotFit:
             load_checkpoint(rewrite(own, change), config)
 
 
-class Payload:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self):
-        return open, (str(self.target), "w")
-
-
 class TestUnreadableFiles:
     def check(self, path: Path, message: str, config: RunConfig) -> None:
         with pytest.raises(UserError, match=message) as caught:
@@ -287,81 +193,6 @@ class TestUnreadableFiles:
         else:
             torch.load(path, weights_only=False)
         assert target.exists()
-
-
-class TestOfficialFormat:
-    def config(self, branches=(), **data) -> RunConfig:
-        return run_config({**RESUNET, "branches": list(branches)}, **{"image_size": 512, **data})
-
-    def test_every_weight_arrives(self, official):
-        source = load_checkpoint(official, self.config(OFFICIAL_BRANCHES))
-        torch.manual_seed(0)
-        expected = ResUNet(2, branches=OFFICIAL_BRANCHES).eval()
-        images = torch.rand(1, 3, 64, 64)
-        assert torch.equal(source.model(images), expected(images))
-        for name in OFFICIAL_BRANCHES:
-            assert torch.equal(source.model.branch(name, images), expected.branch(name, images))
-        assert source.domain == "A"
-        assert source.dice_in_domain is None
-
-    def test_names_are_those_of_the_authors_file(self):
-        shapes = Path(__file__).parents[2].parent / "shared" / "specs" / "official_state_dict.json"
-        if not shapes.exists():
-            pytest.skip("the authors' list of keys and shapes is not here")
-        expected = json.loads(shapes.read_text())
-        assert {key: list(value.shape) for key, value in official_state().items()} == expected
-
-    def test_names_map_back_and_forth(self):
-        keys = [key for key in official_state() if not key.startswith("res.fc.")]
-        assert [to_official(from_official(key)) for key in keys] == keys
-        assert all(any(key.startswith(theirs) for key in keys) for theirs, _ in OFFICIAL_PREFIXES)
-
-    def test_drops_branches_that_are_not_asked_for(self, official):
-        model = load_checkpoint(official, self.config(["rotation"])).model
-        assert list(model.branches) == ["rotation"]
-
-    @pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", None])
-    def test_accepts_wrappers_and_parallel_prefixes(self, tmp_path, wrapper):
-        path = tmp_path / "m.pth"
-        state = {f"module.{key}": value for key, value in official_state().items()}
-        torch.save({wrapper: state, "epoch": 3} if wrapper else state, path)
-        assert load_checkpoint(path, self.config()).sha256
-
-    def test_warns_at_another_image_size_than_the_authors(self, official, caplog):
-        load_checkpoint(official, self.config())
-        assert not caplog.records
-        load_checkpoint(official, self.config(image_size=256))
-        assert "its authors used 512 pixels, data.image_size=256" in caplog.text
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (lambda s: s.pop("up1.bn.weight"), "is not the GraTa .*missing weights: up1.bn.weight"),
-            (lambda s: s.update({"recon9.bn.weight": torch.zeros(1)}), "unexpected weights: recon9.bn.weight"),
-            (
-                lambda s: s.update({"seg_head.bias": torch.zeros(3)}),
-                r"wrong shapes: seg_head.bias \[3\] instead of \[2\]",
-            ),
-            (lambda s: s["up5.bias"].fill_(float("inf")), "not finite .* in up5.bias"),
-        ],
-    )
-    def test_is_strict(self, tmp_path, change, message):
-        state = official_state()
-        change(state)
-        torch.save(state, tmp_path / "m.pth")
-        with pytest.raises(UserError, match=message):
-            load_checkpoint(tmp_path / "m.pth", self.config())
-
-    @pytest.mark.parametrize(
-        ("asked", "message"),
-        [
-            (run_config(UNET), "its network is resunet34, but model=unet"),
-            (run_config(RESUNET, classes={"nuclei": [1]}), "its classes are disc, cup, but data.classes are nuc"),
-        ],
-    )
-    def test_refuses_another_network_and_other_classes(self, official, asked, message):
-        with pytest.raises(UserError, match=message):
-            load_checkpoint(official, asked)
 
 
 class TestCommands:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_checkpoint import UNET, Payload, official_state, run_config, write
+from checkpoints import UNET, Payload, run_config, write
 
 import tta_bench.cli
 from tta_bench.errors import UserError
@@ -24,13 +24,6 @@ WEIGHT, VARIANCE, COUNT = "head.0.bias", "encoder.model.bn1.running_var", "encod
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("sound") / "own.ckpt", run_config(UNET))
-
-
-@pytest.fixture(scope="module")
-def official(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("official") / "last-Res_Unet.pth"
-    torch.save(official_state(), path)
-    return path
 
 
 def content(change):

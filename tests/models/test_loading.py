@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from test_checkpoint import run_config, write
+from checkpoints import run_config, write
 
 import tta_bench.models.checkpoint.load as load
 from tta_bench.models.networks.resunet34 import ResUNet

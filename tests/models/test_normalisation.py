@@ -1,22 +1,16 @@
+"""Normalisation by statistics of the source, of the image, or of both, against torch and the formula itself."""
+
 import copy
 
 import pytest
 import torch
 import torch.nn.functional as F
+from normalised import LAYOUTS, make_batch, on_values, random, running, torch_batch_norm, written_out
 from torch import nn
 
-from tta_bench.models.normalisation import (
-    AlignedStatistics,
-    BatchStatistics,
-    MedianStatistics,
-    MixedStatistics,
-    RunningStatistics,
-    SourceStatistics,
-)
+from tta_bench.models.normalisation import BatchStatistics, MedianStatistics, MixedStatistics, SourceStatistics
 from tta_bench.models.normalisation_layer import NormalisationLayer
 
-CHANNELS = 3
-LAYOUTS = [(1, 1), (3, 1), (1, 4), (2, 3)]
 POLICIES = {
     "source": SourceStatistics,
     "batch": BatchStatistics,
@@ -25,50 +19,6 @@ POLICIES = {
     "mixed unbiased": lambda: MixedStatistics(0.3, unbiased=True),
     "median": MedianStatistics,
 }
-
-
-def random(*shape, seed=0, low=-1.0, high=1.0, dtype=torch.float64):
-    return torch.empty(*shape, dtype=dtype).uniform_(low, high, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture
-def batch_norm():
-    layer = nn.BatchNorm2d(CHANNELS).double()
-    with torch.no_grad():
-        layer.running_mean.copy_(random(CHANNELS, seed=1))
-        layer.running_var.copy_(random(CHANNELS, seed=2, low=0.5, high=2))
-        layer.weight.copy_(random(CHANNELS, seed=3, low=0.5, high=1.5))
-        layer.bias.copy_(random(CHANNELS, seed=4))
-    return layer
-
-
-@pytest.fixture
-def layer(batch_norm):
-    return NormalisationLayer(batch_norm, channel_offset=0)
-
-
-def make_batch(streams, views, height=6, width=5):
-    """Images whose channels differ in mean and scale, with one row of affine parameters per stream."""
-    x = random(streams * views, CHANNELS, height, width, seed=5)
-    x = x * random(streams * views, CHANNELS, 1, 1, seed=6, low=0.5, high=3) + random(
-        streams * views, CHANNELS, 1, 1, seed=7, low=-2, high=2
-    )
-    return x, random(streams, CHANNELS, seed=8, low=0.5, high=2), random(streams, CHANNELS, seed=9)
-
-
-def torch_batch_norm(batch_norm, weight, bias, training, momentum=0.1):
-    """Torch's own layer with the affine parameters of one stream."""
-    layer = copy.deepcopy(batch_norm).train(training)
-    layer.momentum = momentum
-    layer.weight.data.copy_(weight)
-    layer.bias.data.copy_(bias)
-    return layer
-
-
-def written_out(x, mean, variance, weight, bias, eps):
-    """One image ``[C, H, W]`` by the formula itself."""
-    mean, variance, weight, bias = (v[:, None, None] for v in (mean, variance, weight, bias))
-    return weight * (x - mean) / torch.sqrt(variance + eps) + bias
 
 
 def assert_per_image(out, x, weight, bias, statistics_of_image, eps):
@@ -175,20 +125,6 @@ def test_median_statistics_use_the_lower_median_and_the_mean_square_deviation_fr
     assert_per_image(out, x, weight, bias, median, layer.eps)
 
 
-def one_channel_layer(mean=0.0, variance=1.0):
-    layer = nn.BatchNorm2d(1).double()
-    layer.running_mean.fill_(mean)
-    layer.running_var.fill_(variance)
-    return NormalisationLayer(layer, channel_offset=0)
-
-
-def on_values(statistics, values, layer=None, weight=1.0, bias=0.0):
-    """Normalise a one-channel image of these values."""
-    x = torch.as_tensor(values, dtype=torch.float64).view(1, 1, 1, -1)
-    rows = torch.tensor([[weight]], dtype=torch.float64), torch.tensor([[bias]], dtype=torch.float64)
-    return statistics.normalise(x, *rows, layer or one_channel_layer()).flatten()
-
-
 @pytest.mark.parametrize(("values", "median", "variance"), [([0, 1, 2, 3, 10], 2, 14.0), ([1, 2, 3, 10], 2, 16.5)])
 def test_median_and_variance_of_the_medbn_examples_bn8(values, median, variance):
     expected = (torch.tensor(values, dtype=torch.float64) - median) / (variance + 1e-5) ** 0.5
@@ -238,127 +174,6 @@ def test_batch_statistics_leave_mean_0_and_variance_1(layer):
     variance = x.var((2, 3), correction=0)
     assert out.mean((2, 3)).abs().max() < 1e-12
     torch.testing.assert_close(out.var((2, 3), correction=0), variance / (variance + layer.eps))
-
-
-def running(streams, momentum, mean=None, variance=None, channels=CHANNELS):
-    mean = random(streams, channels, seed=20) if mean is None else mean
-    variance = random(streams, channels, seed=21, low=0.5, high=2) if variance is None else variance
-    return RunningStatistics(mean.clone(), variance.clone(), momentum)
-
-
-@pytest.mark.parametrize(("streams", "views"), LAYOUTS)
-def test_a_running_average_without_momentum_normalises_and_does_not_move(layer, streams, views):
-    x, weight, bias = make_batch(streams, views)
-    policy = running(streams, None)
-    mean, variance = policy.mean.clone(), policy.variance.clone()
-    out = policy.normalise(x, weight, bias, layer)
-    for index, image in enumerate(x):
-        s = index // views
-        expected = written_out(image, mean[s], variance[s], weight[s], bias[s], layer.eps)
-        torch.testing.assert_close(out[index], expected, rtol=0, atol=1e-12)
-    assert torch.equal(policy.mean, mean)
-    assert torch.equal(policy.variance, variance)
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
-@pytest.mark.parametrize(("streams", "views"), LAYOUTS)
-def test_a_running_average_with_momentum_moves_as_batch_norm_does_in_training(
-    layer, batch_norm, streams, views, momentum
-):
-    x, weight, bias = make_batch(streams, views)
-    policy = running(streams, momentum)
-    mean, variance = policy.mean.clone(), policy.variance.clone()
-    out = policy.normalise(x, weight, bias, layer)
-    for s in range(streams):
-        expected = torch_batch_norm(batch_norm, weight[s], bias[s], training=True, momentum=momentum)
-        expected.running_mean.copy_(mean[s])
-        expected.running_var.copy_(variance[s])
-        rows = slice(s * views, (s + 1) * views)
-        torch.testing.assert_close(out[rows], expected(x[rows]), rtol=0, atol=1e-12)
-        torch.testing.assert_close(policy.mean[s], expected.running_mean, rtol=0, atol=1e-12)
-        torch.testing.assert_close(policy.variance[s], expected.running_var, rtol=0, atol=1e-12)
-    if momentum == 0:  # BN-7: no weight on the image keeps the source statistics to the bit
-        assert torch.equal(policy.mean, mean)
-        assert torch.equal(policy.variance, variance)
-
-
-def test_aligned_statistics_are_a_mixture_of_its_own_for_every_stream(layer):
-    x, weight, bias = make_batch(3, 2)
-    source_weight = torch.tensor([[0.0], [0.3], [1.0]], dtype=torch.float64)
-    out = AlignedStatistics(source_weight).normalise(x, weight, bias, layer)
-    for s, w in enumerate(source_weight.flatten().tolist()):
-        rows = slice(2 * s, 2 * s + 2)
-        mixed = MixedStatistics(w, unbiased=True).normalise(x[rows], weight[s : s + 1], bias[s : s + 1], layer)
-        torch.testing.assert_close(out[rows], mixed, rtol=0, atol=1e-12)
-
-
-def test_aligned_statistics_record_how_far_every_image_is_from_the_mixture(layer):
-    x, weight, bias = make_batch(2, 1)
-    policy = AlignedStatistics(torch.tensor([[0.25], [1.0]], dtype=torch.float64))
-    for _ in range(2):
-        policy.normalise(x, weight, bias, layer)
-    assert len(policy.distances) == 2
-    for image, w, distance in zip(x, (0.25, 1.0), policy.distances[1], strict=True):
-        mean, variance = image.mean((1, 2)), image.var((1, 2), correction=1)
-        mixed = w * layer.source_variance + (1 - w) * variance
-        expected = (w * (layer.source_mean - mean)).abs().mean() + (mixed.sqrt() - variance.sqrt()).abs().mean()
-        assert distance.item() == pytest.approx(expected.item(), abs=1e-12)
-
-
-def test_aligned_statistics_are_constants_and_a_constant_channel_has_a_gradient(layer):
-    x, weight, bias = make_batch(1, 1)
-    x[0, 1] = 0.7
-    x.requires_grad_()
-    policy = AlignedStatistics(torch.full((1, 1), 0.5, dtype=torch.float64))
-    out = policy.normalise(x, weight, bias, layer)
-    upstream = random(*x.shape, seed=11)
-    (gradient,) = torch.autograd.grad(out, x, upstream, retain_graph=True)
-    variance = 0.5 * layer.source_variance + 0.5 * x.detach().var((0, 2, 3), correction=1)
-    scale = weight[0] / torch.sqrt(variance + layer.eps)
-    torch.testing.assert_close(gradient, upstream * scale[:, None, None], rtol=0, atol=1e-12)
-    (gradient,) = torch.autograd.grad(policy.distances[0].sum(), x)
-    assert gradient.isfinite().all()
-    assert gradient.abs().amax((0, 2, 3)).min() > 0
-
-
-def test_every_stream_may_have_a_momentum_of_its_own(layer):
-    x, weight, bias = make_batch(3, 2)
-    momenta = torch.tensor([[0.1], [0.0], [1.0]], dtype=torch.float64)
-    together = running(3, momenta)
-    together.normalise(x, weight, bias, layer)
-    for s, momentum in enumerate(momenta.flatten().tolist()):
-        alone = running(3, None)
-        alone = RunningStatistics(alone.mean[s : s + 1], alone.variance[s : s + 1], momentum)
-        alone.normalise(x[2 * s : 2 * s + 2], weight[s : s + 1], bias[s : s + 1], layer)
-        torch.testing.assert_close(together.mean[s], alone.mean[0], rtol=0, atol=1e-12)
-        torch.testing.assert_close(together.variance[s], alone.variance[0], rtol=0, atol=1e-12)
-
-
-def test_a_layer_updates_its_own_channels_of_the_running_average_only(batch_norm):
-    layer = NormalisationLayer(batch_norm, channel_offset=2)
-    x, weight, bias = make_batch(2, 1)
-    policy = running(2, 0.5, channels=8)
-    before = policy.mean.clone()
-    policy.normalise(x, weight, bias, layer)
-    changed = (policy.mean != before).all(dim=0)
-    assert changed.tolist() == [False, False, True, True, True, False, False, False]
-
-
-def test_the_first_update_of_dua_gives_the_worked_example_bn6():
-    mean, variance = torch.tensor([[[5.0]], [[4.0]]], dtype=torch.float64)
-    policy = RunningStatistics(mean, variance, momentum=0.1 * 0.94 + 0.005)
-    on_values(policy, [0, 1, 2, 3])
-    assert policy.mean.item() == pytest.approx(4.6535, abs=1e-12)
-    assert policy.variance.item() == pytest.approx(3.7690, abs=1e-12)
-
-
-def test_eighty_updates_of_dua_leave_the_expected_weight_on_the_source_bn5():
-    policy = RunningStatistics(torch.ones(1, 1).double(), torch.ones(1, 1).double())
-    momenta = [0.1 * 0.94**k + 0.005 for k in range(1, 81)]
-    assert [momenta[0], momenta[1], momenta[79]] == pytest.approx([0.099, 0.09336, 0.005708], abs=1e-6)
-    for policy.momentum in momenta:
-        on_values(policy, [-1, 1, -1, 1])
-    assert policy.mean.item() == pytest.approx(0.13473, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", POLICIES)

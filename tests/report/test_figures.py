@@ -161,6 +161,14 @@ def test_files_for_print_are_the_same_in_every_process_and_have_the_fonts_that_j
         assert (b"/Type3" in drawn.pdf, b"/Subtype /Type3" in drawn.pdf) == (False, False)
 
 
+@pytest.mark.parametrize("images", [1, 3])
+def test_images_along_a_stream_are_counted_in_whole_numbers(images):
+    svg = running_means({"tent": [np.full(images, 50.0)]}, dice_score).svg
+    groups = ElementTree.fromstring(svg).iter(f"{SVG}g")
+    ticks = ["".join(each.itertext()).strip() for each in groups if "-xtick_" in each.get("id", "")]
+    assert ticks == [str(number) for number in range(1, images + 1)]
+
+
 def fills(svg):
     """Fill and opacity of the cells of a heat map."""
     styles = re.findall(r'<path d="[^"]*z[^"]*"[^>]*style="([^"]*)"', svg)

@@ -269,6 +269,13 @@ def test_no_two_buttons_of_the_table_are_called_the_same(page):
     assert {"p of minus no_adapt", "p of minus bn_only"} <= {*names}
 
 
+def test_no_two_heads_of_a_table_look_the_same(page):
+    for table in re.findall("<table.*?</table>", page, re.DOTALL):
+        seen = re.sub('<span class="hidden">.*?</span>', "", table)
+        heads = re.findall('<th scope="col".*?</th>', seen, re.DOTALL)
+        assert len(heads) == len({re.sub("<.*?>", "", head) for head in heads})
+
+
 def test_the_page_says_what_has_to_be_the_same_for_numbers_to_be_compared(page, table):
     assert (
         "comparable where this hash of protocol and data preparation, the images of the target domains and the source "

@@ -78,6 +78,7 @@ def running_means(streams: Mapping[str, Sequence[ArrayLike]], metric: Metric, re
         quantity = axis_label(f"mean {metric.title}", metric)
         figure, panels = _small_multiples(list(curves), "images of the stream so far", quantity)
         for label, axes in panels.items():
+            axes.locator_params("x", integer=True, min_n_ticks=1)
             if reference in curves and label != reference:
                 axes.plot(positions + 1, curves[reference], color=INK, alpha=0.6, linewidth=0.9, linestyle="--")
             axes.plot(positions + 1, curves[label], color=PALETTE[0], linewidth=1.6)
