@@ -6,7 +6,8 @@ import torch
 from small_networks import SmallNet, build
 from tta_bench.errors import UserError
 from tta_bench.models.adaptable import AdaptableNetwork
-from tta_bench.models.probe import PROBE_SIZES
+from tta_bench.models.foreign import ForeignNetwork
+from tta_bench.models.segmentation import SegmentationModel
 
 
 class Choosy(SmallNet):
@@ -29,7 +30,7 @@ def refusing(takes):
 
 
 NOTHING = float("nan")
-LARGEST = PROBE_SIZES[-1]
+SMALLEST, LARGEST = SegmentationModel.probe_sizes
 
 
 @pytest.fixture
@@ -46,9 +47,17 @@ def network(sides, answer, image_size=None):
 
 def test_a_network_is_tried_on_the_smallest_images(sides):
     made = network(sides, lambda side: 1.0)
-    assert set(sides) == {PROBE_SIZES[0]}
+    assert set(sides) == {SMALLEST}
     assert made.channels_last
     assert made.source_theta.dtype == torch.float32
+
+
+def test_a_network_of_ones_own_is_tried_where_its_deepest_maps_are_larger_than_a_pixel(sides):
+    """Of a map of one pixel normalisation leaves nothing, whatever the layer does."""
+    own = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.Conv2d(4, 2, 1))
+    own[0].register_forward_hook(lambda layer, inputs, output: sides.append(output.shape[-1]))
+    AdaptableNetwork(ForeignNetwork(own))
+    assert set(sides) == {LARGEST}
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,8 @@ class ForeignNetwork(SegmentationModel):
         in_form: puts logits into what the network returns them in.
     """
 
+    probe_sizes = (64,)  # of smaller ones its deepest maps may be of one pixel, which hides what a layer does to others
+
     def __init__(
         self,
         network: nn.Module,

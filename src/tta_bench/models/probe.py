@@ -17,9 +17,6 @@ from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.wrapping import calls_of, is_normalisation
 from tta_bench.ops.probabilities import Activation
 
-PROBE_SIZES = 32, 64
-"""Sides of the probe images, pixels, of which the first counts that the network takes: it is what every cell pays."""
-
 TOLERANCE, TOLERANCE_IN_LESS = 1e-5, 1e-3
 """Largest difference, relative to the largest output: in float64, and where there is no float64."""
 
@@ -60,7 +57,7 @@ def take_probe(model: SegmentationModel, image_size: int | None) -> Probe:
     for dtype in precisions:
         if len(dtypes) == 1:
             model.to(dtype)
-        for size in dict.fromkeys((*PROBE_SIZES, image_size or PROBE_SIZES[-1])):
+        for size in dict.fromkeys((*model.probe_sizes, image_size or model.probe_sizes[-1])):
             images = probe_images(size, model.in_channels).to(device, dtype)
             try:
                 expected = _undisturbed(partial(model, images[:1]))
@@ -74,7 +71,7 @@ def take_probe(model: SegmentationModel, image_size: int | None) -> Probe:
             is_finite = False
     if not is_finite:
         raise UserError("the source model's output is not finite (NaN or infinity): train it again")
-    side = image_size or PROBE_SIZES[-1]
+    side = image_size or model.probe_sizes[-1]
     raise UserError(
         f"the network cannot take an image of {side} x {side} pixels "
         f"({brief(fault)}): choose another network or data.image_size"

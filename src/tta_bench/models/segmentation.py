@@ -48,6 +48,8 @@ class SegmentationModel(nn.Module):
         activation: what the logits stand for: ``sigmoid``, a class on its own in each channel; or ``softmax``, classes
             that exclude each other. One object's own, to be set on the object.
         in_channels: of its images.
+        probe_sizes: sides in pixels of the images that its adaptable copy is tried on, of which the first counts that
+            it takes; every cell pays for it.
         categorical: layers of :mod:`tta_bench.models.catenorm`, with which the network runs twice; mostly none.
         preprocessing: of the images it is trained on; set by :meth:`expect`. All that is called with images takes them
             in [0, 1], except :meth:`encode`, which is behind the border.
@@ -56,6 +58,7 @@ class SegmentationModel(nn.Module):
 
     activation: Activation = "sigmoid"
     in_channels: int = 3
+    probe_sizes: tuple[int, ...] = (32, 64)
     categorical: Sequence[CategoricalNorm] = ()
     preprocessing = PAPER
     bank: Bank | None = None
