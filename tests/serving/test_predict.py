@@ -407,12 +407,22 @@ def test_a_finished_folder_stays_and_takes_nothing_else(world, predict, stepped,
 
 
 def test_all_faults_of_a_command_line_come_at_once(predict, tmp_path):
-    words = ("data.image_size=128", "training.epochs=2", "seed=1,2", "--stream-by", "eye", "--compare", "--no-change")
+    words = (
+        "data.image_size=128",
+        "training.epochs=2",
+        "runtime.graphs=false",
+        "seed=1,2",
+        "--stream-by",
+        "eye",
+        "--compare",
+        "--no-change",
+    )
     code, errors = predict("nowhere", "out", *words, method="grta")
     assert code == 2
     assert "Traceback" not in errors
     for part in ("grta: did you mean 'grata'?", "'data.image_size' comes from", "'training.epochs' is for runs"):
         assert part in errors
+    assert "'runtime" not in errors, "predictions are made by recorded passes, too"
     assert "--stream-by eye is a column of a CSV list" in errors
     assert "--compare needs what --no-change leaves out" in errors
     for key in ("evaluation=held_out", "empty=skip", "score_at=stored"):

@@ -19,7 +19,7 @@ from tta_bench.runtime.files_section import FilesConfig
 from tta_bench.schema import RunConfig, validate_section
 
 TAKEN = (
-    *("method", "protocol", "seed", "device", "precision", "checkpoint", "predict"),
+    *("method", "protocol", "seed", "device", "precision", "runtime", "checkpoint", "predict"),
     *("data.max_pixels", "data.intensity", "data.axis"),
 )
 """Keys and groups that a prediction takes."""
