@@ -44,7 +44,7 @@ def test_the_main_table_has_means_and_the_difference_alone_and_lies_in_no_box(pa
     assert main["heads"] == ["row", "A", "B", "average", "minus no_adapt"]
     assert len(main["rows"]) == 5
     assert "toggled" not in main["in"]
-    assert [each["heads"][1] for each in (tests, costs)] == ["p", "time"]
+    assert [each["heads"][1] for each in (tests, costs)] == ["p of minus no_adapt", "time"]
     assert [each["heads"][1:] for each in targets] == [
         ["disc", "cup"],
         *[[f"{t} {c}" for t in "CD" for c in ("disc", "cup", "mean")]] * 2,

@@ -51,7 +51,7 @@ def searched(tmp_path_factory):
     words = ["data=folder", f"data.root={images}", f"results_root={root / 'results'}", *SEARCH]
     read = {"listed": set(), "seen": set()}
     with pytest.MonkeyPatch.context() as patch:
-        records, image, label = FolderReader.records, Domain.image, Domain.label
+        records, levels, label = FolderReader.records, Domain.levels, Domain.label
 
         def spy(kind, method):
             def spied(self, *args):
@@ -61,8 +61,8 @@ def searched(tmp_path_factory):
             return spied
 
         patch.setattr(FolderReader, "records", spy("listed", records))
-        patch.setattr(Domain, "image", spy("seen", image))
-        patch.setattr(ShiftedDomain, "image", spy("seen", ShiftedDomain.image))
+        patch.setattr(Domain, "levels", spy("seen", levels))
+        patch.setattr(ShiftedDomain, "levels", spy("seen", ShiftedDomain.levels))
         patch.setattr(Domain, "label", spy("seen", label))
         outcome = tune(configure("+method=tent", "tune=true", *words))
     return words, outcome, read

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from tta_bench.runtime.memory import release_memory
+from tta_bench.runtime.numerics import is_gpu
 
 if TYPE_CHECKING:
     from tta_bench.models.adaptable import AdaptableNetwork
@@ -109,7 +110,7 @@ class Graphs:
 
     def _try_to_make(self, recording: _Recording, work: Work, theta: Tensor, inputs: tuple[Tensor, ...]) -> str:
         """Record; what went wrong, or nothing."""
-        if self._queue is None and theta.is_cuda:
+        if self._queue is None and is_gpu(theta.device):
             self._queue = torch.cuda.Stream(theta.device)  # memory is shared on one queue
         pool = next((each.forth.pool() for each in self._seen.values() if each.is_made), None)
         try:
