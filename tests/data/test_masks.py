@@ -255,7 +255,8 @@ class TestConfiguration:
         assert fault in refusal(validate_data, {**BASE, "shades": shades})
 
     def test_folder_has_classes_instead(self):
-        sentence = refusal(validate_data, {**BASE, "name": "folder", "shades": {"background": [0], "cup": [1]}})
+        section = {**BASE, "name": "folder", "domains": None, "shades": {"background": [0], "cup": [1]}}
+        sentence = refusal(validate_data, section)
         assert "data.classes" in sentence
 
 

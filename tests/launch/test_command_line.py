@@ -111,7 +111,8 @@ def test_an_experiment_is_a_sweep_that_the_command_line_overrules():
 def test_classes_given_replace_the_default_ones(data, tmp_path):
     (tmp_path / "D/image").mkdir(parents=True)
     (tmp_path / "E/image").mkdir(parents=True)
-    (config,) = jobs(f"+method=tent data={data} data.root={tmp_path} 'data.classes={{vessel: [1, 2]}}'")
+    root = f"data.root={tmp_path}" if data == "folder" else ""
+    (config,) = jobs(f"+method=tent data={data} {root} 'data.classes={{vessel: [1, 2]}}'")
     assert config.data.classes == {"vessel": (1, 2)}
 
 
