@@ -3,7 +3,6 @@
 import copy
 import itertools
 import pickle
-from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from tta_bench.models.frozen import freeze
 from tta_bench.models.networks.resunet34 import ResUNet
 from tta_bench.models.normalisation import SourceStatistics
 from tta_bench.models.segmentation import SegmentationModel
-from tta_bench.runtime.numerics import _CPU, _GPU
+from tta_bench.runtime.numerics import _GPU
 
 LAYERS = [
     nn.Conv2d(8, 16, size, stride, padding, dilation, bias=bias)
@@ -87,9 +86,7 @@ def test_the_present_weights_count(layer):
     assert stand_in.grad is not None
 
 
-@pytest.mark.parametrize("halved_from", [None, 1])
-def test_a_network_gives_the_same_as_without_the_table_of_placements(halved_from, monkeypatch):
-    monkeypatch.setattr(numerics_module, "_PLACEMENTS", {("cpu", "f32"): replace(_CPU, halved_from=halved_from)})
+def test_a_network_gives_the_same_as_without_the_table_of_placements(monkeypatch):
     torch.manual_seed(0)
     network = AdaptableNetwork(model := ResUNet(classes=2).eval())
     theta, images = network.source_theta.repeat(3, 1), torch.rand(3, 3, 64, 64)

@@ -3,13 +3,11 @@
 Only the input's gradient exists. With a stride of 1 it is itself a convolution with frozen weights, and a transposed
 convolution that writes every pixel once is one with a kernel of 1: both are what the libraries of a CPU and of a GPU
 compute fastest (cuDNN's deterministic kernels for gradients and transposed convolutions are up to thirty times slower).
-Where a CPU has nothing but products to do, kernels of 3 x 3 take half of them (:mod:`~tta_bench.models.winograd`).
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,13 +16,9 @@ from torch import Tensor, nn
 
 from tta_bench.models.by_pixel import by_pixel
 from tta_bench.models.upsampled import Upsampled
-from tta_bench.models.winograd import POINTS, ROWS, combined_kernels, combined_rows, output_rows
 from tta_bench.runtime.numerics import placement
 
 Pair = tuple[int, int]
-
-CHANNELS = 64
-"""Of input and output: with fewer, the additions that spare products take as long as these."""
 
 
 class LaidOut:
@@ -48,7 +42,7 @@ class LaidOut:
     ) -> None:
         self.weight, self.bias = weight.detach(), bias if bias is None else bias.detach()
         self.stride, self.padding, self.dilation = stride, padding, dilation
-        self._packed: dict[int, Tensor] = {}  # by groups
+        self._packed: Tensor | None = None
         self._backwards: LaidOut | None = None
 
     def __call__(self, x: Tensor, biased: bool = True) -> Tensor:
@@ -60,41 +54,15 @@ class LaidOut:
     def convolve(self, x: Tensor, biased: bool) -> Tensor:
         """As a call, without a graph."""
         bias = self.bias if biased else None
-        if not self._combines_rows(x):
-            return self._product(x, lambda: self.weight, bias, self.padding, self.stride, self.dilation)
-        rows, padding = combined_rows(x, self.padding[0]), (0, self.padding[1])
-        made = output_rows(self._product(rows, lambda: combined_kernels(self.weight), None, padding, groups=POINTS))
-        return made if bias is None else made.add_(bias[:, None, None])
-
-    def _combines_rows(self, x: Tensor) -> bool:
-        """Whether half the products are spared; the same for an image alone and among others."""
-        least = placement(x.device, x.dtype).halved_from
-        outputs, inputs, *size = self.weight.shape
-        if least is None or size != [3, 3] or {*self.stride, *self.dilation} != {1} or min(outputs, inputs) < CHANNELS:
-            return False
-        height, width = (side + 2 * more - 2 for side, more in zip(x.shape[2:], self.padding, strict=True))
-        return height % ROWS == 0 and self.weight.numel() * height * width >= least
-
-    def _product(
-        self,
-        x: Tensor,
-        weight: Callable[[], Tensor],
-        bias: Tensor | None,
-        padding: Pair,
-        stride: Pair = (1, 1),
-        dilation: Pair = (1, 1),
-        groups: int = 1,
-    ) -> Tensor:
-        """A convolution with the weight of so many groups, which is asked for where it is not laid out yet."""
         if not placement(x.device, x.dtype).packed:
-            return F.conv2d(x, weight(), bias, stride, padding, dilation, groups)
+            return F.conv2d(x, self.weight, bias, self.stride, self.padding, self.dilation)
         x = x.contiguous(memory_format=torch.channels_last)
-        how = padding, stride, dilation, groups
-        if groups not in self._packed:
+        how = self.padding, self.stride, self.dilation, 1
+        if self._packed is None:
             lay_out: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-            self._packed[groups] = lay_out(weight().contiguous().to_mkldnn(), *how, list(x.shape))
+            self._packed = lay_out(self.weight.contiguous().to_mkldnn(), *how, list(x.shape))
         # Unlike torch.mkldnn_convolution it keeps channels last when the weights are laid out.
-        return torch.ops.mkldnn._convolution_pointwise(x, self._packed[groups], bias, *how, "none", [], "")
+        return torch.ops.mkldnn._convolution_pointwise(x, self._packed, bias, *how, "none", [], "")
 
     def gradient(self, of_output: Tensor, shape: torch.Size) -> Tensor:
         """Of the input, which has this shape."""

@@ -206,8 +206,6 @@ class Placement:
         channels_last: keeps the channels of a pixel next to each other in memory.
         laid_out: computes the gradient of a frozen convolution by another one, with weights laid out once.
         packed: lays weights out as the library of a CPU wants them.
-        halved_from: products of an image's convolution of 3 x 3 from which half of them are spared by additions, by
-            :mod:`tta_bench.models.winograd`; None for never.
         one_kernel: normalises each image by its own statistics in kernels of our own.
         folded: predicts with the source model by convolutions that its normalisation is folded into.
         repeats: upsamples to the nearest pixel by repeating pixels.
@@ -221,7 +219,6 @@ class Placement:
     channels_last: bool = False
     laid_out: bool = False
     packed: bool = False
-    halved_from: int | None = None
     one_kernel: bool = False
     folded: bool = False
     repeats: bool = False
@@ -240,8 +237,6 @@ _CPU = Placement(
     channels_last=True,
     laid_out=torch.backends.mkldnn.is_available(),
     packed=torch.backends.mkldnn.is_available(),
-    # Measured with these instructions alone; elsewhere the library may have no fast kernel for several groups.
-    halved_from=2**26 if _backends.cpu.get_cpu_capability() == "AVX512" else None,
     folded=torch.backends.mkldnn.is_available(),
 )
 _ELSEWHERE = Placement(
@@ -253,7 +248,7 @@ _PLACEMENTS: dict[tuple[str, Precision], Placement] = {
     # large ones do not fit the cache. Plane by plane the kernel of group norm is several times faster.
     ("cpu", "f32"): _CPU,
     ("cpu", "tf32"): _CPU,
-    ("cpu", "bf16"): replace(_CPU, halved_from=None),  # sums of 16 bits would lose digits
+    ("cpu", "bf16"): _CPU,
     # The kernels for full 32 bits want maps plane by plane, those of the matrix units pixel by pixel.
     ("cuda", "f32"): _GPU,
     ("cuda", "tf32"): replace(_GPU, channels_last=True),
