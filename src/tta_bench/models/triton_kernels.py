@@ -118,6 +118,16 @@ def measure(
 
 
 @triton.jit
+def _store_made(made, residual, out, at, inside, RESIDUAL: tl.constexpr, AFTER: tl.constexpr):
+    """A normalised tile, with what comes after: a shortcut, and a ReLU."""
+    if RESIDUAL:
+        made += tl.load(residual + at, mask=inside, other=0).to(tl.float32)
+    if AFTER:
+        made = tl.maximum(made, 0)
+    tl.store(out + at, made.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def apply(
     x, beside, shift, parts, weight, bias, residual, found, out,
     part, pixels, channels, per_image, per_pixel, per_channel, own, width, per_place, per_quarter, eps,
@@ -154,11 +164,7 @@ def apply(
         if BEFORE:
             tile = tl.maximum(tile, 0)
         made = (tile - mean[None, :]) * factor[None, :] + offset[None, :]
-        if RESIDUAL:
-            made += tl.load(residual + at, mask=inside, other=0).to(tl.float32)
-        if AFTER:
-            made = tl.maximum(made, 0)
-        tl.store(out + at, made.to(out.dtype.element_ty), mask=inside)
+        _store_made(made, residual, out, at, inside, RESIDUAL, AFTER)
 
 
 @triton.jit
@@ -175,6 +181,22 @@ def _normal_and_slope(
             made += tl.load(residual + at, mask=inside, other=0).to(tl.float32)
         slope = tl.where(made > 0, slope, 0)
     return normal, slope
+
+
+@triton.jit
+def _store_gradients(
+    tile, normal, slope, alone, times, scale, factor, pixels, of_input, at_x, here, of_beside, at_beside, there,
+    of_residual, at, inside, DOUBLED: tl.constexpr, BEFORE: tl.constexpr, RESIDUAL: tl.constexpr, AFTER: tl.constexpr,
+):  # fmt: skip
+    """The gradients of a tile and of its shortcut, from the sums over all pixels of a channel."""
+    if AFTER and RESIDUAL:
+        tl.store(of_residual + at, slope.to(of_residual.dtype.element_ty), mask=inside)
+    made = (slope - (alone[None, :] + normal * times[None, :]) / pixels) * (scale * factor)[None, :]
+    if BEFORE:
+        made = tl.where(tile > 0, made, 0)
+    tl.store(of_input + at_x, made.to(of_input.dtype.element_ty), mask=here)
+    if DOUBLED:
+        tl.store(of_beside + at_beside, made.to(of_beside.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -244,14 +266,10 @@ def apply_gradient(
         normal, slope = _normal_and_slope(
             tile, gradient, residual, at, inside, mean, scale, factor, offset, BEFORE, RESIDUAL, AFTER
         )
-        if AFTER and RESIDUAL:
-            tl.store(of_residual + at, slope.to(of_residual.dtype.element_ty), mask=inside)
-        made = (slope - (alone[None, :] + normal * times[None, :]) / pixels) * (scale * factor)[None, :]
-        if BEFORE:
-            made = tl.where(tile > 0, made, 0)
-        tl.store(of_input + at_x, made.to(of_input.dtype.element_ty), mask=here)
-        if DOUBLED:
-            tl.store(of_beside + at_beside, made.to(of_beside.dtype.element_ty), mask=there)
+        _store_gradients(
+            tile, normal, slope, alone, times, scale, factor, pixels, of_input, at_x, here, of_beside, at_beside, there,
+            of_residual, at, inside, DOUBLED, BEFORE, RESIDUAL, AFTER,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -281,11 +299,7 @@ def normalise(
     tl.store(found + row + (image + 1) * channels, scale, mask=known)
     factor = scale * tl.load(weight + row, mask=known, other=0)
     made = away * factor[None, :] + tl.load(bias + row, mask=known, other=0)[None, :]
-    if RESIDUAL:
-        made += tl.load(residual + at, mask=inside, other=0).to(tl.float32)
-    if AFTER:
-        made = tl.maximum(made, 0)
-    tl.store(out + at, made.to(out.dtype.element_ty), mask=inside)
+    _store_made(made, residual, out, at, inside, RESIDUAL, AFTER)
 
 
 @triton.jit
@@ -314,11 +328,7 @@ def normalise_gradient(
     row = image * channels + channel
     tl.store(of_bias + row, alone, mask=known)
     tl.store(of_weight + row, times, mask=known)
-    if AFTER and RESIDUAL:
-        tl.store(of_residual + at, slope.to(of_residual.dtype.element_ty), mask=inside)
-    made = (slope - (alone[None, :] + normal * times[None, :]) / pixels) * (scale * factor)[None, :]
-    if BEFORE:
-        made = tl.where(tile > 0, made, 0)
-    tl.store(of_input + at_x, made.to(of_input.dtype.element_ty), mask=here)
-    if DOUBLED:
-        tl.store(of_beside + at_beside, made.to(of_beside.dtype.element_ty), mask=there)
+    _store_gradients(
+        tile, normal, slope, alone, times, scale, factor, pixels, of_input, at_x, here, of_beside, at_beside, there,
+        of_residual, at, inside, DOUBLED, BEFORE, RESIDUAL, AFTER,
+    )  # fmt: skip
