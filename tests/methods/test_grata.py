@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from plain_grata import adapt_stream, affine_parameters, with_batch_statistics
+from strong import drawn_views
 from tta_bench.methods.grata import LEARNING_RATE_FUNCTIONS, GraTa
 from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -16,7 +17,7 @@ from tta_bench.objectives.consistency import consistency
 from tta_bench.objectives.entropy import entropy
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.ops.gradients import gradient_cosine
-from tta_bench.ops.views import Operation, StrongAugmentation, strong_views
+from tta_bench.ops.views import Operation, StrongAugmentation
 
 BETA = 1e-4
 NOTHING = Operation(0, (1, 1))
@@ -219,7 +220,7 @@ def plain_consistency(model, images, perturbation, strong):
 
 def strong_view(x, k):
     """The strong view of image k, from the draws that the method makes."""
-    return strong_views(
+    return drawn_views(
         x, Draws(KEYS[k : k + 1]).generators("strong view"), default_options("grata").strong_augmentation
     )
 

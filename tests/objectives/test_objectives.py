@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from small_networks import independent
+from strong import drawn_views
 from tta_bench.errors import UserError
 from tta_bench.methods.options import default_options
 from tta_bench.models.adaptable import AdaptableNetwork
@@ -14,7 +15,7 @@ from tta_bench.objectives.consistency import consistency, pseudo_label
 from tta_bench.objectives.entropy import entropy, positive_entropy
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.ops.probabilities import cross_entropies, entropies
-from tta_bench.ops.views import WEAK_VIEWS, Operation, StrongAugmentation, strong_views
+from tta_bench.ops.views import WEAK_VIEWS, Operation, StrongAugmentation
 
 NOTHING = Operation(0, (1, 1))
 OPTIONS = vars(default_options("grata"))
@@ -153,7 +154,7 @@ def test_no_gradient_flows_through_the_pseudo_label(network, images):
     (gradient,) = torch.autograd.grad(
         consistency(bound, images[:2], Draws(DRAWS.keys[:2]), strong_augmentation=STRONG).sum(), rows
     )
-    strong = strong_views(images[:2], Draws(DRAWS.keys[:2]).generators("strong view"), STRONG)
+    strong = drawn_views(images[:2], Draws(DRAWS.keys[:2]).generators("strong view"), STRONG)
     student = F.binary_cross_entropy_with_logits(bound(strong), label, reduction="none").mean((1, 2, 3))
     (expected,) = torch.autograd.grad(student.sum(), rows)
     torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-12)

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from strong import drawn_views
 from tta_bench.errors import UserError
 from tta_bench.methods.options import default_options
 from tta_bench.models.build import preprocessing_of
 from tta_bench.ops.preprocessing import PAPER, Preprocessing, between_percentiles, min_max
-from tta_bench.ops.views import strong_views
 from tta_bench.runtime.sections import PreprocessingConfig
 from tta_bench.schema import validate_section
 
@@ -32,7 +32,7 @@ def test_images_and_strong_views_lie_in_unit_range_whatever_the_preprocessing(gr
     assert images.min() >= 0
     assert images.max() <= 1
     generators = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
-    views = strong_views(images, generators, default_options("grata").strong_augmentation, preprocessing.back_in_range)
+    views = drawn_views(images, generators, default_options("grata").strong_augmentation, preprocessing.back_in_range)
     assert views.min() >= 0
     assert views.max() <= 1
     # Only min-max stretches every view: a darker view of another model's image stays darker.

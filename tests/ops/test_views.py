@@ -6,6 +6,7 @@ import scipy.ndimage
 import scipy.stats
 import torch
 
+from strong import drawn_views
 from tta_bench.methods.options import default_options
 from tta_bench.ops.draws import Draws, ImageKey
 from tta_bench.ops.preprocessing import min_max
@@ -16,10 +17,7 @@ from tta_bench.ops.views import (
     contrast,
     gamma_of_inverted,
     gaussian_blur,
-    operated,
     reach,
-    strong_draws,
-    strong_views,
     undo_weak_views,
     weak_views,
 )
@@ -49,7 +47,7 @@ def many(image, settings, count=DRAWS):
 
 
 def before_range(images, generators, settings):
-    return operated(images, *strong_draws(images, generators, settings), settings)
+    return drawn_views(images, generators, settings, lambda views: views)
 
 
 def blurred(channel, sigma):
@@ -161,7 +159,7 @@ def test_operations_follow_each_other_in_the_official_order():
     out = before_range(image[None], [generator()], fixed)[0]
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-10)
     expected = (expected - expected.min()) / (expected.max() - expected.min())
-    np.testing.assert_allclose(strong_views(image[None], [generator()], fixed)[0], expected, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(drawn_views(image[None], [generator()], fixed)[0], expected, rtol=0, atol=1e-10)
 
 
 # What is drawn
@@ -258,14 +256,14 @@ def test_blur_hits_each_channel_half_of_the_time_with_a_sigma_of_its_own():
 
 def test_without_operations_the_strong_view_is_min_max_of_the_image():
     images = random_image(2, 3, 64, 64) * 0.5 + 0.2
-    assert torch.equal(strong_views(images, [generator(), generator()], OFF), min_max(images))
+    assert torch.equal(drawn_views(images, [generator(), generator()], OFF), min_max(images))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_strong_views_lie_in_0_to_1_and_leave_the_images_as_they_are(dtype):
     images = random_image(32, 3, 64, 64).to(dtype)
     kept = images.clone()
-    views = strong_views(images, [generator(seed) for seed in range(32)], OFFICIAL)
+    views = drawn_views(images, [generator(seed) for seed in range(32)], OFFICIAL)
     assert torch.equal(images, kept)
     assert views.shape == images.shape
     assert views.dtype == dtype
@@ -276,36 +274,36 @@ def test_strong_views_lie_in_0_to_1_and_leave_the_images_as_they_are(dtype):
 def test_a_strong_view_depends_on_its_own_image_and_generator_alone():
     images = random_image(3, 3, 64, 64)
     state = torch.get_rng_state()
-    together = strong_views(images, [generator(seed) for seed in range(3)], OFFICIAL)
+    together = drawn_views(images, [generator(seed) for seed in range(3)], OFFICIAL)
     torch.rand(17)  # other random numbers do not matter
     for s in range(3):
-        alone = strong_views(images[s : s + 1], [generator(s)], OFFICIAL)
+        alone = drawn_views(images[s : s + 1], [generator(s)], OFFICIAL)
         assert torch.equal(together[s : s + 1], alone)
     torch.set_rng_state(state)
-    strong_views(images[:1], [generator()], OFFICIAL)
+    drawn_views(images[:1], [generator()], OFFICIAL)
     assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(together[0], strong_views(images[:1], [generator(9)], OFFICIAL)[0])
+    assert not torch.equal(together[0], drawn_views(images[:1], [generator(9)], OFFICIAL)[0])
 
 
 def test_streams_draw_by_key():
     images = random_image(1, 3, 64, 64).repeat(3, 1, 1, 1)
     keys = [ImageKey(0, "B", "one"), ImageKey(0, "B", "two"), ImageKey(0, "B", "one")]
-    views = strong_views(images, Draws(keys).generators("strong view"), OFFICIAL)
+    views = drawn_views(images, Draws(keys).generators("strong view"), OFFICIAL)
     assert torch.equal(views[0], views[2])
     assert not torch.equal(views[0], views[1])
 
 
 def test_float32_and_float64_views_are_the_same_draw():
     images = random_image(8, 3, 64, 64)
-    double = strong_views(images, [generator(s) for s in range(8)], OFFICIAL)
-    single = strong_views(images.float(), [generator(s) for s in range(8)], OFFICIAL)
+    double = drawn_views(images, [generator(s) for s in range(8)], OFFICIAL)
+    single = drawn_views(images.float(), [generator(s) for s in range(8)], OFFICIAL)
     torch.testing.assert_close(single.double(), double, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
 def test_a_constant_image_stays_finite(value):
     images = torch.full((16, 3, 64, 64), value)
-    views = strong_views(images, [generator(seed) for seed in range(16)], OFFICIAL)
+    views = drawn_views(images, [generator(seed) for seed in range(16)], OFFICIAL)
     assert views.isfinite().all()
     assert views.amin() >= 0
     assert views.amax() <= 1

@@ -96,6 +96,4 @@ def _pinned(result: Any) -> Any:
     """The same with all tensors in pinned memory."""
     if isinstance(result, Tensor):
         return pinned(result)
-    if isinstance(result, dict):
-        return {name: _pinned(value) for name, value in result.items()}
     return type(result)(map(_pinned, result)) if isinstance(result, tuple | list) else result

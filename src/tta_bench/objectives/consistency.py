@@ -14,8 +14,8 @@ from tta_bench.ops.views import (
     WEAK_VIEWS,
     StrongAugmentation,
     fitting_views,
-    operated,
     strong_draws,
+    strong_views,
     undo_weak_views,
     weak_views,
 )
@@ -56,7 +56,7 @@ def _disagreement(
     *,
     settings: StrongAugmentation,
 ) -> tuple[Tensor]:
-    strong = network.network.preprocessing.back_in_range(operated(images, numbers, noise, settings))
+    strong = strong_views(images, numbers, noise, settings, network.network.preprocessing.back_in_range)
     return (cross_entropies(network(strong), target, network.activation).flatten(1).mean(1),)
 
 

@@ -111,7 +111,7 @@ def drawn(
         each: ``each(generator, *arguments)`` draws for one stream, on the CPU; a function of a module or a class, which
             depends on nothing else.
         arguments: plain values.
-        joined: makes a tensor, or tuples or dictionaries of tensors, of the list of what was drawn; likewise.
+        joined: makes a tensor, or tuples of tensors, of the list of what was drawn; likewise.
 
     Returns:
         Tensors of the CPU, which must not be written to.

@@ -134,31 +134,15 @@ def _varies(p: float, range: tuple[float, float], *, constant_from: float = 0, i
     return p < 1 or low < max(high, constant_from)
 
 
-def strong_views(
-    images: Tensor,
-    generators: Sequence[torch.Generator],
-    settings: StrongAugmentation,
-    back_in_range: Callable[[Tensor], Tensor] = min_max,
-) -> Tensor:
-    """One strong view of each image.
-
-    Args:
-        images: ``[S, 3, H, W]`` in [0, 1]; left unchanged.
-        generators: one CPU generator per image, so that an image's view depends on no neighbour.
-        settings: probabilities and ranges.
-        back_in_range: what follows the operations, see :class:`~tta_bench.ops.preprocessing.Preprocessing`.
-
-    Returns:
-        ``[S, 3, H, W]`` in [0, 1].
-    """
-    numbers, noise = strong_draws(images, generators, settings)
-    return back_in_range(operated(images, numbers, noise, settings))
-
-
 def strong_draws(
     images: Tensor, generators: Sequence[torch.Generator], settings: StrongAugmentation
 ) -> tuple[Tensor, Tensor]:
     """What is drawn for the strong views of images ``[S, C, H, W]``, on their device.
+
+    Args:
+        images: of which only the shape, the type and the device count.
+        generators: one CPU generator per image, so that an image's view depends on no neighbour.
+        settings: probabilities and ranges.
 
     Returns:
         ``[S, C, columns]``: of every operation before the blur whether it fires and its parameter, then the blur's
@@ -172,17 +156,27 @@ def strong_draws(
     return sent(numbers, images.device), noise
 
 
-def operated(images: Tensor, numbers: Tensor, noise: Tensor, settings: StrongAugmentation) -> Tensor:
-    """The operations on images ``[S, C, H, W]``, before they are back in range.
+def strong_views(
+    images: Tensor,
+    numbers: Tensor,
+    noise: Tensor,
+    settings: StrongAugmentation,
+    back_in_range: Transform = min_max,
+) -> Tensor:
+    """One strong view of each image.
 
-    Each runs on all images at once, so that their number costs no kernels. What fires nowhere is computed all the same
-    where the host does not know the numbers: what a device is given does not depend on them.
+    Each operation runs on all images at once, so that their number costs no kernels. What fires nowhere is computed all
+    the same where the host does not know the numbers: what a device is given does not depend on them.
 
     Args:
-        images: in [0, 1].
+        images: ``[S, 3, H, W]`` in [0, 1]; left unchanged.
         numbers: from :func:`strong_draws`, as the next one.
         noise: likewise.
         settings: of the draws.
+        back_in_range: what follows the operations, see :class:`~tta_bench.ops.preprocessing.Preprocessing`.
+
+    Returns:
+        ``[S, 3, H, W]`` in [0, 1].
     """
     is_known = placement(images.device).image_by_image
     for place, (name, operation) in enumerate(_OPERATIONS.items()):
@@ -191,7 +185,8 @@ def operated(images: Tensor, numbers: Tensor, noise: Tensor, settings: StrongAug
             parameters = noise if name == "noise" else numbers[:, :, 2 * place + 1, None, None]
             images = torch.where(fires, operation(images, parameters), images)
     blur, sigmas = settings.blur, numbers[:, :, -1].flatten()
-    return gaussian_blur(images.flatten(0, 1), sigmas, reach(blur.range[1]) if blur.p else 0).view_as(images)
+    blurred = gaussian_blur(images.flatten(0, 1), sigmas, reach(blur.range[1]) if blur.p else 0)
+    return back_in_range(blurred.view_as(images))
 
 
 def _of_all(views: Sequence[dict[str, Tensor]]) -> tuple[Tensor, Tensor | None]:
