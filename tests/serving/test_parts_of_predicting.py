@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_predict import CLASSES
+from predicted import CLASSES
 
 from tta_bench.serving.images import file_stems, find_images
 from tta_bench.serving.masks import mask_values, memberships, vertical_ratio
