@@ -94,7 +94,7 @@ def interrupt(config, after):
 @pytest.fixture
 def stopped(root):
     """A TENT cell that was interrupted after three images."""
-    config = configure(root, "+method=tent")
+    config = configure(root, "+method=tent", "lockstep=1")
     interrupt(config, after=3)
     return config
 
@@ -118,7 +118,7 @@ def assert_goes_on(config, images, caplog, left):
     assert saved == (folder(config) / "predictions.npz").read_bytes()
 
 
-DLTTA = ("+method=dltta", "method.memory=2", "method.neighbours=1", "method.rate_scale=0.1")
+DLTTA = ("+method=dltta", "lockstep=1", "method.memory=2", "method.neighbours=1", "method.rate_scale=0.1")
 
 
 def test_a_killed_cell_goes_on_to_the_numbers_of_an_uninterrupted_one(root, images, caplog):
@@ -133,7 +133,7 @@ def test_a_killed_cell_goes_on_to_the_numbers_of_an_uninterrupted_one(root, imag
     [
         (("+method=tent", "protocol.reset=never"), 6, ["C-0002", "C-0003"]),
         (("+method=grata", "lockstep=2"), 2, ["A-0002", "C-0002", "A-0003", "C-0003"]),
-        (("+method=tent", "protocol.reset=image"), 4, ["C-0001", "C-0002", "C-0003"]),
+        (("+method=tent", "protocol.reset=image", "lockstep=1"), 4, ["C-0001", "C-0002", "C-0003"]),
     ],
     ids=["one stream", "side by side", "episodic, second target"],
 )

@@ -43,7 +43,7 @@ def test_from_its_batch_a_method_reaches_the_images_and_nothing_else(root, monke
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(AdaptationModule, "test_step", spy)
-    execute(configure(root, "+method=bn_only"))
+    execute(configure(root, "+method=bn_only", "lockstep=1"))
     assert len(reached) == 2 * 8, "of the reference and of the method"
     assert all([tuple(item.shape) for item in batch] == [(1, 3, 64, 64)] for batch in reached)
     assert all(mode == (False, ["images", "keys", "places"]) for mode in modes)

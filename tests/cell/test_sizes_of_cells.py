@@ -107,13 +107,12 @@ def test_a_stopped_cell_goes_on_to_the_same_numbers(cell, fit):
 
 @pytest.mark.parametrize("fit", ["pad", "tile"])
 def test_streams_side_by_side_give_the_same_numbers(images, tmp_path, cell, fit):
-    alone = cell("+method=tent", f"data.fit={fit}")
-    execute(alone)
-    together = configure(tmp_path, *WORDS, f"data.root={images}", "+method=tent", f"data.fit={fit}", "lockstep=2")
+    together = cell("+method=tent", f"data.fit={fit}", "lockstep=2")
     execute(together)
+    alone = configure(tmp_path, *WORDS, f"data.root={images}", "+method=tent", f"data.fit={fit}", "lockstep=1")
+    execute(alone)
     for one, other in zip(numbers(alone), numbers(together), strict=True):
-        assert float(one["dice"]) == pytest.approx(float(other["dice"]), abs=0.2)
-        assert one["image"] == other["image"]
+        assert one.items() <= other.items()
 
 
 def vessels(root):

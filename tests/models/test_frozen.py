@@ -55,6 +55,16 @@ def test_output_and_gradients_are_those_of_torch(layer, dtype):
         torch.testing.assert_close(ours, torchs, rtol=0, atol=bound)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layer", [nn.Conv2d(256, 512, 3, 2, 1), nn.Conv2d(256, 512, 1, 2), LAYERS[-1]], ids=str)
+def test_an_image_has_the_same_numbers_alone_and_beside_others(layer, dtype):
+    x = torch.rand(4, layer.in_channels, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    made = frozen(layer, dtype)
+    alone = [outcome(made, each)[:2] for each in x.split(1)]
+    for together, each in zip(outcome(made, x)[:2], zip(*alone, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(each))
+
+
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
 def test_maps_and_gradients_that_lie_plane_by_plane_stay_so_on_a_gpu(layer, monkeypatch):
     """The kernels that come next would copy others."""

@@ -25,14 +25,14 @@ _TRIED = 2
 def lockstep_width(
     config: RunConfig, method: Method, domains: Mapping[str, Domain], groups: LockstepGroups, members: int = 1
 ) -> int:
-    """How many streams share one batch: a GPU is filled by several, a CPU is busy with one.
+    """How many streams share one batch: a GPU is filled by many, a CPU is busy with a few small images or one large.
 
     Args:
         config: of the run.
         method: on its device; what state it has is lost where a step is tried.
         domains: the images.
         groups: the streams.
-        members: cells whose streams these are; where a device gains nothing by several, there is one of each.
+        members: cells whose streams these are; a CPU takes one of each at least.
     """
     if config.data.fit == "tile":  # the tiles of an image are side by side already
         return 1
@@ -40,8 +40,11 @@ def lockstep_width(
         return config.lockstep
     device = method.source_theta.device
     adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
-    if adapts_convolutions or not placement(device).side_by_side or len(groups.streams) == 1:
-        return 1 if adapts_convolutions else members
+    if adapts_convolutions or len(groups.streams) == 1:
+        return 1  # streams that adapt convolutions take turns within a step
+    width = placement(device).streams_per_batch(groups.batch * config.data.image_size**2)
+    if width is not None:
+        return max(width, members)
     try:
         each = bytes_of_a_stream(method, domains, groups)
     except Exception as error:

@@ -69,7 +69,8 @@ class LaidOut:
         reach = [
             d * (size - 1) - p for d, size, p in zip(self.dilation, self.weight.shape[2:], self.padding, strict=True)
         ]
-        packed = placement(of_output.device, of_output.dtype).packed
+        where = placement(of_output.device, of_output.dtype)
+        packed = where.packed
         # On a GPU maps lie pixel by pixel for its matrix units, which are as fast in this direction.
         if self.stride == (1, 1) and min(reach) >= 0 and (packed or not by_pixel(of_output)):
             if self._backwards is None:
@@ -77,6 +78,8 @@ class LaidOut:
                 mirrored = self.weight.flip(2, 3).transpose(0, 1).clone(memory_format=torch.contiguous_format)
                 self._backwards = LaidOut(mirrored, None, padding=(reach[0], reach[1]), dilation=self.dilation)
             return self._backwards(of_output)
+        if where.image_by_image and len(of_output) > 1:
+            return torch.cat([self.gradient(each, torch.Size((1, *shape[1:]))) for each in of_output.split(1)])
         if packed:
             of_output = of_output.contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if by_pixel(of_output) else torch.contiguous_format

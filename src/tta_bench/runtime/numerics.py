@@ -202,7 +202,9 @@ class Placement:
             are.
         images_at_128: how many images of 128 x 128 pixels share a pass without gradients, others in proportion to
             their area; None for all there are.
-        side_by_side: works on several streams in less time than on one after the other.
+        streams_at_128: how many streams of such images share a batch, in the same way; None for as many as fit into its
+            memory.
+        side_by_side: works on many small batches no faster than on a large one.
         channels_last: keeps the channels of a pixel next to each other in memory.
         laid_out: computes the gradient of a frozen convolution by another one, with weights laid out once.
         packed: lays weights out as the library of a CPU wants them.
@@ -215,6 +217,7 @@ class Placement:
     composed: bool
     image_by_image: bool
     images_at_128: float | None
+    streams_at_128: float | None
     side_by_side: bool
     channels_last: bool = False
     laid_out: bool = False
@@ -225,7 +228,15 @@ class Placement:
 
     def images_per_pass(self, pixels: int) -> int | None:
         """How many images of so many pixels share a pass without gradients; None for all."""
-        return None if self.images_at_128 is None else max(1, round(self.images_at_128 * 128**2 / pixels))
+        return _in_proportion(self.images_at_128, pixels)
+
+    def streams_per_batch(self, pixels: int) -> int | None:
+        """How many streams share a batch that takes so many pixels of each; None for as many as fit."""
+        return _in_proportion(self.streams_at_128, pixels)
+
+
+def _in_proportion(at_128: float | None, pixels: int) -> int | None:
+    return None if at_128 is None else max(1, round(at_128 * 128**2 / pixels))
 
 
 _CPU = Placement(
@@ -233,6 +244,7 @@ _CPU = Placement(
     composed=True,
     image_by_image=True,
     images_at_128=6,
+    streams_at_128=4,
     side_by_side=False,
     channels_last=True,
     laid_out=torch.backends.mkldnn.is_available(),
@@ -240,12 +252,18 @@ _CPU = Placement(
     folded=torch.backends.mkldnn.is_available(),
 )
 _ELSEWHERE = Placement(
-    channels_as_groups=False, composed=False, image_by_image=False, images_at_128=None, side_by_side=True
+    channels_as_groups=False,
+    composed=False,
+    image_by_image=False,
+    images_at_128=None,
+    streams_at_128=None,
+    side_by_side=True,
 )
 _GPU = replace(_ELSEWHERE, laid_out=True, one_kernel=find_spec("triton") is not None, repeats=True)
 _PLACEMENTS: dict[tuple[str, Precision], Placement] = {
-    # The measurements are in benchmarks/README.md. Small images share a pass, which spares calls; the feature maps of
-    # large ones do not fit the cache. Plane by plane the kernel of group norm is several times faster.
+    # The measurements are in benchmarks/README.md. Small images share a pass, and their streams a batch, which spares
+    # calls; the feature maps of large ones do not fit the cache. Plane by plane the kernel of group norm is several
+    # times faster.
     ("cpu", "f32"): _CPU,
     ("cpu", "tf32"): _CPU,
     ("cpu", "bf16"): _CPU,
