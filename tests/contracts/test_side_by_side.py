@@ -10,8 +10,7 @@ from tta_bench.models.networks.unet import UNet
 from tta_bench.models.placement import place
 from tta_bench.runtime.numerics import HOST, numerics
 
-
-ROUNDED = {"fda": 1e-7}
+ROUNDED = {"fda": 1e-6}
 """Its windows of an odd number of frequencies lie otherwise in the registers of a CPU, whose sines round otherwise."""
 
 
