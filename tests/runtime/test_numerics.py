@@ -98,6 +98,8 @@ def test_other_names_are_refused(machine, name, gpus, fault):
 def test_small_images_share_a_pass_on_a_cpu_and_all_do_elsewhere():
     assert [placement(CPU).images_per_pass(size**2) for size in (64, 128, 512)] == [24, 6, 1]
     assert placement(torch.device("cuda:1")).images_per_pass(512) is None
+    assert [placement(CPU).streams_per_batch(size**2) for size in (64, 96, 128, 192, 224, 512)] == [16, 7, 4, 2, 1, 1]
+    assert placement(torch.device("cuda:1")).streams_per_batch(512**2) is None
 
 
 def test_no_other_room_asks_for_the_kind_of_a_device():
