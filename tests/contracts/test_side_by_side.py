@@ -37,7 +37,7 @@ def test_a_stream_has_the_same_bits_alone_and_beside_another(network, name):
         together = run(make(name, network(name)), streams)
         for domain in streams:
             alone = run(make(name, network(name)), one(streams, domain))
-            for place_, logits in alone.logits.items():
-                torch.testing.assert_close(together.logits[place_], logits, rtol=0, atol=ROUNDED.get(name, 0))
-                reported = together.diagnostics[place_]
-                assert reported == pytest.approx(alone.diagnostics[place_], rel=1e-5, abs=1e-7, nan_ok=True)
+            for key, logits in alone.logits.items():
+                torch.testing.assert_close(together.logits[key], logits, rtol=0, atol=ROUNDED.get(name, 0))
+                reported = together.diagnostics[key]
+                assert reported == pytest.approx(alone.diagnostics[key], rel=1e-5, abs=1e-7, nan_ok=True)

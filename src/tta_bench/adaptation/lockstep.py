@@ -40,8 +40,8 @@ def lockstep_width(
         return config.lockstep
     device = method.source_theta.device
     adapts_convolutions = method.source_theta.numel() > method.network.source_theta.numel()
-    if adapts_convolutions or len(groups.streams) == 1:
-        return 1  # streams that adapt convolutions take turns within a step
+    if adapts_convolutions or len(groups.streams) == 1:  # those that adapt convolutions take turns within a step
+        return 1
     width = placement(device).streams_per_batch(groups.batch * config.data.image_size**2)
     if width is not None:
         return max(width, members)
