@@ -57,15 +57,6 @@ def test_what_lies_in_the_results_folder_is_told_and_every_failure_once(tmp_path
     assert watcher.look() == Tally(4, done=1, stopped=1)
 
 
-def test_how_far_source_models_are_is_told_until_a_cell_begins(tmp_path, capsys):
-    watcher = Watcher(check(["+method=tent", "source=A", f"results_root={tmp_path}"]))
-    for name, file, text in (("a", "last.epoch", "12 of 200"), ("b", "model.ckpt", "")):
-        (tmp_path / "source_models" / name).mkdir(parents=True)
-        (tmp_path / "source_models" / name / file).write_text(text)
-    watcher.tell()
-    assert capsys.readouterr().out == ("0 of 2 cells done; source model at epoch 12 of 200; 1 source model trained\n")
-
-
 def test_every_line_is_one_write_and_the_first_is_there_before_all_else(tmp_path, monkeypatch):
     class Writes(list):
         write = list.append

@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 
 from tta_bench.errors import UserError
+from tta_bench.launch.progress import Watcher
 from tta_bench.models.build import build_model
 from tta_bench.models.checkpoint import read_checkpoint
 from tta_bench.runtime.signals import Stopped
@@ -127,6 +128,30 @@ def test_a_killed_training_resumes_with_the_same_bits(make_config, make_domain, 
     assert set(epochs) == {2}
     assert_same_bits(weights(whole), weights(resumed))
     assert not (folder / "last.ckpt").exists()
+
+
+def test_a_sweep_tells_how_far_its_own_source_models_are_and_no_others(make_config, make_domain, tmp_path, capsys):
+    config, domain = make_config(), make_domain(6)
+    others = make_config(seed=1), make_config(optimizer="sgd")
+    lines = {}
+
+    def told(*configs):
+        run = {"results_root": tmp_path, "method": {"name": "no_adapt"}}
+        watcher = Watcher([config.model_copy(update=run) for config in configs])
+        watcher._written = 0.0  # what lies there was written since
+        capsys.readouterr()
+        watcher.tell()
+        return capsys.readouterr().out.partition(";")[2].strip()
+
+    with kill_in_epoch(2), pytest.raises(KilledError):
+        source_model(config, domain, tmp_path)
+    lines["training"] = told(config), told(config, others[0]), told(others[0])
+    source_model(config, domain, tmp_path)
+    lines["trained"] = told(config), told(*others)
+    assert lines == {
+        "training": ("source model A at epoch 2 of 3", "source model A, training seed 0, at epoch 2 of 3", ""),
+        "trained": ("1 source model trained", ""),
+    }
 
 
 LEFTOVERS = ("last.ckpt", "last.part", ".model.ckpt.123")

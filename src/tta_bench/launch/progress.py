@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -94,6 +95,7 @@ class Watcher:
                         cells.setdefault(each.folder().path, each)
         self._open = {path: cell for path, cell in cells.items() if cell.config.force or cell.finished() is None}
         self._total, self._done_before = len(cells), len(cells) - len(self._open)
+        self._configs = configs
         self._roots = {config.results_root for config in configs}
         self._begin, self._written = time.monotonic(), time.time()
         self._failures: dict[Path, str] = {}
@@ -152,18 +154,31 @@ class Watcher:
             say(f"failed: {name}: {shown(first)} ({path / 'run.log'})")
 
     def _trained(self) -> str:
-        trained, epochs = len(self._new("model.ckpt")), self._new("last.epoch")
-        told = [f"source model at epoch {text}" for text in epochs]
+        """How far the source models of these runs are; another sweep may train its own in the same folder."""
+        from tta_bench.source.callbacks import EPOCH
+        from tta_bench.source.train import read_if_sound, serves
+
+        told = []
+        seeds = {(config.source, config.training.seed) for config in self._configs}
+        for path in self._new(EPOCH):
+            with suppress(OSError, ValueError):  # gone, or written, in the meantime
+                reached = json.loads(path.read_text())
+                source, seed = reached["source"], reached["seed"]
+                if (source, seed) in seeds:
+                    which = f", training seed {seed}," if len({seed for _, seed in seeds}) > 1 else ""
+                    told.append(f"source model {source}{which} at epoch {reached['epoch']} of {reached['epochs']}")
+        found = (read_if_sound(path) for path in self._new("model.ckpt"))
+        trained = sum(any(serves(model, config) for config in self._configs) for model in found if model is not None)
         told += [f"{trained} source model{'s' * (trained != 1)} trained"] * (trained > 0)
         return "".join(f"; {each}" for each in told)
 
-    def _new(self, name: str) -> list[str]:
-        """What files of this name beside source models say, those written since the run began."""
+    def _new(self, name: str) -> list[Path]:
+        """Files of this name beside source models that were written since the run began."""
         found = []
         for path in sorted(path for root in self._roots for path in root.glob(f"source_models/*/{name}")):
             with suppress(OSError):  # gone in the meantime
                 if path.stat().st_mtime >= self._written:
-                    found.append(path.read_text() if path.suffix == ".epoch" else path.name)
+                    found.append(path)
         return found
 
 

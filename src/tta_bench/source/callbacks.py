@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import Tensor
 from tta_bench.runtime.files import replacing
 
 EPOCH = "last.epoch"
-"""File beside a model that is being trained: ``12 of 200``, its finished epochs."""
+"""File beside a model that is being trained: ``source``, training ``seed``, finished ``epoch`` and ``epochs``, as JSON."""
 
 _PARTIAL_SECONDS = 10.0  # between two partial checkpoints: at most this much work is lost
 
@@ -27,16 +28,20 @@ class PartialCheckpoint(pl.Callback):
 
     Args:
         path: the file, replaced each time.
+        source: name of the domain, and
+        seed: of the training, for whoever looks how far it is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, source: str, seed: int) -> None:
         self.path = path
+        self.trained = {"source": source, "seed": seed}
         self._saved = monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Tell how far it is, and save if it is time; after the last epoch the finished model follows at once."""
         with suppress(OSError):  # nobody needs to know
-            self.path.with_name(EPOCH).write_text(f"{trainer.current_epoch + 1} of {trainer.max_epochs}")
+            reached = {"epoch": trainer.current_epoch + 1, "epochs": trainer.max_epochs}
+            self.path.with_name(EPOCH).write_text(json.dumps(self.trained | reached))
         last = trainer.current_epoch + 1 == trainer.max_epochs or trainer.should_stop
         if last or monotonic() - self._saved < _PARTIAL_SECONDS:
             return

@@ -288,7 +288,8 @@ def _train(config: RunConfig, domain: Domain, folder: Path, follow: Follow | Non
             updates = LayerUpdates()
             told = [ToldEpochs(tell, lambda: {**scores.values, **updates.values})] if tell is not None else []
             scored = [scores] if told or scores.decides else []
-            callbacks = [ProgressBar(domain.name), *scored, updates, *told, PartialCheckpoint(latest)]
+            partial_checkpoint = PartialCheckpoint(latest, config.source, training.seed)
+            callbacks = [ProgressBar(domain.name), *scored, updates, *told, partial_checkpoint]
             epochs = total_epochs(training, _squares(domain, train))
             trainer = one_device_trainer(device, callbacks, max_epochs=epochs, default_root_dir=folder)
             trainer.fit(module, batches, ckpt_path=resume, weights_only=True)
