@@ -219,6 +219,10 @@ def test_data_preview_draws_the_asked_for_domains(capsys, images, tmp_path):
         (["data.limt=3"], "error: unknown key 'data.limt': did you mean 'data.limit'?"),
         (["data=folder"], "error: data=folder needs the folder of the images: add data.root=DIR"),
         (["data.root=/tmp"], "error: data.root is not for data=synthetic: leave it out, or use data=folder"),
+        (
+            ["data=folder", "data.seed=3"],
+            "error: data.seed is not for data=folder: leave it out, or use data=synthetic",
+        ),
         (["data=folder", "data=fundus"], "error: data= is given 2 times: give it once"),
         (["data=folder", "data.root=/none"], "error: data.root=/none does not exist: give the folder of the images"),
         (["--domains", "A,Q"], "error: unknown domain 'Q' of data=synthetic: choose one of: A, B, C, D, E"),

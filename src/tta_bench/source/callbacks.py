@@ -18,7 +18,7 @@ from torch import Tensor
 from tta_bench.runtime.files import replacing
 
 EPOCH = "last.epoch"
-"""File beside a model that is being trained: ``source``, training ``seed``, finished ``epoch`` and ``epochs``, as JSON."""
+"""File beside a model that is being trained, JSON: ``source``, training ``seed``, finished ``epoch`` and ``epochs``."""
 
 _PARTIAL_SECONDS = 10.0  # between two partial checkpoints: at most this much work is lost
 

@@ -84,7 +84,7 @@ class Reader(ABC):
     """Whether its masks are grey pictures, so that ``data.shades`` means something."""
 
     takes: ClassVar[tuple[str, ...]] = ()
-    """Further ones that mean something for it: ``root``, ``domains`` and those of
+    """Further ones that mean something for it: ``root``, ``domains``, ``seed`` and those of
     :class:`~tta_bench.runtime.files_section.FilesConfig`."""
 
     @classmethod
@@ -142,8 +142,9 @@ def section_faults(config: DataConfig) -> list[str]:
     if config.shades is not None and not reader.decodes_shades:
         faults.append(f"data.shades is for data=fundus: data={config.name} has data.classes instead")
     given = [key for key in ("root", "domains", *FilesConfig.model_fields) if getattr(config, key) is not None]
+    given += ["seed"] * (config.seed != 0)  # what it is where nobody gives it
     for key in (key for key in given if key not in (*reader.needs, *reader.takes)):
-        other = "fundus" if key == "domains" else "folder"
+        other = {"domains": "fundus", "seed": "synthetic"}.get(key, "folder")
         faults.append(f"data.{key} is not for data={config.name}: leave it out, or use data={other}")
     return faults
 

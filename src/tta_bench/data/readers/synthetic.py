@@ -60,6 +60,8 @@ class SyntheticReader(Reader):
         seed: of the generated images.
     """
 
+    takes = ("seed",)
+
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
