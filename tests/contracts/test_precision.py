@@ -64,7 +64,10 @@ def test_without_such_arithmetic_it_is_said_and_float32_used(monkeypatch, caplog
     assert "precision=bf16, but this CPU does not compute in bfloat16: float32 is used" in caplog.text
 
 
-def test_tf32_is_of_a_gpu_alone(small_net, images):
+def test_tf32_is_of_a_gpu_alone(small_net, images, caplog):
+    warn_once.cache_clear()
+    assert activation_dtype("tf32", CPU) == torch.float32
+    assert "precision=tf32 is of a GPU: this CPU computes in float32" in caplog.text
     (_, one), (_, other) = (adapted("grata", small_net, images, precision) for precision in ("f32", "tf32"))
     assert torch.equal(one.logits, other.logits)
     with numerics(CPU, "tf32"):

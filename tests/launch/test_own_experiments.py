@@ -120,6 +120,8 @@ WRONG = {
     "rows: {a: {method: tent, method.learning_rate: -1}}": "method.learning_rate=-1",
     "rows: {a: {method: tent}, b: {method: tent, protocol.evaluation: held_out}}": "row 'b' has protocol.evaluation="
     "held_out, but row 'a' has protocol.evaluation=all: give protocol.evaluation one value for all rows",
+    "rows: {a: {method: tent, results_root: elsewhere}}": "rows.a: 'results_root' is of the whole table: give it on the"
+    " command line",
     "rows: {a: {method: tent}, b: {method: tent, target: [C]}}": "row 'b', source A has target=C, but row "
     "'a' has target=B,C,D,E: give target one value",
 }

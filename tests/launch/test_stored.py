@@ -24,6 +24,7 @@ from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options
 from tta_bench.records.store import CellFolder
 from tta_bench.report.listing import COLUMNS, cells_table, listed
+from tta_bench.report.sweep import summary, tables
 from tta_bench.runtime.values import typed
 
 LR = "method.learning_rate"
@@ -81,10 +82,13 @@ def test_a_key_that_has_its_default_is_found_by_it_whether_it_is_written_down_or
 
 
 def test_rows_are_called_by_what_differs_and_once_where_it_differs_together(tmp_path):
-    variants = [{"method": "bn_only"}, {"method": "tent"}, {"method": "tent", LR: 0.01, "method.momentum": 0.9}]
+    variants = [{"method": "bn_only"}, {"method": "tent"}, {"method": "tent", LR: 0.01, "method.optimizer": "sgd"}]
     cells = [planned(tmp_path, "", values, source).cell for values in variants for source in "AB"]
     assert list(dict.fromkeys(row_labels(cells))) == ["bn_only", "tent learning_rate=1e-4", "tent learning_rate=0.01"]
-    assert set(row_labels([cell for cell in cells if cell.config.method.get("momentum") != 0.9])) == {"bn_only", "tent"}
+    assert set(row_labels([cell for cell in cells if cell.config.method.get("optimizer") != "sgd"])) == {
+        "bn_only",
+        "tent",
+    }
 
 
 @pytest.mark.parametrize(
@@ -201,9 +205,34 @@ def test_what_all_listed_cells_share_is_told_once_and_no_word_is_broken(tmp_path
     assert text.splitlines()[0].rstrip() == "all cells: data.image_size=64"
     words = text.split()
     assert words.count("data.image_size=64") == 1
+    assert not any(word.startswith("target=") for word in words)
     expected = {word for one in found for word in (*one.differs, one.cell.folder().hash, one.cell.config.source)}
     assert expected <= {*words}
     assert max(map(len, text.splitlines())) <= width
+
+
+def test_cells_of_one_source_are_told_apart_by_their_targets(tmp_path):
+    cells = [planned(tmp_path, "", {"method": "tent", "target": target}).cell for target in (("B",), ("B", "C"))]
+    console = Console(file=io.StringIO(), width=80)
+    with composer() as hydra:
+        console.print(cells_table(listed(cells, hydra)))
+    assert {"target=B", "target=B,C"} <= {*console.file.getvalue().split()}
+
+
+def test_several_tables_of_one_sweep_show_mean_and_spread_below_each_other(tmp_path):
+    cells = [
+        planned(tmp_path, "", {"method": method, "training.seed": seed, **more}).cell
+        for method in ("no_adapt", "tent")
+        for seed in (0, 1)
+        for more in ({}, {"protocol.steps": 2})
+    ]
+    for number, cell in enumerate(cells):
+        finish(cell, lambda target, index, number=number: 50.0 + number)
+    console = Console(file=io.StringIO(), width=120)
+    console.print(summary(tables(groups(cells, "sweep", ""))))
+    printed = console.file.getvalue()
+    assert printed.count("±1.41") == 4, "two rows of two tables"
+    assert "\\n" not in printed
 
 
 def test_a_cell_that_cannot_be_read_is_told_and_hides_no_other(tmp_path, capsys):
@@ -262,6 +291,8 @@ def test_only_leftovers_and_what_nothing_needs_goes_and_no_finished_cell_unless_
     (folder.path / ".summary.json.123").write_bytes(b"half")
     cells["diga"].folder().fail(ValueError("no"))
     cells["grata"].folder().fail(ValueError("no"))
+    (tmp_path / "cells/notes").mkdir()
+    (tmp_path / "cells/notes/mine.txt").write_text("a folder of one's own stays")
     items = unneeded(tmp_path, lambda: [cells["grata"]])
     assert {item.path for item in items} == {
         folder.snapshot,

@@ -118,6 +118,7 @@ DAMAGES = (
         "per_image.csv: text for a number": column("dice", "much"),
         "per_image.csv: text for another number": column("seconds", "0,5".replace(",", "·")),
         "per_image.csv: another number": column("dice", "12.5"),
+        "per_image.csv: another number of a class": column("dice_cup", "12.5"),
         "per_image.csv: an index twice": column("index", "0"),
         "per_image.csv: index of no image": column("index", "-1"),
         "per_image.csv: no position": column("position", ""),
@@ -130,6 +131,8 @@ DAMAGES = (
             lambda content: [content["targets"]["C"].pop(f"dice_{c}") for c in ("disc", "cup")]
         ),
         "summary.json: a class is null": summary(lambda content: content["targets"]["C"].update(dice_cup=None)),
+        "summary.json: another Dice of a target": summary(lambda content: content["targets"]["C"].update(dice=12.5)),
+        "summary.json: another Dice": summary(lambda content: content.update(dice=12.5)),
         "summary.json: Dice beyond 100": summary(lambda content: content.update(dice=1e9)),
         "summary.json: Dice is infinite": summary(lambda content: content.update(dice=float("inf"))),
         "summary.json: another checkpoint": summary(lambda content: content.update(source_checkpoint={"path": 1})),

@@ -132,15 +132,23 @@ def test_an_unfinished_or_damaged_cell_gives_way_to_a_finished_one(two, tmp_path
     assert all(CellFolder(path).finished() for path in (out / "cells").iterdir())
 
 
+@pytest.mark.parametrize("place", [".", "below", "link"])
+def test_a_folder_is_not_merged_into_itself(two, tmp_path, place):
+    (tmp_path / "link").symlink_to(two[0])
+    into = tmp_path / "link" if place == "link" else two[0] / place
+    with pytest.raises(UserError, match=r"the same folder|inside it"):
+        plan_merge(two, into)
+
+
 def test_the_command_counts_what_it_copies(two, tmp_path, capsys):
     main(["merge", *map(str, two), str(tmp_path / "out"), "--dry-run"])
     assert not (tmp_path / "out").exists()
     main(["merge", *map(str, two), str(tmp_path / "out")])
     main(["merge", *map(str, two), str(tmp_path / "out")])
     dry, first, second = capsys.readouterr().out.splitlines()
-    assert dry.startswith("to copy: 3 cells and 1 source models into ")
-    assert re.fullmatch("copied 3 cells and 1 source models into .*out; 0 cells were there", first)
-    assert re.fullmatch("copied 0 cells and 0 source models into .*out; 3 cells were there", second)
+    assert dry.startswith("to copy: 3 cells and 1 source model into ")
+    assert re.fullmatch("copied 3 cells and 1 source model into .*out; 0 cells there before", first)
+    assert re.fullmatch("copied 0 cells and 0 source models into .*out; 3 cells there before", second)
     with pytest.raises(SystemExit):
         main(["merge", str(tmp_path / "nowhere"), str(tmp_path / "out")])
     assert "nowhere is no results folder" in capsys.readouterr().err

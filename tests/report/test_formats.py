@@ -137,7 +137,8 @@ def test_missing_and_skipped_are_said_in_the_warnings(hard):
 def test_the_notes_say_how_to_read_the_numbers(table):
     text = "\n".join(notes(table))
     assert "mean over images, then classes (disc, cup), then target domains" in text
-    assert "Images per source model: A 6, B 6. Repeats: 2; ± is the sample standard deviation over them." in text
+    repeats = "Repeats: 2; ± is the sample standard deviation over the 2 seeds of the random draws."
+    assert f"Images per source model: A 6, B 6. {repeats}" in text
     mean = "paired on the same 6 images, each with its mean over the source models, 95 % bootstrap interval"
     assert f"Minus no_adapt: {mean}" in text
     assert "Holm-corrected for 2 rows" in text

@@ -137,12 +137,12 @@ def test_mean_and_spread_over_training_seeds_are_the_headline(tmp_path):
     cells = [("no_adapt", "A", 50), ("no_adapt", "A", 60, SEED_1), ("tent", "A", 61), ("tent", "A", 73, SEED_1)]
     tables = made_table(tmp_path, *cells), made_table(tmp_path, *cells[::2])
     several, one = map(undrawn, tables)
-    sentence = "Mean ± sample standard deviation over 2 repeats with 2 training seeds (0, 1)."
+    sentence = "Mean ± sample standard deviation over 2 training seeds (0, 1)."
     of_one = texts_of(one)
     for name, text in texts_of(several).items():
         if not name.endswith("csv"):
             assert sentence.replace("±", r"\ensuremath{\pm}") in text or sentence in text, name
-            assert "repeats with" not in of_one[name], name
+            assert "standard deviation over 2" not in of_one[name], name
     page = html_page(several)
     assert "67.00 ± 8.49" in words(page)
     assert "ONLY ONE TRAINING SEED" not in page

@@ -29,6 +29,20 @@ def row(table, label):
 # numbers
 
 
+@pytest.mark.parametrize("drawn", [False, True])
+def test_orders_and_draws_of_one_source_model_are_no_further_models(tmp_path, drawn):
+    seeds = [(training, order, draw) for training in (0, 1, 2) for order in (0, 1) for draw in range(1 + drawn)]
+    method, cells = "grata" if drawn else "tent", []
+    for training, order, draw in seeds:
+        entry = planned(
+            tmp_path, method, {"method": method, "training.seed": training, "protocol.order": order}, seed=draw
+        )
+        finish(entry.cell, lambda *_, model=training: 50.0 + [1, 2, 6][model])
+        cells.append(entry)
+    result = build_table(made_plan(cells, reference=method)).rows[0].results["A"]
+    assert (result.value, result.std, len(result.seeds)) == (pytest.approx(53), pytest.approx(math.sqrt(7)), len(seeds))
+
+
 def test_the_average_is_the_unweighted_mean_over_the_sources(tmp_path):
     plan = simple_plan(tmp_path, {"no_adapt": lambda source, *_: 4.0 if source == "A" else 10.0})
     table = build_table(plan)

@@ -45,10 +45,10 @@ def test_changed_results_are_sent_again(cell, about, kept):
     folder = cell.folder().path
     send(THERE, about, folder)
     path = folder / "summary.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"dice": 12.5}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"skipped_updates": 3}))
     assert list(unsent(THERE, folder))
     send(THERE, about, folder)
-    assert [run.outcome.summary["dice"] for run in kept.runs] == [51.0, 12.5]
+    assert [run.outcome.summary["cost/skipped_updates"] for run in kept.runs] == [0, 3]
 
 
 @pytest.mark.parametrize("broken", ["", "{", "null", "[1, {}]", '{"destinations": 3}', '{"destinations": {"a": 1}}'])

@@ -3,10 +3,13 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import pytest
 
+from made_tables import planned
 from tta_bench.launch.check import check
+from tta_bench.sinks.about import about_cell
 from tta_bench.sinks.base import Point
 from tta_bench.sinks.contents import points_of
 from tta_bench.sinks.delivery import Live, send, unsent
@@ -171,6 +174,37 @@ def test_the_csv_file_has_a_line_per_cell_and_target_however_often_it_is_sent(fo
         (about.id, "D", "51.0"),
     ]
     assert lines[0]["method/learning_rate"] == "0.0001"
-    assert lines[0]["name"] == about.name == "tent source=A"
+    assert lines[0]["name"] == about.name == "tent image_size=64 source=A"
     send(where, about, folder)
     assert len((tmp_path / "all_cells.csv").read_text().splitlines()) == 3
+
+
+OTHER_CELLS = {
+    "method.learning_rate": 0.01,
+    "adapt": {"name": "adabn", "batch_size": 8},
+    "precision": "bf16",
+    "predict.nest": True,
+    "diagnostics.empirical_gradient": True,
+    "protocol.steps": 2,
+    "data.limit": 3,
+    "data.fit": "pad",
+    "model.encoder": "resnet34",
+    "training.seed": 1,
+    "checkpoint": Path("given.ckpt"),
+    "route": ("B",),
+}
+
+
+@pytest.mark.parametrize("key", OTHER_CELLS)
+def test_whatever_makes_another_cell_is_in_its_name_and_a_column_of_the_csv_file(cell, folder, tmp_path, key):
+    changed = planned(tmp_path, "", {"method": "tent", key: OTHER_CELLS[key]}).cell
+    assert changed.folder().hash != cell.folder().hash
+    both = [about_cell(each.config, each.seed, each.folder().hash) for each in (cell, changed)]
+    assert both[0].name != both[1].name
+    lines = []
+    for place, about in zip("ab", both, strict=True):
+        send(loggers("csv", tmp_path / place), about, folder)
+        with (tmp_path / place / "all_cells.csv").open(newline="") as file:
+            lines.append(next(csv.DictReader(file)))
+    first, other = ({key: line[key] for key in line if key not in ("cell", "name")} for line in lines)
+    assert first != other

@@ -295,6 +295,7 @@ def test_a_missing_gpu_is_refused(make_config, make_domain, tmp_path, monkeypatc
 def test_the_key_covers_what_determines_the_weights_and_nothing_else(make_config, make_domain):
     key = cache_key(make_config(), make_domain())
     assert key == cache_key(make_config(workers=4, name="other"), make_domain())
+    assert key == cache_key(make_config(momentum=0.9, nesterov=True), make_domain()), "of SGD, and this is Adam"
     different = [
         cache_key(make_config(epochs=4), make_domain()),
         cache_key(make_config(augmentation={"flip": 0.1}), make_domain()),

@@ -17,6 +17,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+import tta_bench
 from tta_bench.errors import UserError, print_faults
 from tta_bench.runtime import signals
 from tta_bench.runtime.names import print_everything, require_utf8
@@ -60,6 +61,7 @@ def subcommands() -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tta-bench", description=str(__doc__).partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"tta_bench {tta_bench.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
     names = subcommands()

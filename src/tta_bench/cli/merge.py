@@ -27,12 +27,15 @@ def run(parsed: argparse.Namespace) -> None:
     planned = plan_merge(sources, into)
     copied = [] if parsed.dry_run else [*merge(planned)]
     counts = {name: planned.count(kind) for kind, name in KINDS.items()}
-    models = " and ".join(f"{count} {name}s" for name, count in counts.items() if count or name == "source model")
-    print(
-        f"{'copied' if copied or not parsed.dry_run else 'to copy:'} {len(planned.cells)} cells and {models} into "
-        f"{into}; {planned.present} cells were there"
-    )
+    models = " and ".join(_counted(count, name) for name, count in counts.items() if count or name == "source model")
+    done = "copied" if copied or not parsed.dry_run else "to copy:"
+    cells, present = _counted(len(planned.cells), "cell"), _counted(planned.present, "cell")
+    print(f"{done} {cells} and {models} into {into}; {present} there before")
     if planned.unfinished:
         print(
             f"{planned.unfinished} cells are left out, because they are not finished: run them where they are, or here"
         )
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}{'s' * (count != 1)}"

@@ -11,10 +11,8 @@ from tta_bench.errors import UserError, shown
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose runs."""
-    text = "folder of all results; default: outputs"
-    parser.add_argument(
-        "results_root", metavar="RESULTS_ROOT", nargs="?", type=Path, default=Path("outputs"), help=text
-    )
+    text = "folder of all results, also as results_root=DIR; default: outputs"
+    parser.add_argument("results_root", metavar="RESULTS_ROOT", nargs="?", type=_root, default="outputs", help=text)
 
 
 def run(parsed: argparse.Namespace) -> None:
@@ -30,3 +28,7 @@ def run(parsed: argparse.Namespace) -> None:
         print(f"left: {shown(sentence)}", file=sys.stderr)
     if left:
         sys.exit(1)
+
+
+def _root(text: str) -> Path:
+    return Path(text.removeprefix("results_root="))

@@ -85,6 +85,11 @@ def read_table(path: Path, required: Sequence[str]) -> tuple[list[Row], list[str
     return read, faults
 
 
+def _is_half(path: Path) -> bool:
+    """Whether another list lists the rest of the same domain."""
+    return path.stem.endswith(("_train", "_test"))
+
+
 def _text(path: Path) -> str:
     """The decoded file.
 
@@ -92,7 +97,7 @@ def _text(path: Path) -> str:
         UserError: it is not there, no file, too large, or not UTF-8 text.
     """
     if not os.path.lexists(path):
-        raise UserError(f"{path} does not exist: add it, _train.csv and _test.csv belong together")
+        raise UserError(f"{path} does not exist: add it{', _train.csv and _test.csv belong together' * _is_half(path)}")
     size = require_file(path)
     if size > _LARGEST:
         raise UserError(f"{path} has {size / 2**20:.0f} MiB, which is no list of images: replace it")

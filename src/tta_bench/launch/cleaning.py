@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from tta_bench.source.train import branchless_path, read_if_sound, serves
 
 TRASH = ".removed"
 """Folder to which whatever goes is moved first: a killed removal leaves nothing that counts."""
+
+
+_HASH = re.compile("[0-9a-f]{16}")
+"""Name of a cell's folder: any other is the user's own."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ def unneeded(root: Path, needed: Callable[[], Sequence[Cell]], told: Collection[
     found: list[Item] = []
     unfinished: list[Item] = []
     used: dict[str, str] = {}
-    for path in sorted(path for path in (root / "cells").glob("*") if path.is_dir()):
+    for path in sorted(path for path in (root / "cells").glob("*") if path.is_dir() and _HASH.fullmatch(path.name)):
         folder, lock = CellFolder(path), path / ".lock"
         if folder.is_held():
             continue

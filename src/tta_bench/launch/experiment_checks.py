@@ -18,6 +18,9 @@ from tta_bench.offline.base import SYSTEMS
 from tta_bench.runtime.sections import keys_of
 from tta_bench.schema import RunConfig
 
+OF_THE_TABLE = ("seed", "results_root", "force", "group", "logger", "launch", "tune")
+"""Keys in which the rows of a table cannot differ: their cells would be no repeats of each other, or lie elsewhere."""
+
 
 def experiment_faults(experiments: Sequence[Override]) -> list[str]:
     """A sentence for every key in the rows of the chosen experiments that a run does not have.
@@ -113,6 +116,8 @@ def _row_faults(experiment: Experiment) -> Iterator[str]:
                     yield f"rows.{label}: unknown adapt={values[key]}: {SYSTEMS.nearest(str(values[key]))}"
             elif group == "adapt":
                 continue  # checked with the choice of the row
+            elif group in OF_THE_TABLE:
+                yield f"rows.{label}: '{key}' is of the whole table: give it on the command line"
             elif group != "method":
                 yield from (f"rows.{label}: {fault}" for fault in _key_faults(key))
 

@@ -50,7 +50,7 @@ def plan(word: str, overrides: Sequence[str] = (), config_dir: str | None = None
     name = find_experiment(word, config_dir)
     if name is None:
         raise UserError(
-            f"unknown table '{word}': {nearest(word, read_experiments())} One's own is given by its path, PATH.yaml"
+            f"unknown table '{word}': {nearest(word, read_experiments())}; one's own is given by its path, PATH.yaml"
         )
     quoted = quote_lists([f"experiment={name}", *overrides], multirun=True, config_dir=config_dir)
     return plan_of(name, find_jobs(quoted, config_dir=config_dir), overrides)

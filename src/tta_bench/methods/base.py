@@ -350,6 +350,8 @@ class GradientOptions(MethodOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum={self.momentum} is of optimizer=sgd: set it to 0 or choose sgd")
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise ValueError("nesterov=true needs optimizer=sgd and a momentum above 0")
 

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -112,6 +112,9 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} ({key}{value}: {fault['msg'].lower()})") from None
     if content["data"].keys() != content["targets"].keys():
         raise DamagedError(f"{path} (targets and data name other domains)")
+    of_targets = [math.nan if target["dice"] is None else target["dice"] for target in content["targets"].values()]
+    if not _is_mean(content["dice"], of_targets):
+        raise DamagedError(f"{path} (its dice is not the mean over its targets)")
     metrics = content.get("metrics", {"dice": ""})
     for part in (content, *content["targets"].values()):
         part |= {key: math.nan for key in part if part[key] is None and key.partition("_")[0] in metrics}
@@ -154,9 +157,9 @@ def read_rows(path: Path, summary: Mapping[str, Any]) -> list[dict[str, str]]:
         expected = found if summary["protocol"].get("evaluation") else {str(index) for index in range(entry["n"])}
         if found != expected or len(found) != entry["n"]:
             raise DamagedError(f"{path} (it has {len(images)} images of {target}, summary.json {entry['n']})")
-        mean = sum(float(row["dice"] or math.nan) for row in images) / len(images)
-        if math.isfinite(mean) and abs(mean - entry["dice"]) > TOLERANCE:
-            raise DamagedError(f"{path} (its mean Dice of {target} is not that of summary.json)")
+        for score in (key for key in entry if key.partition("_")[0] == "dice"):
+            if not _is_mean(entry[score], [float(row[score] or math.nan) for row in images]):
+                raise DamagedError(f"{path} (its mean {score} of {target} is not that of summary.json)")
     if len(rows) != sum(entry["n"] for entry in summary["targets"].values()):
         raise DamagedError(f"{path} (it has an image twice, or one of another target)")
     return rows
@@ -190,6 +193,12 @@ def _text(path: Path) -> str:
     if "\0" in text:
         raise DamagedError(f"{path} (it holds NUL bytes)")
     return text
+
+
+def _is_mean(value: float, values: Sequence[float]) -> bool:
+    """Whether it is theirs; also where one of them has none, and nothing can be told."""
+    mean = sum(values) / len(values)
+    return not math.isfinite(mean) or abs(mean - value) <= TOLERANCE
 
 
 def _check_row(row: Mapping[str | None, str | None], numbers: list[str]) -> None:

@@ -31,7 +31,7 @@ KEY = "key.json"
 BESIDE = (OPTIMIZER, KEY)
 """Files that go with a model, where they are there."""
 
-ELSEWHERE = "by the name of another folder"
+ELSEWHERE = "as the last one of merge FROM… INTO"
 """How another place is chosen."""
 
 _TIMES = ("seconds", "position")
@@ -81,6 +81,13 @@ def plan_merge(roots: Sequence[Path], into: Path) -> Merge:
         f"{root} is no results folder: it has neither cells/ nor source_models/"
         for root in roots
         if not any((root / name).is_dir() for name in ("cells", "source_models"))
+    ]
+    inside = into.resolve()
+    faults += [
+        f"merge copies from {root} into {into}, which is {'the same folder' if inside == place else 'inside it'}: name "
+        "the folder to copy into last"
+        for root in roots
+        if (place := root.resolve()) in (inside, *inside.parents)
     ]
     if faults:
         raise UserError(faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -122,18 +123,24 @@ def _plain(value: Any) -> Any:
 def cells_table(found: Sequence[Listed], width: int = 80, now: datetime | None = None) -> Table:
     """For a terminal: what differs from the defaults is below a cell's hash, and what all cells share above the table.
 
+    Targets are told where cells of one source have several.
+
     Args:
         found: the cells, at least one.
         width: of the terminal; words are broken where they have no room at all in it, and nowhere else.
         now: what ages are counted to; default: the present.
     """
     shared = [word for word in found[0].differs if all(word in one.differs for one in found)] if len(found) > 1 else []
+    targets: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for one in found:
+        targets[one.cell.config.source].add(one.cell.targets)
     rows = []
     for one in found:
         config = one.cell.config
         repeats = {"training": config.training.seed, "order": config.protocol.order}
         seeds = "/".join(map(str, (one.cell.seed, *(repeats.values() if any(repeats.values()) else ()))))
-        own = " ".join(word for word in one.differs if word not in shared)
+        told = [f"target={','.join(one.cell.targets)}"] * (len(targets[config.source]) > 1)
+        own = " ".join([*told, *(word for word in one.differs if word not in shared)])
         status, score, _, time = one.standing
         dice = number(score) if score is not None else ""
         age = _age(time, now or datetime.now(UTC))

@@ -40,6 +40,11 @@ class Seed(NamedTuple):
         return f"{drawn}training seed {self.training}, order {self.order}"
 
 
+def repeated_by(seeds: Sequence[Seed]) -> int | None:
+    """The place in :class:`Seed` of the first that several differ in; None where there is one alone."""
+    return next((place for place in range(len(Seed._fields)) if len({seed[place] for seed in seeds}) > 1), None)
+
+
 @dataclass(frozen=True)
 class SourceResult:
     """A row's result for one source, or on average over the sources."""
@@ -47,8 +52,8 @@ class SourceResult:
     # Of the metric, mean over the finished seeds; None while there is none, and for the average while any source has
     # none.
     value: float | None
-    # Sample standard deviation over the seeds; None for fewer than two. That of the average is over the seeds that all
-    # sources have.
+    # Sample standard deviation over what the seeds differ in, see :func:`repeated_by`; None for fewer than two. That of
+    # the average is over the seeds that all sources have.
     std: float | None
     n: int  # images of one seed; 0 while there is no result
     seeds: tuple[Seed, ...]  # that are finished; for the average, of all sources

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tta_bench.report.cells import STATES, distinct_cells
 from tta_bench.report.checks import comparable_with_paper
-from tta_bench.report.model import Comparison, Table
+from tta_bench.report.model import Comparison, Table, repeated_by
 from tta_bench.report.text import DASH, INCOMPLETE, case_mean, joined, number, reading, scored
 from tta_bench.report.transfer import transfers
 
@@ -33,9 +33,8 @@ def notes(table: Table) -> list[str]:
     counts = ", ".join(f"{n or DASH}" if table.stages else f"{name} {n or DASH}" for name, n in images.items())
     classes = f", then classes ({', '.join(table.classes)})" if table.classes else ""
     mean = f"{table.metric.in_unit}: mean over images{classes}, then target domains"
-    repeats = f"Repeats: {len(table.seeds)}" + (
-        "; ± is the sample standard deviation over them." if len(table.seeds) > 1 else "."
-    )
+    spread = f"; ± is the sample standard deviation over {spread_over(table)}" if len(table.seeds) > 1 else ""
+    repeats = f"Repeats: {len(table.seeds)}{spread}."
     if table.stages:
         lines = [f"{mean}.{reading(table.metric)}", *stage_notes(table), f"Images: {counts}. {repeats}"]
     else:
@@ -98,10 +97,17 @@ def headline(table: Table) -> str:
     seeds = sorted({cell.seed.training for cell in table.finished})
     if len(seeds) < 2:
         return ""
-    return (
-        f"Mean ± sample standard deviation over {len(table.seeds)} repeats with {len(seeds)} training seeds "
-        f"({', '.join(map(str, seeds))})."
-    )
+    several = f" over {len(table.seeds)} repeats" if len(table.seeds) > len(seeds) else ""
+    return f"Mean{several} ± sample standard deviation over {len(seeds)} training seeds ({', '.join(map(str, seeds))})."
+
+
+def spread_over(table: Table) -> str:
+    """What the standard deviations of a table with several repeats are over, in words."""
+    level = repeated_by(table.seeds)
+    assert level is not None
+    count = len({seed[level] for seed in table.seeds})
+    told = f"the {count} {('training seeds', 'orders of the images', 'seeds of the random draws')[level]}"
+    return told if count == len(table.seeds) else f"{told}, of each the mean of its repeats"
 
 
 def source_models_note(table: Table) -> str:

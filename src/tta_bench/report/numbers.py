@@ -25,6 +25,7 @@ from tta_bench.report.model import (
     Row,
     Seed,
     SourceResult,
+    repeated_by,
 )
 from tta_bench.report.statistics import holm, mean_and_std, paired_difference, signed_rank_p
 from tta_bench.runtime.names import distinct
@@ -108,7 +109,7 @@ def _source_result(planned: Sequence[Seed], finished: Sequence[FinishedCell], me
     missing = tuple(seed for seed in planned if seed not in seeds)
     if not finished:
         return SourceResult(None, None, 0, (), missing, {})
-    value, std = mean_and_std([result.summary[metric.name] for result in finished])
+    scores = {result.seed: float(result.summary[metric.name]) for result in finished}
     prefix = f"{metric.name}_"
     targets = [target for result in finished for target in result.summary["targets"].values()]
     classes = {
@@ -117,7 +118,7 @@ def _source_result(planned: Sequence[Seed], finished: Sequence[FinishedCell], me
         if key.startswith(prefix)
     }
     images = sum(target["n"] for target in finished[0].summary["targets"].values())
-    return SourceResult(value, std, images, seeds, missing, classes)
+    return SourceResult(_mean(scores.values()), _spread(scores), images, seeds, missing, classes)
 
 
 def _average(results: Mapping[str, SourceResult], finished: Sequence[FinishedCell], metric: Metric) -> SourceResult:
@@ -128,10 +129,24 @@ def _average(results: Mapping[str, SourceResult], finished: Sequence[FinishedCel
     known = [result.value for result in every if result.value is not None]
     if len(known) < len(every):
         return SourceResult(None, None, 0, common, missing, {})
-    by_seed = [_mean(result.summary[metric.name] for result in finished if result.seed == seed) for seed in common]
-    std = mean_and_std(by_seed)[1] if by_seed else None
+    by_seed = {
+        seed: _mean(result.summary[metric.name] for result in finished if result.seed == seed) for seed in common
+    }
     classes = {name: _mean(result.classes[name] for result in every) for name in every[0].classes}
-    return SourceResult(_mean(known), std, sum(result.n for result in every), common, missing, classes)
+    return SourceResult(_mean(known), _spread(by_seed), sum(result.n for result in every), common, missing, classes)
+
+
+def _spread(scores: Mapping[Seed, float]) -> float | None:
+    """Sample standard deviation over the first that repeats differ in: training seeds, orders, or seeds of the draws.
+
+    Of several repeats with the same one it is the mean that counts: as if they were independent of each other, two
+    orders of the same source models would make the spread of these look smaller.
+    """
+    by_value: dict[int | None, list[float]] = defaultdict(list)
+    if (level := repeated_by([*scores])) is not None:
+        for seed, score in scores.items():
+            by_value[seed[level]].append(score)
+    return mean_and_std([_mean(each) for each in by_value.values()])[1] if by_value else None
 
 
 def _costs(summaries: Sequence[Mapping[str, Any]]) -> Costs:

@@ -60,7 +60,7 @@ def _combined(tables: Sequence[tuple[str, Table]]) -> RichTable:
                 gain = number(comparison.mean, digits, "+"), p_value(comparison.p_holm)
             options = [row.options] if presets else []
             seen = [row.setting_told] if told else []
-            combined.add_row(literal(f"{row.label} {settings}"), *seen, *options, *map(literal, [*values, *gain]))
+            combined.add_row(literal(f"{row.label} {settings}"), *seen, *options, *values, *map(literal, gain))
     return combined
 
 

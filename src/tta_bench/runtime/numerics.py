@@ -109,6 +109,8 @@ def activation_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
     A device without instructions for bfloat16 is told of, and computes in float32.
     """
+    if precision == "tf32" and not is_gpu(device):
+        warn_once(log, "precision=tf32 is of a GPU: this CPU computes in float32")
     if precision != "bf16":
         return torch.float32
     if has_bfloat16(device):

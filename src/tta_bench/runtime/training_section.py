@@ -77,7 +77,10 @@ class TrainingConfig(Section):
 
     def content(self, branches: Sequence[str]) -> dict[str, Any]:
         """All that determines the weights of a network with these branches; labels and speed are left out."""
-        return self.model_dump(mode="json", exclude={"name", "workers"} | (set() if branches else {"branch_weights"}))
+        content = self.model_dump(
+            mode="json", exclude={"name", "workers"} | (set() if branches else {"branch_weights"})
+        )
+        return content if self.optimizer == "sgd" else content | {"momentum": 0.0, "nesterov": False}  # of SGD alone
 
     @model_validator(mode="after")
     def _there_are_images_to_choose_by(self) -> TrainingConfig:

@@ -21,6 +21,9 @@ SHORT = {"learning_rate": "lr", "batch_size": "batch"}
 """Names of options, as one writes them beside a curve."""
 
 
+_NAMES = {"root", "classes", "domains", "shades"}
+"""Of a data section: the user's own, too long for a name; all of it is in the configuration."""
+
 WEAK = "WEAK SOURCE MODEL"
 """Begins the name of a run whose numbers say little about adaptation."""
 
@@ -77,7 +80,7 @@ def _tags(config: RunConfig) -> list[str]:
 
 
 def changes(config: RunConfig) -> Iterator[str]:
-    """What differs from the defaults of the method, the system, the protocol, the network and the training."""
+    """What differs from the defaults of all that decides numbers, but the names of domains, classes and folders."""
     preset = {key: config.method[key] for key in ("preset",) if key in config.method}
     if preset.get("preset") not in (None, "uniform"):
         yield f"preset={preset['preset']}"
@@ -87,8 +90,11 @@ def changes(config: RunConfig) -> Iterator[str]:
     yield from _adapt_changes(config)
     if config.checkpoint is not None:
         yield f"checkpoint={config.checkpoint.name}"
-    for section in ("protocol", *(() if config.checkpoint else ("model", "training"))):
+    for section in ("protocol", "data", *(() if config.checkpoint else ("model", "training"))):
         yield from _section_changes(config, section)
+    own = {"precision": config.precision, "predict": config.predict.model_dump()}
+    own["diagnostics"] = {"empirical_gradient": config.diagnostics.empirical_gradient}
+    yield from _differences(own, _run_defaults())
 
 
 def _adapt_changes(config: RunConfig) -> Iterator[str]:
@@ -100,16 +106,16 @@ def _adapt_changes(config: RunConfig) -> Iterator[str]:
 
 def _section_changes(config: RunConfig, section: str) -> Iterator[str]:
     """A choice other than the default one by its name, and keys that differ from the file of the choice."""
-    values = getattr(config, section).model_dump(mode="json")
-    if {section: values["name"]} not in _usual_choices():
+    values = getattr(config, section).model_dump(mode="json", exclude=_NAMES)
+    if {section: values["name"]} not in _run_defaults()["defaults"]:
         yield f"{section}={values['name']}"
     yield from _differences(values, {"branches": [], **shipped(f"{section}/{values['name']}")})
 
 
 @cache
-def _usual_choices() -> list[Any]:
-    content: dict[str, list[Any]] = yaml.safe_load((CONFIG_DIR / "config.yaml").read_text(encoding="utf-8"))
-    return content["defaults"]
+def _run_defaults() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((CONFIG_DIR / "config.yaml").read_text(encoding="utf-8"))
+    return content
 
 
 def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
