@@ -105,8 +105,9 @@ class Cell:
         config = self.config
         content = config.model_dump(mode="json", include={"source", "target", "data", "model", "protocol"})
         content |= {key: list(names) for key in ("route", "stages") if (names := getattr(config, key)) is not None}
-        left_out = method_options(config.method).without_identity()
-        content["method"] = {key: value for key, value in self.method.items() if key not in left_out}
+        options = method_options(config.method)
+        method, left_out = self.method | options.without_effect(), options.without_identity()
+        content["method"] = {key: value for key, value in method.items() if key not in left_out}
         if config.adapt is not None:
             content["adapt"] = config.adapt | asdict(system_options(config.adapt))
         if config.checkpoint is None:

@@ -1,7 +1,7 @@
 """What the protocol says is what is done, and its hash tells cells apart."""
 
 import shutil
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 
 from tiny_cells import configure, execute, folder, numbers, rows
 from tta_bench.cell import Cell
@@ -11,6 +11,8 @@ from tta_bench.launch.check import check
 from tta_bench.launch.targets import with_targets
 from tta_bench.methods.base import METHODS
 from tta_bench.methods.options import default_options
+from tta_bench.methods.tent import Tent
+from tta_bench.models.adaptable import AdaptableNetwork
 
 
 def test_a_list_of_seeds_makes_a_cell_each_whose_draws_differ(root):
@@ -150,6 +152,24 @@ def test_the_hash_ignores_what_changes_speed_place_or_display(finished):
     hashes = {folder(configure(root, word)).name for word in (*IRRELEVANT[:1], "logger=wandb", *IRRELEVANT[4:])}
     hashes.add(folder(configure(root, "logger=wandb", "group=x", "lockstep=4", "force=true")).name)
     assert hashes == {folder(finished[0]).name}
+
+
+def test_a_momentum_without_sgd_is_the_same_cell_and_is_told(small_net):
+    cells = [
+        folder(check(["+method=tent", "source=D", *words], multirun=False)[0]).name
+        for words in (
+            [],
+            ["method.momentum=0.9"],
+            ["method.optimizer=sgd"],
+            ["method.optimizer=sgd", "method.momentum=0.9"],
+        )
+    ]
+    assert [cells.index(each) for each in cells] == [0, 0, 2, 3]
+    told = [
+        Tent(AdaptableNetwork(small_net), replace(default_options("tent"), momentum=value)).describe()
+        for value in (0.0, 0.9)
+    ]
+    assert ["without effect beside the other options: momentum=0.9" in each for each in told] == [False, True]
 
 
 def test_the_same_option_written_as_an_integer_is_the_same_cell():

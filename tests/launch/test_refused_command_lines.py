@@ -34,10 +34,6 @@ from tta_bench.runtime.values import flat
             "'model.architecture': model=resunet34 has none: leave resunet34 out of the list, and run it on its own "
             "without model.architecture=",
         ),
-        (
-            "+method=tent method.momentum=0.9",
-            "method: momentum=0.9 is of optimizer=sgd: set it to 0 or choose sgd",
-        ),
         ("+method=tent taget=A", "unknown key 'taget': did you mean 'target'?"),
         ("+method=tent ++taget=A", "unknown key 'taget': did you mean 'target'?"),
         ("+method=tent data.limt=3", "unknown key 'data.limt': did you mean 'data.limit'?"),

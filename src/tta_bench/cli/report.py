@@ -66,8 +66,8 @@ def run(parsed: argparse.Namespace) -> None:
             written = write_report(table, folder, parsed.panels, parsed.image)
             beside = [path.name for path in written[1:] if path.parent == folder]
             _send(table, folder, more, parsed.overrides)
-            beside += ["figures/"] * any(path.parent == folder / "figures" for path in written)
-            lines.append(f"wrote {written[0]}, with {', '.join(beside)} beside it")
+            figures = " and figures/" * any(path.parent.name == "figures" for path in written)
+            lines.append(f"wrote {written[0]}, with {', '.join(beside)}{figures} beside it")
         Console().print(summary(of_metric))
     for line in (*map(shown, split_sentences(found)), *lines):
         print(line)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -71,6 +71,10 @@ class MethodOptions:
         """The options that are no part of what identifies a cell: those that came :func:`later` and change nothing."""
         added = (each for each in fields(self) if "later" in each.metadata)
         return {each.name for each in added if getattr(self, each.name) == each.default}
+
+    def without_effect(self) -> dict[str, Any]:
+        """The options that do nothing beside the others, with what they count as in the identity of a cell."""
+        return {}
 
 
 class Method(State, PerStream, ABC):
@@ -322,6 +326,9 @@ class Method(State, PerStream, ABC):
             text += f"; {affine:,} affine scalars"
             others = self.source_theta.numel() - affine
             text += f", {others:,} other parameters" if others else ""
+        given = asdict(self.options)
+        idle = [f"{key}={given[key]}" for key, value in self.options.without_effect().items() if given[key] != value]
+        text += f"; without effect beside the other options: {', '.join(idle)}" if idle else ""
         return text
 
 
@@ -350,10 +357,12 @@ class GradientOptions(MethodOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.momentum and self.optimizer != "sgd":
-            raise ValueError(f"momentum={self.momentum} is of optimizer=sgd: set it to 0 or choose sgd")
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise ValueError("nesterov=true needs optimizer=sgd and a momentum above 0")
+
+    def without_effect(self) -> dict[str, Any]:
+        """The momentum of another optimiser than SGD."""
+        return {} if self.optimizer == "sgd" else {"momentum": 0.0}
 
 
 class GradientMethod(Method):
