@@ -57,6 +57,25 @@ def test_what_lies_in_the_results_folder_is_told_and_every_failure_once(tmp_path
     assert watcher.look() == Tally(4, done=1, stopped=1)
 
 
+def test_the_speed_is_that_of_cells_and_not_of_what_was_trained_before_them(tmp_path, monkeypatch, capsys):
+    (config,) = check(["+method=tent", "source=A", f"results_root={tmp_path}"])
+    monkeypatch.setattr(Cell, "finished", lambda cell: None)
+    clock = [0.0]
+    monkeypatch.setattr("tta_bench.launch.progress.time.monotonic", lambda: clock[0])
+    watcher, folder = Watcher([config]), Cell.of(config, 0).folder()
+    clock[0] = 3600.0  # an hour of training
+    with folder.locked():
+        folder.start({})
+        watcher.tell(at_once=True)
+        clock[0] += 120.0
+        folder.finish([], {}, {})
+        watcher.tell(at_once=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "0 of 2 cells done, 1 running",
+        "1 of 2 cells done; 30.0 an hour, about 2 min left",
+    ]
+
+
 def test_every_line_is_one_write_and_the_first_is_there_before_all_else(tmp_path, monkeypatch):
     class Writes(list):
         write = list.append

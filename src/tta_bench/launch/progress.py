@@ -51,7 +51,7 @@ def progress_line(tally: Tally, finished: int, seconds: float) -> str:
     Args:
         tally: of all cells.
         finished: cells that were done in this run.
-        seconds: that it has taken.
+        seconds: since the first of them began.
     """
     counts = [f"{tally.done} of {tally.total} cells done"]
     named = {"running": tally.running, "failed": tally.failed, "interrupted or killed": tally.stopped}
@@ -97,7 +97,8 @@ class Watcher:
         self._total, self._done_before = len(cells), len(cells) - len(self._open)
         self._configs = configs
         self._roots = {config.results_root for config in configs}
-        self._begin, self._written = time.monotonic(), time.time()
+        self._written = time.time()
+        self._first: float | None = None  # when a cell was first seen at work: trainings before it say nothing of cells
         self._failures: dict[Path, str] = {}
         self._finished = 0
         self._told: tuple[str, float] | None = None
@@ -121,7 +122,9 @@ class Watcher:
         """Print the line of progress where it has changed, or nothing was said for long."""
         tally = self.look()
         now = time.monotonic()
-        line = progress_line(tally, self._finished, now - self._begin)
+        if self._first is None and tally.running + self._finished:
+            self._first = now
+        line = progress_line(tally, self._finished, now - self._first if self._first is not None else 0.0)
         counts = line.partition(";")[0]
         if not tally.done + tally.running + tally.failed + tally.stopped:
             line += self._trained()
