@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tta_bench.report.cells import STATES, distinct_cells
 from tta_bench.report.checks import comparable_with_paper
-from tta_bench.report.model import Comparison, Table, repeated_by
+from tta_bench.report.model import Comparison, SourceModelRecord, Table, repeated_by
 from tta_bench.report.text import DASH, INCOMPLETE, case_mean, joined, number, reading, scored
 from tta_bench.report.transfer import transfers
 
@@ -112,18 +112,23 @@ def spread_over(table: Table) -> str:
 
 def source_models_note(table: Table) -> str:
     """In-domain Dice of every source model, and what auxiliary branches cost it where that is known."""
-    several = len({model.training_seed for model in table.source_models}) > 1
     parts = []
-    for model in table.source_models:
-        name = f"{model.source}, training seed {model.training_seed}" if several else model.source
+    for name, model in _named(table):
         cost = "" if model.branch_cost is None else f" (branches cost {number(model.branch_cost, form='+')})"
         parts.append(f"{name} {number(model.dice_in_domain)}{cost}")
     return f"In-domain Dice of the source models on held-out images: {'; '.join(parts)}."
 
 
+def _named(table: Table) -> list[tuple[str, SourceModelRecord]]:
+    """The source models, each by its domain, and by its training seed where there are several."""
+    several = len({model.training_seed for model in table.source_models}) > 1
+    told = ", training seed {}:" if several else ""
+    return [(model.source + told.format(model.training_seed), model) for model in table.source_models]
+
+
 def examination_notes(table: Table) -> list[str]:
     """What examining the source models has found; no line if none was examined."""
-    found = {f"{model.source} {model.examination}": None for model in table.source_models if model.examination}
+    found = {f"{name} {model.examination}": None for name, model in _named(table) if model.examination}
     return [f"Source models examined on their own domain: {'; '.join(found)}."] if found else []
 
 
