@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import tta_bench
 from made_tables import finish
 from tta_bench.cli import main, subcommands
 from tta_bench.launch.catalogue import catalogue
@@ -55,6 +56,12 @@ def images(tmp_path):
             mask[20:40, 30:50] = 1
             Image.fromarray(mask).save(tmp_path / f"images/{name}/mask/{index}.png")
     return tmp_path / "images"
+
+
+def test_the_version_is_printed_and_nothing_else_done(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"tta_bench {tta_bench.__version__}\n")
 
 
 # list

@@ -136,7 +136,7 @@ def test_a_sweep_tells_how_far_its_own_source_models_are_and_no_others(make_conf
     lines = {}
 
     def told(*configs):
-        run = {"results_root": tmp_path, "method": {"name": "no_adapt"}}
+        run = {"results_root": tmp_path, "method": {"name": "no_adapt"}, "target": ("C",)}
         watcher = Watcher([config.model_copy(update=run) for config in configs])
         watcher._written = 0.0  # what lies there was written since
         capsys.readouterr()
@@ -146,10 +146,12 @@ def test_a_sweep_tells_how_far_its_own_source_models_are_and_no_others(make_conf
     with kill_in_epoch(2), pytest.raises(KilledError):
         source_model(config, domain, tmp_path)
     lines["training"] = told(config), told(config, others[0]), told(others[0])
+    lines["routed"] = told(config.model_copy(update={"source": "B", "route": ("A",)}))
     source_model(config, domain, tmp_path)
     lines["trained"] = told(config), told(*others)
     assert lines == {
         "training": ("source model A at epoch 2 of 3", "source model A, training seed 0, at epoch 2 of 3", ""),
+        "routed": "source model A at epoch 2 of 3",
         "trained": ("1 source model trained", ""),
     }
 

@@ -17,7 +17,6 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
-import tta_bench
 from tta_bench.errors import UserError, print_faults
 from tta_bench.runtime import signals
 from tta_bench.runtime.names import print_everything, require_utf8
@@ -59,9 +58,19 @@ def subcommands() -> list[str]:
     return sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
 
 
+class _Version(argparse.Action):
+    """Prints the version; argparse's own action wants it at every start, and reading it takes 20 ms."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from tta_bench import __version__
+
+        print(f"tta_bench {__version__}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tta-bench", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--version", action="version", version=f"tta_bench {tta_bench.__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     groups: dict[str, argparse._SubParsersAction[argparse.ArgumentParser]] = {}
     names = subcommands()

@@ -49,9 +49,9 @@ def plan(word: str, overrides: Sequence[str] = (), config_dir: str | None = None
     """
     name = find_experiment(word, config_dir)
     if name is None:
-        raise UserError(
-            f"unknown table '{word}': {nearest(word, read_experiments())}; one's own is given by its path, PATH.yaml"
-        )
+        hint = nearest(word, read_experiments())
+        end = "" if hint.endswith("?") else "."
+        raise UserError(f"unknown table '{word}': {hint}{end} One's own is given by its path, PATH.yaml")
     quoted = quote_lists([f"experiment={name}", *overrides], multirun=True, config_dir=config_dir)
     return plan_of(name, find_jobs(quoted, config_dir=config_dir), overrides)
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -156,22 +157,31 @@ class Watcher:
             name = f"{config.method['name']}, source {shown(config.source)}, seed {cell.seed}"
             say(f"failed: {name}: {shown(first)} ({path / 'run.log'})")
 
+    @cached_property
+    def _models(self) -> list[RunConfig]:
+        """A run of each source model that is needed; another sweep may train its own in the same folder."""
+        from tta_bench.launch.workers import to_train
+
+        return to_train(self._configs)
+
     def _trained(self) -> str:
-        """How far the source models of these runs are; another sweep may train its own in the same folder."""
+        """How far the source models are."""
         from tta_bench.source.callbacks import EPOCH
         from tta_bench.source.train import read_if_sound, serves
 
         told = []
-        seeds = {(config.source, config.training.seed) for config in self._configs}
+        needed = {(config.source, config.training.seed) for config in self._models}
+        several = len({seed for _, seed in needed}) > 1
         for path in self._new(EPOCH):
             with suppress(OSError, ValueError):  # gone, or written, in the meantime
                 reached = json.loads(path.read_text())
-                source, seed = reached["source"], reached["seed"]
-                if (source, seed) in seeds:
-                    which = f", training seed {seed}," if len({seed for _, seed in seeds}) > 1 else ""
-                    told.append(f"source model {source}{which} at epoch {reached['epoch']} of {reached['epochs']}")
+                if (reached["source"], reached["seed"]) in needed:
+                    which = f", training seed {reached['seed']}," * several
+                    told.append(
+                        f"source model {reached['source']}{which} at epoch {reached['epoch']} of {reached['epochs']}"
+                    )
         found = (read_if_sound(path) for path in self._new("model.ckpt"))
-        trained = sum(any(serves(model, config) for config in self._configs) for model in found if model is not None)
+        trained = sum(any(serves(model, config) for config in self._models) for model in found if model is not None)
         told += [f"{trained} source model{'s' * (trained != 1)} trained"] * (trained > 0)
         return "".join(f"; {each}" for each in told)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -326,8 +326,8 @@ class Method(State, PerStream, ABC):
             text += f"; {affine:,} affine scalars"
             others = self.source_theta.numel() - affine
             text += f", {others:,} other parameters" if others else ""
-        given = asdict(self.options)
-        idle = [f"{key}={given[key]}" for key, value in self.options.without_effect().items() if given[key] != value]
+        without_effect = self.options.without_effect().items()
+        idle = [f"{key}={given}" for key, value in without_effect if (given := getattr(self.options, key)) != value]
         text += f"; without effect beside the other options: {', '.join(idle)}" if idle else ""
         return text
 

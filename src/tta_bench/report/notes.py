@@ -33,8 +33,8 @@ def notes(table: Table) -> list[str]:
     counts = ", ".join(f"{n or DASH}" if table.stages else f"{name} {n or DASH}" for name, n in images.items())
     classes = f", then classes ({', '.join(table.classes)})" if table.classes else ""
     mean = f"{table.metric.in_unit}: mean over images{classes}, then target domains"
-    spread = f"; ± is the sample standard deviation over {spread_over(table)}" if len(table.seeds) > 1 else ""
-    repeats = f"Repeats: {len(table.seeds)}{spread}."
+    spread = spread_told(table)
+    repeats = f"Repeats: {len(table.seeds)}{f'; {spread}' if spread else ''}."
     if table.stages:
         lines = [f"{mean}.{reading(table.metric)}", *stage_notes(table), f"Images: {counts}. {repeats}"]
     else:
@@ -101,13 +101,15 @@ def headline(table: Table) -> str:
     return f"Mean{several} ± sample standard deviation over {len(seeds)} training seeds ({', '.join(map(str, seeds))})."
 
 
-def spread_over(table: Table) -> str:
-    """What the standard deviations of a table with several repeats are over, in words."""
+def spread_told(table: Table) -> str:
+    """What the standard deviations of a table are over, as a clause; empty without several repeats."""
     level = repeated_by(table.seeds)
-    assert level is not None
+    if level is None:
+        return ""
     count = len({seed[level] for seed in table.seeds})
-    told = f"the {count} {('training seeds', 'orders of the images', 'seeds of the random draws')[level]}"
-    return told if count == len(table.seeds) else f"{told}, of each the mean of its repeats"
+    of_means = "" if count == len(table.seeds) else ", of each the mean of its repeats"
+    kind = ("training seeds", "orders of the images", "seeds of the random draws")[level]
+    return f"± is the sample standard deviation over the {count} {kind}{of_means}"
 
 
 def source_models_note(table: Table) -> str:
@@ -122,8 +124,10 @@ def source_models_note(table: Table) -> str:
 def _named(table: Table) -> list[tuple[str, SourceModelRecord]]:
     """The source models, each by its domain, and by its training seed where there are several."""
     several = len({model.training_seed for model in table.source_models}) > 1
-    told = ", training seed {}:" if several else ""
-    return [(model.source + told.format(model.training_seed), model) for model in table.source_models]
+    return [
+        (f"{model.source}, training seed {model.training_seed}:" if several else model.source, model)
+        for model in table.source_models
+    ]
 
 
 def examination_notes(table: Table) -> list[str]:

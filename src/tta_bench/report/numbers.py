@@ -142,11 +142,13 @@ def _spread(scores: Mapping[Seed, float]) -> float | None:
     Of several repeats with the same one it is the mean that counts: as if they were independent of each other, two
     orders of the same source models would make the spread of these look smaller.
     """
+    level = repeated_by([*scores])
+    if level is None:
+        return None
     by_value: dict[int | None, list[float]] = defaultdict(list)
-    if (level := repeated_by([*scores])) is not None:
-        for seed, score in scores.items():
-            by_value[seed[level]].append(score)
-    return mean_and_std([_mean(each) for each in by_value.values()])[1] if by_value else None
+    for seed, score in scores.items():
+        by_value[seed[level]].append(score)
+    return mean_and_std([_mean(each) for each in by_value.values()])[1]
 
 
 def _costs(summaries: Sequence[Mapping[str, Any]]) -> Costs:

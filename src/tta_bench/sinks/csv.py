@@ -14,9 +14,9 @@ from tta_bench.runtime.names import csv_file, unguarded
 from tta_bench.runtime.values import flat
 from tta_bench.sinks.base import About, Outcome, Point, Run, SinkOptions, register_sink
 
-_NO_OPTIONS = {"cell", "called", "source", "target", "seed"}
-_NO_OPTIONS |= {"results_root", "launch", "runtime", "lockstep", "device", "metrics", "tune", "search"}
-"""Keys of a run that have a column of their own, or decide no number of it: all others are columns."""
+_OWN_COLUMN = {"cell", "called", "source", "target", "seed"}
+_NO_NUMBER = {"results_root", "launch", "runtime", "lockstep", "device", "metrics", "tune", "search"}
+"""Keys of a run that decide no number of it: all others are columns."""
 
 
 class CsvOptions(SinkOptions):
@@ -45,7 +45,7 @@ class CsvRun(Run):
         head = {"cell": cell, "name": self._about.name, "group": self._about.group or "", "source": config["source"]}
         head |= {"method": config["called"], "seed": config["seed"]}
         costs: dict[str, Any] = {name: value for name, value in outcome.summary.items() if name.startswith("cost/")}
-        options = flat({key: value for key, value in config.items() if key not in _NO_OPTIONS}, "/")
+        options = flat({key: value for key, value in config.items() if key not in _OWN_COLUMN | _NO_NUMBER}, "/")
         lines = [
             head | dict(zip(outcome.grid.columns, row, strict=True)) | costs | options for row in outcome.grid.rows
         ]

@@ -15,7 +15,15 @@ from tta_bench.report import text
 from tta_bench.report.checks import comparable_with_paper
 from tta_bench.report.drawings import draw
 from tta_bench.report.model import BN_ONLY, Table
-from tta_bench.report.notes import audit_notes, branch_notes, examination_notes, headline, planned_cells, stage_notes
+from tta_bench.report.notes import (
+    audit_notes,
+    branch_notes,
+    examination_notes,
+    headline,
+    planned_cells,
+    spread_told,
+    stage_notes,
+)
 from tta_bench.report.warnings import warnings
 
 FILE = "index.html"
@@ -48,6 +56,7 @@ def write(table: Table) -> str:
         with_bn_only=any(row.vs_bn_only for row in table.rows),
         planned=planned_cells(table),
         headline=headline(table),
+        spread=spread_told(table),
         reading=text.reading(table.metric),
         transfer=text.transfer_groups(table),
         stage_notes=stage_notes(table),
