@@ -13,6 +13,7 @@ from tta_bench.launch.check import check
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.experiments import plan
 from tta_bench.launch.grammar import quote_lists
+from tta_bench.report.write import states
 
 ROOT = Path(__file__).parents[2]
 OWN = """# How much the rate matters.
@@ -155,4 +156,6 @@ def test_the_example_of_the_documentation_is_a_table(tmp_path):
     (tmp_path / "example.yaml").write_text(text)
     planned = plan(str(tmp_path / "example.yaml"), ["source=D"])
     assert len(planned.cells) == 2 * 6
+    added = [state.row for state in states(planned)][2 * 6 :]
+    assert added == ["no_adapt beside tent, three steps"] * 2
     assert planned.experiment.reference == "bn_only"

@@ -4,7 +4,9 @@ import pytest
 
 from tta_bench.cell import Cell
 from tta_bench.launch.check import check
+from tta_bench.launch.experiments import plan
 from tta_bench.launch.progress import Tally, Watcher, duration, progress_line, say, watched
+from tta_bench.report.write import states
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,13 @@ def test_what_lies_in_the_results_folder_is_told_and_every_failure_once(tmp_path
     )
     other.interrupt("SIGINT")
     assert watcher.look() == Tally(4, done=1, stopped=1)
+
+
+@pytest.mark.parametrize("name", ["table1", "learning_rate", "settings"])
+def test_the_cells_of_a_plan_are_those_of_its_run_the_added_ones_among_them(name, tmp_path):
+    planned = plan(name, ["source=D", f"results_root={tmp_path}"])
+    configs = check([f"experiment={name}", "source=D", f"results_root={tmp_path}"])
+    assert len({state.folder for state in states(planned)}) == Watcher(configs).look().total
 
 
 def test_the_speed_is_that_of_cells_and_not_of_what_was_trained_before_them(tmp_path, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tta_bench.errors import UserError, nearest
 from tta_bench.launch.composition import Composer, composer, run_section
-from tta_bench.launch.experiment_checks import experiment_faults, table_faults, with_files
+from tta_bench.launch.experiment_checks import experiment_faults, table_faults, unused_in_rows, with_files
 from tta_bench.launch.experiment_files import read_experiments
 from tta_bench.launch.grammar import complete_experiment, place
 from tta_bench.launch.hydra_faults import sentences
@@ -43,6 +43,7 @@ from tta_bench.launch.overrides import (
 )
 from tta_bench.launch.targets import domain_faults, with_targets
 from tta_bench.launch.tuned import search_of, with_tuned
+from tta_bench.launch.unused import unused_keys
 from tta_bench.launch.validation import validate, validate_model
 from tta_bench.schema import UNADAPTED, DataConfig, ModelConfig, RunConfig, as_tuple, validate_section
 from tta_bench.search.study import Study
@@ -136,6 +137,9 @@ def find_jobs(
         faults += more
         if resolve is None:
             faults += table_faults(experiments, [(job.row, job.config) for job in jobs])
+        if not faults and resolve is None:  # faults leave out runs, which may look at what the others do not
+            faults += unused_keys(((o.key_or_group, str(o.input_line)) for o in parsed), [job.config for job in jobs])
+            faults += unused_in_rows(experiments, [(job.row, job.config) for job in jobs])
     if faults:
         raise UserError(with_files(list(dict.fromkeys(faults)), experiments, typed, config_dir))
     return jobs

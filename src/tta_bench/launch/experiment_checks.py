@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from tta_bench.errors import nearest, nearest_key
 from tta_bench.launch.experiment_files import Experiment, read_experiments
 from tta_bench.launch.overrides import is_finite, sweep_values
+from tta_bench.launch.unused import unused_keys
 from tta_bench.methods.base import METHODS
 from tta_bench.offline.base import SYSTEMS
 from tta_bench.runtime.sections import keys_of
@@ -70,6 +71,16 @@ def table_faults(experiments: Sequence[Override], jobs: Sequence[tuple[str | Non
     labels = {choice: label for experiment in _chosen(experiments) for choice, label in experiment.choices().items()}
     rows = [(labels[row], config) for row, config in jobs if row in labels]
     return tested_on_faults(rows) if rows else []
+
+
+def unused_in_rows(experiments: Sequence[Override], jobs: Sequence[tuple[str | None, RunConfig]]) -> list[str]:
+    """A sentence for every key of a row that none of its runs looks at; jobs as for :func:`table_faults`."""
+    faults = []
+    for experiment in _chosen(experiments):
+        for choice, label in experiment.choices().items():
+            words = [(key, f"rows.{label}: '{key}'") for key in experiment.rows[label]]
+            faults += unused_keys(words, [config for row, config in jobs if row == choice])
+    return faults
 
 
 def tested_on_faults(rows: Sequence[tuple[str, RunConfig]]) -> list[str]:

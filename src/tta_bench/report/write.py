@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rich.table import Table as RichTable
 
-from tta_bench.cell import Cell
+from tta_bench.cell import REFERENCE, Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.launch.progress import duration
 from tta_bench.records.store import CellFolder
@@ -105,22 +105,29 @@ class State(NamedTuple):
 
 
 def states(plan: Plan) -> list[State]:
-    """Where every cell of a plan stands; one that stands for several seeds or rows is read once."""
+    """Where every cell of a plan stands, and those that a run adds to compare with.
+
+    One that stands for several seeds or rows is read once.
+    """
     read: dict[CellFolder, tuple[str, str, float | None]] = {}
     reached = []
-    for planned in plan.cells:
-        folder = planned.cell.folder()
+    cells = [(planned.row, planned.cell) for planned in plan.cells]
+    present = {cell.folder() for _, cell in cells}
+    added = {each.folder(): (f"{REFERENCE} beside {row}", each) for row, cell in cells if (each := cell.reference())}
+    cells += [each for folder, each in added.items() if folder not in present]
+    for row, cell in cells:
+        folder = cell.folder()
         if folder not in read:
-            reading = read_cell(planned.cell)
+            reading = read_cell(cell)
             read[folder] = reading.status, reading.error, reading.seconds
-        reached.append(State(planned.row, planned.cell, folder, *read[folder]))
+        reached.append(State(row, cell, folder, *read[folder]))
     return reached
 
 
 def plan_table(plan: Plan) -> RichTable:
     """Every cell of a plan with its status, and the time that the others will take."""
     reached = states(plan)
-    printed = narrow_table(f"{plan.experiment.name}: {len(plan.cells)} cells", literal(remaining_time(reached)))
+    printed = narrow_table(f"{plan.experiment.name}: {len(reached)} cells", literal(remaining_time(reached)))
     printed.add_column("cell", no_wrap=True)
     printed.add_column("row", overflow="fold")
     printed.add_column("source", overflow="fold")
@@ -157,7 +164,7 @@ def status_table(plan: Plan, reached: Sequence[State]) -> RichTable:
     counts: dict[str, dict[str, int]] = {}
     for state in reached:
         counts.setdefault(state.row, dict.fromkeys(STATES, 0))[state.status] += 1
-    printed = narrow_table(f"{plan.experiment.name}: {len(plan.cells)} cells")
+    printed = narrow_table(f"{plan.experiment.name}: {len(reached)} cells")
     printed.add_column("row", overflow="fold")
     for status in STATES:
         printed.add_column(status, justify="right", no_wrap=True)
