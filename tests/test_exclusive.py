@@ -34,7 +34,9 @@ TINY = (
 
 
 def configure(root, method, *overrides):
-    words = [f"+method={method}", *TINY, f"results_root={root}", *overrides]
+    trained = not any(word.startswith("checkpoint=") for word in overrides)
+    tiny = [word for word in TINY if trained or not word.startswith("training.")]
+    words = [f"+method={method}", *tiny, f"results_root={root}", *overrides]
     (config,) = check(quote_lists(words, False), multirun=False)
     return config
 

@@ -36,7 +36,8 @@ TINY = (
 def configure(root, *overrides):
     words = quote_lists(["+method=grata", *TINY, f"results_root={root}", *overrides], False)
     given = {word.partition("=")[0].lstrip("+"): word for word in words}
-    (config,) = check(list(given.values()), multirun=False)
+    trained = "checkpoint" not in given
+    (config,) = check([word for key, word in given.items() if trained or not key.startswith("training")], multirun=False)
     return config
 
 

@@ -154,17 +154,14 @@ def test_the_hash_ignores_what_changes_speed_place_or_display(finished):
     assert hashes == {folder(finished[0]).name}
 
 
-def test_a_momentum_without_sgd_is_the_same_cell_and_is_told(small_net):
-    cells = [
-        folder(check(["+method=tent", "source=D", *words], multirun=False)[0]).name
-        for words in (
-            [],
-            ["method.momentum=0.9"],
-            ["method.optimizer=sgd"],
-            ["method.optimizer=sgd", "method.momentum=0.9"],
-        )
-    ]
-    assert [cells.index(each) for each in cells] == [0, 0, 2, 3]
+def test_an_option_without_effect_makes_no_other_cell_and_is_told(small_net):
+    words = ["+method=tent", "source=D", "method.optimizer=adam,sgd", "method.momentum=0,0.9"]
+    assert len({folder(each).name for each in check(words)}) == 3
+    words = ["method.auxiliary=entropy,denoising", "method.noise_std=0.1,1"]
+    both = check(["+method=grata", "source=D", "branches=all", *words])
+    cells = {(each.method["auxiliary"], each.method["noise_std"]): folder(each).name for each in both}
+    assert len({*cells.values()}) == 3
+    assert cells["entropy", 0.1] == cells["entropy", 1.0]
     told = [
         Tent(AdaptableNetwork(small_net), replace(default_options("tent"), momentum=value)).describe()
         for value in (0.0, 0.9)

@@ -24,9 +24,6 @@ OF_SPEED_OR_DISPLAY = {
     "launch.cells_per_device",
     "training.workers",
 }
-TOLD = {"method.momentum"}
-"""Beside another optimiser than SGD a run says that it has no effect: sweeps over both may have it."""
-
 WITHOUT_RUNS = {"seed", "tune"}
 """TENT draws nothing at random, and a search is the same search with ``tune=true`` twice."""
 
@@ -62,7 +59,7 @@ def test_every_key_that_is_given_does_something_or_is_refused(situation, tmp_pat
         except UserError:
             continue
         idle |= {key} if after == before else set()
-    assert idle <= OF_SPEED_OR_DISPLAY | TOLD | WITHOUT_RUNS
+    assert idle <= OF_SPEED_OR_DISPLAY | WITHOUT_RUNS
     assert idle >= OF_SPEED_OR_DISPLAY - {"diagnostics.source_gap", "training.workers"}
 
 
@@ -77,6 +74,11 @@ def test_every_key_that_is_given_does_something_or_is_refused(situation, tmp_pat
         (["training.nesterov=true"], "training.nesterov=true is of training.optimizer=sgd: add that"),
         (["training.epsilon=0.2"], "training.epsilon=0.2 is of training.optimizer=avagrad: add that"),
         (["training.branch_weights.rotation=1"], "training.branch_weights.rotation=1 weighs the loss of a branch that"),
+        (["method.momentum=0.9"], "method.momentum=0.9 has no effect beside the other options of the method"),
+        (
+            ["+adapt=fta", "protocol.evaluation=held_out", "adapt.momentum=0.5"],
+            "adapt.momentum=0.5 has no effect beside the other options of the system",
+        ),
         (["model=resunet34", "model.norm_blocks=2"], "model.norm_blocks=2 is of model.norm=catenorm: add that"),
     ],
 )

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 from tta_bench.launch.keys import below
-from tta_bench.methods.options import TUNED
+from tta_bench.methods.options import TUNED, method_options
+from tta_bench.offline.options import system_options
 from tta_bench.schema import RunConfig
 
 Use = tuple[tuple[str, ...], Callable[[RunConfig, str], bool], str]
@@ -47,6 +48,18 @@ USES: Sequence[Use] = (
         ("model.norm_blocks",),
         lambda config, _: config.model.norm is not None,
         "is of model.norm=catenorm: add that",
+    ),
+    (
+        ("method",),
+        lambda config, key: method_options(config.method).without_effect().isdisjoint(key.split(".")),
+        "has no effect beside the other options of the method: leave it out, or change those",
+    ),
+    (
+        ("adapt",),
+        lambda config, key: (
+            config.adapt is not None and system_options(config.adapt).without_effect().isdisjoint(key.split("."))
+        ),
+        "has no effect beside the other options of the system: leave it out, or change those",
     ),
 )
 """Keys, with all below them; whether a run looks at one of them; and why other runs do not."""

@@ -72,9 +72,9 @@ class MethodOptions:
         added = (each for each in fields(self) if "later" in each.metadata)
         return {each.name for each in added if getattr(self, each.name) == each.default}
 
-    def without_effect(self) -> dict[str, Any]:
-        """The options that do nothing beside the others, with what they count as in the identity of a cell."""
-        return {}
+    def without_effect(self) -> frozenset[str]:
+        """The options that do nothing beside the others: whatever they are, a cell is that of their defaults."""
+        return frozenset()
 
 
 class Method(State, PerStream, ABC):
@@ -326,8 +326,8 @@ class Method(State, PerStream, ABC):
             text += f"; {affine:,} affine scalars"
             others = self.source_theta.numel() - affine
             text += f", {others:,} other parameters" if others else ""
-        without_effect = self.options.without_effect().items()
-        idle = [f"{key}={given}" for key, value in without_effect if (given := getattr(self.options, key)) != value]
+        given, usual = vars(self.options), vars(_default_options(type(self)))
+        idle = [f"{key}={given[key]}" for key in sorted(self.options.without_effect()) if given[key] != usual[key]]
         text += f"; without effect beside the other options: {', '.join(idle)}" if idle else ""
         return text
 
@@ -360,9 +360,9 @@ class GradientOptions(MethodOptions):
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum):
             raise ValueError("nesterov=true needs optimizer=sgd and a momentum above 0")
 
-    def without_effect(self) -> dict[str, Any]:
+    def without_effect(self) -> frozenset[str]:
         """The momentum of another optimiser than SGD."""
-        return {} if self.optimizer == "sgd" else {"momentum": 0.0}
+        return super().without_effect() | ({"momentum"} if self.optimizer != "sgd" else set())
 
 
 class GradientMethod(Method):

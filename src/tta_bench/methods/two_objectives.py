@@ -9,12 +9,15 @@ from typing import Annotated, ClassVar
 from torch import Tensor
 
 from tta_bench.methods.base import Diagnostics, GradientMethod, GradientOptions, MethodOptions
-from tta_bench.objectives.base import OBJECTIVES, bind_objective, branches_of, draws_at_random
+from tta_bench.objectives.base import OBJECTIVES, bind_objective, branches_of, draws_at_random, options_taken
 from tta_bench.objectives.entropy import EntropyForm
 from tta_bench.ops.draws import Draws
 from tta_bench.ops.gradients import gradient_cosine
 from tta_bench.ops.views import StrongAugmentation
 from tta_bench.runtime.ranges import NonNegative, Range
+
+OF_OBJECTIVES = ("entropy_form", "noise_std", "super_resolution_factor", "strong_augmentation")
+"""The options that are those of objectives."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class TwoObjectivesOptions(GradientOptions):
         if self.super_resolution_factor not in (2, 4):
             raise ValueError(f"super_resolution_factor={self.super_resolution_factor} must be 2 or 4")
 
+    def without_effect(self) -> frozenset[str]:
+        """Those of the base class, and what neither of the two objectives takes."""
+        taken = options_taken((self.pseudo, self.auxiliary), OF_OBJECTIVES)
+        return super().without_effect() | ({*OF_OBJECTIVES} - taken)
+
 
 class TwoObjectivesMethod(GradientMethod):
     """Base of methods with two objectives."""
@@ -64,13 +72,7 @@ class TwoObjectivesMethod(GradientMethod):
 
     def objective_gradient(self, name: str, images: Tensor, draws: Draws, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Losses ``[A]`` of the objective called ``name`` and their gradients ``[A, scalars]`` at ``theta``."""
-        objective = bind_objective(
-            name,
-            entropy_form=self.options.entropy_form,
-            noise_std=self.options.noise_std,
-            super_resolution_factor=self.options.super_resolution_factor,
-            strong_augmentation=self.options.strong_augmentation,
-        )
+        objective = bind_objective(name, **{key: getattr(self.options, key) for key in OF_OBJECTIVES})
         return self.gradient(lambda network: objective(network, images, draws), theta)
 
 

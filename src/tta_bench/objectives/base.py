@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,6 +134,16 @@ def bind_objective(name: str, **options: object) -> Objective:
     return _with_its_options(OBJECTIVES.get(name), options)
 
 
+def options_taken(names: Sequence[str], options: Iterable[str]) -> set[str]:
+    """Those of ``options`` that one of the objectives with these names takes.
+
+    Raises:
+        UserError: unknown name.
+    """
+    taken = (_with_its_options(OBJECTIVES.get(name), dict.fromkeys(options)).keywords for name in names)
+    return {option for each in taken for option in each}
+
+
 def draws_at_random(name: str, **options: object) -> bool:
     """Whether the objective called ``name`` depends on the seed, with those of ``options`` that it takes.
 
@@ -144,6 +154,6 @@ def draws_at_random(name: str, **options: object) -> bool:
     return _with_its_options(stochastic, options)() if callable(stochastic) else stochastic
 
 
-def _with_its_options(function: Callable[..., Any], options: Mapping[str, object]) -> Callable[..., Any]:
+def _with_its_options(function: Callable[..., Any], options: Mapping[str, object]) -> functools.partial[Any]:
     accepted = inspect.signature(function).parameters
     return functools.partial(function, **{k: v for k, v in options.items() if k in accepted})

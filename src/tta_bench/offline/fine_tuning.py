@@ -61,6 +61,10 @@ class FineTuningOptions(LabelledOptions):
     optimizer: Literal["adam", "sgd"]
     momentum: Decay
 
+    def without_effect(self) -> frozenset[str]:
+        """The momentum beside Adam."""
+        return super().without_effect() | ({"momentum"} if self.optimizer == "adam" else set())
+
 
 def drawn(count: int, size: int, generator: torch.Generator) -> list[int]:
     """Places of ``size`` of ``count`` images: each at most once where there are enough, else with replacement."""

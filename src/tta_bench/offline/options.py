@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -25,6 +26,12 @@ def system_options(section: Mapping[str, Any]) -> SystemOptions:
     values = {key: value for key, value in section.items() if key != "name"}
     options: SystemOptions = typed_options(SYSTEMS.get(str(section["name"])).Options, values, "adapt")
     return options
+
+
+def identified(section: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a system: name and options as typed values; one without effect is at its default."""
+    options, usual = system_options(section), default_section(str(section["name"]))
+    return {**section, **asdict(options), **{key: usual[key] for key in options.without_effect()}}
 
 
 def default_section(name: str) -> dict[str, Any]:
