@@ -98,7 +98,7 @@ def test_metrics_come_later_to_cells_of_any_code_and_are_those_of_a_run_that_ask
     execute(config)
     scored, codes = untimed(config), summary(config)["metrics"]
     main(["report", folder(config).name, f"results_root={root}", "--metric", "dice,hd95"])
-    reports = root / "reports/cells"
+    reports = root / f"reports/cells_{folder(config).name}"
     assert "HD95 in px (lower is better)" in (reports / "hd95/table.md").read_text()
     assert "HD95" not in (reports / "table.md").read_text()
     cell = Cell.of(with_targets(config), 0)

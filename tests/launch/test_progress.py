@@ -59,11 +59,16 @@ def test_what_lies_in_the_results_folder_is_told_and_every_failure_once(tmp_path
     assert watcher.look() == Tally(4, done=1, stopped=1)
 
 
-@pytest.mark.parametrize("name", ["table1", "learning_rate", "settings"])
-def test_the_cells_of_a_plan_are_those_of_its_run_the_added_ones_among_them(name, tmp_path):
-    planned = plan(name, ["source=D", f"results_root={tmp_path}"])
-    configs = check([f"experiment={name}", "source=D", f"results_root={tmp_path}"])
-    assert len({state.folder for state in states(planned)}) == Watcher(configs).look().total
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("table1", ["seed=0,1"]), ("table2", []), ("learning_rate", ["training.seed=0,1", "seed=0,1"]), ("settings", [])],
+)
+def test_a_plan_counts_each_cell_of_its_run_once_the_added_ones_among_them(name, words, tmp_path):
+    words = ["source=D", *words, f"results_root={tmp_path}"]
+    reached = states(plan(name, words))
+    total = Watcher(check([f"experiment={name}", *words])).look().total
+    assert len({(state.row, state.folder) for state in reached}) == len(reached)
+    assert len({state.folder for state in reached}) == total
 
 
 def test_the_speed_is_that_of_cells_and_not_of_what_was_trained_before_them(tmp_path, monkeypatch, capsys):

@@ -60,7 +60,7 @@ def test_every_key_that_is_given_does_something_or_is_refused(situation, tmp_pat
             continue
         idle |= {key} if after == before else set()
     assert idle <= OF_SPEED_OR_DISPLAY | WITHOUT_RUNS
-    assert idle >= OF_SPEED_OR_DISPLAY - {"diagnostics.source_gap", "training.workers"}
+    assert idle >= OF_SPEED_OR_DISPLAY - {"diagnostics.source_gap", "training.workers"}  # refused where unused
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,8 @@ def test_every_key_that_is_given_does_something_or_is_refused(situation, tmp_pat
         (["search.trials=3"], "search.trials=3 is for a search: add tune=true, or take the options that one has found"),
         (["tune=true", "seed=3"], "seed=3 is of runs, and a search draws by search.seed: set that"),
         (["tune=true", "metrics=[dice,hd95]"], "metrics=[dice,hd95] is of runs, and tune=true looks at the Dice"),
+        (["tune=true", "protocol.evaluation=held_out"], "protocol.evaluation=held_out is of runs, and tune=true"),
+        (["tune=true", "method.learning_rate=1e-3"], "method.learning_rate=1e-3 is what tune=true searches, from its"),
         (["checkpoint=given.ckpt", "training=paper"], "training=paper is for training a source model, and checkpoint="),
         (["checkpoint=given.ckpt", "training.momentum=0.5"], "training.momentum=0.5 is for training a source model"),
         (["training.nesterov=true"], "training.nesterov=true is of training.optimizer=sgd: add that"),
@@ -104,3 +106,9 @@ def test_a_key_is_taken_where_some_of_the_runs_look_at_it_and_refused_in_a_row_t
             continue
         with pytest.raises(UserError, match=r"mine.yaml: rows.given: 'training.seed' is for training a source model"):
             plan("mine.yaml", ["source=D"])
+
+
+def test_a_held_out_table_uses_the_search_that_its_whole_sibling_uses():
+    search = Study(check([*RUN, "tune=true"], multirun=False)[0])
+    held_out = check([*RUN, "protocol.evaluation=held_out"], multirun=False)[0]
+    assert Study(held_out).folder == search.folder

@@ -348,7 +348,8 @@ def test_commands_can_be_pasted_into_a_shell(table):
 
 def test_numbers_are_set_with_true_minus_signs_and_unknown_ones_as_dashes():
     assert (number(-1234.567), number(None), number(float("nan"))) == ("\N{MINUS SIGN}1,234.57", DASH, DASH)
-    assert (signed(1.005, 1), signed(-0.25), signed(-0.001)) == ("+1.0", "\N{MINUS SIGN}0.25", "0.00")
+    assert [signed(1.005, 1), signed(-0.25)] == ["+1.0", "\N{MINUS SIGN}0.25"]
+    assert [signed(each) for each in (-0.001, 0.0, 0.001)] == ["\N{MINUS SIGN}0.00", "0.00", "+0.00"]
     assert (p_value(0.0004), p_value(0.04), p_value(float("nan"))) == ("< 0.001", "0.040", DASH)
 
 

@@ -57,12 +57,13 @@ def test_of_a_sound_table_nothing_is_said(tmp_path):
         ({"seeds": (4,)}, "ONLY ONE TRAINING SEED (4) STANDS BEHIND EVERY NUMBER: another training"),
         (
             {"in_domain": 69.0, "dice": 40.0, "found": "never"},
-            "SOURCE MODEL TOO WEAK TO ADAPT: A has an in-domain Dice of 69.00, below 70; B has",
+            "SOURCE MODEL TOO WEAK TO ADAPT: A, training seed 0, has an in-domain Dice of 69.00, below 70; B,",
         ),
         (
             {"found": {**EXAMINATION, "dice": 69.0}},
-            "SOURCE MODEL TOO WEAK TO ADAPT: A has an in-domain Dice of 69.00, below 70, and gains 20.00 points at "
-            "home by the statistics of each image, above 5: its own have not converged (20 held-out images); B has",
+            "SOURCE MODEL TOO WEAK TO ADAPT: A, training seed 0, has an in-domain Dice of 69.00, below 70, and gains "
+            "20.00 points at home by the statistics of each image, above 5: its own have not converged (20 held-out "
+            "images); B,",
         ),
         ({"found": "never"}, "Source model not examined: source A, B."),
         ({"found": None}, "Source model not examined: source A, B."),
@@ -71,7 +72,10 @@ def test_of_a_sound_table_nothing_is_said(tmp_path):
             {"found": {**EXAMINATION, "images": "training"}},
             "In-domain Dice is of training images, for none was held out: source A, B.",
         ),
-        ({"dice": 92.5}, "source A 92.50 with tent, 90.00 at home; B 92.50 with tent, 90.00 at home."),
+        (
+            {"dice": 92.5},
+            "source A, training seed 0, 92.50 with tent, 90.00 at home; B, training seed 0, 92.50 with tent, 90.00 at",
+        ),
         (
             {"dice": lambda target, index: 1e-6 if target == "C" else 60.0},
             "Class cup is empty in C: its Dice is 0 or 100",
@@ -105,7 +109,7 @@ def test_a_model_that_has_seen_its_target_says_nothing_of_the_training_of_the_so
 def test_a_weak_source_model_is_the_first_of_all_warnings_and_the_bar_is_a_choice(tmp_path):
     table = made(tmp_path, leave_out=("tent", "B", 1), found={**EXAMINATION, "dice": 83.0}, skipped_updates=3)
     first, second, *_ = warnings(table)
-    assert first.startswith("SOURCE MODEL TOO WEAK TO ADAPT: A gains 6.00")
+    assert first.startswith("SOURCE MODEL TOO WEAK TO ADAPT: A, training seed 0, gains 6.00")
     assert second.startswith("1 of 8 cells have no results")
     texts = texts_of(table)
     assert "SOURCE MODEL TOO WEAK" in texts["table.md"].splitlines()[4]

@@ -174,7 +174,7 @@ def test_the_csv_file_has_a_line_per_cell_and_target_however_often_it_is_sent(fo
         (about.id, "D", "51.0"),
     ]
     assert lines[0]["method/learning_rate"] == "0.0001"
-    assert lines[0]["name"] == about.name == "tent image_size=64 source=A"
+    assert lines[0]["name"] == about.name == "tent image_size=64 source=A target=C,D"
     send(where, about, folder)
     assert len((tmp_path / "all_cells.csv").read_text().splitlines()) == 3
 
@@ -193,6 +193,15 @@ OTHER_CELLS = {
     "checkpoint": Path("given.ckpt"),
     "route": ("B",),
 }
+
+
+def test_no_two_cells_have_the_same_name(tmp_path):
+    more = {"data.seed": 1, "target": ("C",), "source": "B", "training.learning_rate": 0.01}
+    changes = [{}, *({key: value} for key, value in (OTHER_CELLS | more).items())]
+    cells = [planned(tmp_path, "", {"method": "tent", **change}).cell for change in changes]
+    names = {about_cell(each.config, each.seed, each.folder().hash).name for each in cells}
+    assert len(names) == len(cells)
+    assert any(" training.lr=0.01 " in name for name in names), "it is not the method's"
 
 
 @pytest.mark.parametrize("key", OTHER_CELLS)

@@ -71,7 +71,7 @@ def test_a_system_is_named_by_what_differs_from_its_file(system):
 def test_runs_that_differ_in_labels_or_in_the_order_of_stages_have_names_of_their_own():
     words = ["adapt=fta", "protocol.evaluation=held_out", "target=D"]
     few, many = configure(*words, "source=C", "adapt.labels=2,32", multirun=True)
-    assert about_cell(few, 0, "").name == "fta + tent adapt.labels=2 evaluation=held_out source=C"
+    assert about_cell(few, 0, "").name == "fta + tent adapt.labels=2 evaluation=held_out source=C target=D"
     assert about_stage(many, "D", "").name == "fta adapt.labels=32 C -> D"
     (staged,) = configure(*words, "source=C", "stages=[B,A,C]")
     about = about_cell(staged, 0, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,6 +87,7 @@ def asked(parsed: argparse.Namespace, done: str) -> list[Group]:
     Raises:
         UserError: none is, or several at once; or what they are made of is not there.
     """
+    from tta_bench.cli._table import of_what_is_there
     from tta_bench.errors import UserError
     from tta_bench.launch.experiments import plan, searches
     from tta_bench.launch.stored import cell_of, cells_by_hash, read_last_sweep
@@ -101,20 +103,28 @@ def asked(parsed: argparse.Namespace, done: str) -> list[Group]:
     if names and not all(re.fullmatch("[0-9a-f]{4,16}", word) for word in names):
         if len(names) > 1:
             raise UserError(f"'{' '.join(names)}': one table at a time, or beginnings of the hashes of cells")
-        planned = plan(names[0], overrides, parsed.config_dir)
+        planned = plan(names[0], of_what_is_there(overrides), parsed.config_dir)
         if searches(planned):
             raise UserError(
                 f"{names[0]} searches for options and has no cells to be {done}: 'tta-bench status {names[0]}' shows "
                 "what it has found, and an experiment with rows of method.preset=tuned makes a table of it"
             )
-        return [Group("", planned)]
+        return [Group("", planned, planned.experiment.name)]
     root = results_root(overrides)
     if parsed.last:
         last = read_last_sweep(root)
         if last["table"] is not None:
-            return [Group("", plan(last["table"], last["overrides"], last["config_dir"]))]
+            planned = plan(last["table"], last["overrides"], last["config_dir"])
+            return [Group("", planned, planned.experiment.name)]
         cells = [cell_of(record, root) for record in last["cells"]]
         return groups(cells, "last", f"The last sweep: {' '.join(last['command'])}")
     cells = cells_by_hash(root, names) if names else chosen(root, parsed.where)
     text = " ".join([*(f"--where {where}" for where in parsed.where), *names])
-    return groups(with_finished_references(cells), "cells", f"Cells of {root}: {text}")
+    return groups(with_finished_references(cells), "cells", f"Cells of {root}: {text}", _folder_name(text))
+
+
+def _folder_name(question: str) -> str:
+    """Of the report of cells: another question has another, so that no old answer lies beside a new one."""
+    words = question.replace("--where ", "")
+    name = re.sub("[^A-Za-z0-9_.-]+", "_", words)[:40]
+    return f"cells_{name}" if name == words else f"cells_{name}_{hashlib.sha256(words.encode()).hexdigest()[:8]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +28,20 @@ def planned(parsed: argparse.Namespace) -> Plan:
     """
     from tta_bench.launch.experiments import plan
 
-    return plan(parsed.table, parsed.overrides, parsed.config_dir)
+    return plan(parsed.table, of_what_is_there(parsed.overrides), parsed.config_dir)
+
+
+def of_what_is_there(overrides: Sequence[str]) -> Sequence[str]:
+    """The overrides of a table, of which what is finished is finished.
+
+    Raises:
+        UserError: ``force`` is among them.
+    """
+    from tta_bench.errors import UserError
+
+    if any(word.lstrip("+").startswith("force=") for word in overrides):
+        raise UserError("force= is for a run, which computes finished cells again: leave it out here")
+    return overrides
 
 
 def searched(plan: Plan) -> Table | None:

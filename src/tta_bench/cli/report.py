@@ -56,10 +56,10 @@ def run(parsed: argparse.Namespace) -> None:
     root = found[0].plan.cells[0].cell.config.results_root
     lines = []
     for metric, of_metric in zip(chosen, built, strict=True):
-        for _, table in of_metric:
+        for group, (_, table) in zip(found, of_metric, strict=True):
             name = table.plan.experiment.name
             several = len(of_metric) > 1
-            folder = root / "reports" / name if parsed.out is None else parsed.out / (name if several else "")
+            folder = root / "reports" / group.folder if parsed.out is None else parsed.out / (name if several else "")
             more = [metric.name] * (metric.name != PRIMARY)
             more += [] if parsed.by is None else [f"by_{re.sub(r'[^A-Za-z0-9]+', '_', parsed.by)}"]
             folder = folder.joinpath(*more)

@@ -6,8 +6,11 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from tta_bench.cell import Cell
 from tta_bench.errors import UserError
@@ -63,7 +66,7 @@ def unneeded(root: Path, needed: Callable[[], Sequence[Cell]], told: Collection[
     """
     found: list[Item] = []
     unfinished: list[Item] = []
-    used: dict[str, str] = {}
+    used = _searched_models(root)
     for path in sorted(path for path in (root / "cells").glob("*") if path.is_dir() and _HASH.fullmatch(path.name)):
         folder, lock = CellFolder(path), path / ".lock"
         if folder.is_held():
@@ -124,6 +127,16 @@ def needed_cells(root: Path, words: Sequence[str], overrides: Sequence[str]) -> 
     return cells
 
 
+def _searched_models(root: Path) -> dict[str, str]:
+    """Folder of a source model that a finished search has used -> SHA-256 of its file."""
+    used = {}
+    for path in root.glob("searches/*/outcome.yaml"):
+        with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):  # damaged: it counts as none
+            model = yaml.safe_load(path.read_text(encoding="utf-8"))["source_checkpoint"]
+            used[Path(model["path"]).parent.name] = str(model["sha256"])
+    return used
+
+
 def _earlier_stages(root: Path, used: Mapping[str, str]) -> set[Path]:
     """The adapted models that used ones were made of, stage after stage.
 
@@ -164,7 +177,7 @@ def _spare_models(
             else None
         )
         kept |= {twin.parent.name} if twin is not None else set()
-    why = "source model that no cell has used and no experiment needs"
+    why = "source model that no cell or search has used and no experiment needs"
     return [Item(path.parent, why, path.parent / "lock") for path in models if path.parent.name not in kept]
 
 

@@ -62,7 +62,8 @@ def _rows_faults(rows: Any, methods: Collection[str]) -> list[str]:
     for label, values in rows.items():
         where = f"rows.{label}"
         if not isinstance(label, str) or not label.strip():
-            faults.append(f"{where}: a label is text: put it in quotation marks, '{label}'")
+            remedy = "give it one" if isinstance(label, str) else f"put it in quotation marks, '{label}'"
+            faults.append(f"{where}: a label is text: {remedy}")
         if not isinstance(values, Mapping) or "method" not in values:
             faults.append(f"{where} has no method: write {{method: NAME}}, {nearest('', methods)}")
         elif not isinstance(values["method"], str) or values["method"] not in {*methods, "*"}:

@@ -30,19 +30,22 @@ class Group:
     Attributes:
         settings: what tells the group from the others, as ``KEY=VALUE``; empty where it is the only one.
         plan: its rows and cells.
+        folder: of its report, in that of all reports.
     """
 
     settings: str
     plan: Plan
+    folder: str
 
 
-def groups(cells: Sequence[Cell], name: str, description: str) -> list[Group]:
+def groups(cells: Sequence[Cell], name: str, description: str, folder: str = "") -> list[Group]:
     """Tables of the cells, each of one protocol, data set, network and training.
 
     Args:
         cells: of any methods and sources, at least one.
         name: of the table; with several, they are counted.
         description: what it shows, in a sentence.
+        folder: of the report of them all; without one each has its own, called as the table.
     """
     unique = list({cell.folder().hash: cell for cell in cells}.values())
     settings = [_settings(cell) for cell in unique]
@@ -68,7 +71,8 @@ def groups(cells: Sequence[Cell], name: str, description: str) -> list[Group]:
     plans = [
         _plan([unique[k] for k in own], each, description) for own, each in zip(found.values(), names, strict=True)
     ]
-    return [Group(text, each) for text, each in zip(texts, plans, strict=True)]
+    folders = [folder] if folder and len(found) == 1 else [f"{folder}/{each}".lstrip("/") for each in names]
+    return [Group(*each) for each in zip(texts, plans, folders, strict=True)]
 
 
 def _common(key: str, cells: Sequence[Cell], settings: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from tta_bench.launch.keys import below
 from tta_bench.methods.options import TUNED, method_options
 from tta_bench.offline.options import system_options
 from tta_bench.schema import RunConfig
+from tta_bench.search.study import Study
 
 Use = tuple[tuple[str, ...], Callable[[RunConfig, str], bool], str]
 
@@ -20,9 +21,9 @@ USES: Sequence[Use] = (
     ),
     (("seed",), lambda config, _: not config.tune, "is of runs, and a search draws by search.seed: set that"),
     (
-        ("metrics", "predict", "diagnostics"),
+        ("metrics", "predict", "diagnostics", "protocol.evaluation"),
         lambda config, _: not config.tune,
-        "is of runs, and tune=true looks at the Dice of each trial alone: leave it out",
+        "is of runs, and tune=true looks at the Dice of shifted source images alone: leave it out",
     ),
     (
         ("training",),
@@ -51,7 +52,12 @@ USES: Sequence[Use] = (
     ),
     (
         ("method",),
-        lambda config, key: method_options(config.method).without_effect().isdisjoint(key.split(".")),
+        lambda config, key: not (config.tune and key.split(".")[-1] in Study(config).space),
+        "is what tune=true searches, from its default on: leave it out",
+    ),
+    (
+        ("method",),
+        lambda config, key: config.tune or method_options(config.method).without_effect().isdisjoint(key.split(".")),
         "has no effect beside the other options of the method: leave it out, or change those",
     ),
     (

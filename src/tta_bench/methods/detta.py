@@ -38,6 +38,10 @@ class DeTTAOptions(GradientOptions):
     radius: Annotated[int, Range(1, 2**14), Tuned(1, 4)]
     running_momentum: Annotated[float, Range(0, 1, "(]")] | None
 
+    def without_effect(self) -> frozenset[str]:
+        """Those of the base class, and the betas of another optimiser than Adam."""
+        return super().without_effect() | ({"betas"} if self.optimizer != "adam" else set())
+
 
 @register_method("detta")
 class DeTTA(GradientMethod):

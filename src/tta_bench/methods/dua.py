@@ -50,6 +50,10 @@ class DUAOptions(MethodOptions):
         if self.initial_momentum * self.decay + self.floor > 1:
             raise ValueError("initial_momentum * decay + floor, the weight of the first image, exceeds 1")
 
+    def without_effect(self) -> frozenset[str]:
+        """What belongs to the crop, where there is none."""
+        return super().without_effect() | (set() if "crop" in self.augmentations else {"padding", "pad_mode"})
+
 
 @register_method("dua")
 class DUA(Method):

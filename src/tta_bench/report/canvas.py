@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Literal
@@ -83,7 +84,9 @@ def grid_lines(axes: Axes, axis: Literal["x", "y"]) -> None:
 
 def picture(figure: Figure, name: str, title: str, description: str) -> Picture:
     """The figure with a title and a description, all identifiers of its SVG beginning with ``name``."""
-    return Picture(_svg(figure, name, title, description), _pdf(figure, title))
+    with warnings.catch_warnings():  # of letters that no font here has, and of labels that leave the axes no room
+        warnings.simplefilter("ignore", UserWarning)
+        return Picture(_svg(figure, name, title, description), _pdf(figure, title))
 
 
 def _svg(figure: Figure, name: str, title: str, description: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from tta_bench.report.cells import STATES, distinct_cells
@@ -97,7 +98,9 @@ def headline(table: Table) -> str:
     seeds = sorted({cell.seed.training for cell in table.finished})
     if len(seeds) < 2:
         return ""
-    several = f" over {len(table.seeds)} repeats" if len(table.seeds) > len(seeds) else ""
+    repeats = Counter((cell.row, cell.cell.config.source) for cell in table.finished).values()
+    fewest, most = min(repeats), max(repeats)
+    several = f" over {f'{fewest} to ' * (fewest < most)}{most} repeats" if most > len(seeds) else ""
     return f"Mean{several} ± sample standard deviation over {len(seeds)} training seeds ({', '.join(map(str, seeds))})."
 
 

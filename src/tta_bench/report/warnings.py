@@ -139,18 +139,26 @@ def _orders(table: Table) -> list[str]:
     ]
 
 
-def _weak_sources(runs: Iterable[Run]) -> list[str]:
+def _models(runs: Sequence[Run]) -> dict[int, str]:
+    """Training seed -> what is said behind the domain of a source model to tell it from others of that domain."""
+    seeds = {run.config.training.seed for run in runs}
+    return {seed: f", training seed {seed}," if len(seeds) > 1 else "" for seed in seeds}
+
+
+def _weak_sources(runs: Sequence[Run]) -> list[str]:
     """The first line of all where a model fails on its own domain, whatever adapting it gains."""
+    told = _models(runs)
     weak: dict[str, tuple[float, str]] = {}
     for run in runs:
         source, bar, dice = run.home, run.bar, run.summary["source_checkpoint"]["dice_in_domain"]
+        model = f"{source}{told[run.config.training.seed]}"
         found = examination_of(run.summary)
         if found is not None:
             dice, why = found.dice, ", and ".join(found.weaknesses(bar))
-            why = f"{source} {why} ({found.n} {found.where})" if why else ""
+            why = f"{model} {why} ({found.n} {found.where})" if why else ""
         else:
             low = dice is not None and bar.source_dice is not None and dice < bar.source_dice
-            why = f"{source} has an in-domain Dice of {number(dice)}, below {bar.source_dice:g}" if low else ""
+            why = f"{model} has an in-domain Dice of {number(dice)}, below {bar.source_dice:g}" if low else ""
         if why:
             weak[source] = min((dice, why), weak.get(source, (dice, why)))
     if not weak:
@@ -181,7 +189,8 @@ def _unexamined(runs: Iterable[Run]) -> list[str]:
     return [text.format(", ".join(by_kind[kind])) for kind, text in sentences.items() if by_kind[kind]]
 
 
-def _undertrained(runs: Iterable[Run]) -> list[str]:
+def _undertrained(runs: Sequence[Run]) -> list[str]:
+    told = _models(runs)
     above: dict[str, tuple[float, str]] = {}
     for run in runs:
         label, summary, source = run.label, run.summary, run.home
@@ -192,7 +201,8 @@ def _undertrained(runs: Iterable[Run]) -> list[str]:
         foreign = [target[PRIMARY] for name, target in summary["targets"].items() if name != source]
         mean = sum(foreign) / len(foreign) if foreign else 0.0
         if dice is not None and mean > dice and mean - dice > above.get(source, (0.0, ""))[0]:
-            above[source] = mean - dice, f"{source} {number(mean)} with {label}, {number(dice)} at home"
+            model = f"{source}{told[run.config.training.seed]}"
+            above[source] = mean - dice, f"{model} {number(mean)} with {label}, {number(dice)} at home"
     if not above:
         return []
     return [

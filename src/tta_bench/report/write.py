@@ -13,10 +13,10 @@ from tta_bench.cell import REFERENCE, Cell
 from tta_bench.launch.experiments import Plan
 from tta_bench.launch.progress import duration
 from tta_bench.records.store import CellFolder
-from tta_bench.report.cells import STATES, read_cell
+from tta_bench.report.cells import STATES, distinct_cells, read_cell
 from tta_bench.report.console import ScoreTable, narrow_table
 from tta_bench.report.model import Table
-from tta_bench.report.notes import headline
+from tta_bench.report.notes import headline, spread_told
 from tta_bench.report.text import Column, audit_groups, narrow_mean, number, p_value, transfer_groups
 from tta_bench.runtime.files import write_atomically
 from tta_bench.runtime.names import literal
@@ -56,7 +56,7 @@ def summary_table(table: Table) -> RichTable:
     """Means per source and on average, and the difference to the reference, in 80 columns; the files say more."""
     gaps = f", {len(table.missing)} cells missing" if table.missing else ""
     when = f" after stage {table.stages[-1]}" if table.stages else ""
-    printed = ScoreTable(f"{table.name}: {table.metric.heading}{when}{gaps}", literal(headline(table)) or None)
+    printed = ScoreTable(f"{table.name}: {table.metric.heading}{when}{gaps}", literal(_repeats(table)) or None)
     shown = {"has_settings": table.has_settings, "has_presets": table.has_presets}
     printed.add_score_columns(table.columns, table.reference, **shown)
     for row in table.rows:
@@ -67,6 +67,12 @@ def summary_table(table: Table) -> RichTable:
         settings = [row.setting_told] if table.has_settings else []
         printed.add_row(literal(row.label), *settings, *options, *cells, *map(literal, gain))
     return printed
+
+
+def _repeats(table: Table) -> str:
+    """What means and spreads are over; empty without repeats."""
+    spread = spread_told(table)
+    return headline(table) or (f"{spread}." if spread else "")
 
 
 def transfer_tables(table: Table) -> list[RichTable]:
@@ -107,11 +113,11 @@ class State(NamedTuple):
 def states(plan: Plan) -> list[State]:
     """Where every cell of a plan stands, and those that a run adds to compare with.
 
-    One that stands for several seeds or rows is read once.
+    One that stands for several seeds of a row is one, and one of several rows is read once.
     """
     read: dict[CellFolder, tuple[str, str, float | None]] = {}
     reached = []
-    cells = [(planned.row, planned.cell) for planned in plan.cells]
+    cells = distinct_cells(plan)
     present = {cell.folder() for _, cell in cells}
     added = {each.folder(): (f"{REFERENCE} beside {row}", each) for row, cell in cells if (each := cell.reference())}
     cells += [each for folder, each in added.items() if folder not in present]
@@ -152,7 +158,7 @@ def remaining_time(cells: Sequence[State]) -> str:
         return "all cells are finished"
     total = sum(sum(known[row]) / len(known[row]) for row in open_rows if row in known)
     unknown = sum(row not in known for row in open_rows)
-    text = f"{len(open_rows)} cells remain: "
+    text = f"{len(open_rows)} cell{'s remain' if len(open_rows) > 1 else ' remains'}: "
     if unknown == len(open_rows):
         return text + "time unknown, no cell of their rows is finished"
     more = f" and the unknown time of {unknown} cells whose rows have no finished one" if unknown else ""

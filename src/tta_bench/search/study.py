@@ -66,6 +66,7 @@ class Study:
         assert config.search is not None
         left_out = method_options(config.method).without_identity()
         content = config.model_dump(mode="json", include={"source", "data", "model", "protocol", "search"})
+        content["protocol"].pop("evaluation", None)  # of targets, which a search does not read
         content["method"] = {"name": config.method["name"]} | {
             key: value for key, value in self.defaults.items() if key not in left_out
         }

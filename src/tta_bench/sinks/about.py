@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, fields
 from functools import cache
 from typing import Any
 
 import yaml
 
+from tta_bench.data.readers.base import available_domains
+from tta_bench.errors import UserError
+from tta_bench.methods.base import GradientOptions
 from tta_bench.methods.options import default_options, method_options
 from tta_bench.offline.options import default_section
 from tta_bench.offline.rights import rights_of
@@ -20,6 +24,8 @@ from tta_bench.sinks.base import About
 SHORT = {"learning_rate": "lr", "batch_size": "batch"}
 """Names of options, as one writes them beside a curve."""
 
+AMBIGUOUS = {*RunConfig.model_fields, *(field.name for field in fields(GradientOptions))}
+"""Keys of a run or of most methods: those of a section that are called the same have its name before them."""
 
 _NAMES = {"root", "classes", "domains", "shades"}
 """Of a data section: the user's own, too long for a name; all of it is in the configuration."""
@@ -39,7 +45,7 @@ def about_cell(config: RunConfig, seed: int, key: str, weak: bool = False) -> Ab
     """
     weakness, seeded = [f"{WEAK}:"] * weak, [f"seed={seed}"] * (seed > 0)
     learned = f"stages={','.join(config.stages)}" if config.stages else f"source={','.join(config.sources)}"
-    name = " ".join([*weakness, config.called, *changes(config), learned, *seeded])
+    name = " ".join([*weakness, config.called, *changes(config), learned, *_named_targets(config), *seeded])
     content = config.model_dump(mode="json", exclude={"logger", "force", "group"})
     content["method"] = {**config.method, **asdict(method_options(config.method))}
     content |= {"called": config.called, "seed": seed, "cell": key}
@@ -69,6 +75,16 @@ def about_report(table: str, protocol_hash: str, overrides: Sequence[str], more:
     config = {"table": table, "protocol_hash": protocol_hash, "overrides": list(overrides), "shown": list(more)}
     key, name = "-".join(["report", table, protocol_hash, *more]), " ".join(["table", table, *more])
     return About(key, name, "report", table, [table], config)
+
+
+def _named_targets(config: RunConfig) -> list[str]:
+    """The targets, unless they are all there are, or those of the stages."""
+    named = [f"target={','.join(config.target or ())}"]
+    if config.stages:
+        return []
+    with suppress(UserError):  # the images are not here any more
+        return named if {*available_domains(config.data)} - {*config.sources} - {*(config.target or ())} else []
+    return named
 
 
 def _tags(config: RunConfig) -> list[str]:
@@ -109,7 +125,7 @@ def _section_changes(config: RunConfig, section: str) -> Iterator[str]:
     values = getattr(config, section).model_dump(mode="json", exclude=_NAMES)
     if {section: values["name"]} not in _run_defaults()["defaults"]:
         yield f"{section}={values['name']}"
-    yield from _differences(values, {"branches": [], **shipped(f"{section}/{values['name']}")})
+    yield from _differences(values, {"branches": [], **shipped(f"{section}/{values['name']}")}, section)
 
 
 @cache
@@ -118,12 +134,13 @@ def _run_defaults() -> dict[str, Any]:
     return content
 
 
-def _differences(values: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
-    """``name=value`` of what the usual has too, but as another value."""
+def _differences(values: Mapping[str, Any], usual: Mapping[str, Any], section: str = "") -> Iterator[str]:
+    """``name=value`` of what the usual has too, but as another value; ambiguous names with their section."""
     before = flat(usual)
     for key, value in flat(values).items():
         as_list = list(value) if isinstance(value, tuple) else value
         other = list(before[key]) if isinstance(before.get(key), tuple) else before.get(key)
         if key in before and as_list != other and not str(other).startswith("${"):
             leaf = key.rpartition(".")[2]
-            yield f"{SHORT.get(leaf, leaf)}={typed(as_list)}"
+            place = f"{section}." if section and leaf in AMBIGUOUS else ""
+            yield f"{place}{SHORT.get(leaf, leaf)}={typed(as_list)}"

@@ -142,9 +142,9 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """With its sign, which zero has not."""
+    """With its sign, which zero alone has not: an interval to -0.003 does not end at zero."""
     written = text.number(value, digits, "+").replace("-", MINUS)
-    return written if any(digit in written for digit in "123456789") else written[1:]
+    return written if value else written[1:]
 
 
 def p_value(p: float) -> str:
