@@ -305,6 +305,19 @@ def test_only_leftovers_and_what_nothing_needs_goes_and_no_finished_cell_unless_
     assert [(item.path, item.why) for item in told] == [(cells["sar"].folder().path, "told")]
 
 
+def test_the_source_model_of_a_search_stays(tmp_path):
+    models = [tmp_path / "source_models" / name for name in ("searched", "spare")]
+    for model in models:
+        model.mkdir(parents=True)
+        (model / "model.ckpt").write_bytes(b"weights")
+    outcome = tmp_path / "searches/0123/outcome.yaml"
+    outcome.parent.mkdir(parents=True)
+    outcome.write_text(f"source_checkpoint: {{path: {models[0] / 'model.ckpt'}, sha256: abc}}")
+    assert [item.path for item in unneeded(tmp_path, lambda: [])] == models[1:]
+    outcome.write_text("source_checkpoint: [damaged")
+    assert [item.path for item in unneeded(tmp_path, lambda: [])] == models
+
+
 def test_a_removal_that_is_killed_leaves_no_half_cell(tmp_path, monkeypatch):
     cell = stored(tmp_path, "tent")
     items = unneeded(tmp_path, lambda: [], {cell.folder().hash}, "told")

@@ -31,6 +31,7 @@ from tta_bench.report.notes import notes
 from tta_bench.report.tables import build_table
 from tta_bench.report.text import DASH, number, p_value, ranks
 from tta_bench.report.warnings import warnings
+from tta_bench.report.write import summary_table
 
 HARD = r"100% of a_b & $x^2$ #1 {~} \ relu max(0,x) | η<β> é 日 [1]"
 
@@ -139,6 +140,7 @@ def test_the_notes_say_how_to_read_the_numbers(table):
     assert "mean over images, then classes (disc, cup), then target domains" in text
     repeats = "Repeats: 2; ± is the sample standard deviation over the 2 seeds of the random draws."
     assert f"Images per source model: A 6, B 6. {repeats}" in text
+    assert str(summary_table(table).caption) == repeats.removeprefix("Repeats: 2; ")
     mean = "paired on the same 6 images, each with its mean over the source models, 95 % bootstrap interval"
     assert f"Minus no_adapt: {mean}" in text
     assert "Holm-corrected for 2 rows" in text

@@ -73,7 +73,8 @@ def show_sweep(console: Console, plan: Plan | None, cells: Sequence[Cell]) -> No
         cells: of the sweep.
     """
     try:
-        found = [Group("", plan, plan.experiment.name)] if plan is not None else groups(with_references(cells), "sweep", "")
+        whole = [Group("", plan, plan.experiment.name)] if plan is not None else None
+        found = whole or groups(with_references(cells), "sweep", "")
         console.print(summary(tables(found)))
     except UserError as error:
         for fault in error.faults:
