@@ -70,9 +70,9 @@ def style() -> Iterator[None]:
         yield
 
 
-def axis_label(quantity: str, metric: Metric) -> str:
-    """The label of an axis."""
-    unit = f" in {metric.unit}" if metric.unit else ""
+def axis_label(quantity: str, metric: Metric, *, difference: bool = False) -> str:
+    """The label of an axis; a difference of percentages is in points."""
+    unit = f" in {'points' if difference and metric.unit == '%' else metric.unit}" if metric.unit else ""
     return f"{quantity}{unit}{', lower is better' if metric.direction == 'lower' else ''}"
 
 

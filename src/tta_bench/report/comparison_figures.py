@@ -73,7 +73,7 @@ def heat_map(
         )
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
         axes.spines[:].set_visible(False)
-        axes.set_xlabel(axis_label(f"{metric.title} minus {reference}", metric))
+        axes.set_xlabel(axis_label(f"{metric.title} minus {reference}", metric, difference=True))
         told = []
         for label, by_target in differences.items():
             numbers = [
@@ -121,7 +121,7 @@ def intervals(comparisons: Mapping[str, Mapping[str, Comparison]], metric: Metri
             for place, label in enumerate(labels):
                 if label in rows:
                     _interval(axes, rows[label], place, metric)
-            axes.set_xlabel(axis_label(f"{metric.title} minus {against}", metric))
+            axes.set_xlabel(axis_label(f"{metric.title} minus {against}", metric, difference=True))
             axes.xaxis.set_major_locator(MaxNLocator(5))
             grid_lines(axes, "x")
             axes.tick_params(axis="y", length=0)
@@ -161,7 +161,7 @@ def image_numbers(measured: Reliability, metric: Metric) -> Picture:
             left.plot(measured.images, widths, color=INK, alpha=0.35, linewidth=0.7)
         median = np.median(measured.widths, axis=0)
         left.plot(measured.images, median, color=_BETTER, linewidth=2, marker="o", markersize=3.5)
-        left.set_ylabel(axis_label("width of the 95 % interval", metric))
+        left.set_ylabel(axis_label("width of the 95 % interval", metric, difference=True))
         left.set_ylim(bottom=0)
         right.plot(measured.images, 100 * measured.same_order, color=_BETTER, linewidth=2, marker="o", markersize=3.5)
         right.plot(
@@ -229,7 +229,7 @@ def costs_and_gains(rows: Mapping[str, Priced], metric: Metric, reference: str) 
             grid_lines(axes, "y")
         margin = 0.06 * (np.ptp(gains) or 1.0)
         right.set_ylim(gains.min() - margin, gains.max() + margin)
-        left.set_ylabel(axis_label(f"{metric.title} minus {reference}", metric))
+        left.set_ylabel(axis_label(f"{metric.title} minus {reference}", metric, difference=True))
         _names_at_the_edge(right, rows, height)
         told = "; ".join(
             f"{label}: {each.gain:+.2f}, {each.passes:.1f} passes, {each.milliseconds:.0f} ms"

@@ -131,7 +131,7 @@ def curves(found: Swept, metric: Metric, against: str) -> Picture:
             axes.set_yticks([-10, -1, 0, 1, 10])
             axes.yaxis.set_major_formatter(_plain)
         axes.set_xlabel(found.option.rpartition(".")[2].replace("_", " "))
-        axes.set_ylabel(axis_label(f"{metric.title} minus {against}", metric))
+        axes.set_ylabel(axis_label(f"{metric.title} minus {against}", metric, difference=True))
         grid_lines(axes, "y")
         figure.legend(loc="outside upper center", ncols=min(3, len(found.curves)), frameon=False)
         told = "; ".join(
