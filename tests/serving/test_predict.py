@@ -222,6 +222,7 @@ def test_all_faults_of_a_command_line_come_at_once(predict, tmp_path):
     errors = predict("nowhere", "out", method="tent,grata")[1]
     assert "several values where one is expected" in errors
     assert "-m" not in errors, "there are no sweeps"
+    assert "method.momentum=0.9 has no effect" in predict("nowhere", "out", "method.momentum=0.9", method="tent")[1]
     (tmp_path / "kept").mkdir()
     assert "--state kept is a folder: name a file" in predict("nowhere", "out", "--state", "kept")[1]
     assert not (tmp_path / "out").exists()

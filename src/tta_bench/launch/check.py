@@ -137,7 +137,7 @@ def find_jobs(
         faults += more
         if resolve is None:
             faults += table_faults(experiments, [(job.row, job.config) for job in jobs])
-        if not faults and resolve is None:  # faults leave out runs, which may look at what the others do not
+        if not faults:  # faults leave out runs, which may look at what the others do not
             faults += unused_keys(((o.key_or_group, str(o.input_line)) for o in parsed), [job.config for job in jobs])
             faults += unused_in_rows(experiments, [(job.row, job.config) for job in jobs])
     if faults:
