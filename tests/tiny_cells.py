@@ -32,16 +32,12 @@ TINY = (
 )
 
 
-def latest(words):
-    """The words with each key once, as it was said last."""
-    return list({word.partition("=")[0].lstrip("+"): word for word in words}.values())
-
-
 @functools.cache
 def configure(root, *overrides):
     words = quote_lists(["+method=grata", *TINY, f"results_root={root}", *overrides], False)
-    given = any(word.startswith("checkpoint=") for word in words)
-    (config,) = check([word for word in latest(words) if not (given and word.startswith("training"))], multirun=False)
+    given = {word.partition("=")[0].lstrip("+"): word for word in words}
+    kept = [word for key, word in given.items() if "checkpoint" not in given or not key.startswith("training")]
+    (config,) = check(kept, multirun=False)
     return config
 
 

@@ -212,6 +212,8 @@ def test_all_that_runs_while_a_model_is_prepared_counts_in_the_code_of_that(root
         # They check values that are in the key, as what is in KEPT does, or reads and writes files.
         ("tta_bench.methods.base", "MethodOptions"),
         ("tta_bench.methods.fda", "resolved"),
+        ("tta_bench.runtime.composed", "composed_file"),
+        ("tta_bench.launch.composition", "_OwnFolder"),
         ("tta_bench.offline.fine_tuning", "_as_labels"),
     }
     missed = called - covered(config, monkeypatch, digest) - only_kept

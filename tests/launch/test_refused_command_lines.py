@@ -35,14 +35,6 @@ from tta_bench.runtime.values import flat
             "without model.architecture=",
         ),
         ("+method=tent taget=A", "unknown key 'taget': did you mean 'target'?"),
-        (
-            "+method=tent data.limit=3 data.limit=4",
-            "data.limit= is given 2 times: give it once, or several values separated by commas with -m",
-        ),
-        (
-            "+method=tent branches=all model.branches=[denoising]",
-            "branches= and model.branches= say the same: give one of them",
-        ),
         ("+method=tent ++taget=A", "unknown key 'taget': did you mean 'target'?"),
         ("+method=tent data.limt=3", "unknown key 'data.limt': did you mean 'data.limit'?"),
         ("+method=tent +data.limt=3", "unknown key 'data.limt': did you mean 'data.limit'?"),
@@ -260,7 +252,6 @@ def test_no_key_of_a_run_is_ignored_without_a_word_where_there_is_no_run(read, t
         keys = [*groups, *flat(OmegaConf.to_container(hydra.compose([])))]
     assert {"training", "logger", "seed", "data.root", "protocol.reset"} < {*keys}
     words = [f"{key}=x" for key in dict.fromkeys(keys) if key not in taken and not key.startswith("data.classes.")]
-    words.remove("model.branches=x")  # it is refused beside branches=x
     with pytest.raises(UserError) as refused:
         read([*words, "nonsense=x"])
     said = {fault.partition("'")[2].partition("'")[0] for fault in refused.value.faults if "' is for runs: " in fault}

@@ -165,7 +165,7 @@ def test_every_damage_makes_the_cell_missing_for_every_reader(tmp_path, caplog, 
     assert cell.folder().finished() is None
     assert read_cell(cell)[:2] == ("missing", "")
     assert read_cell(cell).seconds is None
-    assert remaining_time(states(plan)).startswith("1 cells remain")
+    assert remaining_time(states(plan)).startswith("1 cell remains")
     assert failures(states(plan)) == []
     console = Console(file=io.StringIO(), width=200)
     for table in (plan_table(plan), status_table(plan, states(plan))):

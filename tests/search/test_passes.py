@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tiny_cells import TINY, latest, random_pairs
+from tiny_cells import TINY, random_pairs
 from tta_bench.data.prepare import prepared
 from tta_bench.launch.check import check
 from tta_bench.launch.grammar import quote_lists
@@ -28,7 +28,7 @@ def config(tmp_path_factory):
         tiny = [word for word in TINY if not word.startswith(("target=", "data.limit="))]
         ours = ["+method=tent", "tune=true", "search.trials=1", "search.shifts={gamma:[0.5],noise:[0.08]}"]
         folder = ["data=folder", f"data.root={images}", f"results_root={root / 'results'}"]
-        (found,) = check(quote_lists(latest([*tiny, *ours, *folder, *words]), False), multirun=False)
+        (found,) = check(quote_lists([*tiny, *ours, *folder, *words], False), multirun=False)
         return found
 
     return of

@@ -11,7 +11,7 @@ from rich.console import Console
 
 import tta_bench.search.tune as tune_module
 from made_tables import texts_of
-from tiny_cells import TINY, latest, random_pairs
+from tiny_cells import TINY, random_pairs
 from tta_bench.__main__ import main
 from tta_bench.adapter import Adapter
 from tta_bench.cell import Cell, run
@@ -38,7 +38,7 @@ SEARCH = ["search.trials=3", "search.shifts={gamma:[0.6],noise:[0.08]}"]
 
 
 def configure(*words, multirun=False):
-    quoted = quote_lists(latest([*SMALL, *words]), multirun)
+    quoted = quote_lists([*SMALL, *words], multirun)
     (config,) = check(quoted, multirun=multirun)
     return config
 

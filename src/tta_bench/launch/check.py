@@ -30,7 +30,7 @@ from tta_bench.launch.keys import (
     key_fault,
     not_in_every_row,
     not_of_every_choice,
-    repeated,
+    repeated_groups,
     valid_keys,
 )
 from tta_bench.launch.overrides import (
@@ -100,7 +100,7 @@ def find_jobs(
         experiments = [o for o in parsed if o.key_or_group == "experiment"]
         sweeps = multirun or any(_is_multirun(o, hydra) for o in experiments)
         faults += sweep_faults(parsed, sweeps if resolve is None else None)
-        faults += repeated(parsed)
+        faults += repeated_groups(parsed, hydra)
         swept, typed = _sweep_of(experiments, hydra), parsed
         refused = [*experiment_faults(experiments), *_overruled_rows(experiments, parsed)]
         if refused:

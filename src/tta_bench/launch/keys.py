@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_origin
@@ -48,7 +49,7 @@ def composed(overrides: Sequence[str], taken: Sequence[str]) -> Any:
         parsed, faults = parse_overrides(overrides, hydra.loader)
         faults += hydra_faults(parsed, hydra)
         faults += sweep_faults(parsed, multirun=None)
-        faults += repeated(parsed)
+        faults += repeated_groups(parsed, hydra)
         chosen = [o for o in parsed if o.key_or_group in groups and hydra.options(o.key_or_group)]
         faults += [fault for o in chosen for fault in group_faults(o, hydra)]
         if not faults:
@@ -101,19 +102,14 @@ def hydra_faults(overrides: Sequence[Override], hydra: Composer) -> list[str]:
     return faults
 
 
-def repeated(overrides: Sequence[Override]) -> list[str]:
-    """What is given twice, where Hydra would complain or silently take the last."""
-    elements: dict[str, list[str]] = {}
-    for override in overrides:
-        elements.setdefault(override.key_or_group, []).append(override.get_key_element())
-    faults = [
-        f"{given[0]}= is given {len(given)} times: give it once, or several values separated by commas with -m"
-        for given in elements.values()
-        if len(given) > 1
+def repeated_groups(overrides: Sequence[Override], hydra: Composer) -> list[str]:
+    """Groups that are chosen twice, where Hydra would complain or silently take the last."""
+    counts = Counter(o.get_key_element() for o in overrides if hydra.options(o.key_or_group))
+    return [
+        f"{key}= is given {count} times: give it once, or several values separated by commas with -m"
+        for key, count in counts.items()
+        if count > 1
     ]
-    if {"branches", "model.branches"} <= elements.keys():
-        faults.append("branches= and model.branches= say the same: give one of them")
-    return faults
 
 
 def group_faults(override: Override, hydra: Composer) -> list[str]:
