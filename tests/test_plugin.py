@@ -118,7 +118,7 @@ def test_the_documented_commands_run(documented, workplace):
     assert len(list(workplace.glob("outputs/cells/*/summary.json"))) == 2 * 3  # sources; two methods and no_adapt
     header = next(workplace.glob("outputs/cells/*/per_image.csv")).read_text().splitlines()[0]
     assert {"dice_foreground", "areaerror_foreground"} <= set(header.split(","))
-    assert "AREAERROR" in documented["report"].stdout
+    assert "area error in percent" in documented["report"].stdout
 
 
 @pytest.mark.slow
