@@ -28,11 +28,11 @@ from tta_bench.data.held_out import trained_on
 from tta_bench.data.prepare import prepared
 from tta_bench.errors import UserError
 from tta_bench.methods.base import METHODS
-from tta_bench.methods.options import default_options, method_options
+from tta_bench.methods.options import identified_method, method_options
 from tta_bench.models.checkpoint import SourceModel, load_checkpoint
 from tta_bench.offline.bank import banked, has_bank, needs_bank, with_bank
 from tta_bench.offline.continual import after_stages
-from tta_bench.offline.options import card_of, identified
+from tta_bench.offline.options import card_of, identified_system
 from tta_bench.offline.routing import Routes, routes_of
 from tta_bench.offline.stage import adapted_model, refuse_small
 from tta_bench.records.examination import Examination, with_examination
@@ -105,12 +105,9 @@ class Cell:
         config = self.config
         content = config.model_dump(mode="json", include={"source", "target", "data", "model", "protocol"})
         content |= {key: list(names) for key in ("route", "stages") if (names := getattr(config, key)) is not None}
-        options = method_options(config.method)
-        usual, left_out = asdict(default_options(config.method["name"])), options.without_identity()
-        method = self.method | {key: usual[key] for key in options.without_effect()}
-        content["method"] = {key: value for key, value in method.items() if key not in left_out}
+        content["method"] = identified_method(config.method)
         if config.adapt is not None:
-            content["adapt"] = identified(config.adapt)
+            content["adapt"] = identified_system(config.adapt)
         if config.checkpoint is None:
             content["training"] = config.training.content(config.model.branches)
         else:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 from collections import defaultdict
-from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args, get_type_hints
@@ -20,8 +20,9 @@ from tta_bench.launch.check import find_jobs
 from tta_bench.launch.composition import composer
 from tta_bench.launch.experiments import plan
 from tta_bench.methods.base import METHODS, MethodOptions, register_method
-from tta_bench.methods.options import PRESETS, default_options, method_options
+from tta_bench.methods.options import PRESETS, default_options, identified_method, method_options
 from tta_bench.methods.two_objectives import TwoObjectivesOptions
+from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.objectives.base import OBJECTIVES
 from tta_bench.ops.views import Operation
 from tta_bench.records.store import cell_hash
@@ -128,6 +129,17 @@ def test_a_method_without_a_file_has_the_defaults_of_its_class():
         assert default_options("fileless", momentum=0.1) == Options(0.1)
     finally:
         METHODS._items.pop("fileless")
+
+
+def test_a_method_without_a_file_and_defaults_is_described_and_identified_by_what_it_is_given(small_net, monkeypatch):
+    monkeypatch.setattr(METHODS, "_items", dict(METHODS._items))
+    options = default_options("tent", momentum=0.9)
+    own = type("Own", (METHODS.get("tent"),), {})
+    assert "without effect" not in own(AdaptableNetwork(small_net), options).describe()
+    register_method("own")(own)
+    assert "without effect" not in own(AdaptableNetwork(small_net), options).describe()
+    assert identified_method({"name": "own", **asdict(options)})["momentum"] == 0.9
+    assert identified_method({"name": "tent", **asdict(options)})["momentum"] == 0.0
 
 
 def test_what_an_experiment_sweeps_over_is_no_list_of_defaults():

@@ -135,11 +135,12 @@ def find_jobs(
         checked = [*sound, *(o for o in parsed if o.key_or_group.startswith(FREE_FORM[:2]))]
         jobs, more = _validate_jobs(checked, hydra, resolve)
         faults += more
+        runs = [(job.row, job.config) for job in jobs]
         if resolve is None:
-            faults += table_faults(experiments, [(job.row, job.config) for job in jobs])
+            faults += table_faults(experiments, runs)
         if not faults:  # faults leave out runs, which may look at what the others do not
-            faults += unused_keys(((o.key_or_group, str(o.input_line)) for o in parsed), [job.config for job in jobs])
-            faults += unused_in_rows(experiments, [(job.row, job.config) for job in jobs])
+            words = ((o.key_or_group, str(o.input_line)) for o in parsed)
+            faults += [*unused_keys(words, [config for _, config in runs]), *unused_in_rows(experiments, runs)]
     if faults:
         raise UserError(with_files(list(dict.fromkeys(faults)), experiments, typed, config_dir))
     return jobs

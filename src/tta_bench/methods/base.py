@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -320,14 +320,17 @@ class Method(State, PerStream, ABC):
 
     def describe(self) -> str:
         """What is adapted and how, for the start of a run."""
+        from tta_bench.methods.options import usual_values  # which needs the registry of methods
+
         text = f"adapts {self.card.adapts}; statistics of the {self.card.statistics}; {self.network.describe()}"
         if self.card.needs_gradients:
             affine = self.network.source_theta.numel()
             text += f"; {affine:,} affine scalars"
             others = self.source_theta.numel() - affine
             text += f", {others:,} other parameters" if others else ""
-        given, usual = vars(self.options), vars(_default_options(type(self)))
-        idle = [f"{key}={given[key]}" for key in sorted(self.options.without_effect()) if given[key] != usual[key]]
+        name, given = METHODS.name_of(type(self)), asdict(self.options)
+        usual = {} if name is None else usual_values(name, self.options.without_effect())
+        idle = [f"{key}={given[key]}" for key in sorted(usual) if given[key] != usual[key]]
         text += f"; without effect beside the other options: {', '.join(idle)}" if idle else ""
         return text
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields
 from functools import cache
 from typing import Any, get_type_hints
 
@@ -74,6 +75,24 @@ def method_options(method: Mapping[str, Any]) -> MethodOptions:
     values = {key: value for key, value in method.items() if key not in ("name", "preset")}
     checked: MethodOptions = typed_options(options, values, "method")
     return checked
+
+
+def identified_method(method: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a method: its section, with its options as typed values: 0 and 0.0 are the same.
+
+    One without effect is at its default, and one that came later and changes nothing is left out.
+    """
+    options = method_options(method)
+    values = {**method, **asdict(options), **usual_values(str(method["name"]), options.without_effect())}
+    return {key: value for key, value in values.items() if key not in options.without_identity()}
+
+
+def usual_values(name: str, keys: Collection[str]) -> dict[str, Any]:
+    """The defaults of these options, as plain values; empty for a method without a file whose class has none."""
+    with suppress(UserError):
+        usual = asdict(default_options(name)) if keys else {}
+        return {key: usual[key] for key in keys}
+    return {}
 
 
 def typed_options(options: Any, values: Mapping[str, Any], key: str) -> Any:

@@ -28,10 +28,10 @@ def system_options(section: Mapping[str, Any]) -> SystemOptions:
     return options
 
 
-def identified(section: Mapping[str, Any]) -> dict[str, Any]:
+def identified_system(section: Mapping[str, Any]) -> dict[str, Any]:
     """What identifies a system: name and options as typed values; one without effect is at its default."""
     options, usual = system_options(section), default_section(str(section["name"]))
-    return {**section, **asdict(options), **{key: usual[key] for key in options.without_effect()}}
+    return {**section, **asdict(options), **{key: usual[key] for key in options.without_effect() & usual.keys()}}
 
 
 def default_section(name: str) -> dict[str, Any]:

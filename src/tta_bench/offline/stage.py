@@ -24,7 +24,7 @@ from tta_bench.models.segmentation import SegmentationModel
 from tta_bench.models.spottuned import SpotTuned
 from tta_bench.offline.access import Access, Grounds
 from tta_bench.offline.base import SYSTEMS, System
-from tta_bench.offline.options import identified, system_options
+from tta_bench.offline.options import identified_system, system_options
 from tta_bench.records.merging import ADAPTED, KEY
 from tta_bench.records.snapshots import ProgressFile
 from tta_bench.runtime.files import write_atomically
@@ -177,7 +177,7 @@ def stage_of(config: RunConfig, seed: int) -> dict[str, Any]:
     """What a run says of its adapted models, whatever their images and the source model."""
     assert config.adapt is not None
     card = SYSTEMS.get(config.adapt["name"]).card
-    system = identified(config.adapt)
+    system = identified_system(config.adapt)
     return {"the system": system, "the seed": seed if card.stochastic else None}
 
 
