@@ -92,7 +92,7 @@ def varied(options: MethodOptions, option: str, factor: float) -> MethodOptions:
 
 POLICIES = {
     "SourceStatistics": lambda mean, variance: SourceStatistics(),
-    "BatchStatistics": lambda mean, variance: BatchStatistics(pool_views=True),
+    "BatchStatistics": lambda mean, variance: BatchStatistics(),
     "MixedStatistics": lambda mean, variance: MixedStatistics(0.5),
     "AlignedStatistics": lambda mean, variance: AlignedStatistics(mean.new_full((2, 1), 0.5)),
     "MedianStatistics": lambda mean, variance: MedianStatistics(),

@@ -118,7 +118,6 @@ def policies(network, streams):
     return {
         "source": SourceStatistics(),
         "batch": BatchStatistics(),
-        "pooled": BatchStatistics(pool_views=True),
         "mixed": MixedStatistics(0.6),
         "median": MedianStatistics(),
         "running": RunningStatistics(mean, variance),
@@ -126,7 +125,7 @@ def policies(network, streams):
     }
 
 
-NAMES = ("source", "batch", "pooled", "mixed", "median", "running", "running with momentum")
+NAMES = ("source", "batch", "mixed", "median", "running", "running with momentum")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -315,7 +314,9 @@ def test_rows_of_all_parameters_give_every_stream_a_torch_model_of_its_own(small
 def test_the_source_model_s_row_of_all_parameters_is_the_source_model(branched, images):
     affine, full = branched.source_theta.expand(2, -1), branched.source_parameters.expand(2, -1)
     for policy in (SourceStatistics(), BatchStatistics(), MixedStatistics(0.6)):
-        assert torch.equal(branched(images[:1], full[:1], policy), branched(images[:1], affine[:1], policy))
+        # Maps lie in another order where weights vary.
+        found, expected = branched(images[:1], full[:1], policy), branched(images[:1], affine[:1], policy)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
         together = branched(images[:4], affine, policy)
         torch.testing.assert_close(branched(images[:4], full, policy), together, rtol=0, atol=1e-12)
 

@@ -1,10 +1,10 @@
-"""BatchNorm of maps whose pixels have their channels side by side."""
+"""Mean and variance of maps in either order, and BatchNorm of maps whose pixels have their channels side by side."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tta_bench.models.by_pixel import by_pixel, standardised_by_pixel
+from tta_bench.models.by_pixel import by_pixel, moments, standardised_by_pixel
 
 
 def drawn(dtype, channels=5, side=7, offset=0.0):
@@ -47,3 +47,30 @@ def test_without_a_graph_and_in_16_bits_it_is_the_same():
     assert torch.equal(alone, standardised_by_pixel(x.requires_grad_(), weight, bias, 1e-5))
     halved = standardised_by_pixel(x.detach().bfloat16(), weight, bias, 1e-5)
     torch.testing.assert_close(halved.float(), alone, rtol=0.02, atol=0.02)
+
+
+ORDERS = torch.channels_last, torch.contiguous_format
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("channels", "side"), [(5, 7), (16, 256), (3, 512)])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_mean_and_variance_are_as_exact_as_torch_s(order, channels, side, offset):
+    x = torch.cat([drawn(torch.float32, channels, side, offset)[0], drawn(torch.float32, channels, side)[0] ** 3])
+    expected = torch.var_mean(x.double(), dim=(2, 3))[::-1]
+    errors = (
+        [(each.double() - right).abs().max() for each, right in zip(made, expected, strict=True)]
+        for made in (moments(x.contiguous(memory_format=order), 1), torch.var_mean(x, dim=(2, 3))[::-1])
+    )
+    for error, bound, right in zip(*errors, expected, strict=True):
+        assert error <= 2 * bound + 2 * torch.finfo(torch.float32).eps * right.abs().max()
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("correction", "views"), [(0, 1), (1, 1), (0, 3), (1, 3)])
+def test_mean_and_variance_have_the_first_and_second_gradients_of_torch_s(order, correction, views):
+    x = torch.randn(6, 2, 3, 2, dtype=torch.float64).contiguous(memory_format=order).requires_grad_()
+    variance, mean = torch.var_mean(x.unflatten(0, (-1, views)), dim=(1, 3, 4), correction=correction)
+    torch.testing.assert_close(moments(x, correction, views), (mean, variance), rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: moments(x, correction, views), x)
+    assert torch.autograd.gradgradcheck(lambda x: moments(x, correction, views), x)

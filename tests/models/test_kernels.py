@@ -13,8 +13,6 @@ import torch
 import tta_bench.runtime.numerics as numerics_module
 from tta_bench.models.adaptable import AdaptableNetwork
 from tta_bench.models.networks.resunet34 import ResUNet
-from tta_bench.models.normalisation import BatchStatistics
-from tta_bench.models.normalisation_layer import NormalisationLayer
 from tta_bench.models.upsampled import Upsampled
 from tta_bench.runtime.numerics import _GPU
 
@@ -136,18 +134,6 @@ def on_the_cpu(kernels, monkeypatch):
     """Lets the CPU be a GPU whose maps lie pixel by pixel."""
     here = numerics_module.replace(_GPU, channels_last=True, one_kernel=True)
     return lambda: monkeypatch.setattr(numerics_module, "_PLACEMENTS", {("cpu", "f32"): here})
-
-
-def test_the_views_of_a_stream_are_measured_together(on_the_cpu):
-    random = torch.Generator().manual_seed(0)
-    x = torch.randn(6, 4, 16, 16, generator=random).contiguous(memory_format=torch.channels_last)
-    weight, bias = torch.rand(2, 4, generator=random), torch.rand(2, 4, generator=random)
-    layer, statistics = NormalisationLayer(torch.nn.BatchNorm2d(4), 0), BatchStatistics(pool_views=True)
-    expected = statistics.normalise(x, weight, bias, layer)
-    on_the_cpu()
-    made = statistics.in_one_kernel(x, weight, bias, layer.eps)(None, None, False, False)
-    assert made.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
 
 
 def test_the_network_of_the_paper_gives_the_same_by_the_kernels(kernels, on_the_cpu, monkeypatch):

@@ -5,16 +5,22 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from normalised import LAYOUTS, make_batch, on_values, random, running, torch_batch_norm, written_out
+from normalised import CHANNELS, LAYOUTS, make_batch, on_values, random, running, torch_batch_norm, written_out
 from torch import nn
 
-from tta_bench.models.normalisation import BatchStatistics, MedianStatistics, MixedStatistics, SourceStatistics
+from tta_bench.models.normalisation import (
+    AlignedStatistics,
+    BatchStatistics,
+    MedianStatistics,
+    MixedStatistics,
+    RectifiedStatistics,
+    SourceStatistics,
+)
 from tta_bench.models.normalisation_layer import NormalisationLayer
 
 POLICIES = {
     "source": SourceStatistics,
     "batch": BatchStatistics,
-    "pooled": lambda: BatchStatistics(pool_views=True),
     "mixed": lambda: MixedStatistics(0.7),
     "mixed unbiased": lambda: MixedStatistics(0.3, unbiased=True),
     "median": MedianStatistics,
@@ -53,16 +59,11 @@ def test_batch_statistics_equal_batch_norm_in_train_mode_on_each_image_alone(lay
 @pytest.mark.parametrize(("streams", "views"), LAYOUTS)
 def test_pooled_views_equal_batch_norm_in_train_mode_on_the_views_of_a_stream(layer, batch_norm, streams, views):
     x, weight, bias = make_batch(streams, views)
-    out = BatchStatistics(pool_views=True).normalise(x, weight, bias, layer)
+    out = running(streams, 0.1).normalise(x, weight, bias, layer)
     for s in range(streams):
         rows = slice(s * views, (s + 1) * views)
         expected = torch_batch_norm(batch_norm, weight[s], bias[s], training=True)(x[rows])
         torch.testing.assert_close(out[rows], expected, rtol=0, atol=1e-12)
-
-
-def test_pooling_views_is_not_independent_of_the_other_views():
-    assert BatchStatistics().per_image
-    assert not BatchStatistics(pool_views=True).per_image
 
 
 @pytest.mark.parametrize("unbiased", [False, True])
@@ -158,7 +159,7 @@ def test_the_median_resists_outliers_the_variance_does_not():
     assert slope**-2 == pytest.approx(2.5e5, rel=0.01)
 
 
-@pytest.mark.parametrize("policy", [BatchStatistics(), BatchStatistics(pool_views=True), MedianStatistics()])
+@pytest.mark.parametrize("policy", [BatchStatistics(), MedianStatistics()])
 def test_statistics_of_the_image_undo_any_gain_and_offset_bn3(layer, policy):
     x, weight, bias = make_batch(2, 3)
     x = 5 * x  # a variance far above eps
@@ -242,3 +243,34 @@ def test_a_layer_without_rows_uses_source_statistics_and_affine(layer, batch_nor
 def test_a_layer_that_lacks_running_statistics_is_refused():
     with pytest.raises(ValueError, match="without running statistics"):
         NormalisationLayer(nn.BatchNorm2d(4, track_running_stats=False), channel_offset=0)
+
+
+@pytest.mark.parametrize("name", [*POLICIES, "aligned", "rectified", "running", "running with momentum"])
+@pytest.mark.parametrize(("streams", "views"), LAYOUTS)
+def test_maps_may_lie_pixel_by_pixel(layer, name, streams, views):
+    more = {
+        "aligned": lambda: AlignedStatistics(random(streams, 1, low=0.1, high=0.9)),
+        "rectified": lambda: RectifiedStatistics(0.4, *random(2, streams * views, CHANNELS)),
+        "running": lambda: running(streams, None),
+        "running with momentum": lambda: running(streams, 0.1),
+    }
+    found = []
+    for order in (torch.contiguous_format, torch.channels_last):
+        x, weight, bias = (each.requires_grad_() for each in make_batch(streams, views))
+        made = (POLICIES | more)[name]().normalise(x.contiguous(memory_format=order), weight, bias, layer)
+        assert made.is_contiguous(memory_format=order)
+        found.append([made, *torch.autograd.grad(made.sin().sum(), (x, weight, bias))])
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_channel_that_is_flat_but_for_rounding_has_no_deviation_and_a_gradient_of_zero(order):
+    x = torch.full((1, 2, 25, 21), 0.1).contiguous(memory_format=order)
+    x[:, 1] *= torch.rand(25, 21)
+    x.requires_grad_()
+    policy, layer = AlignedStatistics(torch.ones(1, 1)), NormalisationLayer(nn.BatchNorm2d(2), 0)
+    policy.normalise(x, layer.source_weight[None], layer.source_bias[None], layer)
+    gradient = torch.autograd.grad(policy.distances[0].sum(), x)[0]
+    # Its mean alone is drawn to the source's, by all pixels alike.
+    torch.testing.assert_close(gradient[0, 0], torch.full((25, 21), 1 / (2 * 25 * 21)))
+    assert gradient[0, 1].std() > 0

@@ -232,7 +232,7 @@ def test_policies_change_nothing_in_a_layer_with_statistics_of_its_own(images, k
     network = AdaptableNetwork(model)
     row = network.source_theta[None]
     expected = network(images[:2], row, SourceStatistics())
-    for policy in (BatchStatistics(), BatchStatistics(pool_views=True), MixedStatistics(0.3)):
+    for policy in (BatchStatistics(), MixedStatistics(0.3)):
         assert torch.equal(network(images[:2], row, policy), expected)
     assert [part.numel() for part in network.source_statistics] == [0, 0]
 

@@ -378,8 +378,8 @@ class AdaptableNetwork(nn.Module):
         """What the layers are given: single tiles, as they lie fastest in the memory of their device."""
         pieces = unstacked(images, tiles)
         where = placement(images.device, self.dtype, self.precision)
-        # Weights that are laid out anew are faster by planes; vmap knows no other layout.
-        gains = self._frozen or not (where.side_by_side or images.dtype == self.dtype == torch.float32)
+        from_pixels = 0 if self._frozen else where.varied_channels_last_from
+        gains = from_pixels is not None and pieces.shape[2:].numel() >= from_pixels
         if gains and self.channels_last and where.channels_last:
             return pieces.contiguous(memory_format=torch.channels_last)
         return pieces

@@ -50,7 +50,7 @@ def plain_copy(
         for name, layer in network.batch_norm_layers.items():
             _write(copied, f"{name}.running_mean", statistics.mean[0, layer.channel_slice])
             _write(copied, f"{name}.running_var", statistics.variance[0, layer.channel_slice])
-    elif _are_of_each_image(statistics):
+    elif isinstance(statistics, BatchStatistics):
         for name in layers.keys() - single:
             _forget_statistics(name, layers[name])
     elif layers and not _are_of_source(statistics):
@@ -65,10 +65,6 @@ def plain_copy(
 def _are_of_source(statistics: Statistics) -> bool:
     is_mixture_of_source = isinstance(statistics, MixedStatistics) and statistics.source_weight == 1
     return isinstance(statistics, SourceStatistics) or is_mixture_of_source
-
-
-def _are_of_each_image(statistics: Statistics) -> bool:
-    return isinstance(statistics, BatchStatistics) and not statistics.pools_views
 
 
 def _single_valued(model: nn.Module, images: Tensor, layers: dict[str, nn.Module]) -> set[str]:

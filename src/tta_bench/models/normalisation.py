@@ -8,7 +8,7 @@ Every policy computes ``weight * (x - mean) / sqrt(variance + eps) + bias``; the
 
 ============================ =========================================================================
 :class:`SourceStatistics`    stored with the source model
-:class:`BatchStatistics`     of the image itself (or of all views of a stream), biased variance
+:class:`BatchStatistics`     of the image itself, biased variance
 :class:`MixedStatistics`     ``w * source + (1 - w) * image``, no cross term (Schneider et al. 2020)
 :class:`AlignedStatistics`   as mixed, per stream and constant; records how far the image is from it (VPTTA, CVPR 2024)
 :class:`MedianStatistics`    channel median, mean squared deviation from it (MedBN, CVPR 2024)
@@ -22,13 +22,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.models.by_pixel import by_pixel, in_vmap, standardised_by_pixel
+from tta_bench.models.by_pixel import by_pixel, in_vmap, moments, standardised_by_pixel, unbiased
 from tta_bench.models.upsampled import Upsampled
 from tta_bench.runtime.numerics import placement
 
@@ -49,11 +50,8 @@ class Statistics:
     pools_views = False
     """Whether the views of a stream are measured together."""
 
-    takes_all = False
-    """Whether its kernel measures activations of 16 bits in 32 bits, and channels last as they lie.
-
-    For others, whose reductions over single planes are slow there, activations are widened and laid out before.
-    """
+    takes_16_bits = False
+    """Whether its kernel measures activations of 16 bits in 32 bits; for others they are widened before."""
 
     def settings(self) -> tuple[object, ...] | None:
         """What decides its results besides its arguments; None (the default) where it holds tensors of its own."""
@@ -71,7 +69,7 @@ class Statistics:
 class SourceStatistics(Statistics):
     """The statistics stored with the source model."""
 
-    takes_all = True
+    takes_16_bits = True
 
     def settings(self) -> tuple[object, ...]:
         """See :class:`Statistics`."""
@@ -85,63 +83,48 @@ class SourceStatistics(Statistics):
 
 
 class BatchStatistics(Statistics):
-    """The statistics of each image on its own; with ``pool_views``, of all views of a stream together.
+    """The statistics of each image on its own.
 
     At one image per stream this is the "statistics recollected from the test image" of TENT and GraTa. The
     variance is the biased one; gradients flow through both statistics.
     """
 
-    takes_all = True
-
-    def __init__(self, pool_views: bool = False) -> None:
-        self.pools_views = pool_views
-        self.per_image = not pool_views
+    takes_16_bits = True
 
     def settings(self) -> tuple[object, ...]:
         """See :class:`Statistics`."""
-        return (self.pools_views,)
+        return ()
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
         views = x.shape[0] // weight.shape[0]
-        if not self.pools_views:
-            weight, bias, views = _per_image(weight, views), _per_image(bias, views), 1
-        if views == 1 and by_pixel(x):
+        weight, bias = _per_image(weight, views), _per_image(bias, views)
+        if by_pixel(x):
             # Side by side as channels of one image, as below, several images would have to be copied.
-            parts = list(zip(x.split(1), weight, bias, strict=True))
-            made = [standardised_by_pixel(each, w, b, layer.eps) for each, w, b in parts]
-            return made[0] if len(made) == 1 else torch.cat(made)
-        folded, weight, bias = _fold(x, views), weight.reshape(-1), bias.reshape(-1)
-        if views == 1 and placement(x.device, x.dtype).channels_as_groups and folded.is_contiguous():
+            parts = zip(x.split(1), weight, bias, strict=True)
+            return _joined([standardised_by_pixel(*each, layer.eps) for each in parts])
+        folded, weight, bias = _side_by_side(x), weight.reshape(-1), bias.reshape(-1)
+        if placement(x.device, x.dtype).channels_as_groups and folded.is_contiguous():
             # One group per channel has the same statistics.
             out = F.group_norm(folded, len(weight), weight, bias, layer.eps)
         else:
             out = F.batch_norm(folded, None, None, weight, bias, training=True, eps=layer.eps)
-        return _unfold(out, x.shape, views)
+        return _reshaped(out, x.shape)
 
     def in_one_kernel(self, x: Tensor | Upsampled, weight: Tensor, bias: Tensor, eps: float) -> OneKernel | None:
         """See :class:`Statistics`."""
-        views = x.shape[0] // weight.shape[0]
-        pooled = views if self.pools_views else 1
         if not placement(x.device, x.dtype).one_kernel:
             return None
-        if isinstance(x, Upsampled) and pooled > 1:
-            x = x.laid_out()
-        maps = _map_per_row(x, pooled) if isinstance(x, Tensor) else x
-        if maps is None:
-            return None
+        if isinstance(x, Tensor):
+            is_dense = not in_vmap(x) and (x.is_contiguous() or by_pixel(x))
+            if not is_dense or x.dtype not in (torch.float32, torch.bfloat16):
+                return None
         from tta_bench.models.kernels import standardised, work_on  # of Triton, which a GPU alone needs
 
         if not work_on(x.device):
             return None
-        weight, bias = _per_image(weight, views // pooled), _per_image(bias, views // pooled)
-
-        def one(shift: Tensor | None, residual: Tensor | None, before: bool, after: bool) -> Tensor:
-            if residual is not None and pooled > 1:
-                residual = _map_per_row(residual.contiguous(memory_format=torch.channels_last), pooled)
-            return _map_per_image(standardised(maps, weight, bias, eps, shift, residual, before, after), pooled)
-
-        return one
+        views = x.shape[0] // weight.shape[0]
+        return partial(standardised, x, _per_image(weight, views), _per_image(bias, views), eps)
 
 
 class MixedStatistics(Statistics):
@@ -169,7 +152,7 @@ class MixedStatistics(Statistics):
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
         measured = x if self.differentiable else x.detach()
-        variance, mean = torch.var_mean(measured, dim=(2, 3), correction=self.correction)
+        mean, variance = moments(measured, self.correction)
         mean = torch.lerp(mean, layer.source_mean.expand_as(mean), self.source_weight)
         variance = torch.lerp(variance, layer.source_variance.expand_as(variance), self.source_weight)
         return _affine(x, mean, variance, weight, bias, layer.eps)
@@ -195,11 +178,10 @@ class AlignedStatistics(Statistics):
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
         source_weight = _per_image(self.source_weight, x.shape[0] // weight.shape[0])
-        # Unlike the root of a variance, torch's deviation of a constant channel has a gradient: zero.
-        deviation, mean = torch.std_mean(x, dim=(2, 3), correction=1)
+        mean, variance = moments(x, correction=1)
+        deviation = _root(variance, mean)
         with torch.no_grad():
             mixed_mean = torch.lerp(mean, layer.source_mean.expand_as(mean), source_weight)
-            variance = deviation.square()
             mixed_variance = torch.lerp(variance, layer.source_variance.expand_as(variance), source_weight)
         self.distances.append(
             (mixed_mean - mean).abs().mean(dim=1) + (mixed_variance.sqrt() - deviation).abs().mean(dim=1)
@@ -219,8 +201,9 @@ class MedianStatistics(Statistics):
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
-        median = x.flatten(2).median(dim=2).values
-        variance = (x - median[:, :, None, None]).square().mean(dim=(2, 3))
+        planes = x.flatten(2)  # laid out so: sorting and adding up want them
+        median = planes.median(dim=2).values
+        variance = (planes - median[:, :, None]).square().mean(dim=2)
         return _affine(x, median, variance, weight, bias, layer.eps)
 
 
@@ -250,12 +233,12 @@ class RunningStatistics(Statistics):
         mean, variance = self.mean[:, layer.channel_slice], self.variance[:, layer.channel_slice]
         if self.momentum is None:
             return _with_fixed_statistics(x, mean, variance, weight, bias, layer.eps)
+        views = len(x) // len(weight)
+        current_mean, current_variance = moments(x, views=views)
         with torch.no_grad():
-            per_stream = x.unflatten(0, (weight.shape[0], -1))
-            current_variance, current_mean = torch.var_mean(per_stream, dim=(1, 3, 4), correction=1)
             mean.lerp_(current_mean, self.momentum)
-            variance.lerp_(current_variance, self.momentum)
-        return BatchStatistics(pool_views=True).normalise(x, weight, bias, layer)
+            variance.lerp_(unbiased(current_variance, views * x.shape[2:].numel()), self.momentum)
+        return _affine(x, current_mean, current_variance, weight, bias, layer.eps)
 
 
 @dataclass
@@ -282,7 +265,7 @@ class RectifiedStatistics(Statistics):
         """See :class:`Statistics`."""
         views = x.shape[0] // weight.shape[0]
         weight, bias = _per_image(weight, views), _per_image(bias, views)
-        variance, mean = torch.var_mean(x, dim=(2, 3), correction=1)
+        mean, variance = moments(x, correction=1)
         source = layer.source_mean, layer.source_variance
         scale, shift = rectification(mean.detach(), variance.detach(), *source, self.source_weight, layer.eps)
         self.scale[:, layer.channel_slice], self.shift[:, layer.channel_slice] = scale, shift
@@ -308,44 +291,27 @@ def rectification(
     return torch.sqrt(variance + eps) / mixed, source_weight * (mean - source_mean) / mixed
 
 
+def _root(variance: Tensor, mean: Tensor) -> Tensor:
+    """The standard deviation; zero, and so its gradient, of a channel whose variance is the rounding of its mean."""
+    varies = variance > (16 * torch.finfo(mean.dtype).eps * mean).square()
+    return torch.where(varies, variance, 1).sqrt() * varies
+
+
 def _per_image(rows: Tensor, views: int) -> Tensor:
     """One row per image from one row per stream."""
-    return rows if views == 1 else rows.repeat_interleave(views, dim=0)
+    if views == 1:
+        return rows
+    return rows.expand(views, -1) if len(rows) == 1 else rows.repeat_interleave(views, dim=0)
 
 
-def _map_per_row(x: Tensor, pooled: int) -> Tensor | None:
-    """``[S * pooled, C, H, W]`` as ``[S, C, pooled * H, W]`` without a copy; None where that cannot be."""
-    if in_vmap(x) or x.dtype not in (torch.float32, torch.bfloat16):
-        return None
-    if pooled == 1:
-        return x if x.is_contiguous() or by_pixel(x) else None
-    if not by_pixel(x):
-        return None
-    return x.permute(0, 2, 3, 1).reshape(-1, pooled * x.shape[2], x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
+def _joined(images: list[Tensor]) -> Tensor:
+    """Maps ``[1, C, H, W]`` as one batch."""
+    return images[0] if len(images) == 1 else torch.cat(images)
 
 
-def _map_per_image(x: Tensor, pooled: int) -> Tensor:
-    """Inverse of :func:`_map_per_row`."""
-    if pooled == 1:
-        return x
-    return x.permute(0, 2, 3, 1).reshape(len(x) * pooled, -1, x.shape[3], x.shape[1]).permute(0, 3, 1, 2)
-
-
-def _fold(x: Tensor, pooled: int) -> Tensor:
-    """``[S * pooled, C, H, W]`` to ``[pooled, S * C, H, W]``: one kernel call normalises every stream on its own."""
-    count, channels, height, width = x.shape
-    if pooled == count:
-        return x
-    if pooled == 1:
-        return x.reshape(1, count * channels, height, width)
-    return x.unflatten(0, (-1, pooled)).transpose(0, 1).reshape(pooled, -1, height, width)
-
-
-def _unfold(folded: Tensor, shape: torch.Size, pooled: int) -> Tensor:
-    """Inverse of :func:`_fold`."""
-    if pooled in (1, shape[0]):
-        return _reshaped(folded, shape)
-    return folded.unflatten(1, (-1, shape[1])).transpose(0, 1).reshape(shape)
+def _side_by_side(x: Tensor) -> Tensor:
+    """``[N, C, H, W]`` to ``[1, N * C, H, W]``: one kernel call normalises every image on its own."""
+    return x.reshape(1, -1, *x.shape[2:])
 
 
 def _reshaped(made: Tensor, shape: torch.Size) -> Tensor:
@@ -363,17 +329,20 @@ def _with_fixed_statistics(
     if len(weight) == 1 and by_pixel(x):
         return F.batch_norm(x, mean[0], variance[0], weight[0], bias[0], training=False, eps=eps)
     views = x.shape[0] // weight.shape[0]
-    if placement(x.device, x.dtype).one_kernel and by_pixel(x):
-        return _affine(x.to(weight.dtype), _per_image(mean, views), _per_image(variance, views), weight, bias, eps).to(
-            x.dtype
-        )
-    mean, variance, weight, bias = (_per_image(row, views).reshape(-1) for row in (mean, variance, weight, bias))
-    return _reshaped(F.batch_norm(_fold(x, 1), mean, variance, weight, bias, training=False, eps=eps), x.shape)
+    mean, variance, weight, bias = (_per_image(row, views) for row in (mean, variance, weight, bias))
+    if by_pixel(x):
+        if placement(x.device, x.dtype).one_kernel:
+            return _affine(x.to(weight.dtype), mean, variance, weight, bias, eps).to(x.dtype)
+        parts = zip(x.split(1), mean, variance, weight, bias, strict=True)
+        return _joined([F.batch_norm(each, m, v, w, b, training=False, eps=eps) for each, m, v, w, b in parts])
+    mean, variance, weight, bias = (row.reshape(-1) for row in (mean, variance, weight, bias))
+    return _reshaped(F.batch_norm(_side_by_side(x), mean, variance, weight, bias, training=False, eps=eps), x.shape)
 
 
 def _affine(x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """Normalise by differentiable statistics ``[S * V, C]`` with affine rows ``[S, C]``."""
-    views = x.shape[0] // weight.shape[0]
+    """Normalise by differentiable statistics of images ``[S * V, C]`` or streams ``[S, C]``; affine rows ``[S, C]``."""
+    views = len(mean) // len(weight)
     scale = _per_image(weight, views) * (variance + eps).rsqrt()
     shift = _per_image(bias, views) - mean * scale
-    return torch.addcmul(shift[:, :, None, None], x, scale[:, :, None, None])
+    scale, shift = (_per_image(rows, len(x) // len(mean))[:, :, None, None] for rows in (scale, shift))
+    return torch.addcmul(shift, x, scale)

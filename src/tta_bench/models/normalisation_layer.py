@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tta_bench.models.by_pixel import by_pixel
 from tta_bench.models.normalisation import OneKernel, SourceStatistics, Statistics
 from tta_bench.models.upsampled import Upsampled
 from tta_bench.ops.geometry import stacked, unstacked
@@ -61,12 +60,10 @@ class NormalisationLayer(nn.Module):
         weight, bias = self._rows()
         x = stacked(x, self.tiles)
         statistics = self._statistics_of(x, weight)
-        if statistics.takes_all:
+        if statistics.takes_16_bits:
             made = statistics.normalise(x, weight, bias, self)
         else:
-            made = statistics.normalise(x.to(weight.dtype).contiguous(), weight, bias, self).to(x.dtype)
-            if by_pixel(x):
-                made = made.contiguous(memory_format=torch.channels_last)
+            made = statistics.normalise(x.to(weight.dtype), weight, bias, self).to(x.dtype)
         return self.after(unstacked(made, self.tiles))
 
     def in_one_kernel(self, x: Tensor | Upsampled) -> OneKernel | None:

@@ -199,6 +199,7 @@ class Placement:
 
     Attributes:
         channels_as_groups: normalises by group norm with one channel per group instead of batch norm.
+        measures_twice: adds up a map for its mean, and again for its variance, instead of moving both along.
         composed: computes a max pooling and a transposed convolution as several simpler operations.
         image_by_image: convolves one image at a time where the rounding of its convolutions depends on how many there
             are.
@@ -208,6 +209,8 @@ class Placement:
             memory.
         side_by_side: works on many small batches no faster than on a large one.
         channels_last: keeps the channels of a pixel next to each other in memory.
+        varied_channels_last_from: pixels of an image from which it does so although weights of convolutions vary, which
+            are laid out anew at every pass; None for never: ``vmap`` knows no other layout.
         laid_out: computes the gradient of a frozen convolution by another one, with weights laid out once.
         packed: lays weights out as the library of a CPU wants them.
         one_kernel: normalises each image by its own statistics in kernels of our own.
@@ -216,12 +219,14 @@ class Placement:
     """
 
     channels_as_groups: bool
+    measures_twice: bool
     composed: bool
     image_by_image: bool
     images_at_128: float | None
     streams_at_128: float | None
     side_by_side: bool
     channels_last: bool = False
+    varied_channels_last_from: int | None = None
     laid_out: bool = False
     packed: bool = False
     one_kernel: bool = False
@@ -243,18 +248,21 @@ def _in_proportion(at_128: float | None, pixels: int) -> int | None:
 
 _CPU = Placement(
     channels_as_groups=True,
+    measures_twice=True,
     composed=True,
     image_by_image=True,
     images_at_128=6,
     streams_at_128=4,
     side_by_side=False,
     channels_last=True,
+    varied_channels_last_from=512**2,
     laid_out=torch.backends.mkldnn.is_available(),
     packed=torch.backends.mkldnn.is_available(),
     folded=torch.backends.mkldnn.is_available(),
 )
 _ELSEWHERE = Placement(
     channels_as_groups=False,
+    measures_twice=False,
     composed=False,
     image_by_image=False,
     images_at_128=None,
@@ -268,7 +276,7 @@ _PLACEMENTS: dict[tuple[str, Precision], Placement] = {
     # times faster.
     ("cpu", "f32"): _CPU,
     ("cpu", "tf32"): _CPU,
-    ("cpu", "bf16"): _CPU,
+    ("cpu", "bf16"): replace(_CPU, varied_channels_last_from=0),
     # The kernels for full 32 bits want maps plane by plane, those of the matrix units pixel by pixel.
     ("cuda", "f32"): _GPU,
     ("cuda", "tf32"): replace(_GPU, channels_last=True),

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tta_bench.models.encoder import build_encoder, check_encoder_section
-from tta_bench.models.frozen import FrozenConv2d, FrozenConvTranspose2d, as_1x1, upsampled
+from tta_bench.models.frozen import FrozenConv2d, FrozenConvTranspose2d, double, upsampled
 from tta_bench.models.normalisation_layer import normalised
 from tta_bench.models.segmentation import SegmentationModel, register_network
-from tta_bench.runtime.numerics import placement
 
 if TYPE_CHECKING:
     from tta_bench.schema import ModelConfig
@@ -35,17 +33,6 @@ class DecoderBlock(nn.Module):
             return normalised(self.bn, joined, shift=shift, rectified_before=True)
         joined = torch.cat([double(self.tr_conv, deeper), self.x_conv(skip)], dim=1)
         return normalised(self.bn, joined, rectified_before=True)
-
-
-def double(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """Apply a transposed convolution of kernel 2 and stride 2: ``[N, C, H, W]`` to ``[N, outputs, 2H, 2W]``.
-
-    It writes every output pixel once, so it is a 1x1 convolution to four times the channels and a rearrangement; on a
-    CPU the kernels for that are much faster, forwards and backwards.
-    """
-    if not placement(x.device, x.dtype).composed:
-        return layer(x)
-    return F.pixel_shuffle(F.conv2d(x, *as_1x1(layer)), 2)
 
 
 @register_network("resunet34")
