@@ -7,46 +7,57 @@ import torch.nn.functional as F
 from tta_bench.models.by_pixel import by_pixel, moments, standardised_by_pixel
 
 
-def drawn(dtype, channels=5, side=7, offset=0.0):
+def drawn(dtype, channels=5, side=7, offset=0.0, images=1):
     torch.manual_seed(0)
-    x = (2 * torch.randn(1, channels, side, side, dtype=dtype) + offset).contiguous(memory_format=torch.channels_last)
-    return x, torch.rand(channels, dtype=dtype) + 0.5, torch.randn(channels, dtype=dtype)
+    x = 2 * torch.randn(images, channels, side, side, dtype=dtype) + offset
+    rows = torch.rand(images, channels, dtype=dtype) + 0.5, torch.randn(images, channels, dtype=dtype)
+    return x.contiguous(memory_format=torch.channels_last), *rows
+
+
+def one_by_one(x, weight, bias, eps=1e-5):
+    parts = zip(x.split(1), weight, bias, strict=True)
+    return torch.cat([F.batch_norm(each, None, None, w, b, training=True, eps=eps) for each, w, b in parts])
 
 
 @pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
 def test_in_32_bits_it_is_as_exact_as_plane_by_plane(offset):
-    x, weight, bias = drawn(torch.float32, 16, 256, offset)
+    x, weight, bias = drawn(torch.float32, 16, 256, offset, images=2)
     assert by_pixel(x)
-    expected = F.batch_norm(x.double(), None, None, weight.double(), bias.double(), training=True)
-    by_planes = F.batch_norm(x.contiguous(), None, None, weight, bias, training=True)
+    expected = one_by_one(x.double(), weight.double(), bias.double())
     error, bound = (
-        (made.double() - expected).abs().max() for made in (standardised_by_pixel(x, weight, bias, 1e-5), by_planes)
+        (made.double() - expected).abs().max()
+        for made in (standardised_by_pixel(x, weight, bias, 1e-5), one_by_one(x.contiguous(), weight, bias))
     )
     assert error <= 2 * bound
 
 
-@pytest.mark.parametrize("side", [2, 7, 64])
-def test_values_and_first_and_second_gradients_are_those_of_batch_norm(side):
-    inputs = [each.requires_grad_() for each in drawn(torch.float64, side=side)]
+@pytest.mark.parametrize(("side", "images"), [(2, 1), (7, 3), (64, 1)])
+def test_values_and_first_and_second_gradients_are_those_of_batch_norm(side, images):
+    inputs = [each.requires_grad_() for each in drawn(torch.float64, side=side, images=images)]
     found, expected = [], []
-    for normalise, into in (
-        (lambda x, w, b: standardised_by_pixel(x, w, b, 1e-5), found),
-        (lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True, eps=1e-5), expected),
-    ):
-        made = normalise(*inputs)
+    for normalise, into in ((standardised_by_pixel, found), (one_by_one, expected)):
+        made = normalise(*inputs, 1e-5)
         first = torch.autograd.grad(made.sin().sum(), inputs, create_graph=True)
         second = torch.autograd.grad(sum(each.square().sum() for each in first), inputs)
         into += [made, *first, *second]
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_without_a_graph_and_in_16_bits_it_is_the_same():
-    x, weight, bias = drawn(torch.float32)
+@pytest.mark.parametrize("images", [1, 3])
+def test_without_a_graph_and_in_16_bits_it_is_the_same_and_no_image_depends_on_the_others(images):
+    x, weight, bias = drawn(torch.float32, images=images)
     with torch.no_grad():
         alone = standardised_by_pixel(x, weight, bias, 1e-5)
     assert torch.equal(alone, standardised_by_pixel(x.requires_grad_(), weight, bias, 1e-5))
-    halved = standardised_by_pixel(x.detach().bfloat16(), weight, bias, 1e-5)
-    torch.testing.assert_close(halved.float(), alone, rtol=0.02, atol=0.02)
+    x = x.detach()
+    for dtype in (torch.float32, torch.bfloat16):
+        made = standardised_by_pixel(x.to(dtype), weight, bias, 1e-5)
+        torch.testing.assert_close(made.float(), alone, rtol=0.02, atol=0.02)
+        rows = [slice(each, each + 1) for each in range(images)]
+        parts = [standardised_by_pixel(x[row].to(dtype), weight[row], bias[row], 1e-5) for row in rows]
+        assert torch.equal(torch.cat(parts), made)
+        assert torch.equal(standardised_by_pixel(x.to(dtype), weight.requires_grad_(), bias, 1e-5), made)
+        weight = weight.detach()
 
 
 ORDERS = torch.channels_last, torch.contiguous_format

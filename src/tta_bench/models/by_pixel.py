@@ -24,23 +24,48 @@ def in_vmap(x: Tensor) -> bool:
 
 
 def standardised_by_pixel(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """An image by its own statistics, as ``torch.nn.functional.batch_norm`` in training mode.
+    """Images by their own statistics, each as ``torch.nn.functional.batch_norm`` in training mode.
 
     That adds up a channel number by number in this layout, and is a hundred times less exact in 32 bits than where
     channels are planes: mean and variance are measured before, by sums of sums. Activations of 16 bits lose
     nothing by it.
 
     Args:
-        x: ``[1, C, H, W]``.
-        weight: ``[C]``.
-        bias: ``[C]``.
+        x: ``[N, C, H, W]``.
+        weight: ``[N, C]``.
+        bias: ``[N, C]``.
         eps: added to the variance.
     """
     if x.dtype != weight.dtype:
-        return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or bias.requires_grad):
+        return normalised_by_pixel(x, None, None, weight, bias, eps)
+    if _has_graph(x, weight, bias):
         return _Standardised.apply(x, weight, bias, eps)
-    return F.batch_norm(x, *_statistics(x), weight, bias, training=False, eps=eps)
+    return _standardised(x, weight, bias, eps)[0]
+
+
+def normalised_by_pixel(
+    x: Tensor, mean: Tensor | None, variance: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    """Images ``[N, C, H, W]``, each by rows ``[N, C]`` of its own; mean and variance are torch's where they are None.
+
+    Without a graph each is written to its place among the others, and not copied there.
+    """
+    measures = mean is None
+    rows = [[each if each is None else each[n] for each in (mean, variance, weight, bias)] for n in range(len(x))]
+    if len(x) == 1 or _has_graph(x, weight, bias):
+        parts = zip(x.split(1), rows, strict=True)
+        made = [F.batch_norm(image, m, v, w, b, training=measures, eps=eps) for image, (m, v, w, b) in parts]
+        return made[0] if len(made) == 1 else torch.cat(made)
+    joined, kept = torch.empty_like(x), weight.new_empty(2, weight.shape[1] if measures else 0)
+    for image, out, (m, v, w, b) in zip(x.split(1), joined.split(1), rows, strict=True):
+        torch.ops.aten.native_batch_norm.out(
+            image, w, b, m, v, measures, 0.0, eps, out=out, save_mean=kept[0], save_invstd=kept[1]
+        )
+    return joined
+
+
+def _has_graph(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
 
 
 def moments(x: Tensor, correction: int = 0, views: int = 1) -> tuple[Tensor, Tensor]:
@@ -109,20 +134,29 @@ def _statistics_of_planes(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean[:, 0], torch.cat([(part - middle).square_().sum(1) for part, middle in parts]) / count
 
 
+def _standardised(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Images, mean and variance."""
+    mean, variance = (torch.stack(each) for each in zip(*map(_statistics, x.split(1)), strict=True))
+    return normalised_by_pixel(x, mean, variance, weight, bias, eps), mean, variance
+
+
 class _Standardised(torch.autograd.Function):
     """With the gradient through the statistics."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        mean, variance = _statistics(x)
+        made, mean, variance = _standardised(x, weight, bias, eps)
         ctx.eps = eps
         ctx.save_for_backward(x, weight, mean, (variance + eps).rsqrt())
-        return F.batch_norm(x, mean, variance, weight, bias, training=False, eps=eps)
+        return made
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale = ctx.saved_tensors
         needed = list(ctx.needs_input_grad[:3])
         kernel = torch.ops.aten.native_batch_norm_backward
-        found = kernel(gradients[0], x, weight, None, None, mean, scale, True, ctx.eps, needed)
-        return (*(each if asked else None for each, asked in zip(found, needed, strict=True)), None)
+        parts = zip(gradients[0].split(1), x.split(1), weight, mean, scale, strict=True)
+        found = [kernel(of, image, w, None, None, m, s, True, ctx.eps, needed) for of, image, w, m, s in parts]
+        join = torch.cat if len(x) > 1 else lambda images: images[0], torch.stack, torch.stack
+        asked = zip(needed, join, zip(*found, strict=True), strict=True)
+        return (*(joined(each) if wanted else None for wanted, joined, each in asked), None)

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tta_bench.models.by_pixel import by_pixel, in_vmap, moments, standardised_by_pixel, unbiased
+from tta_bench.models.by_pixel import by_pixel, in_vmap, moments, normalised_by_pixel, standardised_by_pixel, unbiased
 from tta_bench.models.upsampled import Upsampled
 from tta_bench.runtime.numerics import placement
 
@@ -101,8 +101,7 @@ class BatchStatistics(Statistics):
         weight, bias = _per_image(weight, views), _per_image(bias, views)
         if by_pixel(x):
             # Side by side as channels of one image, as below, several images would have to be copied.
-            parts = zip(x.split(1), weight, bias, strict=True)
-            return _joined([standardised_by_pixel(*each, layer.eps) for each in parts])
+            return standardised_by_pixel(x, weight, bias, layer.eps)
         folded, weight, bias = _side_by_side(x), weight.reshape(-1), bias.reshape(-1)
         if placement(x.device, x.dtype).channels_as_groups and folded.is_contiguous():
             # One group per channel has the same statistics.
@@ -304,11 +303,6 @@ def _per_image(rows: Tensor, views: int) -> Tensor:
     return rows.expand(views, -1) if len(rows) == 1 else rows.repeat_interleave(views, dim=0)
 
 
-def _joined(images: list[Tensor]) -> Tensor:
-    """Maps ``[1, C, H, W]`` as one batch."""
-    return images[0] if len(images) == 1 else torch.cat(images)
-
-
 def _side_by_side(x: Tensor) -> Tensor:
     """``[N, C, H, W]`` to ``[1, N * C, H, W]``: one kernel call normalises every image on its own."""
     return x.reshape(1, -1, *x.shape[2:])
@@ -333,8 +327,7 @@ def _with_fixed_statistics(
     if by_pixel(x):
         if placement(x.device, x.dtype).one_kernel:
             return _affine(x.to(weight.dtype), mean, variance, weight, bias, eps).to(x.dtype)
-        parts = zip(x.split(1), mean, variance, weight, bias, strict=True)
-        return _joined([F.batch_norm(each, m, v, w, b, training=False, eps=eps) for each, m, v, w, b in parts])
+        return normalised_by_pixel(x, mean, variance, weight, bias, eps)
     mean, variance, weight, bias = (row.reshape(-1) for row in (mean, variance, weight, bias))
     return _reshaped(F.batch_norm(_side_by_side(x), mean, variance, weight, bias, training=False, eps=eps), x.shape)
 
