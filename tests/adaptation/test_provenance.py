@@ -93,7 +93,7 @@ def changed(monkeypatch):
             [],
         ),
         ("models/networks/unet.py", "kernel_size=3", "kernel_size=1", [GRATA], [RESUNET]),
-        ("models/networks/resunet34.py", "def double(", "def triple(", [RESUNET], [GRATA]),
+        ("models/networks/resunet34.py", "kernel_size=1", "kernel_size=3", [RESUNET], [GRATA]),
         ("ops/preprocessing.py", "span == 0", "span == 1", [GRATA, NO_ADAPT], []),
         ("metrics/dice.py", "return", "return 2 *", [GRATA, NO_ADAPT], []),
         ("ops/probabilities.py", ">= threshold", "> threshold", [GRATA, NO_ADAPT], []),
