@@ -85,3 +85,18 @@ def test_mean_and_variance_have_the_first_and_second_gradients_of_torch_s(order,
     torch.testing.assert_close(moments(x, correction, views), (mean, variance), rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(lambda x: moments(x, correction, views), x)
     assert torch.autograd.gradgradcheck(lambda x: moments(x, correction, views), x)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("channels", [1, 2, 3, 7, 33])
+def test_the_number_of_threads_decides_no_bit(order, channels):
+    x = drawn(torch.float32, channels, 256)[0].contiguous(memory_format=order)
+    before, made = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            made.append(torch.cat(moments(x)))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(made[0], made[1])
+    assert torch.equal(made[0], made[2])

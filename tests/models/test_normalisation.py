@@ -17,6 +17,7 @@ from tta_bench.models.normalisation import (
     SourceStatistics,
 )
 from tta_bench.models.normalisation_layer import NormalisationLayer
+from tta_bench.ops.geometry import stacked, unstacked
 
 POLICIES = {
     "source": SourceStatistics,
@@ -245,25 +246,32 @@ def test_a_layer_that_lacks_running_statistics_is_refused():
         NormalisationLayer(nn.BatchNorm2d(4, track_running_stats=False), channel_offset=0)
 
 
-@pytest.mark.parametrize("name", [*POLICIES, "aligned", "rectified", "running", "running with momentum"])
-@pytest.mark.parametrize(("streams", "views"), LAYOUTS)
-def test_maps_may_lie_pixel_by_pixel(layer, name, streams, views):
+ORDERS = torch.contiguous_format, torch.channels_last
+
+
+def policy(name, streams, views):
     more = {
         "aligned": lambda: AlignedStatistics(random(streams, 1, low=0.1, high=0.9)),
         "rectified": lambda: RectifiedStatistics(0.4, *random(2, streams * views, CHANNELS)),
         "running": lambda: running(streams, None),
         "running with momentum": lambda: running(streams, 0.1),
     }
+    return (POLICIES | more)[name]()
+
+
+@pytest.mark.parametrize("name", [*POLICIES, "aligned", "rectified", "running", "running with momentum"])
+@pytest.mark.parametrize(("streams", "views"), LAYOUTS)
+def test_maps_may_lie_pixel_by_pixel(layer, name, streams, views):
     found = []
-    for order in (torch.contiguous_format, torch.channels_last):
+    for order in ORDERS:
         x, weight, bias = (each.requires_grad_() for each in make_batch(streams, views))
-        made = (POLICIES | more)[name]().normalise(x.contiguous(memory_format=order), weight, bias, layer)
+        made = policy(name, streams, views).normalise(x.contiguous(memory_format=order), weight, bias, layer)
         assert made.is_contiguous(memory_format=order)
         found.append([made, *torch.autograd.grad(made.sin().sum(), (x, weight, bias))])
     torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("order", ORDERS)
 def test_a_channel_that_is_flat_but_for_rounding_has_no_deviation_and_a_gradient_of_zero(order):
     x = torch.full((1, 2, 25, 21), 0.1).contiguous(memory_format=order)
     x[:, 1] *= torch.rand(25, 21)
@@ -274,3 +282,25 @@ def test_a_channel_that_is_flat_but_for_rounding_has_no_deviation_and_a_gradient
     # Its mean alone is drawn to the source's, by all pixels alike.
     torch.testing.assert_close(gradient[0, 0], torch.full((25, 21), 1 / (2 * 25 * 21)))
     assert gradient[0, 1].std() > 0
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("of_gradient", ORDERS)
+@pytest.mark.parametrize("name", [*POLICIES, "aligned", "rectified", "running", "running with momentum"])
+@pytest.mark.parametrize("streams", [1, 2])
+def test_the_gradient_of_an_image_in_tiles_is_that_of_the_whole_image(layer, order, of_gradient, name, streams):
+    """Also where torch takes the strides of a stack's view for those of another order."""
+    whole, weight, bias = make_batch(streams, 1, height=8)
+    tiles, given = unstacked(whole, 2), random(2 * streams, CHANNELS, 4, 5).contiguous(memory_format=of_gradient)
+    found = []
+    for count, x, gradient in ((1, whole, stacked(given, 2).contiguous()), (2, tiles, given)):
+        x = x.detach().contiguous(memory_format=order if count == 2 else torch.contiguous_format).requires_grad_()
+        rows = [each.clone().requires_grad_() for each in (weight, bias)]
+        layer.tiles, layer.statistics = count, policy(name, streams, 1)
+        layer.weight_rows, layer.bias_rows = rows
+        made = layer(x)
+        found.append([made, *torch.autograd.grad(made, (x, *rows), gradient)])
+    (made, of_x, *of_rows), (of_tiles, of_x_of_tiles, *of_rows_of_tiles) = found
+    torch.testing.assert_close(of_tiles, unstacked(made, 2), rtol=0, atol=1e-11)
+    torch.testing.assert_close(of_x_of_tiles, unstacked(of_x, 2), rtol=0, atol=1e-11)
+    torch.testing.assert_close(of_rows_of_tiles, of_rows, rtol=0, atol=1e-10)

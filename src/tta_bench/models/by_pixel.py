@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def standardised_by_pixel(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -
 def normalised_by_pixel(
     x: Tensor, mean: Tensor | None, variance: Tensor | None, weight: Tensor, bias: Tensor, eps: float
 ) -> Tensor:
-    """Images ``[N, C, H, W]``, each by rows ``[N, C]`` of its own; mean and variance are torch's where they are None.
+    """Images ``[N, C, H, W]``, each by rows ``[N, C]`` of its own; torch measures what is None.
 
     Without a graph each is written to its place among the others, and not copied there.
     """
@@ -56,7 +57,7 @@ def normalised_by_pixel(
         parts = zip(x.split(1), rows, strict=True)
         made = [F.batch_norm(image, m, v, w, b, training=measures, eps=eps) for image, (m, v, w, b) in parts]
         return made[0] if len(made) == 1 else torch.cat(made)
-    joined, kept = torch.empty_like(x), weight.new_empty(2, weight.shape[1] if measures else 0)
+    joined, kept = torch.empty_like(x), [weight.new_empty(weight.shape[1] if measures else 0) for _ in range(2)]
     for image, out, (m, v, w, b) in zip(x.split(1), joined.split(1), rows, strict=True):
         torch.ops.aten.native_batch_norm.out(
             image, w, b, m, v, measures, 0.0, eps, out=out, save_mean=kept[0], save_invstd=kept[1]
@@ -94,15 +95,14 @@ def moments(x: Tensor, correction: int = 0, views: int = 1) -> tuple[Tensor, Ten
 
 
 def unbiased(variance: Tensor, count: int) -> Tensor:
-    """The variance of so many numbers with Bessel's correction."""
-    return variance * (count / (count - 1))
+    """The variance of so many numbers with Bessel's correction; of a single one there is none."""
+    return variance * (count / (count - 1) if count > 1 else math.nan)
 
 
 class _Moments(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        found = [_statistics(each) if by_pixel(x) else _statistics_of_planes(each[0]) for each in x.split(1)]
-        mean, variance = (torch.stack(each) for each in zip(*found, strict=True))
+        mean, variance = (torch.stack(each) for each in zip(*map(_statistics, x.split(1)), strict=True))
         ctx.save_for_backward(x, mean)
         return mean, variance
 
@@ -114,24 +114,30 @@ class _Moments(torch.autograd.Function):
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of each channel, ``[C]``, of an image whose pixels have their channels side by side."""
-    pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    """Mean and biased variance of each channel, ``[C]``, of an image ``[1, C, H, W]``.
+
+    No sum is of a single column or row: its numbers would be shared among threads, whose number would decide its bits.
+    """
+    channels = x.shape[1]
+    if not by_pixel(x) or channels == 1:
+        planes = x.reshape(1, -1).expand(2, -1) if channels == 1 else x[0].flatten(1)
+        mean, variance = _of_planes(planes)
+        return mean[:channels], variance[:channels]
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
     mean = pixels.sum(0) / len(pixels)
     if pixels.numel() <= _AT_ONCE:
         return mean, (pixels - mean).square_().sum(0) / len(pixels)
-    parts = pixels.split(max(1, _AT_ONCE // x.shape[1]))
+    parts = pixels.split(max(1, _AT_ONCE // channels))
     return mean, torch.stack([(part - mean).square_().sum(0) for part in parts]).sum(0) / len(pixels)
 
 
-def _statistics_of_planes(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of an image ``[C, H, W]`` that lies plane by plane."""
-    planes = x.flatten(1)
-    count = planes.shape[1]
+def _of_planes(planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each row of ``[C, numbers]``."""
+    channels, count = planes.shape
     mean = planes.sum(1, keepdim=True) / count
-    # Two at least: the sum of one would be shared among threads, whose number would decide its last bits.
-    at_once = max(2, _AT_ONCE // count)
-    parts = zip(planes.split(at_once), mean.split(at_once), strict=True)
-    return mean[:, 0], torch.cat([(part - middle).square_().sum(1) for part, middle in parts]) / count
+    parts = max(1, channels // max(2, _AT_ONCE // count))
+    pairs = zip(planes.tensor_split(parts), mean.tensor_split(parts), strict=True)
+    return mean[:, 0], torch.cat([(part - middle).square_().sum(1) for part, middle in pairs]) / count
 
 
 def _standardised(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -200,7 +200,7 @@ class MedianStatistics(Statistics):
 
     def normalise(self, x: Tensor, weight: Tensor, bias: Tensor, layer: NormalisationLayer) -> Tensor:
         """See :class:`Statistics`."""
-        planes = x.flatten(2)  # laid out so: sorting and adding up want them
+        planes = x.flatten(2).contiguous()
         median = planes.median(dim=2).values
         variance = (planes - median[:, :, None]).square().mean(dim=2)
         return _affine(x, median, variance, weight, bias, layer.eps)
