@@ -304,3 +304,24 @@ def test_the_gradient_of_an_image_in_tiles_is_that_of_the_whole_image(layer, ord
     torch.testing.assert_close(of_tiles, unstacked(made, 2), rtol=0, atol=1e-11)
     torch.testing.assert_close(of_x_of_tiles, unstacked(of_x, 2), rtol=0, atol=1e-11)
     torch.testing.assert_close(of_rows_of_tiles, of_rows, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", [*POLICIES, "aligned", "rectified", "running", "running with momentum"])
+@pytest.mark.parametrize("of_map", [False, True])
+@pytest.mark.parametrize("of_gradient", [False, True])
+def test_the_first_stride_of_one_image_means_nothing(layer, name, of_map, of_gradient):
+    """Of an image with its channels last, as files have it, ``image.permute(2, 0, 1)[None]`` has a short one."""
+
+    def laid_out(x, is_short):
+        return x[0].permute(1, 2, 0).contiguous().permute(2, 0, 1)[None] if is_short else x.contiguous()
+
+    x, weight, bias = make_batch(1, 1)
+    found = []
+    for each, gradient in ((x, x.cos()), (laid_out(x, of_map), laid_out(x.cos(), of_gradient))):
+        each = each.detach().requires_grad_()
+        rows = [row.clone().requires_grad_() for row in (weight, bias)]
+        layer.statistics, (layer.weight_rows, layer.bias_rows) = policy(name, 1, 1), rows
+        made = layer(each)
+        found.append([made, *torch.autograd.grad(made, (each, *rows), gradient)])
+    assert laid_out(x, True).stride(0) < x.numel()
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=1e-11)

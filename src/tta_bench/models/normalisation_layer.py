@@ -65,7 +65,7 @@ class NormalisationLayer(nn.Module):
             made = statistics.normalise(x, weight, bias, self)
         else:
             made = statistics.normalise(x.to(weight.dtype), weight, bias, self).to(x.dtype)
-        if self.tiles > 1 and made.requires_grad:
+        if made.requires_grad and not in_vmap(made):
             made.register_hook(regular)
         return self.after(unstacked(made, self.tiles))
 
