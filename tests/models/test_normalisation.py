@@ -249,17 +249,20 @@ def test_a_layer_that_lacks_running_statistics_is_refused():
 ORDERS = torch.contiguous_format, torch.channels_last
 
 
+OF_STREAMS = {
+    "aligned": lambda streams, views: AlignedStatistics(random(streams, 1, low=0.1, high=0.9)),
+    "rectified": lambda streams, views: RectifiedStatistics(0.4, *random(2, streams * views, CHANNELS)),
+    "running": lambda streams, views: running(streams, None),
+    "running with momentum": lambda streams, views: running(streams, 0.1),
+}
+every_policy = pytest.mark.parametrize("name", [*POLICIES, *OF_STREAMS])
+
+
 def policy(name, streams, views):
-    more = {
-        "aligned": lambda: AlignedStatistics(random(streams, 1, low=0.1, high=0.9)),
-        "rectified": lambda: RectifiedStatistics(0.4, *random(2, streams * views, CHANNELS)),
-        "running": lambda: running(streams, None),
-        "running with momentum": lambda: running(streams, 0.1),
-    }
-    return (POLICIES | more)[name]()
+    return OF_STREAMS[name](streams, views) if name in OF_STREAMS else POLICIES[name]()
 
 
-@pytest.mark.parametrize("name", [*POLICIES, "aligned", "rectified", "running", "running with momentum"])
+@every_policy
 @pytest.mark.parametrize(("streams", "views"), LAYOUTS)
 def test_maps_may_lie_pixel_by_pixel(layer, name, streams, views):
     found = []
@@ -286,7 +289,7 @@ def test_a_channel_that_is_flat_but_for_rounding_has_no_deviation_and_a_gradient
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("of_gradient", ORDERS)
-@pytest.mark.parametrize("name", [*POLICIES, "aligned", "rectified", "running", "running with momentum"])
+@every_policy
 @pytest.mark.parametrize("streams", [1, 2])
 def test_the_gradient_of_an_image_in_tiles_is_that_of_the_whole_image(layer, order, of_gradient, name, streams):
     """Also where torch takes the strides of a stack's view for those of another order."""
@@ -306,7 +309,7 @@ def test_the_gradient_of_an_image_in_tiles_is_that_of_the_whole_image(layer, ord
     torch.testing.assert_close(of_rows_of_tiles, of_rows, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", [*POLICIES, "aligned", "rectified", "running", "running with momentum"])
+@every_policy
 @pytest.mark.parametrize("of_map", [False, True])
 @pytest.mark.parametrize("of_gradient", [False, True])
 def test_the_first_stride_of_one_image_means_nothing(layer, name, of_map, of_gradient):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -22,6 +23,17 @@ def by_pixel(x: Tensor) -> bool:
 def in_vmap(x: Tensor) -> bool:
     """Whether a tensor stands for one of many that ``torch.vmap`` computes at once: its layout cannot be asked for."""
     return torch._C._functorch.is_batchedtensor(x)
+
+
+def regular(x: Tensor) -> Tensor:
+    """The same map, copied where it is one image ``[1, C, H, W]`` whose first stride is not the size of an image.
+
+    Views of stacks are such. Torch counts them as channels last by some of its questions and not by others, and its
+    gradient of a normalisation then writes numbers to the places of others.
+    """
+    if in_vmap(x) or len(x) > 1 or x.stride(0) >= x.numel():
+        return x
+    return x.clone(memory_format=torch.channels_last if by_pixel(x) else torch.contiguous_format)
 
 
 def standardised_by_pixel(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -52,12 +64,12 @@ def normalised_by_pixel(
     Without a graph each is written to its place among the others, and not copied there.
     """
     measures = mean is None
-    rows = [[each if each is None else each[n] for each in (mean, variance, weight, bias)] for n in range(len(x))]
+    given = (repeat(None, len(x)) if each is None else each for each in (mean, variance, weight, bias))
+    parts = zip(x.split(1), *given, strict=True)
     if len(x) == 1 or _has_graph(x, weight, bias):
-        parts = zip(x.split(1), rows, strict=True)
-        return _joined([F.batch_norm(image, m, v, w, b, training=measures, eps=eps) for image, (m, v, w, b) in parts])
+        return _joined([F.batch_norm(image, m, v, w, b, training=measures, eps=eps) for image, m, v, w, b in parts])
     joined, kept = torch.empty_like(x), [weight.new_empty(weight.shape[1] if measures else 0) for _ in range(2)]
-    for image, out, (m, v, w, b) in zip(x.split(1), joined.split(1), rows, strict=True):
+    for out, (image, m, v, w, b) in zip(joined.split(1), parts, strict=True):
         torch.ops.aten.native_batch_norm.out(
             image, w, b, m, v, measures, 0.0, eps, out=out, save_mean=kept[0], save_invstd=kept[1]
         )

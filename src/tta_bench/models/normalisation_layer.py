@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tta_bench.models.by_pixel import by_pixel, in_vmap
+from tta_bench.models.by_pixel import in_vmap, regular
 from tta_bench.models.normalisation import OneKernel, SourceStatistics, Statistics
 from tta_bench.models.upsampled import Upsampled
 from tta_bench.ops.geometry import stacked, unstacked
@@ -123,17 +123,6 @@ def normalised(
     if residual is not None:
         made += residual
     return F.relu_(made) if rectified_after else made
-
-
-def regular(x: Tensor) -> Tensor:
-    """The same map, copied where it is one image ``[1, C, H, W]`` whose first stride is not the size of an image.
-
-    Views of stacks are such. Torch counts them as channels last by some of its questions and not by others, and its
-    gradient of a normalisation then writes numbers to the places of others.
-    """
-    if len(x) > 1 or x.stride(0) >= x.numel() or in_vmap(x):
-        return x
-    return x.clone(memory_format=torch.channels_last if by_pixel(x) else torch.contiguous_format)
 
 
 def joins(layer: nn.Module) -> TypeGuard[NormalisationLayer]:
