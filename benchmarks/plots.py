@@ -17,8 +17,10 @@ IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 
 
 def _label(row: Row) -> str:
-    """What a row is of."""
-    return f"{row['method']}, {row['size']} px" + f", {row['precision']}" * (row["precision"] != "f32")
+    """What a row is of; bars of one label would lie over each other."""
+    precision = f", {row['precision']}" * (row["precision"] != "f32")
+    streams = f", {row['streams']} streams" * (row["streams"] > 1)
+    return f"{row['method']}, {row['size']} px{precision}{streams}" + ", one thread" * (row["threads"] == 1)
 
 
 def ratios(rows: Sequence[Row], file: Path) -> None:
